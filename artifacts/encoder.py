@@ -1,0 +1,149 @@
+"""A model folder is data, not code: what is checked before any library opens it.
+
+config.json is read as plain JSON first. A key that makes transformers import or download code is refused
+(CVE-2026-4372 among them), the `kernels` package that would run such code must not be installed, and weights are
+safetensors, complete.
+"""
+
+import hashlib
+import importlib.util
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bertline.artifacts import files
+from bertline.artifacts.errors import InputError
+
+CODE_KEYS = frozenset(
+    {"auto_map", "custom_pipelines", "_attn_implementation_internal", "trust_remote_code", "use_kernels"}
+)
+"""Keys of config.json and tokenizer_config.json that name code to import or to download."""
+ATTENTION_KEYS = frozenset({"_attn_implementation", "attn_implementation"})
+ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""What an attention key may say; anything else is looked up on a hub."""
+PADDING_OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
+"""Model types whose first position is padding_idx + 1, so that they hold fewer tokens than positions."""
+
+
+def check(folder: Path, weights: bool = True) -> dict[str, Any]:
+    """Refuse a model folder that could run code or is incomplete; return its config.json.
+
+    Args:
+        folder: a Hugging Face model folder.
+        weights: whether it must hold complete safetensors weights (a bundle holds none).
+
+    Raises:
+        InputError: every fault found, each with file and key.
+    """
+    faults = list(_kernels_fault())
+    config = _object(folder / "config.json")
+    faults += _code_faults(folder / "config.json", config)
+    for name in ("tokenizer_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            faults += _code_faults(folder / name, _object(folder / name))
+    if weights:
+        faults += _weight_faults(folder)
+    if faults:
+        raise InputError(*faults)
+    return config
+
+
+def max_tokens(config: dict[str, Any]) -> int:
+    """The longest input, in tokens with special ones, that the model's positions hold."""
+    positions = int(config.get("max_position_embeddings", 512))
+    if config.get("model_type") in PADDING_OFFSET:
+        padding = config.get("pad_token_id")
+        return positions - (1 if padding is None else int(padding)) - 1
+    return positions
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the model: model.safetensors, or the shards its index names."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists() or not index.exists():
+        return [folder / "model.safetensors"]
+    return [folder / str(name) for name in sorted(set(_object(index).get("weight_map", {}).values()))]
+
+
+def weights_sha256(folder: Path) -> str:
+    """The sha256 of model.safetensors; of the shards' hashes, joined, where there are several."""
+    hashes = [files.sha256(path) for path in weight_files(folder)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """The names of all tensors in a folder's weights, read from the headers alone."""
+    return {name for path in weight_files(folder) for name in _header(path) if name != "__metadata__"}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; a Hugging Face model folder holds one") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds a {type(value).__name__}, not an object")
+    return value
+
+
+def _kernels_fault() -> Iterator[str]:
+    if importlib.util.find_spec("kernels") is not None:
+        yield (
+            "the package 'kernels' is installed: with it a model's config.json can make transformers download and run "
+            "code (CVE-2026-4372); pip uninstall kernels"
+        )
+
+
+def _code_faults(path: Path, config: dict[str, Any]) -> Iterator[str]:
+    for key, name, value in _walk(config):
+        if name in CODE_KEYS or (name in ATTENTION_KEYS and value not in ATTENTION):
+            yield f"{path}: key {key!r} names code to run ({value!r:.80}); a model folder is data: remove the key"
+
+
+def _walk(value: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every key of nested objects and lists: (dotted key, last part, value)."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        yield f"{prefix}{name}", str(name), inner
+        yield from _walk(inner, f"{prefix}{name}.")
+
+
+def _weight_faults(folder: Path) -> Iterator[str]:
+    for path in weight_files(folder):
+        if not path.is_file():
+            others = sorted(other.name for other in folder.glob("*.bin"))
+            rule = f"found {', '.join(others)}: convert it to safetensors" if others else "the folder has no weights"
+            yield f"{path}: missing; {rule}"
+            continue
+        try:
+            header = _header(path)
+        except ValueError as error:
+            yield f"{path}: {error}"
+            continue
+        needed = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        if path.stat().st_size != (whole := needed + _header_length(path) + 8):
+            yield f"{path}: half-written or damaged: {path.stat().st_size:,} bytes where its header tells {whole:,}"
+
+
+def _header_length(path: Path) -> int:
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 0 < length <= path.stat().st_size - 8:
+        raise ValueError("not a safetensors file, or cut off in its header")
+    return int(length)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """A safetensors header (https://github.com/huggingface/safetensors#format): length, then JSON."""
+    length = _header_length(path)
+    with path.open("rb") as stream:
+        stream.seek(8)
+        header = json.loads(stream.read(length))
+    if not (isinstance(header, dict) and all(isinstance(entry, dict) for entry in header.values())):
+        raise ValueError("not a safetensors file: its header is not an object of objects")
+    return header

@@ -1,0 +1,37 @@
+"""The errors that bertline raises for people, and the exit code each ends a command with.
+
+    BertlineError              1   it ran, and the answer is no
+    ├── GateError              1   a candidate was measured and did not pass (fidelity, max-drop)
+    ├── DamagedError           1   a folder is not what its checksums or golden texts say
+    └── InputError             2   the input is wrong: every fault at once, each with what would do
+
+Anything else that escapes is a defect of bertline and keeps its traceback.
+"""
+
+
+class BertlineError(Exception):
+    """It ran and the answer is no. The message is one line (or a few) for a person."""
+
+    exit_code = 1
+
+
+class GateError(BertlineError):
+    """Something was measured and did not pass: the message says what, by how much, against which bound."""
+
+
+class DamagedError(BertlineError):
+    """An artefact differs from what it recorded of itself: the message names the file."""
+
+
+class InputError(BertlineError):
+    """The input is wrong.
+
+    Args:
+        faults: one sentence each: where, what was found, what would do. All that could be found, not the first.
+    """
+
+    exit_code = 2
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults

@@ -1,0 +1,157 @@
+"""Files that exist whole or not at all.
+
+Every write goes to a temporary name beside its target, is synced to the disk and renamed. A folder appears by one
+rename as well. Hashes are sha256.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from bertline.artifacts.errors import DamagedError, InputError
+
+
+class FileEntry(BaseModel):
+    """One regular file of a folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    """Relative to the folder, with forward slashes."""
+    size_bytes: int
+    sha256: str
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a stream to a temporary file that becomes `path` by one rename, or vanishes if the block raises.
+
+    A reader sees the old file, if there was one, or the whole new one, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600; other readers are as welcome as with open()
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
+    with new_file(path) as stream:
+        stream.write(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text atomically, line ends as given."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people and tools alike: indented, non-ASCII kept, NaN refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` by one rename, or vanishes if the block raises.
+
+    Raises:
+        InputError: `path` exists already.
+    """
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        publish(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish(folder: Path, path: Path) -> None:
+    """Sync all that `folder` holds to the disk, then rename it to `path`, which must not exist."""
+    for entry in sorted(folder.rglob("*"), reverse=True):
+        _sync(entry)
+    _sync(folder)
+    refuse_existing(path)
+    folder.rename(path)
+    _sync(path.parent)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise InputError if anything, a dangling link included, stands at `path`."""
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists already and is left as it is; name another folder, or remove it")
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def listing(folder: Path, exclude: Collection[str] = ()) -> list[FileEntry]:
+    """Every regular file below `folder` with size and hash, sorted by path."""
+    return [
+        FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) not in exclude
+    ]
+
+
+def compare(folder: Path, expected: Sequence[FileEntry], besides: Collection[str] = ()) -> None:
+    """Hold `folder` against the exact list of files it should have.
+
+    Raises:
+        DamagedError: the first file that is missing, not listed, a link, or of another size or content.
+    """
+    listed = {entry.path: entry for entry in expected}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise DamagedError(f"{path}: a link or special file; only regular files belong here")
+        if path.is_file() and name not in listed and name not in besides:
+            raise DamagedError(f"{path}: not in the list of files that belong here")
+    for name, entry in listed.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedError(f"{path}: missing")
+        if path.stat().st_size != entry.size_bytes:
+            raise DamagedError(f"{path}: {path.stat().st_size:,} bytes where {entry.size_bytes:,} are recorded")
+        if sha256(path) != entry.sha256:
+            raise DamagedError(f"{path}: its sha256 is not the one recorded")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""What this machine's CPU is and can do, as recorded beside every figure.
+
+Nothing is assumed of a CPU by its name: the classes follow from the instruction sets that the kernel reports.
+"""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+CpuClass = Literal["x86", "avx2", "avx512", "avx512_vnni", "arm64"]
+
+INSTRUCTION_SETS = (
+    "avx2", "f16c", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
+    "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+"""Those that decide how fast and how exactly an encoder computes, as Linux spells them."""
+
+
+class Machine(BaseModel):
+    """The CPU, memory and system that something was measured on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpu: str
+    """The model's name."""
+    cpu_class: CpuClass
+    instruction_sets: list[str]
+    cores: int
+    """Physical cores that this process may use."""
+    memory_bytes: int
+    system: str
+    python: str
+
+
+def describe() -> Machine:
+    """This machine, as this process may use it."""
+    return Machine(
+        cpu=_cpu_name(),
+        cpu_class=cpu_class(),
+        instruction_sets=instruction_sets(),
+        cores=cores(),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+    )
+
+
+def instruction_sets() -> list[str]:
+    """Which of INSTRUCTION_SETS the CPU has; empty where the system does not say (no /proc/cpuinfo)."""
+    flags = set(_cpuinfo("flags", "Features").split())
+    return [name for name in INSTRUCTION_SETS if name in flags]
+
+
+def cpu_class() -> CpuClass:
+    """The class that decides which int8 kernels run: AVX-512 counts from the sets that ONNX Runtime's kernels need."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return "arm64"
+    has = set(instruction_sets())
+    if {"avx512f", "avx512bw", "avx512vl"} <= has:
+        return "avx512_vnni" if "avx512_vnni" in has else "avx512"
+    return "avx2" if "avx2" in has else "x86"
+
+
+def computes_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices natively; elsewhere it is emulated, a hundred times slower."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(instruction_sets())
+
+
+def cores() -> int:
+    """Physical cores that affinity and the control group leave to this process, at least 1."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    siblings = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+                for cpu in os.sched_getaffinity(0)}  # fmt: skip
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    allowed = int(quota) // int(period) if quota.isdigit() else len(siblings)
+    return max(1, min(len(siblings), allowed))
+
+
+def numa_nodes() -> int:
+    """NUMA nodes with cores that this process may use, at least 1."""
+    nodes = [str(node) for node in Path("/sys/devices/system/node").glob("node[0-9]*")]
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    return max(1, sum(any(Path(node, f"cpu{cpu}").exists() for cpu in allowed) for node in nodes))
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed versions of `packages`, those absent left out."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(*keys: str) -> str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in keys:
+            return value.strip()
+    return ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

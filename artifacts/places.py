@@ -1,0 +1,88 @@
+"""Where a model or data file may be: a local path, `pkg://PACKAGE/PATH` inside an installed package, or a hub id.
+
+`pkg://` finds a package's folder without importing it: naming data must not run code. Only hub ids reach the network,
+and of a model only weights as safetensors, configuration and tokenizer files are downloaded.
+"""
+
+import glob
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from bertline.artifacts.errors import InputError
+
+HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
+
+
+def is_hub_id(place: str) -> bool:
+    """Whether `place` can only be meant as `name`, `organization/name` or either with `@revision`."""
+    return _HUB_ID.fullmatch(place) is not None and not Path(place).exists() and not _looks_like_file(place)
+
+
+def model_folder(place: str) -> Path:
+    """The local folder of a model, downloaded first where `place` is a hub id.
+
+    Raises:
+        InputError: there is no such folder, package or hub model, or the hub cannot be reached.
+    """
+    if is_hub_id(place):
+        return _download(place)
+    folder = _local(place)
+    if not folder.is_dir():
+        raise InputError(f"{place}: no such model folder; name a folder, pkg://PACKAGE/PATH or a hub id")
+    return folder
+
+
+def data_files(place: str | Sequence[str]) -> list[Path]:
+    """The local files that `place` (a file, a glob, `pkg://…`, or a list of those) names, globs sorted.
+
+    Raises:
+        InputError: one line for each name that matches no file.
+    """
+    faults: list[str] = []
+    files: list[Path] = []
+    for name in [place] if isinstance(place, str) else place:
+        try:
+            path = _local(name)
+        except InputError as error:
+            faults += error.faults
+            continue
+        found = sorted(Path(match) for match in glob.glob(glob.escape(str(path)) if path.exists() else str(path)))
+        files += [match for match in found if match.is_file()]
+        if not any(match.is_file() for match in found):
+            faults.append(f"{name}: no such file; name a file, a glob, pkg://PACKAGE/PATH or a hub id")
+    if faults:
+        raise InputError(*faults)
+    return files
+
+
+def _local(place: str) -> Path:
+    if not place.startswith("pkg://"):
+        return Path(place).expanduser()
+    package, _, inside = place.removeprefix("pkg://").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{place}: package {package!r} is not installed; pip install it (the demo's: bertline[demo])")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    path = folder / inside
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{place}: leads out of package {package!r}")
+    return path
+
+
+def _looks_like_file(place: str) -> bool:
+    return Path(place).suffix in (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".yaml", ".onnx", ".safetensors")
+
+
+def _download(place: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name, _, revision = place.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{place}: not a local folder, and the hub did not give it ({reason})") from error

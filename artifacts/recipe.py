@@ -1,0 +1,304 @@
+"""The recipe: one YAML file that says all of a run, checked whole before anything is loaded.
+
+`load` tells every fault at once, each with the path of the key, what was found and what would do. What a recipe names
+outside itself (files, columns, a model's positions) is checked with it, as far as that is on this machine.
+"""
+
+import copy
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError
+
+from bertline.artifacts import encoder, files, places, tables
+from bertline.artifacts.errors import InputError
+
+Places = StrictStr | list[StrictStr]
+
+
+def _is_share(value: object) -> int | float:
+    if (type(value) is int and value >= 1) or (type(value) is float and 0 < value < 1):
+        return value
+    raise ValueError("a count of 1 or more, or a fraction between 0 and 1")
+
+
+Share = Annotated[int | float, BeforeValidator(_is_share)]
+Whole = Annotated[int, Field(strict=True)]
+Metric = Literal["accuracy", "precision", "recall", "f1", "macro_f1", "loss"]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, values are not changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Take(Section):
+    """How many examples each split gets: a count, or a fraction of what there is."""
+
+    train: Share | None = Field(None, description="Training examples: count or fraction. Default: all that are left.")
+    validation: Share = Field(0.1, description="Validation examples: count or fraction. Default: 0.1.")
+    test: Share = Field(0.1, description="Test examples: count or fraction. Default: 0.1.")
+
+
+class Data(Section):
+    """Where the examples are, and which columns hold what."""
+
+    train: Places = Field(description="File, glob, list of files, pkg:// place or hub id. No default.")
+    validation: Places | None = Field(None, description="As train. Default: cut from train, stratified by label.")
+    test: Places | None = Field(None, description="As train. Default: cut from train, stratified by label.")
+    where: dict[str, Any] = Field({}, description="Rows kept: column equals value, or one of a list. Default: all.")
+    text: StrictStr = Field("text", description="Column of the text. Default: text.")
+    text_pair: StrictStr | None = Field(None, description="Column of a second text. Default: none.")
+    label: StrictStr = Field("label", description="Column of the label. Default: label.")
+    labels: list[StrictStr] | None = Field(
+        None, min_length=2, description="Names for labels 0, 1, …. Default: taken from the data, sorted."
+    )
+    take: Take = Field(Take(), description="How many examples each split gets.")
+
+
+class Tokens(Section):
+    """How texts become tokens."""
+
+    max_length: Whole = Field(128, ge=4, description="Tokens read of a text, special ones included. Default: 128.")
+
+
+class Freeze(Section):
+    """Which parameters stay as they are."""
+
+    embeddings: StrictBool = Field(False, description="Freeze the embeddings. Default: false.")
+    layers: Whole = Field(0, ge=0, description="Freeze the first N encoder layers. Default: 0.")
+
+
+class Training(Section):
+    """The optimization, in Hugging Face's and DeepSpeed's words."""
+
+    epochs: Whole = Field(3, ge=1, description="Passes over the training examples. Default: 3.")
+    learning_rate: float = Field(2e-5, gt=0, le=1, description="AdamW's peak learning rate. Default: 2e-5.")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of all steps that warm up, linearly. Default: 0.1.")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's, not for biases and norms. Default: 0.01.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm. Default: 1.0.")
+    batch_size: Whole = Field(32, ge=1, description="Examples an optimizer step sees, over all ranks. Default: 32.")
+    micro_batch_size: Whole | None = Field(
+        None, ge=1, description="Examples a rank computes at once. Default: its whole share of the batch."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="auto: bf16 where computed natively, else fp16 on GPUs, else fp32. Default: auto.",
+    )
+    zero_stage: Whole = Field(1, ge=0, le=3, description="DeepSpeed's ZeRO stage, 0 to 3. Default: 1.")
+    freeze: Freeze = Field(Freeze(), description="Which parameters stay as they are.")
+    dropout: float | None = Field(None, ge=0, lt=1, description="Dropout probability. Default: the model's own.")
+    eval_steps: Whole = Field(0, ge=0, description="Evaluate every N steps; 0: after each epoch. Default: 0.")
+    save_steps: Whole = Field(0, ge=0, description="Checkpoint every N steps; 0: after each epoch. Default: 0.")
+    save_total_limit: Whole = Field(2, ge=1, description="Checkpoints kept, the newest. Default: 2.")
+    logging_steps: Whole = Field(10, ge=1, description="Log a line every N steps. Default: 10.")
+    best: Metric = Field("accuracy", description="Validation metric that picks the best checkpoint. Default: accuracy.")
+    seed: Whole = Field(42, ge=0, lt=2**31, description="Seed of splits, order, dropout and new weights. Default: 42.")
+
+
+class Recipe(Section):
+    """All of a run. See docs/recipe.md."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Name of run and bundle: letters, digits, . _ -")
+    task: Literal["text-classification"] = Field(description="What the model is to do.")
+    model: StrictStr = Field(min_length=1, description="Hub id (with @revision), local folder or pkg:// place.")
+    data: Data
+    tokens: Tokens = Tokens()
+    training: Training = Training()
+    deepspeed: dict[str, Any] = Field({}, description="Merged last into DeepSpeed's configuration. Default: nothing.")
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply `KEY=VALUE` overrides (dotted keys, YAML values) and check it.
+
+    Raises:
+        InputError: every fault of the recipe and of what it names.
+    """
+    raw = _read(path)
+    for override in overrides:
+        _override(raw, override)
+    faults = _schema_faults(raw)
+    sound = _without(raw, faults)
+    sentences = [*faults.values(), *_data_faults(sound), *_model_faults(sound)]
+    if sentences:
+        raise InputError(*(f"{path}: {sentence}" for sentence in sentences))
+    return Recipe.model_validate(raw)
+
+
+def read(path: Path) -> Recipe:
+    """Read the resolved recipe of a run, without looking for what it names: that may be gone since."""
+    return Recipe.model_validate(_read(path))
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def save(recipe: Recipe, path: Path) -> None:
+    """Write `dump(recipe)` atomically."""
+    files.write_text(path, dump(recipe))
+
+
+_FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)|[-+]?(\d+\.\d*|\.\d+)$")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 2e-5 is a number (YAML 1.1 asks for 2.0e-5), a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader: plain data only
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; a recipe is a YAML file, see launch/recipes/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: holds {_kind(raw)}, not a mapping of keys; see launch/recipes/")
+    return raw
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    *parents, last = key.split(".")
+    if not equals or not all((*parents, last)):
+        raise InputError(f"--set {override}: not KEY=VALUE, for example training.learning_rate=3e-5")
+    section = raw
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise InputError(f"--set {override}: {parent} is a value, it has no keys of its own")
+    try:
+        section[last] = yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override}: {value!r} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _schema_faults(raw: dict[str, Any]) -> dict[str, str]:
+    """A sentence by key for everything that the schema refuses."""
+    faults: dict[str, str] = {}
+    try:
+        Recipe.model_validate(raw)
+    except ValidationError as error:
+        for fault in error.errors():  # a union tells once for each of its members: the first will do
+            faults.setdefault(key := _key(fault["loc"]), _sentence(key, fault))
+    return faults
+
+
+def _without(raw: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The recipe less the faulty keys, so that what remains can be held against the files it names."""
+    sound = copy.deepcopy(raw)
+    for key in keys:
+        *parents, last = key.split(".")
+        section: Any = sound
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(last, None)
+    return sound
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """The dotted key of a pydantic location: union members' names, which are no keys, are left out."""
+    parts: list[str] = []
+    section: Any = Recipe
+    for part in location:
+        fields = getattr(section, "model_fields", None)
+        if fields is None and not isinstance(part, int):
+            break
+        parts.append(str(part))
+        section = fields[part].annotation if fields and part in fields else None
+    return ".".join(parts)
+
+
+def _sentence(key: str, fault: Any) -> str:
+    found = f"found {_kind(fault['input'])}"
+    if fault["type"] == "missing":
+        return f"{key}: missing; {_description(key)}"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key.rpartition(".")[2], known := _siblings(key), n=1)
+        return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
+    rule = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ").removeprefix("a valid ")
+    return f"{key}: {found}; expected {rule}. {_description(key)}".rstrip(". ")
+
+
+def _siblings(key: str) -> list[str]:
+    return list(_section(key.split(".")[:-1]).model_fields)
+
+
+def _description(key: str) -> str:
+    *parents, last = [part for part in key.split(".") if not part.isdigit()]
+    field = _section(parents).model_fields.get(last)
+    return (field.description if field else None) or "a section of keys"
+
+
+def _section(parents: Sequence[str]) -> type[Section]:
+    section: type[Section] = Recipe
+    for parent in parents:
+        section = cast(type[Section], section.model_fields[parent].annotation)
+    return section
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {value!r:.60}"
+
+
+def _data_faults(raw: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the files that the recipe names, as far as they are on this machine."""
+    data = raw.get("data") or {}
+    needed = {f"data.{key}": data.get(key, key) for key in ("text", "label")} | {
+        "data.text_pair": data.get("text_pair")
+    }
+    needed |= {f"data.where.{column}": column for column in data.get("where", {})}
+    for split in ("train", "validation", "test"):
+        place = data.get(split)
+        if place is None or (isinstance(place, str) and places.is_hub_id(place)):
+            continue
+        try:
+            found = [(path, tables.columns(path)) for path in places.data_files(place)]
+        except InputError as error:
+            yield from (f"data.{split}: {fault}" for fault in error.faults)
+            continue
+        for path, columns in found:
+            for key, column in needed.items():
+                if column is not None and column not in columns:
+                    yield f"{key}: {path} has no column {column!r}; it has {', '.join(columns)}"
+
+
+def _model_faults(raw: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the model folder, and what the recipe asks of it that it does not have."""
+    model = raw.get("model")
+    if model is None or places.is_hub_id(model):
+        return  # a hub's model is checked once it is downloaded
+    try:
+        config = encoder.check(places.model_folder(model))
+    except InputError as error:
+        yield from (f"model: {fault}" for fault in error.faults)
+        return
+    yield from model_faults(config, raw)
+
+
+def model_faults(config: dict[str, Any], raw: dict[str, Any]) -> Iterator[str]:
+    """What a recipe (as plain data) asks of a model that its config.json says it does not have."""
+    length = raw.get("tokens", {}).get("max_length", Tokens().max_length)
+    if length > (most := encoder.max_tokens(config)):
+        yield f"tokens.max_length: found {length}; {raw['model']} holds at most {most} tokens"
+    layers = raw.get("training", {}).get("freeze", {}).get("layers", 0)
+    if layers > (most := config.get("num_hidden_layers", layers)):
+        yield f"training.freeze.layers: found {layers}; {raw['model']} has {most} layers"

@@ -1,0 +1,141 @@
+"""The run folder: what `train` leaves behind, and what every later stage starts from.
+
+recipe.yaml            the recipe as resolved
+checkpoints/step-N/    DeepSpeed's, for resuming
+best/                  the best checkpoint as a Hugging Face folder, safetensors
+splits/*.jsonl         the very examples held out
+metrics.jsonl          a line for each logged step and each evaluation
+run.json               what it was and what it scored; written last, so a run without it is unfinished
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bertline.artifacts import files, places
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.files import FileEntry
+from bertline.artifacts.machine import Machine
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The names of everything in a run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "run.json"
+
+    def split(self, name: Literal["validation", "test"]) -> Path:
+        return self.path / "splits" / f"{name}.jsonl"
+
+
+class Best(BaseModel):
+    """The checkpoint kept as best/."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    value: float
+    """Of the metric that chose it, on the validation split."""
+
+
+class Summary(BaseModel):
+    """run.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    schema_version: Literal[1] = 1
+    name: str
+    task: str
+    model: str
+    """The place it started from, as the recipe names it."""
+    labels: list[str]
+    max_length: int
+    metric: str
+    best: Best
+    validation: dict[str, Any]
+    """Scores of best/ on the validation split."""
+    test: dict[str, Any]
+    """Scores of best/ on the test split."""
+    data: dict[str, int]
+    """Examples in each split."""
+    ranks: int
+    precision: str
+    zero_stage: int
+    steps: int
+    seconds: float
+    tokens_per_second: float
+    """Real tokens, padding not counted, over all ranks."""
+    padding_share: float
+    """Of all tokens computed in training."""
+    machine: Machine
+    versions: dict[str, str]
+    started: str
+    finished: str
+    files: list[FileEntry]
+    """Of best/."""
+
+
+def read_summary(folder: Path) -> Summary:
+    """run.json of a finished run.
+
+    Raises:
+        InputError: `folder` is no run, or one that did not finish.
+    """
+    run = RunFolder(folder)
+    if not run.summary.is_file():
+        if run.recipe.is_file():
+            raise InputError(
+                f"{folder}: the run did not finish; resume it: bertline train {run.recipe} --run {folder} --resume"
+            )
+        raise InputError(f"{folder}: not a run, it has no run.json; bertline train makes one")
+    try:
+        return Summary.model_validate_json(run.summary.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{run.summary}: not as bertline writes it: {error.errors()[0]['msg']}") from None
+
+
+def verify(folder: Path) -> Summary:
+    """Read a finished run and compare best/ with the sizes and hashes that run.json lists.
+
+    Raises:
+        InputError: as `read_summary`.
+        DamagedError: the first file that differs, is missing or is not listed.
+    """
+    summary = read_summary(folder)
+    files.compare(RunFolder(folder).best, summary.files)
+    return summary
+
+
+def model(place: str) -> Path:
+    """The model folder that `place` names: best/ of a run, or a model itself, wherever `places.model_folder` finds it.
+
+    Raises:
+        InputError: a run that did not finish, or no model there.
+    """
+    folder = RunFolder(Path(place))
+    if folder.recipe.exists() or folder.summary.exists():
+        read_summary(folder.path)
+        return folder.best
+    return places.model_folder(place)

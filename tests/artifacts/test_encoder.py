@@ -1,0 +1,117 @@
+"""A model folder is data, not code."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertline.artifacts import encoder
+from bertline.artifacts.errors import InputError
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def faults(folder: Path) -> tuple[str, ...]:
+    with pytest.raises(InputError) as caught:
+        encoder.check(folder)
+    return caught.value.faults
+
+
+def test_a_plain_folder_passes(tiny_model: Path) -> None:
+    assert encoder.check(tiny_model)["model_type"] == "bert"
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("_attn_implementation_internal", {"_attn_implementation_internal": "someone/flash-attn"}),
+        ("auto_map", {"auto_map": {"AutoModel": "someone/model--modeling.Model"}}),
+        ("text_config.auto_map", {"text_config": {"auto_map": {"AutoConfig": "code.Config"}}}),
+        ("encoders.0._attn_implementation", {"encoders": [{"_attn_implementation": "someone/kernel:run"}]}),
+        ("custom_pipelines", {"custom_pipelines": {"p": {"impl": "code.Pipeline"}}}),
+        ("trust_remote_code", {"trust_remote_code": True}),
+    ],
+)
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_key_that_names_code_is_refused(tiny_model: Path, file: str, key: str, change: dict[str, Any]) -> None:
+    edit(tiny_model / file, **change)
+    (fault,) = [fault for fault in faults(tiny_model) if repr(key) in fault]
+    assert file in fault
+
+
+def test_a_known_attention_is_not_code(tiny_model: Path) -> None:
+    edit(tiny_model / "config.json", _attn_implementation="sdpa", attn_implementation=None)
+    encoder.check(tiny_model)
+
+
+def test_a_hostile_config_never_runs(tiny_model: Path, tmp_path: Path) -> None:
+    """The code it names exists, importable, and would leave a file behind."""
+    proof = tmp_path / "ran"
+    (tiny_model / "modeling.py").write_text(f"open({str(proof)!r}, 'w')\nfrom transformers import BertModel as Model\n")
+    edit(
+        tiny_model / "config.json",
+        model_type="mine",
+        auto_map={"AutoModel": "modeling.Model", "AutoConfig": "modeling.C"},
+    )
+    assert "auto_map" in faults(tiny_model)[0]
+    assert not proof.exists()
+
+
+def test_the_kernels_package_is_refused(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "packages" / "kernels").mkdir(parents=True)
+    (tmp_path / "packages" / "kernels" / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "packages"), *sys.path])
+    assert "pip uninstall kernels" in faults(tiny_model)[0]
+
+
+def test_pickled_weights_are_not_weights(tiny_model: Path) -> None:
+    (tiny_model / "model.safetensors").rename(tiny_model / "pytorch_model.bin")
+    (fault,) = faults(tiny_model)
+    assert "pytorch_model.bin: convert it to safetensors" in fault
+
+
+def test_a_folder_without_weights_is_refused(tiny_model: Path) -> None:
+    (tiny_model / "model.safetensors").unlink()
+    assert "the folder has no weights" in faults(tiny_model)[0]
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1])
+def test_half_written_weights_are_refused(tiny_model: Path, keep: int) -> None:
+    path = tiny_model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "model.safetensors" in faults(tiny_model)[0]
+
+
+def test_a_missing_shard_is_named(tiny_model: Path) -> None:
+    (tiny_model / "model.safetensors").rename(tiny_model / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (tiny_model / "model.safetensors.index.json").write_text(json.dumps(index))
+    (fault,) = faults(tiny_model)
+    assert "model-00002-of-00002.safetensors: missing" in fault
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"text"'])
+def test_a_config_that_is_no_object_is_refused(tiny_model: Path, content: str) -> None:
+    (tiny_model / "config.json").write_text(content)
+    assert "config.json" in faults(tiny_model)[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 512}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+    ],
+)
+def test_positions_hold_as_many_tokens_as_the_models_say(config: dict[str, Any], tokens: int) -> None:
+    assert encoder.max_tokens(config) == tokens
+
+
+def test_tensor_names_come_from_the_header(tiny_classifier: Path) -> None:
+    assert {"classifier.weight", "classifier.bias"} < encoder.tensor_names(tiny_classifier)

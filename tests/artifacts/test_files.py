@@ -1,0 +1,99 @@
+"""Files and folders appear whole or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bertline.artifacts import files
+from bertline.artifacts.errors import DamagedError, InputError
+
+
+def fail(_: object) -> None:
+    raise RuntimeError
+
+
+def test_a_write_replaces_the_old_content_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "note.txt"
+    files.write_text(path, "old")
+    files.write_text(path, "neu ü")
+    assert path.read_bytes() == "neu ü".encode()
+    assert os.listdir(path.parent) == ["note.txt"]
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    files.write_text(path, "old")
+    with pytest.raises(RuntimeError), files.new_file(path) as stream:
+        fail(stream.write(b"half"))
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["note.txt"]
+
+
+def test_nan_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with files.new_folder(target) as folder:
+        (folder / "onnx").mkdir()
+        (folder / "onnx" / "model.onnx").write_bytes(b"model")
+        assert not target.exists()
+    assert (target / "onnx" / "model.onnx").read_bytes() == b"model"
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), files.new_folder(tmp_path / "bundle") as folder:
+        fail((folder / "half").write_bytes(b"half"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "mine").write_text("mine")
+    with pytest.raises(InputError, match="exists already"), files.new_folder(tmp_path / "bundle"):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "bundle" / "mine").read_text() == "mine"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.txt").write_text("aaa")
+    (tmp_path / "sub" / "b.txt").write_text("b")
+    return tmp_path
+
+
+def test_listing_knows_path_size_and_hash(folder: Path) -> None:
+    entries = files.listing(folder, exclude=("sub/b.txt",))
+    # sha256 of "aaa", from sha256sum
+    digest = "9834876dcfb05cb167a5c24953eba58c4ac89b1adf57f28f2f9d09af107ee8f0"
+    assert [(entry.path, entry.size_bytes, entry.sha256) for entry in entries] == [("a.txt", 3, digest)]
+
+
+def test_a_folder_that_is_as_listed_passes(folder: Path) -> None:
+    entries = files.listing(folder)
+    assert [entry.path for entry in entries] == ["a.txt", "sub/b.txt"]
+    files.compare(folder, entries)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda folder: (folder / "a.txt").write_text("aab"), "a.txt: its sha256"),
+        (lambda folder: (folder / "a.txt").write_text("aaaa"), "a.txt: 4 bytes where 3"),
+        (lambda folder: (folder / "sub" / "b.txt").unlink(), "b.txt: missing"),
+        (lambda folder: (folder / "c.txt").write_text(""), "c.txt: not in the list"),
+        (lambda folder: (folder / "c.txt").symlink_to("a.txt"), "c.txt: a link"),
+    ],
+)
+def test_every_difference_is_found(folder: Path, damage: object, told: str) -> None:
+    entries = files.listing(folder)
+    assert callable(damage)
+    damage(folder)
+    with pytest.raises(DamagedError, match=told):
+        files.compare(folder, entries)

@@ -1,0 +1,169 @@
+"""A recipe is checked whole, and all faults are told at once."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from bertline.artifacts import recipe
+from bertline.artifacts.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def write(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
+    """A small sound recipe; keyword arguments replace dotted keys written with double underscores."""
+    (tmp_path / "data.jsonl").write_text(json.dumps({"text": "good", "label": "yes", "lang": "en"}) + "\n")
+
+    def write(**changes: Any) -> Path:
+        raw: dict[str, Any] = {
+            "name": "small",
+            "task": "text-classification",
+            "model": str(tiny_model),
+            "data": {"train": str(tmp_path / "data.jsonl")},
+            "tokens": {"max_length": 32},
+            "training": {"learning_rate": 1e-4},
+        }
+        for key, value in changes.items():
+            *parents, last = key.split("__")
+            section = raw
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[last] = value
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(raw))
+        return path
+
+    return write
+
+
+def faults(path: Path, *overrides: str) -> tuple[str, ...]:
+    with pytest.raises(InputError) as caught:
+        recipe.load(path, overrides)
+    return caught.value.faults
+
+
+def test_a_sound_recipe_has_every_default(write: Callable[..., Path]) -> None:
+    loaded = recipe.load(write())
+    assert loaded.training.batch_size == 32
+    assert loaded.training.best == "accuracy"
+    assert loaded.data.take.validation == 0.1
+
+
+def test_the_resolved_recipe_reads_back_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
+    loaded = recipe.load(write(data__where={"lang": "en"}, data__take={"train": 10}))
+    recipe.save(loaded, tmp_path / "resolved.yaml")
+    assert recipe.read(tmp_path / "resolved.yaml") == loaded
+
+
+def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
+    path = write(
+        training__warmup_ratio=1.5,
+        training__learning_rat=1e-4,
+        training__epochs="three",
+        data__label="sentiment",
+        tokens__max_length=65,
+        data__take={"test": 1.5},
+    )
+    told = faults(path)
+    for key, words in {
+        "training.warmup_ratio": "found float 1.5",
+        "training.learning_rat": "did you mean learning_rate?",
+        "training.epochs": "found str 'three'",
+        "data.label": "no column 'sentiment'; it has text, label, lang",
+        "tokens.max_length": "holds at most 64 tokens",
+        "data.take.test": "a count of 1 or more, or a fraction between 0 and 1",
+    }.items():
+        assert [fault for fault in told if f": {key}: " in fault and words in fault], (key, told)
+    assert len(told) == 6
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("task", "translation", "'text-classification'"),
+        ("name", "../escape", "pattern"),
+        ("data__train", "nowhere.csv", "no such file"),
+        ("data__train", "pkg://no_such_package/file.csv", "not installed"),
+        ("data__train", "pkg://json/../../../etc/passwd", "leads out"),
+        ("data__where", {"language": "en"}, "no column 'language'"),
+        ("data__labels", ["only"], "at least 2"),
+        ("model", "/no/such/folder", "no such model folder"),
+        ("training__zero_stage", 4, "less than or equal to 3"),
+        ("training__batch_size", 0, "greater than or equal to 1"),
+        ("training__epochs", True, "found bool True"),
+        ("training__freeze", {"layers": 3}, "has 2 layers"),
+        ("training__learning_rate", "fast", "found str 'fast'"),
+        ("deepspeed", 3, "found int 3"),
+    ],
+)
+def test_a_wrong_value_is_one_fault_with_its_key(write: Callable[..., Path], key: str, value: Any, words: str) -> None:
+    (fault,) = faults(write(**{key: value}))
+    assert key.replace("__", ".") in fault
+    assert words in fault
+
+
+def test_a_missing_section_says_what_belongs_there(write: Callable[..., Path]) -> None:
+    path = write()
+    raw = yaml.safe_load(path.read_text())
+    del raw["data"], raw["model"]
+    path.write_text(yaml.safe_dump(raw))
+    assert [fault.split(": ", 1)[1].split(";")[0] for fault in faults(path)] == ["model: missing", "data: missing"]
+
+
+def test_overrides_reach_any_key(write: Callable[..., Path]) -> None:
+    loaded = recipe.load(write(), ["training.learning_rate=3e-5", "training.freeze.layers=1", "data.labels=[a, b]"])
+    assert loaded.training.learning_rate == 3e-5
+    assert loaded.training.freeze.layers == 1
+    assert loaded.data.labels == ["a", "b"]
+
+
+@pytest.mark.parametrize("override", ["training.learning_rate", "=3", "name.first=x", "training..seed=1"])
+def test_an_override_that_is_none_is_refused(write: Callable[..., Path], override: str) -> None:
+    assert override.split("=")[0] in faults(write(), override)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("- a\n- b\n", "not a mapping"),
+        ("name: [", "not readable as YAML"),
+        ("", "nothing"),
+        ("name: a\nname: b", "twice"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    assert words in faults(path)[0]
+
+
+def test_numbers_are_read_as_people_write_them(write: Callable[..., Path]) -> None:
+    path = write()
+    path.write_text(path.read_text().replace("0.0001", "2e-5"))
+    assert recipe.load(path).training.learning_rate == 2e-5
+
+
+def test_every_field_describes_itself_with_its_default() -> None:
+    def fields(section: type[BaseModel]) -> Any:
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from fields(field.annotation)
+            else:
+                yield f"{section.__name__}.{name}", field
+
+    for name, field in fields(recipe.Recipe):
+        assert field.description, name
+        assert field.is_required() or "Default: " in field.description, name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_sound(path: Path) -> None:
+    raw = yaml.load(path.read_text(), recipe._Loader)
+    recipe.Recipe.model_validate(raw)
+    assert raw["name"] == path.stem

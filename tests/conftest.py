@@ -1,0 +1,86 @@
+"""Tiny encoders made on the spot, so that a test takes seconds and needs no download."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+WORDS = {
+    "positive": ("great", "good", "lovely", "wonderful", "enjoyed", "brilliant", "moving", "funny", "superb"),
+    "negative": ("bad", "awful", "boring", "terrible", "wasted", "dull", "stupid", "ugly", "worst"),
+}
+FILLERS = ("the", "film", "a", "movie", "was", "and", "it", "with", "plot", "actors", "of", "story", "in", "this", "I")
+
+
+def make_texts(count: int, seed: int = 0) -> list[dict[str, str]]:
+    """Labelled texts of 4 to 40 words that a tiny model can learn to tell apart."""
+    chance = random.Random(seed)
+    rows = []
+    for index in range(count):
+        label = ("negative", "positive")[index % 2]
+        words = chance.choices(FILLERS, k=chance.randint(3, 30)) + chance.choices(WORDS[label], k=chance.randint(1, 10))
+        chance.shuffle(words)
+        rows.append({"text": f"{' '.join(words)} {index}", "label": label})
+    return rows
+
+
+def make_model(folder: Path, labels: tuple[str, ...] | None = None, layers: int = 2, hidden: int = 32) -> Path:
+    """A random BERT with a WordPiece vocabulary trained on the texts above, as a Hugging Face folder.
+
+    Args:
+        folder: made if need be.
+        labels: with names it has a classification head, without it is a bare encoder.
+        layers: of them.
+        hidden: size, four heads.
+    """
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(
+        (row["text"] for row in make_texts(500)), trainers.WordPieceTrainer(vocab_size=400, special_tokens=special)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    names = (
+        {}
+        if labels is None
+        else {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
+    )
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4,
+        intermediate_size=2 * hidden, max_position_embeddings=64, **names,
+    )  # fmt: skip
+    model = BertModel(config) if labels is None else BertForSequenceClassification(config)
+    model.save_pretrained(folder, safe_serialization=True)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """A bare encoder: 2 layers, 32 hidden, 64 positions."""
+    return make_model(tmp_path / "tiny")
+
+
+@pytest.fixture
+def tiny_classifier(tmp_path: Path) -> Path:
+    """The same with a head for negative and positive."""
+    return make_model(tmp_path / "classifier", ("negative", "positive"))
+
+
+@pytest.fixture
+def texts() -> Callable[[int, int], list[dict[str, str]]]:
+    """`make_texts`."""
+    return make_texts

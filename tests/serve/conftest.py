@@ -1,0 +1,64 @@
+"""A bundle around a tiny fp32 model, put together by hand so that these tests stand on floors 1 to 3 alone."""
+
+import inspect
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+from bertline.artifacts import bundle, files, machine
+from bertline.artifacts.bundle import Fidelity, Golden, Manifest, Runtime, Source, Tokens
+
+
+def to_onnx(model: Path, path: Path) -> None:
+    """Trace a sequence classifier as torch.onnx documents it."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = BertForSequenceClassification.from_pretrained(model, attn_implementation="eager").eval()
+
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+        ) -> torch.Tensor:
+            return self.model(input_ids, attention_mask, token_type_ids).logits
+
+    names = list(inspect.signature(Logits.forward).parameters)[1:]
+    example = torch.ones(2, 8, dtype=torch.int64)
+    axes = {name: {0: "batch", 1: "length"} for name in names}
+    path.parent.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about constants
+        torch.onnx.export(
+            Logits(), (example, example, example * 0), str(path), input_names=names, output_names=["logits"],
+            dynamic_axes=axes, opset_version=17, dynamo=False,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path, tiny_classifier: Path) -> Path:
+    """Sealed from `tiny_classifier`, with one golden text."""
+    from bertline.serve.engine import Engine
+    from bertline.serve.runtimes import OnnxRuntime
+    from bertline.tasks.tokens import Tokenizer
+
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_classifier / name, folder)
+    to_onnx(tiny_classifier, folder / bundle.MODEL)
+    labels = ["negative", "positive"]
+    engine = Engine(Tokenizer(folder, 32), OnnxRuntime(folder / bundle.MODEL), labels)
+    golden = Golden(text="a good film", logits=engine.logits([("a good film", None)])[0].tolist())
+    manifest = Manifest(
+        name="tiny", task="text-classification", inputs=["text"], labels=labels, tokens=Tokens(max_length=32),
+        runtime=Runtime(opset=17), metric="accuracy", baseline=0.5, value=0.5, drop=0.0, max_drop=0.01, examples=1,
+        fidelity=Fidelity(max_abs_logit_diff=0.0, texts=1), candidates=[], target="avx2", machine=machine.describe(),
+        threads=1, versions={}, source=Source(kind="model", place="tiny", model="tiny", weights_sha256="0" * 64),
+        golden=[golden], created="2026-01-01T00:00:00+00:00", files=files.listing(folder),
+    )  # fmt: skip
+    files.write_json(folder / bundle.MANIFEST, manifest.model_dump(mode="json"))
+    return folder

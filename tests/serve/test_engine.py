@@ -1,0 +1,103 @@
+"""A bundle answers: order, padding, truncation, golden texts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, BertForSequenceClassification
+
+from bertline.artifacts import bundle, files
+from bertline.artifacts.errors import DamagedError, InputError
+from bertline.serve import batch
+from bertline.serve.engine import Engine
+from bertline.serve.runtimes import OnnxRuntime
+from bertline.tasks.text_classification import Columns
+from bertline.tasks.tokens import Text
+
+
+def script_answers(folder: Path, texts: list[Text]) -> np.ndarray:
+    """What a straightforward transformers script computes, one text at a time."""
+    model = BertForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        rows = [
+            model(**tokenizer(*text, truncation=True, max_length=32, return_tensors="pt")).logits[0] for text in texts
+        ]
+    return torch.stack(rows).softmax(-1).numpy()
+
+
+def test_answers_equal_a_plain_script(
+    tiny_bundle: Path, tiny_classifier: Path, texts: Callable[..., list[dict[str, str]]]
+) -> None:
+    asked: list[Text] = [(row["text"], None) for row in texts(70, 1)] + [
+        ("", None),
+        ("good " * 99, None),
+        ("a", "pair"),
+    ]
+    expected = script_answers(tiny_classifier, asked)
+    answers = Engine.load(tiny_bundle).predict(asked)
+    found = np.array([list(answer["scores"].values()) for answer in answers])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert [answer["label"] for answer in answers] == [("negative", "positive")[row.argmax()] for row in expected]
+    lengths = [len(AutoTokenizer.from_pretrained(tiny_classifier)(*text)["input_ids"]) for text in asked]
+    assert ["truncated" in answer for answer in answers] == [length > 32 for length in lengths]
+
+
+def test_no_text_is_no_answer(tiny_bundle: Path) -> None:
+    assert Engine.load(tiny_bundle).predict([]) == []
+
+
+def test_a_file_is_answered_in_its_order(
+    tiny_bundle: Path, tmp_path: Path, texts: Callable[..., list[dict[str, str]]]
+) -> None:
+    rows = texts(batch.CHUNK + 10, 2)
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    engine = Engine.load(tiny_bundle)
+    answers = list(batch.answers(engine, tmp_path / "in.jsonl", Columns()))
+    assert len(answers) == len(rows)
+    for number in (0, batch.CHUNK - 1, batch.CHUNK, len(rows) - 1):
+        alone = engine.predict([(rows[number]["text"], None)])[0]
+        assert answers[number]["score"] == pytest.approx(alone["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "onnx/model.onnx"])
+def test_a_changed_file_is_refused(tiny_bundle: Path, name: str) -> None:
+    content = bytearray((tiny_bundle / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tiny_bundle / name).write_bytes(content)
+    with pytest.raises(DamagedError, match=f"{name}: its sha256"):
+        Engine.load(tiny_bundle)
+
+
+def test_a_cpu_that_answers_otherwise_is_noticed(tiny_bundle: Path) -> None:
+    manifest = json.loads((tiny_bundle / bundle.MANIFEST).read_text())
+    manifest["golden"][0]["logits"][0] += 0.3
+    files.write_json(tiny_bundle / bundle.MANIFEST, manifest)
+    with pytest.raises(DamagedError, match=r"golden text 0: logits differ by 0\.300"):
+        Engine.load(tiny_bundle)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a bundle"):
+        Engine.load(tmp_path)
+
+
+def test_a_manifest_of_another_schema_is_refused(tiny_bundle: Path) -> None:
+    manifest = json.loads((tiny_bundle / bundle.MANIFEST).read_text())
+    files.write_json(tiny_bundle / bundle.MANIFEST, manifest | {"schema_version": 2})
+    with pytest.raises(DamagedError, match="schema_version"):
+        Engine.load(tiny_bundle)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(DamagedError, match="cannot load it"):
+        OnnxRuntime(tmp_path / "model.onnx")
+
+
+def test_threads_follow_the_cores_unless_told(tiny_bundle: Path) -> None:
+    runtime = OnnxRuntime((tiny_bundle / bundle.MODEL).read_bytes(), threads=1)
+    assert runtime._session.get_session_options().intra_op_num_threads == 1

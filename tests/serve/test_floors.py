@@ -1,0 +1,32 @@
+"""What the lower floors import: in a fresh interpreter, so that nothing another test imported is counted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = {
+    # ours and what `pip install bertline` brings
+    "bertline", "click", "numpy", "onnxruntime", "pydantic", "pydantic_core", "yaml", "tokenizers",
+    # what those need themselves
+    "annotated_types", "typing_extensions", "typing_inspection", "cython_runtime", "flatbuffers", "huggingface_hub",
+}  # fmt: skip
+
+
+def test_floors_1_to_3_import_only_the_base_dependencies() -> None:
+    modules = [
+        f"bertline.{path.parent.name}.{path.stem}"
+        for floor in ("artifacts", "tasks", "serve")
+        for path in sorted((ROOT / floor).glob("[!_]*.py"))
+    ]
+    assert len(modules) > 10
+    script = (
+        "import importlib, json, sys\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    imported = {name for name in json.loads(found) if not name.startswith("_")}
+    assert imported - ALLOWED == set()
+    assert {"onnxruntime", "tokenizers"} <= imported

