@@ -1,0 +1,179 @@
+"""Measures systems side by side: the same texts, the same token ids, the same threads, each in a process of its own.
+
+Systems are timed in turns (A, B, C, A, B, C, …), so that a machine that slows down for a while slows all of them, and
+one at a time: the others are blocked on a pipe and use no processor (see `worker`). Percentiles are those of all
+repetitions of all rounds. Nothing here knows what is good: that is for the reader, or for `export`, to say.
+
+Cost: every system scores every text once, and takes about 0.3 s for each point of the grid in each round, or three
+repetitions where one takes longer than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from statistics import geometric_mean
+from typing import Any
+
+import numpy as np
+
+from bertline.artifacts import machine
+from bertline.bench import inputs
+from bertline.bench.systems import System
+from bertline.bench.worker import Worker
+from bertline.tasks import text_classification
+from bertline.tasks.text_classification import Logits
+from bertline.tasks.tokens import Text
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with what was just done, how many steps are done, and how many there are."""
+
+GRID = ((1, 16), (1, 64), (1, 128), (1, 512), (32, 128))
+
+
+@dataclass(frozen=True)
+class Point:
+    """Latency of one (batch, length): milliseconds for a whole batch; texts a second at the median."""
+
+    batch: int
+    length: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    texts_per_second: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one system."""
+
+    name: str
+    logits: Logits  # (texts, labels) float32, in the order of the texts
+    grid: list[Point]
+    load_seconds: float
+    peak_rss_bytes: int
+    size_bytes: int
+
+
+def default_grid(systems: Sequence[System]) -> list[tuple[int, int]]:
+    """The usual points (batch, length) that every one of the systems holds, or the longest text that they hold."""
+    longest = min(system.max_tokens for system in systems)
+    return [(batch, length) for batch, length in GRID if length <= longest] or [(1, longest)]
+
+
+def measure(
+    systems: Sequence[System],
+    texts: Sequence[Text],
+    grid: Sequence[tuple[int, int]],
+    rounds: int,
+    threads: int,
+    on_progress: OnProgress = lambda what, done, steps: None,
+) -> list[Measured]:
+    """Time every system at every point (batch, length) of the grid in each round, and let it score every text.
+
+    Systems whose tokenizer.json is the same get the same token ids. Load time and peak memory are told in `Worker`.
+
+    Raises:
+        BertlineError, InputError: a system failed; the message names it. No process is left behind.
+    """
+    batches = [inputs.make(system.tokenizer, texts, grid) for system in systems]
+    steps = _Steps(len(systems) * (rounds + 2), on_progress)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(system, threads)) for system in systems]
+        for worker in workers:
+            worker.prepare()
+        loads = []
+        for worker, own in zip(workers, batches, strict=True):
+            loads.append(worker.load(own[0]))
+            steps.did(f"{worker.name}: loaded")
+        seconds: list[list[list[float]]] = [[[] for _ in grid] for _ in systems]
+        for turn in range(rounds):
+            for worker, own, times in zip(workers, batches, seconds, strict=True):
+                for so_far, more in zip(times, worker.time(own), strict=True):
+                    so_far += more
+                steps.did(f"{worker.name}: round {turn + 1} of {rounds} timed")
+        measured = []
+        for system, worker, load, times in zip(systems, workers, loads, seconds, strict=True):
+            logits = worker.logits(texts)
+            points = [point(batch, length, each) for (batch, length), each in zip(grid, times, strict=True)]
+            measured.append(Measured(system.name, logits, points, load, worker.peak_rss_bytes(), system.size_bytes))
+            steps.did(f"{worker.name}: {len(texts):,} texts scored")
+    return measured
+
+
+def point(batch: int, length: int, seconds: Sequence[float]) -> Point:
+    """The figures of one (batch, length) from the seconds of all its repetitions."""
+    p50, p90, p99 = np.percentile(seconds, (50, 90, 99)) * 1000
+    return Point(batch, length, float(p50), float(p90), float(p99), float(batch / p50 * 1000))
+
+
+def geometric_mean_speedup(fast: Measured, slow: Measured, batch: int = 1) -> float:
+    """How many times as fast `fast` is as `slow`: geometric mean of the medians' ratios over all lengths at `batch`."""
+    slow_ms = {point.length: point.p50_ms for point in slow.grid if point.batch == batch}
+    ratios = [slow_ms[point.length] / point.p50_ms for point in fast.grid if point.batch == batch]
+    return geometric_mean(ratios)
+
+
+def bench(
+    systems: Sequence[System],
+    texts: Sequence[Text],
+    gold: Sequence[int],
+    labels: Sequence[str],
+    grid: Sequence[tuple[int, int]],
+    rounds: int,
+    threads: int,
+    on_progress: OnProgress = lambda what, done, steps: None,
+) -> dict[str, Any]:
+    """The whole of `bertline bench`: measure and score the systems, the first being the one they are held against.
+
+    Args:
+        gold: for each text the index of its label in `labels`.
+
+    Returns:
+        What `bertline bench --json` prints; plain values only.
+    """
+    return summarize(measure(systems, texts, grid, rounds, threads, on_progress), gold, labels, rounds, threads)
+
+
+def summarize(
+    measured: Sequence[Measured], gold: Sequence[int], labels: Sequence[str], rounds: int, threads: int
+) -> dict[str, Any]:
+    """What was measured as `bench` returns it: scored, and held against the first."""
+    first = measured[0]
+    return {
+        "machine": machine.describe().model_dump(mode="json"),
+        "systems": [_row(each, first, gold, labels) for each in measured],
+        "speedup": {f"{each.name} over {first.name}": geometric_mean_speedup(each, first) for each in measured[1:]},
+        "threads": threads,
+        "texts": len(gold),
+        "rounds": rounds,
+        "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": machine.versions("bertline", "onnxruntime", "torch", "transformers", "tokenizers", "numpy"),
+    }
+
+
+def _row(each: Measured, first: Measured, gold: Sequence[int], labels: Sequence[str]) -> dict[str, Any]:
+    scores = text_classification.score(each.logits, gold, labels)
+    return {
+        "name": each.name,
+        "grid": [asdict(point) for point in each.grid],
+        "accuracy": scores["accuracy"],
+        "macro_f1": scores["macro_f1"],
+        "agreement": float(np.mean(each.logits.argmax(axis=1) == first.logits.argmax(axis=1))),
+        "size_bytes": each.size_bytes,
+        "peak_rss_bytes": each.peak_rss_bytes,
+        "load_seconds": each.load_seconds,
+    }
+
+
+class _Steps:
+    """Counts the steps done and tells of each."""
+
+    def __init__(self, total: int, on_progress: OnProgress) -> None:
+        self.done, self.total, self.tell = 0, total, on_progress
+
+    def did(self, what: str) -> None:
+        self.done += 1
+        self.tell(what, self.done, self.total)

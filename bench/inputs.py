@@ -1,0 +1,39 @@
+"""Token ids for timing: cut from real texts, so that they are as varied as what a server sees, at exact lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+
+from bertline.artifacts.errors import InputError
+from bertline.tasks.tokens import Batch, Encoded, Text, Tokenizer
+
+
+def make(tokenizer: Path, texts: Sequence[Text], grid: Sequence[tuple[int, int]]) -> list[Batch]:
+    """A batch of int64 arrays (batch, length) for each point of the grid.
+
+    Every row is a run of texts joined by blanks and cut by the model's own tokenizer to exactly `length` tokens, its
+    special tokens at the ends; the next row goes on where the last one stopped.
+
+    Raises:
+        InputError: the texts hold no words to fill a row with.
+    """
+    joined = [text if pair is None else f"{text} {pair}" for text, pair in texts]
+    spoken = [text for text in joined if text.strip()]
+    batches = []
+    for batch, length in grid:
+        cutter = Tokenizer(tokenizer, length)
+        endless = cycle(spoken)
+        batches.append(cutter.pad([_row(cutter, endless, length) for _ in range(batch)]))
+    return batches
+
+
+def _row(cutter: Tokenizer, texts: Iterator[str], length: int) -> Encoded:
+    joined = ""
+    for text in islice(texts, length):  # each adds a token at least
+        joined = f"{joined} {text}"
+        row = cutter.encode([(joined, None)])[0]
+        if len(row.input_ids) == length:
+            return row
+    raise InputError(f"the texts to measure with hold too few words for an input of {length} tokens")

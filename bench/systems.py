@@ -1,0 +1,51 @@
+"""What can be measured side by side: a model, the runtime that computes it, and what it takes to ask and score it.
+
+A `System` is plain data: it crosses to a process of its own before anything heavy is imported (see `worker`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bertline.artifacts import bundle, encoder
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to compute one model."""
+
+    name: str  # as it stands in tables: "pytorch", "onnxruntime-fp32", "bundle", …
+    kind: Literal["pytorch", "onnxruntime"]
+    model: Path  # pytorch: a Hugging Face folder; onnxruntime: the .onnx file
+    tokenizer: Path  # the folder of tokenizer.json and config.json
+    max_length: int  # tokens a text is cut to when texts are scored
+    labels: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Weights on disk: the safetensors files, or the .onnx file with its external data."""
+        weights = encoder.weight_files(self.model) if self.kind == "pytorch" else self._onnx_files()
+        return sum(path.stat().st_size for path in weights)
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest input that the model's positions hold, in tokens."""
+        return encoder.max_tokens(encoder.check(self.tokenizer, weights=False))
+
+    def _onnx_files(self) -> list[Path]:
+        return list(self.model.parent.glob(f"{self.model.name}*"))
+
+
+def from_bundle(folder: Path, name: str = "bundle") -> System:
+    """The system that a bundle is. Raises what `bundle.read` raises."""
+    manifest = bundle.read(folder)
+    return System(
+        name=name,
+        kind="onnxruntime",
+        model=folder / manifest.runtime.model,
+        tokenizer=folder,
+        max_length=manifest.tokens.max_length,
+        labels=tuple(manifest.labels),
+    )

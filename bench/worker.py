@@ -1,0 +1,199 @@
+"""One system in a process of its own, asked one question at a time over a pipe.
+
+Two runtimes in one process disturb each other (their threads spin after a run), and memory can only be told apart by
+process. Between questions a worker is blocked on its pipe. After a run its threads spin on for a while (PyTorch's for
+about 10 ms, ONNX Runtime's for 30 to 50 ms, and longer on a busy machine) and then use no processor at all: a worker
+answers only when its CPU time stands still, so that the next one has the machine to itself.
+
+A worker ends with its parent, however that ends: leaving the `with` block kills it, and when the parent is gone the
+pipe closes and the worker returns. What fails inside is told to the parent as one line that names the system.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import resource
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from time import perf_counter, process_time, sleep
+from typing import Any
+
+from bertline.artifacts.errors import BertlineError
+from bertline.bench.systems import System
+from bertline.serve.engine import Engine
+from bertline.serve.runtimes import OnnxRuntime, Runtime
+from bertline.tasks.text_classification import Logits
+from bertline.tasks.tokens import Batch, Text, Tokenizer
+
+WARM_UP_SECONDS = 0.05
+TURN_SECONDS = 0.25
+MIN_REPETITIONS = 3
+
+
+class Worker:
+    """The parent's side. A context manager; questions raise a BertlineError that names the system."""
+
+    def __init__(self, system: System, threads: int) -> None:
+        self.name = system.name
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_answer, args=(theirs, system, threads), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    def prepare(self) -> None:
+        """Wait until the libraries are imported; the import begins as the process does, so several overlap."""
+        self._ask("prepare")
+
+    def load(self, batch: Batch) -> float:
+        """Seconds from making the runtime to its first answer: once, libraries imported before, file cache as it is."""
+        return float(self._ask("load", batch))
+
+    def time(self, batches: Sequence[Batch]) -> list[list[float]]:
+        """One turn: for each batch the seconds of each repetition, warm-up left out."""
+        seconds: list[list[float]] = self._ask("time", list(batches))
+        return seconds
+
+    def logits(self, texts: Sequence[Text]) -> Logits:
+        """Logits (texts, labels), in the order asked."""
+        logits: Logits = self._ask("logits", list(texts))
+        return logits
+
+    def peak_rss_bytes(self) -> int:
+        """The most memory the process has held so far, the interpreter and all libraries included."""
+        return int(self._ask("peak_rss_bytes"))
+
+    def _ask(self, question: str, *arguments: object) -> Any:
+        try:
+            self._pipe.send((question, arguments))
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise BertlineError(f"{self.name}: its process ended {_ending(self._process.exitcode)}") from None
+        if isinstance(answer, _Failure):
+            raise answer.kind(f"{self.name}: {answer.line}")
+        return answer
+
+
+@dataclass(frozen=True)
+class _Failure:
+    kind: type[BertlineError]
+    line: str
+
+
+def _answer(pipe: Connection, system: System, threads: int) -> None:
+    """The child's side: answer until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    inside = _Inside(system, threads)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            question, arguments = pipe.recv()
+            try:
+                answer = getattr(inside, question)(*arguments)
+            except Exception as error:
+                answer = _failure(error)
+            settle()
+            pipe.send(answer)
+
+
+class _Inside:
+    """The system itself, in the child."""
+
+    def __init__(self, system: System, threads: int) -> None:
+        self.system = system
+        self.threads = threads
+
+    def prepare(self) -> None:
+        if self.system.kind == "pytorch":
+            from bertline.bench.pytorch import model_class
+
+            model_class(self.system.model)
+
+    def load(self, batch: Batch) -> float:
+        start = perf_counter()
+        self.runtime = self._runtime()
+        self.runtime.run(batch)
+        return perf_counter() - start
+
+    def time(self, batches: list[Batch]) -> list[list[float]]:
+        return [repeat(partial(self.runtime.run, batch)) for batch in batches]
+
+    def logits(self, texts: list[Text]) -> Logits:
+        tokenizer = Tokenizer(self.system.tokenizer, self.system.max_length)
+        return Engine(tokenizer, self.runtime, self.system.labels).logits(texts, batch_size=32)
+
+    def peak_rss_bytes(self) -> int:
+        return peak_rss_bytes()
+
+    def _runtime(self) -> Runtime:
+        if self.system.kind == "pytorch":
+            from bertline.bench.pytorch import PyTorchRuntime
+
+            return PyTorchRuntime(self.system.model, self.threads)
+        return OnnxRuntime(self.system.model, self.threads)
+
+
+def repeat(run: Callable[[], object]) -> list[float]:
+    """Seconds of each repetition: as many as fit in TURN_SECONDS, at least MIN_REPETITIONS, after a warm-up."""
+    warm = perf_counter() + WARM_UP_SECONDS
+    run()
+    while perf_counter() < warm:
+        run()
+    seconds: list[float] = []
+    end = perf_counter() + TURN_SECONDS
+    while len(seconds) < MIN_REPETITIONS or perf_counter() < end:
+        start = perf_counter()
+        run()
+        seconds.append(perf_counter() - start)
+    return seconds
+
+
+def settle() -> None:
+    """Wait until no thread of this process computes, a second at most."""
+    for _ in range(20):
+        before = process_time()
+        sleep(0.05)
+        if process_time() - before < 0.001:
+            return
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process.
+
+    Linux hands `ru_maxrss` of the parent down to the programs it starts, so it is the kernel's VmHWM that is read,
+    which begins anew with each program.
+    """
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _failure(error: Exception) -> _Failure:
+    """One line for the parent, and the class that decides the command's exit code."""
+    words = " ".join(str(error).split())
+    if isinstance(error, BertlineError):
+        return _Failure(type(error), words)
+    return _Failure(BertlineError, f"{type(error).__name__}: {words:.500}")
+
+
+def _ending(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        return f"by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"with exit code {exitcode}"

@@ -1,0 +1,81 @@
+"""The bundle folder: written beside its place, proven there, and renamed to it; complete, or not at all."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bertline.artifacts import files
+from bertline.artifacts.bundle import MANIFEST, MODEL, Golden, Manifest
+from bertline.bench import report
+from bertline.bench.compare import Measured
+from bertline.export.card import card
+from bertline.export.fidelity import cut
+from bertline.export.graphs import Graph
+from bertline.export.sources import Origin
+from bertline.serve.engine import Engine
+from bertline.serve.runtimes import OnnxRuntime
+from bertline.tasks.text_classification import Example
+from bertline.tasks.tokens import Text, Tokenizer
+
+HUGGING_FACE_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
+"""Copied where the model has them; nothing else of its folder is."""
+GOLDEN_TEXTS = 6
+GOLDEN_WORDS = 12
+
+
+def seal(
+    bundle: Path, origin: Origin, graph: Graph, manifest: Manifest, result: dict[str, Any], pytorch: Measured
+) -> None:
+    """Make the bundle folder and load it as a server would, golden texts and all, before it gets its name.
+
+    Args:
+        bundle: where; must not exist.
+        origin: gives configuration, tokenizer and golden texts.
+        graph: the chosen one.
+        manifest: of the bundle, but for golden texts and files.
+        result: the `export` JSON, for the report.
+        pytorch: for the model card.
+
+    Raises:
+        InputError: `bundle` exists.
+        DamagedError: the folder does not load or does not answer as it should.
+    """
+    with files.new_folder(bundle) as folder:
+        for name in HUGGING_FACE_FILES:
+            if (origin.folder / name).is_file():
+                shutil.copyfile(origin.folder / name, folder / name)
+        (folder / MODEL).parent.mkdir()
+        shutil.copyfile(graph.path, folder / MODEL)
+        manifest = manifest.model_copy(update={"golden": golden(folder, manifest, golden_texts(origin.examples))})
+        files.write_text(folder / "README.md", card(manifest, pytorch))
+        files.write_text(folder / "report.html", report.export_page(result, manifest.model_dump(mode="json")))
+        manifest = manifest.model_copy(update={"files": files.listing(folder)})
+        files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        Engine.load(folder, manifest.threads)
+
+
+def golden_texts(examples: Sequence[Example]) -> list[Text]:
+    """The first words of a few examples from all over."""
+    chosen = [examples[index * len(examples) // GOLDEN_TEXTS] for index in range(GOLDEN_TEXTS)]
+    texts = [(cut(text, GOLDEN_WORDS), None if pair is None else cut(pair, GOLDEN_WORDS)) for text, pair, _ in chosen]
+    return list(dict.fromkeys(texts))
+
+
+def golden(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> list[Golden]:
+    """What the model in `folder` answers, each text alone: int8 activations are scaled by all that a batch holds."""
+    tokenizer = Tokenizer(folder, manifest.tokens.max_length)
+    engine = Engine(tokenizer, OnnxRuntime(folder / MODEL, manifest.threads), manifest.labels)
+    answers = [engine.logits([text])[0].tolist() for text in texts]
+    return [Golden(text=text, text_pair=pair, logits=row) for (text, pair), row in zip(texts, answers, strict=True)]

@@ -1,0 +1,102 @@
+"""`bertline bench`: a bundle beside the PyTorch model it came from and that model in fp32 on ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bertline.artifacts import bundle, encoder, files, machine, run
+from bertline.artifacts.bundle import Manifest
+from bertline.artifacts.errors import InputError
+from bertline.bench import compare, report, systems
+from bertline.bench.systems import System
+from bertline.export import convert
+from bertline.tasks import text_classification
+from bertline.tasks.text_classification import Example
+
+ROUNDS = 3
+Say = Callable[[str], None]
+
+
+def bench(folder: Path, against: Sequence[str], data: Path | None, html: Path | None, say: Say) -> dict[str, Any]:
+    """Measure a bundle beside what it is held against; write the page where one is asked for.
+
+    Args:
+        folder: the bundle.
+        against: runs or models; by default what the bundle was made from. The first is also measured in fp32 on
+            ONNX Runtime, and agreement is with it.
+        data: labelled examples; by default the test split of the run that the bundle was made from.
+        html: where to write the page; it must not exist.
+        say: takes a line of progress.
+
+    Returns:
+        The `bench` JSON.
+
+    Raises:
+        InputError: the bundle's source is gone or changed and nothing else is named; or as the readers raise.
+    """
+    if html is not None:
+        files.refuse_existing(html)
+    manifest = bundle.verify(folder)
+    models = [run.model(place) for place in against] or [_source(folder, manifest)]
+    examples = _examples(folder, manifest, data)
+    texts = [example.texts for example in examples]
+    gold = [manifest.labels.index(example.label) for example in examples]
+    with tempfile.TemporaryDirectory(prefix="bertline-") as work:
+        say("onnxruntime-fp32: converting")
+        compared = [*_systems(models, manifest, Path(work)), systems.from_bundle(folder)]
+        grid = compare.default_grid(compared)
+        tell = lambda what, done, steps: say(f"[{done}/{steps}] {what}")  # noqa: E731
+        result = compare.bench(compared, texts, gold, manifest.labels, grid, ROUNDS, machine.cores(), tell)
+    if html is not None:
+        files.write_text(html, report.bench_page(result, shlex.join(["bertline", *sys.argv[1:]])))
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print a result as tables."""
+    Console().print(report.terminal(result))
+
+
+def _source(folder: Path, manifest: Manifest) -> Path:
+    """The model that a bundle was made from, if it still is that model."""
+    model = run.model(source_place(folder, manifest))
+    if encoder.weights_sha256(model) != manifest.source.weights_sha256:
+        raise InputError(
+            f"{model}: its weights have changed since {folder} was made from them; name what to use: --against"
+        )
+    return model
+
+
+def source_place(folder: Path, manifest: Manifest) -> str:
+    """What a bundle was made from, as a place that can be opened from here: local ones are recorded relative to it."""
+    place = manifest.source.place
+    beside = Path(os.path.normpath(folder / place))
+    return str(beside) if beside.exists() else place
+
+
+def _examples(folder: Path, manifest: Manifest, data: Path | None) -> list[Example]:
+    if data is None:
+        data = run.RunFolder(Path(source_place(folder, manifest))).split("test")
+        if not data.is_file():
+            raise InputError(
+                f"{data}: no test split beside what {folder} was made from; name labelled examples: --data"
+            )
+    return text_classification.read_labelled(data, manifest.labels)
+
+
+def _systems(models: Sequence[Path], manifest: Manifest, work: Path) -> list[System]:
+    names = ["pytorch", *(f"pytorch {model}" for model in models[1:])]
+    labels, max_length = tuple(manifest.labels), manifest.tokens.max_length
+    eager = [
+        System(name, "pytorch", model, model, max_length, labels) for name, model in zip(names, models, strict=True)
+    ]
+    onnx = convert.to_onnx(models[0], work)
+    return [*eager, System("onnxruntime-fp32", "onnxruntime", onnx, models[0], max_length, labels)]

@@ -1,0 +1,161 @@
+"""The `bertline` command: each subcommand reads its arguments, calls one function and prints what it returns.
+
+Words and progress go to stderr; `--json` prints one JSON object on stdout (`predict`: one a line). Exit codes: 0 done,
+1 it ran and the answer is no, 2 the input is wrong. Heavy imports stay inside the subcommands: `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bertline import __version__
+from bertline.artifacts.errors import BertlineError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+path_type = click.Path(path_type=Path)
+
+
+class Group(click.Group):
+    """Ends with the exit code that an error stands for, and its words on stderr instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BertlineError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            click.echo(f"{error.filename or 'the disk'}: {error.strerror}; nothing was overwritten", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bertline")
+def main() -> None:
+    """A production line for encoder models: recipe -> train -> export -> bench -> predict."""
+
+
+@main.command()
+@click.argument("recipe", type=path_type)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe.")
+@click.option("--gpus", type=click.IntRange(1), help="GPUs of this machine to use.  [default: all]")
+@click.option("--ranks", type=click.IntRange(1), help="CPU ranks, where there is no GPU.  [default: one a NUMA node]")
+@click.option("--hostfile", type=path_type, help="DeepSpeed hostfile: one line a machine, 'NAME slots=GPUS'.")
+@click.option("--run", type=path_type, help="Folder of the run.  [default: runs/NAME]")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and the command line, and stop.")
+@json_option
+def train(recipe: Path, as_json: bool, **options: Any) -> None:
+    """Fine-tune a model as RECIPE says, with DeepSpeed."""
+    from bertline.launch import training
+
+    folder = training.start(recipe, **options)
+    if folder is not None and as_json:
+        _print(training.result(folder), as_json)
+
+
+@main.command()
+@click.argument("source", metavar="RUN|MODEL")
+@click.option("-o", "--output", type=path_type, metavar="BUNDLE", help="Folder to make.  [default: bundles/NAME]")
+@click.option("--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Metric it may lose.")
+@click.option(
+    "--target",
+    type=click.Choice(["auto", "avx2", "avx512", "avx512_vnni", "arm64"]),
+    default="auto",
+    show_default=True,
+    help="CPU class that will serve the bundle; auto: this machine's.",
+)
+@click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
+@json_option
+def export(source: str, output: Path | None, max_drop: float, target: str, data: Path | None, as_json: bool) -> None:
+    """Make a bundle: the fastest int8 ONNX model of a run that is still right on this CPU."""
+    from bertline.export.export import export as make
+
+    result = make(source, output or Path("bundles", Path(source).name), max_drop, target, data, _say)
+    if as_json:
+        _print(result, as_json)
+
+
+@main.command()
+@click.argument("bundle", type=path_type)
+@click.option(
+    "--against", metavar="RUN|MODEL", multiple=True, help="What to compare with.  [default: what it was made from]"
+)
+@click.option("--data", type=path_type, help="Labelled examples to score.  [default: the run's test split]")
+@click.option("--html", type=path_type, help="Write the report as a page that stands alone.")
+@json_option
+def bench(bundle: Path, against: tuple[str, ...], data: Path | None, html: Path | None, as_json: bool) -> None:
+    """Measure BUNDLE beside the PyTorch model it came from and ONNX Runtime in fp32."""
+    from bertline.launch import benchmark
+
+    result = benchmark.bench(bundle, against, data, html, _say)
+    _print(result, as_json) if as_json else benchmark.show(result)
+
+
+@main.command()
+@click.argument("bundle", type=path_type)
+@click.argument("texts", metavar="[TEXT]...", nargs=-1)
+@click.option("--in", "source", type=path_type, help="File of texts: CSV, JSONL or Parquet with the column text.")
+@click.option("--out", "target", type=path_type, help="JSON lines file of answers to write.  [default: stdout]")
+@json_option
+def predict(bundle: Path, texts: tuple[str, ...], source: Path | None, target: Path | None, as_json: bool) -> None:
+    """Answer TEXTs, or the rows of a file, with BUNDLE. A bundle on pairs takes TEXTs two by two."""
+    from bertline.launch import prediction
+
+    prediction.predict(bundle, texts, source, target, as_json)
+
+
+@main.command()
+@click.argument("folder", metavar="RUN|BUNDLE", type=path_type)
+@json_option
+def inspect(folder: Path, as_json: bool) -> None:
+    """Tell what a folder is, where it comes from and what it measured; verify its checksums."""
+    from bertline.launch import inspection
+
+    _print(inspection.facts(folder), as_json)
+
+
+@main.command()
+@json_option
+def demo(as_json: bool) -> None:
+    """Train, export, measure and ask a real model on real reviews, from installed packages alone."""
+    from bertline.launch import demonstration
+
+    result = demonstration.demo(_say)
+    if as_json:
+        _print(result, as_json)
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Tell what this machine can do: GPUs, DeepSpeed ops, CPU instruction sets, runtimes, versions."""
+    from bertline.launch import examination
+
+    _print(examination.facts(), as_json)
+
+
+def _print(value: Any, as_json: bool) -> None:
+    """A JSON object, or the same as YAML, which people read more easily."""
+    import yaml
+
+    if as_json:
+        click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    else:
+        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120), nl=False)
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""DeepSpeed's launcher: the command line and environment that start the ranks of a run, and what becomes of them.
+
+`command` builds exactly what a person would type, `deepspeed … --module bertline.train RECIPE …`; DeepSpeed itself is
+imported by the child alone. Which GPUs there are is asked of `nvidia-smi`, so that no torch is loaded to find out.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bertline.artifacts import machine
+from bertline.artifacts.errors import InputError
+
+GRACE = 20.0
+"""Seconds that ranks have to end after being told to; DeepSpeed's launcher takes a few itself."""
+STDERR = 2
+"""The file descriptor that the launcher and the ranks write all their words to."""
+
+
+def default_ranks() -> tuple[int, str]:
+    """How many ranks make sense on this machine, and on what: (3, "gpu") or (1, "cpu").
+
+    All GPUs that CUDA may use; without one, a rank for each NUMA node of the CPU: on one node a rank with all cores was
+    measured to be as fast as several with a core each, or faster.
+    """
+    gpus = len(visible_gpus())
+    return (gpus, "gpu") if gpus else (machine.numa_nodes(), "cpu")
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that CUDA would use, by number (or as CUDA_VISIBLE_DEVICES names them); none where torch has no CUDA."""
+    if _torch_version().endswith("+cpu"):
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(number) for number, _ in enumerate(listed.stdout.splitlines())]
+
+
+def command(
+    recipe: Path,
+    sets: Sequence[str] = (),
+    run: Path | None = None,
+    resume: bool = False,
+    gpus: int | None = None,
+    ranks: int | None = None,
+    hostfile: Path | None = None,
+) -> list[str]:
+    """The command line: DeepSpeed's launcher, run by this very Python, and what each rank is to do.
+
+    Args:
+        recipe: YAML file.
+        sets: KEY=VALUE overrides.
+        run: its folder.
+        resume: continue the run that is there.
+        gpus: ranks, each with a GPU; all GPUs where neither this nor `ranks` nor `hostfile` is given.
+        ranks: ranks on the CPU.
+        hostfile: DeepSpeed's, a line `HOST slots=N` for each machine.
+
+    Raises:
+        InputError: more than one of the last three; more GPUs than there are.
+    """
+    kind, count = _where(gpus, ranks, hostfile)
+    line = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical", "--master_port", _free_port()]
+    if hostfile is not None:
+        line += ["--hostfile", str(hostfile)]
+    elif kind == "cpu" or "CUDA_VISIBLE_DEVICES" not in os.environ:  # else DeepSpeed goes by that variable
+        line += ["--num_gpus", str(count)]
+    line += ["--module", "bertline.train", str(recipe)]
+    for override in sets:
+        line += ["--set", override]
+    if run is not None:
+        line += ["--run", str(run)]
+    return [*line, "--resume"] if resume else line
+
+
+def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Path | None = None) -> dict[str, str]:
+    """The environment for `command` with the same arguments.
+
+    CPU ranks get their share of the cores; the folder of this Python's programs (ninja) is on PATH, for DeepSpeed ops
+    that a recipe's `deepspeed` section may need.
+    """
+    kind, count = _where(gpus, ranks, hostfile)
+    variables = dict(os.environ)
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
+    if kind == "cpu":
+        variables.pop("CUDA_VISIBLE_DEVICES", None)
+        variables["DS_ACCELERATOR"] = "cpu"
+        variables["OMP_NUM_THREADS"] = str(max(1, machine.cores() // count))
+    elif kind == "gpu" and "CUDA_VISIBLE_DEVICES" in variables:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible_gpus()[:count])
+    return variables
+
+
+def run(line: Sequence[str], variables: dict[str, str]) -> int:
+    """Start the ranks and wait for them; whatever ends this process ends them too.
+
+    Returns:
+        the exit code of the rank that failed, or 0. What it writes to stdout goes to stderr.
+    """
+    launcher = subprocess.Popen(line, env=variables, stdout=STDERR, start_new_session=True)
+    with _ending(launcher):
+        code = launcher.wait()
+    if code not in (0, 1, 2):
+        print(f"a rank ended with {_explain(code)}; its last words are above", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _ending(launcher: "subprocess.Popen[Any]") -> Iterator[None]:
+    """End the launcher and its ranks with the block: they are a session of their own, which Ctrl-C does not reach."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):  # usually no one is left to be ended
+                os.killpg(launcher.pid, number)
+                launcher.wait(GRACE)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[str, int]:
+    """("gpu" | "cpu" | "hosts", number of ranks on this machine)."""
+    flags = {"--gpus": gpus, "--ranks": ranks, "--hostfile": hostfile}
+    given = [name for name, value in flags.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(
+            f"{' and '.join(given)}: give one: GPUs of this machine, ranks on its CPU, or a list of machines"
+        )
+    if hostfile is not None:
+        if not hostfile.is_file():
+            raise InputError(f"{hostfile}: no such file; a hostfile has a line `HOST slots=N` for each machine")
+        return "hosts", 0
+    if ranks is not None:
+        return "cpu", ranks
+    if gpus is None:
+        count, kind = default_ranks()
+        return kind, count
+    present = visible_gpus()
+    if gpus > len(present):
+        raise InputError(f"--gpus {gpus}: there are {len(present)} that CUDA may use; --ranks N trains on the CPU")
+    return "gpu", gpus
+
+
+def _torch_version() -> str:
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _free_port() -> str:
+    """A port that no one listens on now, so that runs side by side do not meet."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return str(listener.getsockname()[1])
+
+
+def _explain(code: int) -> str:
+    """A rank's exit code in words: Python passes signal N on as -N, which the shell's eight bits show as 256 - N."""
+    number = -code if code < 0 else 256 - code
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"exit code {code}"
+    return f"signal {name}" + (": the machine may have run out of memory" if name == "SIGKILL" else "")

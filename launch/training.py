@@ -1,0 +1,73 @@
+"""`bertline train`: check the recipe, start the ranks, read what they leave behind."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts import run as runs
+from bertline.artifacts.errors import BertlineError, InputError
+from bertline.launch import deepspeed_launcher
+
+
+def start(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    gpus: int | None = None,
+    ranks: int | None = None,
+    hostfile: Path | None = None,
+    run: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> Path | None:
+    """Train as a recipe says, in processes of DeepSpeed's launcher; returns the run's folder, or None after a dry run.
+
+    Args:
+        path: the recipe.
+        overrides: KEY=VALUE.
+        gpus: of this machine; all by default.
+        ranks: on the CPU, where there is no GPU.
+        hostfile: DeepSpeed's, for several machines.
+        run: the run's folder; runs/NAME by default.
+        resume: go on from its newest checkpoint.
+        dry_run: print the resolved recipe and the command line, and start nothing.
+
+    Raises:
+        InputError: of the recipe, the folder or the machine; before anything is started where that can be known.
+        BertlineError: a rank failed; it has said why.
+    """
+    recipe = recipes.load(path, overrides)
+    folder = run or Path("runs", recipe.name)
+    line = deepspeed_launcher.command(path, overrides, folder, resume, gpus, ranks, hostfile)
+    if dry_run:
+        click.echo(f"{recipes.dump(recipe)}---\n{shlex.join(line)}")
+        return None
+    code = deepspeed_launcher.run(line, deepspeed_launcher.environment(gpus, ranks, hostfile))
+    if code != 0:
+        kind = InputError if code == InputError.exit_code else BertlineError
+        raise kind(f"{folder}: training ended with exit code {code}; the reason is above")
+    return folder
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """What `bertline train --json` prints of a finished run."""
+    kept = (
+        "task",
+        "metric",
+        "best",
+        "validation",
+        "test",
+        "ranks",
+        "steps",
+        "seconds",
+        "tokens_per_second",
+        "padding_share",
+    )
+    values = runs.read_summary(folder).model_dump(mode="json")
+    return {"run": str(folder), **{key: values[key] for key in kept}}

@@ -1,0 +1,76 @@
+"""A tiny classifier, the same as ONNX, and what was measured of both once for all tests."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bertline.bench import compare
+from bertline.bench.compare import Measured
+from bertline.bench.systems import System
+from bertline.tasks.tokens import Text
+from tests.conftest import make_model, make_texts
+
+LABELS = ("negative", "positive")
+GRID = ((1, 16), (1, 64), (3, 16))
+
+
+def to_onnx(model: Path, path: Path) -> Path:
+    """The classifier as fp32 ONNX, by torch's own exporter."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's: the exporter that needs no further package is deprecated
+        torch.onnx.export(
+            AutoModelForSequenceClassification.from_pretrained(model).eval(),
+            (ids, ids, ids * 0),
+            str(path),
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={name: {0: "batch", 1: "length"} for name in names},
+            dynamo=False,
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Two systems that compute one model, the texts they were asked, and what came of it."""
+
+    systems: list[System]
+    texts: list[Text]
+    gold: list[int]
+    measured: list[Measured]
+    told: list[str]
+
+
+@pytest.fixture(scope="session")
+def systems(tmp_path_factory: pytest.TempPathFactory) -> list[System]:
+    folder = tmp_path_factory.mktemp("bench")
+    model = make_model(folder / "classifier", LABELS)
+    onnx = to_onnx(model, folder / "model.onnx")
+    return [
+        System("pytorch", "pytorch", model, model, 32, LABELS),
+        System("onnxruntime-fp32", "onnxruntime", onnx, model, 32, LABELS),
+    ]
+
+
+@pytest.fixture(scope="session")
+def bench(systems: list[System]) -> Bench:
+    rows = make_texts(50)
+    texts: list[Text] = [(row["text"], None) for row in rows]
+    gold = [LABELS.index(row["label"]) for row in rows]
+    told: list[str] = []
+    measured = compare.measure(
+        systems,
+        texts,
+        GRID,
+        rounds=2,
+        threads=1,
+        on_progress=lambda what, done, steps: told.append(f"{done}/{steps} {what}"),
+    )
+    return Bench(systems, texts, gold, measured, told)

@@ -1,0 +1,111 @@
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertline.bench import compare
+from bertline.bench.compare import Measured, Point
+from bertline.bench.systems import System
+
+from .conftest import GRID, LABELS, Bench
+
+
+def test_logits_are_those_of_a_plain_forward_pass_in_the_order_of_the_texts(bench: Bench) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = bench.systems[0].model
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        expected = [
+            model(**tokenizer(text, truncation=True, max_length=32, return_tensors="pt")).logits[0].numpy()
+            for text, _ in bench.texts
+        ]
+    for measured in bench.measured:
+        np.testing.assert_allclose(measured.logits, expected, atol=1e-5)
+
+
+def test_every_system_is_timed_at_every_point(bench: Bench) -> None:
+    for system, measured in zip(bench.systems, bench.measured, strict=True):
+        assert measured.name == system.name
+        assert [(point.batch, point.length) for point in measured.grid] == list(GRID)
+        for point in measured.grid:
+            assert 0 < point.p50_ms <= point.p90_ms <= point.p99_ms
+        assert measured.load_seconds > 0
+
+
+def test_sizes_are_those_of_the_weights_on_disk(bench: Bench) -> None:
+    pytorch, onnx = bench.systems
+    assert bench.measured[0].size_bytes == (pytorch.model / "model.safetensors").stat().st_size
+    assert bench.measured[1].size_bytes == onnx.model.stat().st_size
+
+
+def test_systems_take_turns(bench: Bench) -> None:
+    assert bench.told == [
+        "1/8 pytorch: loaded",
+        "2/8 onnxruntime-fp32: loaded",
+        "3/8 pytorch: round 1 of 2 timed",
+        "4/8 onnxruntime-fp32: round 1 of 2 timed",
+        "5/8 pytorch: round 2 of 2 timed",
+        "6/8 onnxruntime-fp32: round 2 of 2 timed",
+        "7/8 pytorch: 50 texts scored",
+        "8/8 onnxruntime-fp32: 50 texts scored",
+    ]
+
+
+def test_the_default_grid_ends_where_the_positions_do(systems: list[System]) -> None:
+    assert compare.default_grid(systems) == [(1, 16), (1, 64)]  # the tiny model holds 64
+
+
+def test_percentiles_by_hand() -> None:
+    point = compare.point(2, 16, [ms / 1000 for ms in (3, 1, 2, 5, 4, 11, 7, 6, 8, 9, 10)])
+    assert asdict(point) == pytest.approx(
+        {"batch": 2, "length": 16, "p50_ms": 6.0, "p90_ms": 10.0, "p99_ms": 10.9, "texts_per_second": 2 / 0.006}
+    )
+
+
+def measured(name: str, *p50_ms: tuple[int, int, float], logits: Any = ()) -> Measured:
+    grid = [Point(batch, length, ms, ms, ms, batch * 1000 / ms) for batch, length, ms in p50_ms]
+    return Measured(name, np.array(logits), grid, load_seconds=0.5, peak_rss_bytes=10, size_bytes=20)
+
+
+def test_geometric_mean_by_hand() -> None:
+    slow = measured("slow", (1, 16, 8.0), (1, 512, 80.0), (32, 128, 900.0))
+    fast = measured("fast", (1, 16, 1.0), (1, 512, 40.0), (32, 128, 100.0))
+    assert compare.geometric_mean_speedup(fast, slow) == pytest.approx(4.0)  # √(8 · 2)
+    assert compare.geometric_mean_speedup(slow, fast) == pytest.approx(0.25)
+    assert compare.geometric_mean_speedup(fast, slow, batch=32) == pytest.approx(9.0)
+
+
+def test_the_json_of_a_bench(bench: Bench) -> None:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    pytorch, onnx = bench.measured
+    result = compare.summarize(bench.measured, bench.gold, LABELS, rounds=2, threads=1)
+    assert json.loads(json.dumps(result)) == result
+    assert list(result) == ["machine", "systems", "speedup", "threads", "texts", "rounds", "measured", "versions"]
+    assert result["speedup"] == {"onnxruntime-fp32 over pytorch": compare.geometric_mean_speedup(onnx, pytorch)}
+    assert (result["texts"], result["rounds"], result["threads"]) == (50, 2, 1)
+    for row, each in zip(result["systems"], bench.measured, strict=True):
+        predicted = each.logits.argmax(axis=1)
+        assert row == {
+            "name": each.name,
+            "grid": [asdict(point) for point in each.grid],
+            "accuracy": pytest.approx(accuracy_score(bench.gold, predicted)),
+            "macro_f1": pytest.approx(f1_score(bench.gold, predicted, average="macro")),
+            "agreement": 1.0,
+            "size_bytes": each.size_bytes,
+            "peak_rss_bytes": each.peak_rss_bytes,
+            "load_seconds": each.load_seconds,
+        }
+
+
+def test_agreement_is_the_share_of_labels_like_the_first_systems() -> None:
+    first = measured("a", (1, 16, 1.0), logits=[[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    other = measured("b", (1, 16, 1.0), logits=[[0.0, 2.0], [0.0, 1.0], [1.0, 0.0], [0.1, 0.2]])
+    result = compare.summarize([first, other], [0, 0, 0, 0], LABELS, rounds=1, threads=1)
+    assert [row["agreement"] for row in result["systems"]] == [1.0, 0.5]
+    assert [row["accuracy"] for row in result["systems"]] == [0.25, 0.25]

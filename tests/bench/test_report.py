@@ -1,0 +1,208 @@
+import io
+import re
+from functools import cache
+from html.parser import HTMLParser
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bertline.bench import plots, report
+
+MACHINE = {
+    "cpu": "Imagined CPU <9>",
+    "cpu_class": "avx2",
+    "instruction_sets": ["avx2", "fma"],
+    "cores": 2,
+    "memory_bytes": 8_000_000_000,
+    "system": "Linux x86_64",
+    "python": "3.11.7",
+}
+VERSIONS = {"bertline": "0.1.0", "onnxruntime": "1.32.0"}
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+def system(name: str, factor: float) -> dict[str, Any]:
+    grid = [
+        {
+            "batch": batch,
+            "length": length,
+            "p50_ms": ms * factor,
+            "p90_ms": ms * factor * 1.1,
+            "p99_ms": ms * factor * 1.3,
+            "texts_per_second": batch * 1000 / ms / factor,
+        }
+        for batch, length, ms in [(1, 16, 5.6), (1, 64, 11.3), (1, 128, 19.3), (1, 512, 83.0), (32, 128, 1007.4)]
+    ]
+    return {
+        "name": name,
+        "grid": grid,
+        "accuracy": 0.8415,
+        "macro_f1": 0.8391,
+        "agreement": 0.985,
+        "size_bytes": 23_100_000,
+        "peak_rss_bytes": 161_000_000,
+        "load_seconds": 0.123,
+    }
+
+
+RESULT: dict[str, Any] = {
+    "machine": MACHINE,
+    "systems": [system("pytorch", 1.0), system("onnxruntime-fp32", 0.5), system("<bundle>", 0.21)],
+    "speedup": {"onnxruntime-fp32 over pytorch": 2.0, "<bundle> over pytorch": 4.76},
+    "threads": 2,
+    "texts": 1000,
+    "rounds": 3,
+    "measured": "2026-01-02T03:04:05+00:00",
+    "versions": VERSIONS,
+}
+
+
+def candidate(name: str, factor: float, drop: float, chosen: bool = False) -> dict[str, Any]:
+    return {
+        "name": name,
+        "runtime": "onnxruntime",
+        "value": 0.85 - drop,
+        "drop": drop,
+        "drop_interval": [drop - 0.006, drop + 0.006],
+        "size_bytes": 23_100_000,
+        "p50_ms": {"1x16": 2.1 * factor, "1x128": 8.5 * factor, "32x128": 285.0 * factor},
+        "chosen": chosen,
+        "why": "the fastest within max_drop" if chosen else f"{name} & others are not",
+    }
+
+
+EXPORT: dict[str, Any] = {
+    "metric": "accuracy",
+    "baseline": 0.85,
+    "drop": 0.002,
+    "pytorch_p50_ms": {"1x16": 5.6, "1x128": 19.3, "32x128": 557.0},
+    "fidelity": {"max_abs_logit_diff": 3.2e-6, "texts": 256},
+    "candidates": [candidate("fp32", 1.0, 0.0), candidate("int8", 0.5, 0.002, True), candidate("int4", 0.4, 0.05)],
+}
+MANIFEST: dict[str, Any] = {
+    "name": "reviews",
+    "max_drop": 0.01,
+    "examples": 500,
+    "threads": 2,
+    "machine": MACHINE,
+    "versions": VERSIONS,
+    "created": "2026-01-02T03:04:05+00:00",
+    "source": {"place": "../run"},
+    "notices": ["no fused candidates, for a reason"],
+}
+
+
+class Page(HTMLParser):
+    """A page that must be balanced, with its tags, attributes and words."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def draw(name: str) -> str:
+    if name == "bench":
+        return report.bench_page(RESULT, "bertline bench b --html b.html")
+    return report.export_page(EXPORT, MANIFEST)
+
+
+html_of = cache(draw)
+
+
+@pytest.mark.parametrize("name", ["bench", "export"])
+def test_a_page_stands_alone(name: str) -> None:
+    html = html_of(name)
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"https?:|//|@import", html)
+    assert all(value.startswith("#") for key, value in page.attributes if key in ("href", "xlink:href", "src"))
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+
+
+@pytest.mark.parametrize("name", ["bench", "export"])
+def test_ids_are_unique_and_all_references_are_met(name: str) -> None:
+    html = html_of(name)
+    ids = [value for key, value in Page(html).attributes if key == "id"]
+    assert len(ids) == len(set(ids))
+    assert {*re.findall(r'href="#([^"]+)"', html), *re.findall(r"url\(#([^)]+)\)", html)} <= set(ids)
+
+
+@pytest.mark.parametrize("name", ["bench", "export"])
+def test_the_same_figures_give_the_same_page(name: str) -> None:
+    assert draw(name) == html_of(name)
+
+
+def test_the_bench_page_shows_every_figure_of_every_system() -> None:
+    words = Page(html_of("bench")).words
+    for row in RESULT["systems"]:
+        assert row["name"] in words
+        for point in row["grid"]:
+            for key in ("p50_ms", "p90_ms", "p99_ms", "texts_per_second"):
+                assert plots.figure(point[key]) in words
+    for text in ("0.8415", "0.8391", "98.5%", "23.1 MB", "161 MB", "0.12 s", "2.0 ×", "4.8 ×"):
+        assert text in words
+    for text in ("Imagined CPU <9>", "avx2", "onnxruntime 1.32.0", "2026-01-02T03:04:05", "bertline bench b --html"):
+        assert text in words
+
+
+def test_the_export_page_shows_every_candidate_and_marks_the_chosen_one() -> None:
+    html = html_of("export")
+    words = Page(html).words
+    for row in EXPORT["candidates"]:
+        assert row["why"] in words
+        assert all(plots.figure(ms) in words for ms in row["p50_ms"].values())
+        assert f"{row['drop']:+.4f}" in words
+    assert "no fused candidates, for a reason" in words
+    assert "4.9 ×" in words  # √(5.6 / 1.05 · 19.3 / 4.25)
+    assert re.findall(r'<tr class="marked">\s*<th scope="row">(\w+)', html) == ["int8"]
+    assert "var(--warn)" in html  # the line that max_drop draws
+
+
+def test_the_terminal_shows_all_in_80_columns() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.terminal(RESULT))
+    text = console.export_text()
+    assert "…" not in text
+    for row in RESULT["systems"]:
+        assert text.count(row["name"]) == 2
+        assert all(plots.figure(point["p50_ms"]) in text for point in row["grid"])
+    assert "4.76 ×" in text
+
+
+def test_figures_have_three_digits_and_no_exponent() -> None:
+    assert [plots.figure(value) for value in (0.0684, 4.321, 19.34, 557.1, 1007.4)] == [
+        "0.07",
+        "4.32",
+        "19.3",
+        "557",
+        "1,007",
+    ]
+
+
+def test_labels_are_moved_apart_and_keep_their_order() -> None:
+    assert plots.spread([10.0, 0.0, 100.0, 10.5], 8) == pytest.approx([8.8, 0.8, 100.0, 16.8], abs=2)
+    apart = sorted(plots.spread([1.0, 1.1, 1.2, 1.3, 50.0], 5))
+    assert all(high - low >= 4.99 for low, high in pairwise(apart))

@@ -1,0 +1,109 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bertline.artifacts.errors import BertlineError, DamagedError, InputError
+from bertline.bench import compare, inputs, worker
+from bertline.bench.pytorch import PyTorchRuntime
+from bertline.bench.systems import System
+from bertline.bench.worker import Worker
+
+ORPHAN = """
+import os, pickle, signal, sys
+from bertline.bench.worker import Worker
+
+if __name__ == "__main__":
+    worker = Worker(pickle.load(sys.stdin.buffer), threads=1)
+    worker.prepare()
+    print(worker._process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs: not gone, and not merely waiting to be reaped."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_failing_system_is_told_in_one_line_and_no_process_is_left(systems: list[System], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    pair = [systems[1], System("half-baked", "onnxruntime", broken, systems[1].tokenizer, 32, ("a", "b"))]
+    with pytest.raises(DamagedError, match=r"^half-baked: .*broken\.onnx: ONNX Runtime .* cannot load it") as caught:
+        compare.measure(pair, [("a good film", None)], [(1, 16)], rounds=1, threads=1)
+    assert "\n" not in str(caught.value)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_dies_is_told_by_its_signal(systems: list[System]) -> None:
+    with Worker(systems[1], threads=1) as one:
+        one.prepare()
+        pid = one._process.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(BertlineError, match=r"^onnxruntime-fp32: its process ended by SIGKILL"):
+            one.peak_rss_bytes()
+    assert not alive(pid)
+
+
+def test_a_worker_ends_when_its_parent_is_killed(systems: list[System], tmp_path: Path) -> None:
+    import pickle
+
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    parent = subprocess.run(
+        [sys.executable, script], input=pickle.dumps(systems[1]), stdout=subprocess.PIPE, check=False, timeout=60
+    )
+    assert parent.returncode == -signal.SIGKILL
+    for _ in range(300):
+        if not alive(int(parent.stdout)):
+            return
+        time.sleep(0.1)
+    pytest.fail("the worker outlived its parent by 30 s")
+
+
+def test_peak_memory_is_the_workers_own_not_its_parents(systems: list[System]) -> None:
+    ballast = b"x" * 400_000_000
+    with Worker(systems[1], threads=1) as one:
+        one.prepare()
+        assert 10_000_000 < one.peak_rss_bytes() < worker.peak_rss_bytes() - len(ballast) // 2
+
+
+def cpu_ticks(pid: int | None) -> int:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return int(user) + int(system)
+
+
+def test_a_worker_that_has_answered_uses_no_processor(systems: list[System]) -> None:
+    (batch,) = inputs.make(systems[1].tokenizer, [("a good film", None)], [(1, 64)])
+    with Worker(systems[1], threads=2) as one:
+        one.load(batch)
+        one.time([batch])
+        before = cpu_ticks(one._process.pid)
+        time.sleep(0.5)
+        assert cpu_ticks(one._process.pid) - before <= 1  # of 100 ticks a second and thread
+
+
+def test_the_first_repetition_is_not_counted() -> None:
+    calls: list[None] = []
+    seconds = worker.repeat(lambda: calls.append(None))
+    assert worker.MIN_REPETITIONS <= len(seconds) < len(calls)
+
+
+def test_a_model_without_its_head_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(InputError, match=r"no weights for classifier\.bias, classifier\.weight"):
+        PyTorchRuntime(tiny_model, threads=1)
+
+
+def test_a_model_that_is_no_text_classifier_is_refused(tiny_model: Path) -> None:
+    config = tiny_model / "config.json"
+    config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "vit"'))
+    with pytest.raises(InputError, match="no text classifier of type 'vit'"):
+        PyTorchRuntime(tiny_model, threads=1)

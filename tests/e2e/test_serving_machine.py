@@ -1,0 +1,31 @@
+"""A machine that only serves: a fresh venv with the base dependencies has no torch, and answers all the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.command import Line
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_predict_and_inspect_need_no_torch(line: Line, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", ROOT], check=True)
+    installed = json.loads(subprocess.check_output([python, "-m", "pip", "list", "--format", "json"]))
+    assert not {"torch", "transformers", "datasets", "scikit-learn", "deepspeed"} & {one["name"] for one in installed}
+
+    package = next((tmp_path / "venv").glob("lib/python3*/site-packages/bertline"))
+    for name in ("py.typed", "launch/recipes/demo.yaml", "bench/report.html.j2"):
+        assert (package / name).is_file(), name
+
+    command = [python.with_name("bertline")]
+    bundle = line.folder / "bundles/reviews"
+    answers = subprocess.check_output([*command, "predict", bundle, "loved it", "hated it", "--json"], text=True)
+    assert [set(json.loads(row)["scores"]) for row in answers.splitlines()] == [{"negative", "positive"}] * 2
+    told = json.loads(subprocess.check_output([*command, "inspect", bundle, "--json"]))
+    assert told["kind"] == "bundle"
+    assert "torch" not in json.loads(subprocess.check_output([*command, "doctor", "--json"]))["versions"]

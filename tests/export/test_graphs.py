@@ -1,0 +1,114 @@
+"""The fused and quantized graphs: what stands in the files, and that they still compute the same."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bertline.export import graphs
+from bertline.export.graphs import Graph
+from bertline.serve.runtimes import OnnxRuntime
+from bertline.tasks.tokens import Batch, Tokenizer
+from tests.conftest import make_texts
+
+NAMES = ["int8-signed", "int8-unsigned", "int8-signed-fused", "int8-unsigned-fused"]
+
+
+def operators(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    """The quantized matrices."""
+    tensors = {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+    return {name: tensor for name, tensor in tensors.items() if name.endswith("_quantized") and tensor.ndim == 2}
+
+
+@pytest.fixture
+def batch(run: Path) -> Batch:
+    tokenizer = Tokenizer(run / "best", 64)
+    return tokenizer.pad(tokenizer.encode([(row["text"], None) for row in make_texts(20)]))
+
+
+def test_attention_is_fused_and_logits_stay(fp32: Graph, fused: Graph, batch: Batch) -> None:
+    assert operators(fused.path)["Attention"] == 2
+    assert operators(fused.path)["Softmax"] == 0
+    np.testing.assert_allclose(OnnxRuntime(fused.path, 1).run(batch), OnnxRuntime(fp32.path, 1).run(batch), atol=1e-5)
+
+
+def test_padding_may_stand_on_the_left(fp32: Graph, fused: Graph, batch: Batch) -> None:
+    left = {name: array[:, ::-1].copy() for name, array in batch.items()}
+    np.testing.assert_allclose(OnnxRuntime(fused.path, 1).run(left), OnnxRuntime(fp32.path, 1).run(left), atol=1e-5)
+
+
+def test_onnx_runtime_finds_no_sum_to_fuse_on_loading(quantized: dict[str, Graph], tmp_path: Path) -> None:
+    """Its SkipLayerNormalization would be slower."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    onnxruntime.InferenceSession(str(quantized["int8-signed-fused"].path), options, providers=["CPUExecutionProvider"])
+    loaded = operators(tmp_path / "loaded.onnx")
+    assert loaded["LayerNormalization"] == 5
+    assert loaded["SkipLayerNormalization"] == 0
+    assert loaded["QAttention"] == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_eight_bits_per_channel(quantized: dict[str, Graph], name: str) -> None:
+    path = quantized[name].path
+    found = weights(path)
+    kind = np.uint8 if "unsigned" in name else np.int8
+    assert {tensor.dtype for key, tensor in found.items() if "embeddings" not in key} == {np.dtype(kind)}
+    scales = {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+    per_channel = [key for key in found if scales[key.replace("_quantized", "_scale")].size == found[key].shape[1]]
+    assert len(per_channel) >= 8  # of two layers: joined or single q, k, v; attention output; both dense ones
+    assert not any(
+        one.data_type == TensorProto.FLOAT and np.prod(one.dims) > 400 for one in onnx.load(path).graph.initializer
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quantized_graphs_are_valid_and_take_int64(quantized: dict[str, Graph], name: str) -> None:
+    model = onnx.load(quantized[name].path)
+    onnx.checker.check_model(model)
+    assert {one.name: one.type.tensor_type.elem_type for one in model.graph.input} == dict.fromkeys(
+        ["input_ids", "attention_mask", "token_type_ids"], TensorProto.INT64
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quantized_graphs_answer_alike(fp32: Graph, quantized: dict[str, Graph], name: str, batch: Batch) -> None:
+    expected = OnnxRuntime(fp32.path, 1).run(batch)
+    found = OnnxRuntime(quantized[name].path, 1).run(batch)
+    assert np.mean(found.argmax(axis=1) == expected.argmax(axis=1)) >= 0.9
+
+
+def test_the_same_graph_gives_the_same_bytes(
+    fp32: Graph, fused: Graph, quantized: dict[str, Graph], tmp_path: Path
+) -> None:
+    copy = Graph("fp32", tmp_path / "fp32.onnx")
+    copy.path.write_bytes(fp32.path.read_bytes())
+    again = graphs.fuse(copy, "fp32-fused")
+    assert again is not None
+    assert again.path.read_bytes() == fused.path.read_bytes()
+    for graph in graphs.quantized([copy, again], signed=True):
+        assert graph.path.read_bytes() == quantized[graph.name].path.read_bytes()
+
+
+def test_signed_weights_are_made_only_where_asked(fp32: Graph, tmp_path: Path) -> None:
+    copy = Graph("fp32", tmp_path / "fp32.onnx")
+    copy.path.write_bytes(fp32.path.read_bytes())
+    assert [graph.name for graph in graphs.quantized([copy], signed=False)] == ["int8-unsigned"]
+
+
+def test_a_graph_without_attention_is_not_fused(tmp_path: Path) -> None:
+    node = helper.make_node("Identity", ["input_ids"], ["logits"])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("input_ids", "logits")]
+    model = helper.make_model(helper.make_graph([node], "plain", ends[:1], ends[1:]))
+    onnx.save(model, tmp_path / "fp32.onnx")
+    assert graphs.fuse(Graph("fp32", tmp_path / "fp32.onnx"), "fp32-fused") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["fp32.onnx"]

@@ -1,0 +1,101 @@
+"""What may be exported, and what is refused before anything is computed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bertline.artifacts.errors import DamagedError, InputError
+from bertline.export import sources
+from tests.export.conftest import write_texts
+from tests.export.test_convert import change_config
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_texts(tmp_path / "texts.jsonl", 20)
+
+
+def test_a_run_brings_its_labels_length_metric_and_validation_texts(run: Path) -> None:
+    origin = sources.read(str(run), None)
+    assert (origin.kind, origin.name, origin.model) == ("run", "tiny", "pkg://somewhere/tiny")
+    assert (origin.labels, origin.max_length, origin.metric) == (("negative", "positive"), 48, "f1")
+    assert origin.folder == run / "best"
+    assert len(origin.examples) == len(origin.gold) == 200
+    assert origin.gold[:4] == [0, 1, 0, 1]
+
+
+def test_a_run_may_be_measured_on_other_texts(run: Path, data: Path) -> None:
+    assert len(sources.read(str(run), data).examples) == 20
+
+
+def test_a_model_brings_its_labels_and_positions(tiny_classifier: Path, data: Path) -> None:
+    origin = sources.read(str(tiny_classifier), data)
+    assert (origin.kind, origin.name) == ("model", "classifier")
+    assert (origin.labels, origin.max_length, origin.metric) == (("negative", "positive"), 64, "accuracy")
+
+
+def test_labels_of_data_may_be_indices(tiny_classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("text,label\ngood,1\nbad,0\n")
+    origin = sources.read(str(tiny_classifier), tmp_path / "texts.csv")
+    assert [example.label for example in origin.examples] == ["positive", "negative"]
+
+
+def test_a_local_place_is_told_relative_to_the_bundle(run: Path, tmp_path: Path) -> None:
+    source = sources.read(str(run), None).source(run.parent.parent / "bundles/tiny")
+    assert source.place == f"../../{run.parent.name}/tiny"
+    assert source.model == "pkg://somewhere/tiny"
+    assert len(source.weights_sha256) == 64
+
+
+def test_every_fault_of_a_bare_encoder_is_told(tiny_model: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        sources.read(str(tiny_model), None)
+    assert len(caught.value.faults) == 2
+    assert "architectures is BertModel, without a head" in caught.value.faults[0]
+    assert "--data" in caught.value.faults[1]
+
+
+@pytest.mark.parametrize(
+    "keys", [{"problem_type": "multi_label_classification"}, {"problem_type": "regression"}, {"id2label": {"0": "one"}}]
+)
+def test_what_is_not_one_label_of_several_is_refused(
+    tiny_classifier: Path, data: Path, keys: dict[str, object]
+) -> None:
+    change_config(tiny_classifier, **keys)
+    with pytest.raises(InputError, match="one label out of two or more"):
+        sources.read(str(tiny_classifier), data)
+
+
+def test_a_config_that_names_code_is_refused(tiny_classifier: Path, data: Path) -> None:
+    change_config(tiny_classifier, _attn_implementation_internal="someone/kernel")
+    with pytest.raises(InputError, match="_attn_implementation_internal"):
+        sources.read(str(tiny_classifier), data)
+
+
+def test_an_unfinished_run_is_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "half")
+    (tmp_path / "half/run.json").unlink()
+    with pytest.raises(InputError, match="did not finish"):
+        sources.read(str(tmp_path / "half"), None)
+
+
+def test_a_run_whose_model_was_changed_is_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "changed")
+    change_config(tmp_path / "changed/best", hidden_dropout_prob=0.5)
+    with pytest.raises(DamagedError, match=r"config\.json"):
+        sources.read(str(tmp_path / "changed"), None)
+
+
+def test_a_run_that_went_by_its_loss_is_measured_by_accuracy(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "loss")
+    summary = tmp_path / "loss/run.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "metric": "loss"}))
+    assert sources.read(str(tmp_path / "loss"), None).metric == "accuracy"
+
+
+def test_an_unknown_label_is_told_with_its_row(tiny_classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("text,label\ngood,positive\nwell,mixed\n")
+    with pytest.raises(InputError, match=r"texts\.csv row 3: unknown label 'mixed'"):
+        sources.read(str(tiny_classifier), tmp_path / "texts.csv")

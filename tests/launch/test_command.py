@@ -1,0 +1,116 @@
+"""The command line is frozen: what a run needs grows in the recipe, not here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from bertline.launch.command import main
+
+FLAGS = {
+    "train": ["RECIPE", "--set", "--gpus", "--ranks", "--hostfile", "--run", "--resume", "--dry-run", "--json"],
+    "export": ["RUN|MODEL", "--output", "--max-drop", "--target", "--data", "--json"],
+    "bench": ["BUNDLE", "--against", "--data", "--html", "--json"],
+    "predict": ["BUNDLE", "[TEXT]...", "--in", "--out", "--json"],
+    "inspect": ["RUN|BUNDLE", "--json"],
+    "demo": ["--json"],
+    "doctor": ["--json"],
+}
+
+
+def test_the_commands_and_their_flags() -> None:
+    found = {}
+    for name, command in main.commands.items():
+        found[name] = [
+            parameter.make_metavar(click.Context(command))
+            if isinstance(parameter, click.Argument)
+            else parameter.opts[-1]
+            for parameter in command.params
+        ]
+    assert found == FLAGS
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from bertline.launch.command import main; main(['-h'], standalone_mode=False); print(*sys.modules)"
+    )
+    modules = subprocess.check_output([sys.executable, "-c", script], text=True).split()
+    assert {"numpy", "torch", "pydantic", "rich", "yaml", "onnxruntime"}.isdisjoint(modules)
+    assert "click" in modules
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "nowhere.yaml"], "nowhere.yaml: No such file or directory; a recipe is a YAML file"),
+        (["export", "./nowhere", "-o", "out"], "./nowhere"),
+        (["bench", "nowhere"], "nowhere: not a bundle"),
+        (["predict", "nowhere", "text"], "nowhere: not a bundle"),
+        (["predict", "nowhere"], "nothing to answer"),
+        (["inspect", "nowhere"], "nowhere: neither a run (run.json) nor a bundle (bertline.json)"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    @main.command("fill")
+    def fill() -> None:
+        raise OSError(28, "No space left on device", "model.onnx")
+
+    try:
+        result = CliRunner().invoke(main, ["fill"])
+    finally:
+        del main.commands["fill"]
+    assert result.exit_code == 2
+    assert result.stderr == "model.onnx: No space left on device; nothing was overwritten\n"
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    @main.command("break")
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    try:
+        result = CliRunner().invoke(main, ["break"])
+    finally:
+        del main.commands["break"]
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_doctor_tells_what_is_here() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("bertline"), "doctor", "--json"], capture_output=True, text=True, check=True
+    )
+    told = json.loads(done.stdout)
+    assert set(told) == {"machine", "bf16_on_cpu", "int8", "gpus", "training", "runtimes", "security", "versions"}
+    assert told["training"]["ready"]
+    assert "CPUExecutionProvider" in told["runtimes"]["onnxruntime"]["providers"]
+    assert told["versions"]["transformers"] == "4.57.6"
+    assert told["security"]["kernels"] == "not installed"
+
+
+def test_a_dry_run_starts_nothing(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.jsonl").write_text('{"text": "a", "label": "x"}\n')
+    keys = ("name: dry", "task: text-classification", f"model: {tiny_model}", "data: {train: data.jsonl}")
+    (tmp_path / "dry.yaml").write_text("\n".join([*keys, "tokens: {max_length: 32}"]))
+    result = CliRunner().invoke(main, ["train", "dry.yaml", "--ranks", "2", "--dry-run", "--set", "training.epochs=7"])
+    assert result.exit_code == 0, result.stderr
+    assert "epochs: 7" in result.stdout
+    assert "--module bertline.train dry.yaml --set training.epochs=7 --run runs/dry" in result.stdout
+    assert "--num_gpus 2" in result.stdout
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,125 @@
+"""The line that starts the ranks, its environment, and what becomes of a child that fails or is interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bertline.artifacts import machine
+from bertline.artifacts.errors import InputError
+from bertline.launch import deepspeed_launcher
+
+RECIPE = Path("recipe.yaml")
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which nvidia-smi lists two GPUs and torch can use them."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: a)'\necho 'GPU 1: NVIDIA H200 (UUID: b)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for variable in ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(deepspeed_launcher, "_torch_version", lambda: "2.13.0")
+
+
+def arguments(line: list[str]) -> list[str]:
+    """A command line without the Python and the port that differ from one to the next."""
+    assert line[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
+    assert line[3:6] == ["--log_level", "critical", "--master_port"]
+    return line[7:]
+
+
+def test_cpu_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    line = deepspeed_launcher.command(RECIPE, ["a=1", "b=2"], Path("run"), resume=True, ranks=2)
+    assert arguments(line) == [
+        "--num_gpus", "2", "--module", "bertline.train", "recipe.yaml", "--set", "a=1", "--set", "b=2", "--run", "run",
+        "--resume",
+    ]  # fmt: skip
+    variables = deepspeed_launcher.environment(ranks=2)
+    assert variables["DS_ACCELERATOR"] == "cpu"
+    assert variables["OMP_NUM_THREADS"] == str(max(1, machine.cores() // 2))
+    assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert "CUDA_VISIBLE_DEVICES" not in variables
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_gpus() -> None:
+    assert deepspeed_launcher.default_ranks() == (2, "gpu")
+    assert arguments(deepspeed_launcher.command(RECIPE))[:2] == ["--num_gpus", "2"]
+    assert arguments(deepspeed_launcher.command(RECIPE, gpus=1))[:2] == ["--num_gpus", "1"]
+    assert "DS_ACCELERATOR" not in deepspeed_launcher.environment(gpus=1)
+    with pytest.raises(InputError, match="--gpus 3: there are 2"):
+        deepspeed_launcher.command(RECIPE, gpus=3)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_visible_gpus_are_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,2")
+    assert deepspeed_launcher.default_ranks() == (3, "gpu")
+    assert arguments(deepspeed_launcher.command(RECIPE, gpus=2))[0] == "--module"
+    assert deepspeed_launcher.environment(gpus=2)["CUDA_VISIBLE_DEVICES"] == "5,7"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_torch_without_cuda_uses_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deepspeed_launcher, "_torch_version", lambda: "2.13.0+cpu")
+    assert deepspeed_launcher.default_ranks() == (machine.numa_nodes(), "cpu")
+
+
+def test_hosts(tmp_path: Path) -> None:
+    hostfile = tmp_path / "hosts"
+    with pytest.raises(InputError, match="no such file"):
+        deepspeed_launcher.command(RECIPE, hostfile=hostfile)
+    hostfile.write_text("one slots=8\n")
+    assert arguments(deepspeed_launcher.command(RECIPE, hostfile=hostfile))[:2] == ["--hostfile", str(hostfile)]
+
+
+def test_only_one_kind_of_rank() -> None:
+    with pytest.raises(InputError, match="--gpus and --ranks: give one"):
+        deepspeed_launcher.command(RECIPE, gpus=1, ranks=1)
+
+
+def test_runs_side_by_side_have_ports_of_their_own() -> None:
+    lines = [deepspeed_launcher.command(RECIPE, ranks=1) for _ in range(2)]
+    assert lines[0][6] != lines[1][6]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [("sys.exit(2)", 2, ""), ("print('to stderr')", 0, "to stderr\n"), ("sys.exit(247)", 247, "signal SIGKILL")],
+)
+def test_exit_codes_and_words_pass_through(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, body: str, code: int, said: str
+) -> None:
+    assert deepspeed_launcher.run([sys.executable, "-c", f"import sys; {body}"], dict(os.environ)) == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert said in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_the_command_ends_the_ranks(tmp_path: Path, number: signal.Signals) -> None:
+    file = str(tmp_path / "pid")
+    rank = f"import os, pathlib, time; pathlib.Path({file!r}).write_text(str(os.getpid())); time.sleep(60)"
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
+    command = (
+        "import os, sys; from bertline.launch import deepspeed_launcher as d; "
+        f"d.run([sys.executable, '-c', {launcher!r}], dict(os.environ))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) != 0
+    while Path(f"/proc/{(tmp_path / 'pid').read_text()}/exe").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,93 @@
+"""Runs of a tiny encoder: in this process as the only rank, which takes a second, unless two ranks are the point."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts.run import RunFolder
+from tests.conftest import make_model, make_texts
+
+RECIPE = """\
+name: tiny
+task: text-classification
+model: {model}
+data:
+  train: {data}
+  take: {{train: 90, validation: 20, test: 30}}
+tokens: {{max_length: 32}}
+training:
+  epochs: 2
+  learning_rate: 1.0e-3
+  batch_size: 16
+  precision: fp32
+  dropout: 0.0
+  logging_steps: 1
+"""
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare encoder for all tests of this folder."""
+    return make_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def recipe(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe of 12 steps: 90 texts in batches of 16, the last of 10, twice."""
+    folder = tmp_path_factory.mktemp("recipe")
+    rows = make_texts(150, seed=1)
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "recipe.yaml").write_text(RECIPE.format(model=model, data=folder / "texts.jsonl"))
+    return folder / "recipe.yaml"
+
+
+@pytest.fixture(scope="session")
+def rank() -> Iterator[None]:
+    """This process as the only rank of its runs."""
+    from bertline.train import ranks
+
+    before = dict(os.environ)
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    ranks.start()
+    torch.set_num_threads(1)  # on a busy machine threads that wait for each other cost seconds a step
+    yield
+    ranks.stop()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def train_here(recipe: Path, folder: Path, sets: Sequence[str] = (), resume: bool = False, stop: int = 0) -> RunFolder:
+    """Run a recipe in this process, which `rank` has made one.
+
+    Args:
+        recipe: YAML file.
+        folder: of the run.
+        sets: overrides.
+        resume: continue.
+        stop: raise KeyboardInterrupt once this step is taken, as a person would.
+    """
+    from bertline.train import setup
+    from bertline.train.finish import finish
+    from bertline.train.progress import Progress
+
+    class Watched(Progress):
+        def step(self, step: int, loss: float, tokens_per_second: float, log: bool) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+
+    run = RunFolder(folder)
+    with setup.trainer(recipes.load(recipe, sets), run, resume, Watched(speaks=False)) as (trainer, splits):
+        trainer.train()
+        finish(trainer, splits)
+    return run
+
+
+def losses(run: RunFolder) -> list[float]:
+    """The loss of each step, in order."""
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]

@@ -1,0 +1,84 @@
+"""Which examples a step sees, and how they are dealt to ranks and padded."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from bertline.artifacts.recipe import Training
+from bertline.tasks.tokens import Tokenizer
+from bertline.train.batches import Batches, deal, global_batches
+from tests.conftest import make_texts
+
+LENGTHS = random.Random(0).choices(range(4, 129), k=333)
+
+
+def test_every_example_stands_in_exactly_one_batch() -> None:
+    batches = global_batches(LENGTHS, 32, seed=1, epoch=0)
+    assert sorted(index for batch in batches for index in batch) == list(range(333))
+    assert sorted(map(len, batches)) == [13, *[32] * 10]
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    order = global_batches(LENGTHS, 32, seed=1, epoch=0)
+    assert order == global_batches(LENGTHS, 32, seed=1, epoch=0)
+    assert order != global_batches(LENGTHS, 32, seed=1, epoch=1)
+    assert order != global_batches(LENGTHS, 32, seed=2, epoch=0)
+
+
+def test_batches_hold_like_lengths_in_no_order_of_length() -> None:
+    longest = [max(LENGTHS[index] for index in batch) for batch in global_batches(LENGTHS, 32, seed=1, epoch=0)]
+    spread = [
+        max(LENGTHS[index] for index in batch) - min(LENGTHS[index] for index in batch)
+        for batch in global_batches(LENGTHS, 32, seed=1, epoch=0)
+    ]
+    assert max(spread) < 20
+    assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
+
+@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (2, 1), (3, 2), (4, 3), (40, 1)])
+def test_a_batch_is_dealt_whole(ranks: int, accumulation: int) -> None:
+    dealt = deal(list(range(32)), ranks, accumulation)
+    assert [len(share) for share in dealt] == [accumulation] * ranks
+    assert sorted(index for share in dealt for part in share for index in part) == list(range(32))
+    sizes = [sum(map(len, share)) for share in dealt]
+    assert max(sizes) - min(sizes) <= accumulation
+
+
+def test_ranks_see_the_same_steps_and_figures(model: Path) -> None:
+    tokenizer = Tokenizer(model, 32)
+    rows = make_texts(50)
+    encoded = tokenizer.encode([(row["text"], None) for row in rows])
+    labels = [int(row["label"] == "positive") for row in rows]
+    training = Training(batch_size=8, micro_batch_size=3, epochs=2)
+    alone = Batches(encoded, labels, tokenizer, training, rank=0, ranks=1)
+    pair = [Batches(encoded, labels, tokenizer, training, rank, ranks=2) for rank in (0, 1)]
+    assert alone.steps == 14
+    for step in range(alone.steps):
+        whole, shares = alone.at(step), [batches.at(step) for batches in pair]
+        counted = [part for share in shares for part in share.micro_batches if part.weight]
+        assert sum(len(part.labels) for part in counted) == whole.examples
+        assert sum(int(part.inputs["attention_mask"].sum()) for part in counted) == whole.tokens
+        for share in shares:
+            assert share.tokens == whole.tokens
+            assert share.computed_tokens == sum(part.inputs["input_ids"].numel() for part in counted)
+
+
+def test_a_rank_without_examples_takes_part_with_no_weight(model: Path) -> None:
+    tokenizer = Tokenizer(model, 32)
+    encoded = tokenizer.encode([("a film", None), ("a good film", None)])
+    batch = Batches(encoded, [0, 1], tokenizer, Training(batch_size=2), rank=2, ranks=3).at(0)
+    assert [(part.weight, len(part.labels)) for part in batch.micro_batches] == [(0.0, 1)]
+    assert batch.examples == 2
+
+
+def test_padding_is_less_than_without_sorting() -> None:
+    order = [index for batch in global_batches(LENGTHS, 16, seed=1, epoch=0) for index in batch]
+    assert padding(global_batches(LENGTHS, 16, seed=1, epoch=0)) < 0.05
+    shuffled = random.Random(1).sample(order, len(order))
+    assert padding([shuffled[start : start + 16] for start in range(0, 333, 16)]) > 0.3
+
+
+def padding(batches: list[list[int]]) -> float:
+    computed = sum(max(LENGTHS[index] for index in batch) * len(batch) for batch in batches)
+    return 1 - sum(LENGTHS) / computed

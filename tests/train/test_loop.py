@@ -1,0 +1,171 @@
+"""The loop against a plain PyTorch loop, and against itself: other micro-batches, stopped and resumed, refused."""
+
+import json
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts import run as runs
+from bertline.artifacts.errors import BertlineError, InputError
+from bertline.artifacts.run import RunFolder
+from bertline.train import data
+from tests.train import plain
+from tests.train.conftest import losses, train_here
+
+pytestmark = pytest.mark.usefixtures("rank")
+
+
+@pytest.fixture(scope="module")
+def expected(recipe: Path) -> list[float]:
+    """The losses that the plain loop computes for the recipe."""
+    loaded = recipes.load(recipe)
+    return plain.train(loaded, data.load(loaded.data, loaded.training.seed))[0]
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train_here(recipe, tmp_path_factory.mktemp("finished") / "run", ["training.save_steps=2"])
+
+
+@pytest.mark.parametrize(("stage", "micro_batch_size"), [(0, 16), (1, 5), (2, 5), (3, 5)])
+def test_one_rank_is_the_plain_loop(
+    expected: list[float], recipe: Path, tmp_path: Path, stage: int, micro_batch_size: int
+) -> None:
+    sets = [f"training.zero_stage={stage}", f"training.micro_batch_size={micro_batch_size}"]
+    assert losses(train_here(recipe, tmp_path / "run", sets)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_bf16_stays_close_to_fp32(expected: list[float], recipe: Path, tmp_path: Path) -> None:
+    run = train_here(recipe, tmp_path / "run", ["training.precision=bf16"])
+    assert losses(run) == pytest.approx(expected, abs=0.02)
+    assert all(tensor.dtype == torch.float32 for tensor in plain.weights(run.best).values())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_resumed_run_is_the_uninterrupted_run(recipe: Path, tmp_path: Path, stage: int) -> None:
+    sets = [f"training.zero_stage={stage}", "training.dropout=0.1", "training.save_steps=4", "training.best=loss"]
+    whole = train_here(recipe, tmp_path / "whole", sets)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe, tmp_path / "stopped", sets, stop=7)  # step 4 is saved, step 6 evaluated
+    stopped = train_here(recipe, tmp_path / "stopped", sets, resume=True)
+    assert logged(stopped) == logged(whole)
+    for name, tensor in plain.weights(whole.best).items():
+        assert torch.equal(tensor, plain.weights(stopped.best)[name]), name
+    assert runs.read_summary(stopped.path).test == runs.read_summary(whole.path).test
+
+
+def test_a_run_stopped_before_a_checkpoint_begins_again(recipe: Path, finished: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe, tmp_path / "run", ["training.save_steps=2"], stop=1)
+    resumed = train_here(recipe, tmp_path / "run", ["training.save_steps=2"], resume=True)
+    assert logged(resumed) == logged(finished)
+
+
+def test_what_a_run_leaves(finished: RunFolder) -> None:
+    names = {path.relative_to(finished.path).as_posix() for path in finished.path.rglob("*") if path.is_file()}
+    kept = ("checkpoint.json", "deepspeed/mp_rank_00_model_states.pt", "zero_to_fp32.py", "zero_to_torch.py",
+            "deepspeed/zero_pp_rank_0_mp_rank_00_optim_states.pt")  # fmt: skip
+    assert names == {
+        "recipe.yaml", "run.json", "metrics.jsonl", "splits/validation.jsonl", "splits/test.jsonl",
+        "best/config.json", "best/model.safetensors", "best/tokenizer.json", "best/tokenizer_config.json",
+        "best/special_tokens_map.json",
+        *(f"checkpoints/step-{step}/{name}" for step in (10, 12) for name in kept),
+    }  # fmt: skip
+
+
+def test_the_summary(finished: RunFolder) -> None:
+    summary = runs.verify(finished.path)
+    assert summary.steps == 12
+    assert summary.data == {"train": 90, "validation": 20, "test": 30}
+    assert summary.labels == ["negative", "positive"]
+    assert summary.validation[summary.metric] == summary.best.value
+    assert 0 < summary.padding_share < 0.5
+    assert json.loads((finished.best / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
+
+
+def test_held_out_texts_are_in_the_splits(finished: RunFolder) -> None:
+    rows = [json.loads(line) for line in finished.split("test").read_text().splitlines()]
+    assert len(rows) == 30
+    assert {row["label"] for row in rows} == {"negative", "positive"}
+
+
+def test_a_finished_run_is_left_alone(recipe: Path, finished: RunFolder) -> None:
+    before = finished.summary.read_bytes()
+    for resume in (False, True):
+        with pytest.raises(InputError, match="holds a finished run"):
+            train_here(recipe, finished.path, ["training.save_steps=2"], resume=resume)
+    assert finished.summary.read_bytes() == before
+
+
+def test_an_unfinished_run_is_neither_overwritten_nor_resumed_differently(recipe: Path, tmp_path: Path) -> None:
+    sets = ["training.save_steps=2"]
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe, tmp_path / "run", sets, stop=3)
+    with pytest.raises(InputError, match="did not finish; continue it with --resume"):
+        train_here(recipe, tmp_path / "run", sets)
+    with pytest.raises(InputError, match=r"training.epochs: 3 now, 2 when"):
+        train_here(recipe, tmp_path / "run", [*sets, "training.epochs=3"], resume=True)
+    edit(tmp_path / "run/checkpoints/step-2/checkpoint.json", ranks=4, data="other")
+    with pytest.raises(
+        InputError, match=r"(?s)data is not what.*made on 4 ranks, now there are 1; resume with --ranks 4"
+    ):
+        train_here(recipe, tmp_path / "run", sets, resume=True)
+
+
+def test_nothing_to_resume(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run to resume"):
+        train_here(recipe, tmp_path / "run", resume=True)
+
+
+def test_a_folder_that_is_no_run_is_refused(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="exists and is no run"):
+        train_here(recipe, tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(recipe: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "broken")
+    tensors = plain.weights(model)
+    tensors["encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
+    save_file(tensors, tmp_path / "broken/model.safetensors", {"format": "pt"})
+    with pytest.raises(BertlineError, match="step 1: the loss is nan, so the step was not taken"):
+        train_here(recipe, tmp_path / "run", [f"model={tmp_path / 'broken'}"])
+    assert losses(RunFolder(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize(("sets", "what"), [(["training.save_steps=1"], "checkpoint"), ([], "model")])
+def test_a_full_disk(recipe: Path, tmp_path: Path, sets: list[str], what: str) -> None:
+    with files_of_at_most(60_000), pytest.raises(InputError, match=f"the {what} could not be written"):
+        train_here(recipe, tmp_path / "run", sets)
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))
+    assert not (tmp_path / "run/best").exists()
+    train_here(recipe, tmp_path / "run", sets, resume=True)
+
+
+def logged(run: RunFolder) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing beyond `size` bytes of a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

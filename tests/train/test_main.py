@@ -1,0 +1,44 @@
+"""The command of a rank: exit codes, and what it says where."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bertline.train.__main__ import parse
+
+
+def ask(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run `python -m bertline.train` by hand: a single rank."""
+    environment = {"PATH": os.defpath, "HOME": str(folder), "DS_ACCELERATOR": "cpu"}
+    line = [sys.executable, "-m", "bertline.train", *arguments]
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_faults_of_a_recipe(recipe: Path, tmp_path: Path) -> None:
+    answer = ask(str(recipe), "--set", "training.epochs=none", "--set", "data.text=body", folder=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    first, second = answer.stderr.splitlines()
+    assert "training.epochs" in first
+    assert "data.text" in second
+
+
+def test_a_run_by_hand(recipe: Path, tmp_path: Path) -> None:
+    answer = ask(str(recipe), "--set", "training.logging_steps=6", folder=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == ""
+    assert (tmp_path / "runs/tiny/run.json").is_file()
+    said = answer.stderr.splitlines()
+    assert said[1] == "texts: 90 train, 20 validation, 30 test; labels: negative, positive"
+    assert [line.split()[1] for line in said if line.startswith("step") and "tokens/s" in line] == ["6/12", "12/12"]
+    again = ask(str(recipe), folder=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr.startswith("runs/tiny: holds a finished run")
+
+
+def test_the_flags() -> None:
+    arguments = parse(["--local_rank=1", "r.yaml", "--set", "a=1", "--set", "b=2", "--run", "x", "--resume"])
+    assert vars(arguments) == {
+        "recipe": Path("r.yaml"), "set": ["a=1", "b=2"], "run": Path("x"), "resume": True, "local_rank": 1,
+    }  # fmt: skip

@@ -1,0 +1,45 @@
+"""metrics.jsonl: read after a crash, cut back to a checkpoint, asked for the best."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertline.artifacts.run import Best
+from bertline.train import metrics
+
+LINES: list[dict[str, Any]] = [
+    {"step": 5, "loss": 0.7},
+    {"step": 6, "validation": {"accuracy": 0.8, "loss": 0.5}},
+    {"step": 9, "validation": {"accuracy": 0.8, "loss": 0.4}},
+    {"step": 12, "validation": {"accuracy": 0.7, "loss": 0.6}},
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    for line in LINES:
+        metrics.append(tmp_path / "metrics.jsonl", line)
+    return tmp_path / "metrics.jsonl"
+
+
+def test_half_a_line_is_left_out(path: Path) -> None:
+    with path.open("a") as stream:
+        stream.write('{"step": 13, "lo')
+    assert metrics.read(path) == LINES
+
+
+def test_lines_after_a_step_are_forgotten(path: Path) -> None:
+    metrics.truncate(path, 6)
+    assert metrics.read(path) == LINES[:2]
+
+
+@pytest.mark.parametrize(("metric", "step", "value"), [("accuracy", 6, 0.8), ("loss", 9, 0.4)])
+def test_the_best_is_the_first_of_equals(path: Path, metric: str, step: int, value: float) -> None:
+    assert metrics.best(path, metric) == (Best(step=step, value=value), next(
+        line["validation"] for line in LINES if line["step"] == step
+    ))  # fmt: skip
+
+
+def test_there_is_no_best_at_first(tmp_path: Path) -> None:
+    assert metrics.best(tmp_path / "metrics.jsonl", "accuracy") is None

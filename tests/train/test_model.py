@@ -1,0 +1,129 @@
+"""The classifier of a run: what is frozen, what decays, which families' dropout is known, how best/ is replaced."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Training
+from bertline.tasks.tokens import Tokenizer
+from bertline.train import model as models
+
+LABELS = ["negative", "neutral", "positive"]
+SMALL = {"vocab_size": 50, "num_attention_heads": 2, "pad_token_id": 0}
+FAMILIES = {
+    "bert": transformers.BertConfig(**SMALL, hidden_size=8, num_hidden_layers=2, intermediate_size=8),
+    "roberta": transformers.RobertaConfig(**SMALL, hidden_size=8, num_hidden_layers=2, intermediate_size=8),
+    "electra": transformers.ElectraConfig(
+        **SMALL, hidden_size=8, embedding_size=8, num_hidden_layers=2, intermediate_size=8
+    ),
+    "distilbert": transformers.DistilBertConfig(vocab_size=50, dim=8, n_layers=2, n_heads=2, hidden_dim=8),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A bare encoder of a family."""
+    transformers.AutoModel.from_config(FAMILIES[request.param]).save_pretrained(tmp_path / request.param)
+    return tmp_path / str(request.param)
+
+
+def test_every_family_loads_computes_and_freezes(family: Path) -> None:
+    training = Training.model_validate({"dropout": 0.0, "freeze": {"embeddings": True, "layers": 1}})
+    classifier = models.load(family, LABELS, training)
+    frozen = [name for name, parameter in classifier.named_parameters() if not parameter.requires_grad]
+    assert any(".embeddings." in name for name in frozen)
+    assert any(".layer.0." in name for name in frozen)
+    assert not any(".layer.1." in name or "classifier" in name for name in frozen)
+    ids = torch.ones(2, 5, dtype=torch.long)
+    inputs = {"input_ids": ids, "attention_mask": ids, "token_type_ids": torch.zeros_like(ids)}
+    first, again = (models.logits(classifier.train(), inputs) for _ in range(2))
+    assert first.shape == (2, 3)
+    assert torch.equal(first, again), "some dropout is left"
+
+
+def test_labels_and_seed(model: Path) -> None:
+    one, same = (models.load(model, LABELS, Training(seed=1)) for _ in range(2))
+    other = models.load(model, LABELS, Training(seed=2))
+    config: Any = one.config
+    assert config.id2label == {0: "negative", 1: "neutral", 2: "positive"}
+    assert torch.equal(*(made.get_parameter("classifier.weight") for made in (one, same)))
+    assert not torch.equal(*(made.get_parameter("classifier.weight") for made in (one, other)))
+    assert torch.equal(*(made.get_parameter("bert.pooler.dense.weight") for made in (one, other)))
+
+
+def test_biases_and_norms_do_not_decay(model: Path) -> None:
+    classifier = models.load(model, LABELS, Training())
+    decaying, others = models.optimizer(classifier, Training(weight_decay=0.1)).param_groups
+    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert all(names[id(p)].endswith("bias") or "LayerNorm" in names[id(p)] for p in others["params"])
+    assert not any(names[id(p)].endswith("bias") or "LayerNorm" in names[id(p)] for p in decaying["params"])
+
+
+def test_schedule_warms_up_and_decays_linearly() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = models.schedule(optimizer, Training(warmup_ratio=0.15), steps=10)  # 1.5 steps, rounded up
+    rates = []
+    for _ in range(10):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.0, 0.5, *(1 - i / 8 for i in range(8))])
+
+
+def test_weights_that_lack_a_layer_are_refused(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "broken")
+    tensors = load_file(model / "model.safetensors")
+    del tensors["encoder.layer.1.output.dense.weight"]
+    save_file(tensors, tmp_path / "broken/model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"weights lack 1 of the encoder's, bert.encoder.layer.1.output.dense.weight"):
+        models.load(tmp_path / "broken", LABELS, Training())
+
+
+def test_code_in_a_model_folder_is_refused(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "hostile")
+    config = json.loads((model / "config.json").read_text())
+    (tmp_path / "hostile/config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "evil.Config"}}))
+    with pytest.raises(InputError, match="auto_map"):
+        models.load(tmp_path / "hostile", LABELS, Training())
+
+
+def test_a_tokenizer_is_converted_where_there_is_no_fast_one(model: Path, tmp_path: Path) -> None:
+    vocabulary = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
+    (tmp_path / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)) + "\n")
+    shutil.copy(model / "config.json", tmp_path)
+    text = [("A great film", "it was bad")]
+    with models.tokenizer_folder(tmp_path) as made, models.tokenizer_folder(model) as copied:
+        assert Tokenizer(made, 32).encode(text)[0].input_ids.tolist() == (
+            Tokenizer(copied, 32).encode(text)[0].input_ids.tolist()
+        )
+    with pytest.raises(InputError, match=r"no tokenizer.json"), models.tokenizer_folder(tmp_path / "none"):
+        pass
+
+
+def test_a_saved_folder_is_replaced_whole(model: Path, tmp_path: Path) -> None:
+    classifier = models.load(model, LABELS, Training())
+    best = tmp_path / "best"
+    with models.tokenizer_folder(model) as tokenizer:
+        models.save(classifier, classifier.state_dict(), tokenizer, best)
+        (best / "stale").touch()
+        torch.nn.init.ones_(classifier.get_parameter("classifier.weight"))
+        models.save(classifier, classifier.state_dict(), tokenizer, best)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
+    assert not (best / "stale").exists()
+    assert models.from_folder(best).get_parameter("classifier.weight").min() == 1
+
+
+def test_a_replacement_that_was_stopped_is_finished(tmp_path: Path) -> None:
+    (tmp_path / ".best-new").mkdir()
+    (tmp_path / ".best-new/new").touch()
+    (tmp_path / ".best-old").mkdir()
+    models.recover(tmp_path / "best")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["best", "best/new"]

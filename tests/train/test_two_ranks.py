@@ -1,0 +1,77 @@
+"""Two ranks on the CPU, started by DeepSpeed's launcher, against the plain loop and against each other."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts.run import RunFolder, read_summary
+from bertline.launch import deepspeed_launcher
+from bertline.train import data
+from tests.train import plain
+from tests.train.conftest import losses
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def launched(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of the recipe by the very command that `bertline train` executes."""
+    folder = tmp_path_factory.mktemp("launched") / "run"
+    line = deepspeed_launcher.command(recipe, ["training.best=loss"], folder, ranks=2)
+    assert deepspeed_launcher.run(line, deepspeed_launcher.environment(ranks=2)) == 0
+    return RunFolder(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of two_ranks.py."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    line = deepspeed_launcher.command(recipe, ranks=2)
+    line[line.index("bertline.train") :] = ["tests.train.two_ranks", str(recipe), str(folder)]
+    variables = {**deepspeed_launcher.environment(ranks=2), "PYTHONPATH": str(ROOT)}
+    assert deepspeed_launcher.run(line, variables) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(recipe: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """What the plain loop computes for the recipe."""
+    loaded = recipes.load(recipe)
+    return plain.train(loaded, data.load(loaded.data, loaded.training.seed))
+
+
+def test_the_launched_run_is_the_plain_loop(
+    launched: RunFolder, expected: tuple[list[float], dict[str, torch.Tensor]]
+) -> None:
+    assert losses(launched) == pytest.approx(expected[0], abs=1e-5)
+    assert read_summary(launched.path).ranks == 2
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_micro_batches_on_two_ranks_are_the_plain_loop(
+    folder: Path, expected: tuple[list[float], dict[str, torch.Tensor]], stage: int
+) -> None:
+    assert losses(RunFolder(folder / f"zero-{stage}")) == pytest.approx(expected[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_best_holds_what_the_model_held(
+    folder: Path, expected: tuple[list[float], dict[str, torch.Tensor]], stage: int
+) -> None:
+    run = RunFolder(folder / f"zero-{stage}")
+    summary = read_summary(run.path)
+    assert summary.best.step == summary.steps == len(expected[0]), "the loss falls to the end in this recipe"
+    kept = plain.weights(run.best)
+    assert kept.keys() == expected[1].keys()
+    for name, tensor in expected[1].items():
+        assert kept[name].dtype == torch.float32
+        torch.testing.assert_close(kept[name], tensor, atol=1e-4, rtol=0, msg=name)
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(folder: Path) -> None:
+    whole, stopped = RunFolder(folder / "whole"), RunFolder(folder / "stopped")
+    assert losses(stopped) == losses(whole)
+    for name, tensor in plain.weights(whole.best).items():
+        assert torch.equal(tensor, plain.weights(stopped.best)[name]), name

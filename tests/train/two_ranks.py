@@ -1,0 +1,26 @@
+"""Executed by each of two ranks: the runs whose results test_two_ranks.py looks at, all in one launch to save time."""
+
+import sys
+from pathlib import Path
+
+from bertline.train import ranks
+from tests.train.conftest import train_here
+
+
+def main(recipe: Path, folder: Path) -> None:
+    """Train with each ZeRO stage, and once more stopped and resumed."""
+    ranks.start()
+    for stage in (0, 2, 3):
+        sets = [f"training.zero_stage={stage}", "training.micro_batch_size=3", "training.best=loss"]
+        train_here(recipe, folder / f"zero-{stage}", sets)
+    sets = ["training.zero_stage=3", "training.dropout=0.1", "training.save_steps=4"]
+    train_here(recipe, folder / "whole", sets)
+    try:
+        train_here(recipe, folder / "stopped", sets, stop=7)
+    except KeyboardInterrupt:
+        train_here(recipe, folder / "stopped", sets, resume=True)
+    ranks.stop()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[-2:]))  # before them stands --local_rank, which the launcher adds

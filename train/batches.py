@@ -1,0 +1,116 @@
+"""Batches: which examples each optimizer step sees, and how a rank's share of them is padded.
+
+The examples of a step are a function of (seed, epoch, position) alone, whatever the ranks. Texts of like length stand
+together, and each micro-batch is padded to its own longest text, so that few tokens are computed for nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bertline.artifacts.recipe import Training
+from bertline.tasks.tokens import Encoded, Tokenizer
+from bertline.train.deepspeed_config import accumulation_steps
+
+BUCKET = 50
+"""Batches' worth of shuffled examples that are sorted by length: enough for like lengths, few enough for chance."""
+
+
+def global_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The indices of each optimizer step of an epoch; every example stands in exactly one.
+
+    Args:
+        lengths: tokens of each example.
+        batch_size: examples a step; where it does not divide, one batch is smaller.
+        seed: of the run.
+        epoch: counted from 0.
+    """
+    chance = np.random.default_rng((seed, epoch))
+    order = chance.permutation(len(lengths))
+    buckets = (order[start : start + BUCKET * batch_size] for start in range(0, len(order), BUCKET * batch_size))
+    alike = [index for bucket in buckets for index in sorted(bucket.tolist(), key=lambda index: lengths[index])]
+    batches = [alike[start : start + batch_size] for start in range(0, len(alike), batch_size)]
+    return [batches[position] for position in chance.permutation(len(batches))]
+
+
+def deal(batch: list[int], ranks: int, accumulation: int) -> list[list[list[int]]]:
+    """Split a global batch: `[rank][micro-batch]` is a list of indices, empty where there are too few.
+
+    The batch is sorted by length, so neighbours go into the same micro-batch and every rank gets long and short ones.
+    """
+    micro_batches = [part.tolist() for part in np.array_split(batch, accumulation)]
+    return [[part[rank::ranks] for part in micro_batches] for rank in range(ranks)]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What a rank computes at once."""
+
+    inputs: dict[str, torch.Tensor]
+    """input_ids, attention_mask, token_type_ids: (texts, longest)."""
+    labels: torch.Tensor
+    """Indices, (texts,)."""
+    weight: float
+    """1, or 0 for a text computed only because the other ranks wait for this one."""
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on a device."""
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        return MicroBatch(inputs, self.labels.to(device, non_blocking=True), self.weight)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an optimizer step sees: this rank's micro-batches, and the figures of all ranks'."""
+
+    micro_batches: list[MicroBatch]
+    examples: int
+    tokens: int
+    """Real ones."""
+    computed_tokens: int
+    """With padding."""
+
+
+class Batches:
+    """The batches of a whole run, by step."""
+
+    def __init__(
+        self,
+        encoded: Sequence[Encoded],
+        labels: Sequence[int],
+        tokenizer: Tokenizer,
+        training: Training,
+        rank: int,
+        ranks: int,
+    ) -> None:
+        self._encoded, self._labels, self._tokenizer = encoded, labels, tokenizer
+        self._lengths = [len(one.input_ids) for one in encoded]
+        self._training, self._rank, self._ranks = training, rank, ranks
+        self._epoch: int | None = None
+        self._order: list[list[int]] = []
+        self.steps_per_epoch = -(-len(encoded) // training.batch_size)
+        self.steps = self.steps_per_epoch * training.epochs
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            training = self._training
+            self._epoch = epoch
+            self._order = global_batches(self._lengths, training.batch_size, training.seed, epoch)
+        batch = self._order[position]
+        dealt = deal(batch, self._ranks, accumulation_steps(self._training, self._ranks))
+        longest = [(max(self._lengths[i] for i in part), len(part)) for share in dealt for part in share if part]
+        return Batch(
+            micro_batches=[self._micro_batch(part or batch[:1], bool(part)) for part in dealt[self._rank]],
+            examples=len(batch),
+            tokens=sum(self._lengths[index] for index in batch),
+            computed_tokens=sum(length * texts for length, texts in longest),
+        )
+
+    def _micro_batch(self, indices: list[int], counts: bool) -> MicroBatch:
+        inputs = self._tokenizer.pad([self._encoded[index] for index in indices])
+        labels = torch.tensor([self._labels[index] for index in indices])
+        return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, labels, float(counts))

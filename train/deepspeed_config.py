@@ -1,0 +1,113 @@
+"""DeepSpeed's configuration, from a recipe and the number of ranks: a pure function.
+
+The recipe's `deepspeed` section is merged in last, for what the recipe has no word for (offloading, bucket sizes). What
+the recipe does have a word for is said there alone.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Recipe, Training
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+OWNED = {
+    "train_batch_size": "training.batch_size",
+    "train_micro_batch_size_per_gpu": "training.micro_batch_size",
+    "gradient_accumulation_steps": "training.micro_batch_size",
+    "managed_gradient_accumulation": "training.micro_batch_size",
+    "gradient_clipping": "training.max_grad_norm",
+    "optimizer": "training.learning_rate and training.weight_decay",
+    "scheduler": "training.warmup_ratio",
+    "zero_optimization.stage": "training.zero_stage",
+    "bf16.enabled": "training.precision",
+    "fp16.enabled": "training.precision",
+    "torch_autocast.enabled": "training.precision",
+    "torch_autocast.dtype": "training.precision",
+    "amp": "training.precision",
+}
+"""DeepSpeed's keys that the recipe decides, and the recipe's keys that do."""
+
+
+def micro_batch_size(training: Training, ranks: int) -> int:
+    """The most examples a rank computes at once."""
+    share = math.ceil(training.batch_size / ranks)
+    return min(share, training.micro_batch_size or share)
+
+
+def accumulation_steps(training: Training, ranks: int) -> int:
+    """Micro-batches that a rank computes for one optimizer step."""
+    return math.ceil(math.ceil(training.batch_size / ranks) / micro_batch_size(training, ranks))
+
+
+def choose_precision(wanted: str, on_cpu: bool, computes_bf16: bool) -> Precision:
+    """What `training.precision` means on a device: auto takes bf16 where it is native, else fp16 on GPUs, else fp32.
+
+    Raises:
+        InputError: fp16 on a CPU.
+    """
+    if wanted == "fp16" and on_cpu:
+        raise InputError("training.precision: fp16 needs a GPU; on CPU ranks use auto, bf16 or fp32")
+    if wanted == "fp32" or (wanted == "auto" and on_cpu and not computes_bf16):
+        return "fp32"
+    return "bf16" if wanted == "bf16" or (wanted == "auto" and computes_bf16) else "fp16"
+
+
+def configure(recipe: Recipe, ranks: int, precision: Precision) -> dict[str, Any]:
+    """The dictionary for `deepspeed.initialize`.
+
+    Raises:
+        InputError: `deepspeed` contradicts what the recipe says elsewhere, each key with its counterpart.
+    """
+    training = recipe.training
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch_size(training, ranks),
+        "gradient_accumulation_steps": accumulation_steps(training, ranks),
+        "gradient_clipping": training.max_grad_norm,
+        # torch's AdamW is what is offloaded, where that is asked for: DeepSpeed's own would have to be compiled
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": training.zero_stage},
+        **_precision(precision),
+    }
+    own = {**config, "train_batch_size": training.batch_size}
+    faults = list(_contradictions(recipe.deepspeed, own))
+    if faults:
+        raise InputError(*faults)
+    return _merged(config, recipe.deepspeed)
+
+
+def _precision(precision: Precision) -> dict[str, Any]:
+    if precision == "bf16":
+        # With "bf16" the weights themselves are bfloat16 and small updates vanish in their rounding; autocast keeps
+        # them in fp32 and multiplies in bfloat16.
+        return {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+    if precision == "fp16":
+        return {"fp16": {"enabled": True, "loss_scale": 0}}  # 0: dynamic
+    return {}
+
+
+def _contradictions(section: dict[str, Any], own: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in section.items():
+        key = f"{prefix}{name}"
+        if key in OWNED:
+            if value != own.get(name):
+                yield f"deepspeed.{key}: found {value!r}; {OWNED[key]} decides that: set it there and leave this out"
+        elif isinstance(value, dict):
+            inner = own.get(name, {})
+            yield from _contradictions(value, inner if isinstance(inner, dict) else {}, f"{key}.")
+
+
+def _merged(config: dict[str, Any], section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`config` with `section` laid over it at every depth, but for the keys on which both have just agreed."""
+    merged = dict(config)
+    for name, value in section.items():
+        key = f"{prefix}{name}"
+        if key in OWNED:
+            continue
+        if isinstance(value, dict):
+            inner = merged.get(name)
+            value = _merged(inner if isinstance(inner, dict) else {}, value, f"{key}.")
+        merged[name] = value
+    return merged

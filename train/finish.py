@@ -1,0 +1,60 @@
+"""The end of a run: best/ is loaded back, scored on the test split, and run.json says what the run was."""
+
+from datetime import datetime, timezone
+from time import perf_counter
+
+import deepspeed.comm as dist
+
+from bertline.artifacts import files, machine
+from bertline.artifacts.run import Summary
+from bertline.train import evaluation, metrics, model, ranks
+from bertline.train.data import Splits
+from bertline.train.deepspeed_config import micro_batch_size
+from bertline.train.loop import Trainer
+
+PACKAGES = ("bertline", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "scikit-learn", "numpy")
+"""Those whose versions a run's figures depend on."""
+
+
+def finish(trainer: Trainer, splits: Splits) -> None:
+    """Score the model that best/ holds, as anyone would load it, in fp32; write run.json last."""
+    started, recipe, state = perf_counter(), trainer.recipe, trainer.state
+    classifier = model.from_folder(trainer.run.best).to(ranks.device())
+    size = micro_batch_size(recipe.training, dist.get_world_size())
+    test = evaluation.encode("test", splits.test, splits.labels, trainer.tokenizer)
+    scores = evaluation.evaluate(classifier, test, splits.labels, trainer.tokenizer, size, trainer.progress)
+    if not ranks.is_first():
+        return
+    metric = recipe.training.best
+    chosen = metrics.best(trainer.run.metrics, metric)
+    assert chosen is not None, "the last step evaluates"
+    best, validation = chosen
+    summary = Summary(
+        name=recipe.name,
+        task=recipe.task,
+        model=recipe.model,
+        labels=splits.labels,
+        max_length=recipe.tokens.max_length,
+        metric=metric,
+        best=best,
+        validation=validation,
+        test=scores,
+        data=splits.counts(),
+        ranks=state.ranks,
+        precision=state.precision,
+        zero_stage=recipe.training.zero_stage,
+        steps=state.step,
+        seconds=round(state.seconds + perf_counter() - started, 1),
+        tokens_per_second=round(state.tokens / state.training_seconds, 1),
+        padding_share=round(1 - state.tokens / state.computed_tokens, 4),
+        machine=machine.describe(),
+        versions=machine.versions(*PACKAGES),
+        started=state.started,
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        files=files.listing(trainer.run.best),
+    )
+    files.write_text(trainer.run.summary, summary.model_dump_json(indent=2) + "\n")
+    trainer.progress.say(
+        f"{trainer.run.path}: test {metric} {scores[metric]:.4f} on {len(splits.test):,} texts; "
+        f"best/ is of step {best.step}, validation {metric} {best.value:.4f}"
+    )

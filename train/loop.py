@@ -1,0 +1,151 @@
+"""The training loop: batch, forward, backward, step; log, evaluate, keep the best, save.
+
+Everything here happens on every rank at once. What it needs is made in setup.py; what remains after it, in finish.py.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import deepspeed
+import deepspeed.comm as dist
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bertline.artifacts.errors import BertlineError
+from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.run import Best, RunFolder
+from bertline.tasks.tokens import Tokenizer
+from bertline.train import checkpoints, evaluation, metrics, model, ranks
+from bertline.train.batches import Batch, Batches
+from bertline.train.checkpoints import State
+from bertline.train.deepspeed_config import micro_batch_size
+from bertline.train.evaluation import Split
+from bertline.train.progress import Progress
+
+
+@dataclass
+class Trainer:
+    """A run in memory, on one rank."""
+
+    recipe: Recipe
+    run: RunFolder
+    labels: list[str]
+    tokenizer: Tokenizer
+    tokenizer_folder: Path
+    """Its files, as best/ gets them."""
+    engine: Any
+    """DeepSpeed's, around the model."""
+    batches: Batches
+    validation: Split
+    state: State
+    best: Best | None
+    """The best evaluation so far, whose model is best/."""
+    progress: Progress
+
+    def train(self) -> None:
+        """Take the steps that are left."""
+        state, training, steps = self.state, self.recipe.training, self.batches.steps
+        begun = perf_counter() - state.seconds
+        with self.progress.training(state.step, steps):
+            while state.step < steps:
+                self.step()
+                state.seconds = perf_counter() - begun
+                if self.due(training.eval_steps):
+                    self.evaluate()
+                if self.due(training.save_steps):
+                    state.seconds = perf_counter() - begun
+                    checkpoints.save(self.engine, state, self.run.checkpoints, training.save_total_limit)
+
+    def step(self) -> None:
+        """One optimizer step, counted and logged."""
+        state, started = self.state, perf_counter()
+        batch = self.batches.at(state.step)
+        learning_rate = self.engine.get_lr()[0]
+        loss = self.optimize(batch)
+        seconds = perf_counter() - started
+        state.step += 1
+        state.tokens += batch.tokens
+        state.computed_tokens += batch.computed_tokens
+        state.training_seconds += seconds
+        log = state.step % self.recipe.training.logging_steps == 0 or state.step == self.batches.steps
+        speed = state.tokens / state.training_seconds
+        self.progress.step(state.step, loss, speed, log)
+        if log:
+            self.log(loss=loss, learning_rate=learning_rate, tokens_per_second=round(speed, 1))
+
+    def optimize(self, batch: Batch) -> float:
+        """Forward, backward and step for one global batch; returns its mean loss.
+
+        The sum of losses is divided by the examples of the global batch, so that the step is the same for any number
+        of ranks and micro-batches.
+
+        Raises:
+            BertlineError: the loss is not finite; the step is not taken.
+        """
+        seed_dropout(self.recipe.training.seed, self.state.step)
+        self.engine.train()
+        total = torch.zeros((), device=ranks.device())
+        for micro_batch in batch.micro_batches:
+            self.engine.set_gradient_accumulation_boundary(micro_batch is batch.micro_batches[-1])
+            micro_batch = micro_batch.to(ranks.device())
+            logits = model.logits(self.engine, micro_batch.inputs)
+            loss = functional.cross_entropy(logits, micro_batch.labels, reduction="sum")
+            loss = loss * micro_batch.weight / batch.examples
+            self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # it averages gradients over ranks
+            total += loss.detach()
+        mean = float(ranks.sum_over_ranks(total))
+        self.check_finite(mean)
+        self.engine.step()
+        return mean
+
+    def evaluate(self) -> None:
+        """Score on the validation split; keep the model as best/ if it is better than all before."""
+        metric = self.recipe.training.best
+        size = micro_batch_size(self.recipe.training, dist.get_world_size())
+        scores = evaluation.evaluate(self.engine, self.validation, self.labels, self.tokenizer, size, self.progress)
+        now = Best(step=self.state.step, value=scores[metric])
+        verdict = "the best so far"
+        if self.best is None or metrics.better(now.value, self.best.value, metric):
+            self.best = now
+            self.keep_best()
+        else:
+            verdict = f"not better than {self.best.value:.4f} at step {self.best.step}"
+        self.log(validation=scores)
+        self.progress.say(f"step {now.step}: validation {metric} {now.value:.4f}, {verdict}")
+
+    def keep_best(self) -> None:
+        """Write the model as best/, in fp32, gathered from all ranks where ZeRO 3 has spread it."""
+        with deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
+            if ranks.is_first():
+                tensors = self.engine.module.state_dict()
+                weights = {name: tensor.float().cpu() for name, tensor in tensors.items()}
+                model.save(self.engine.module, weights, self.tokenizer_folder, self.run.best)
+        dist.barrier()
+
+    def log(self, **values: Any) -> None:
+        """Add a line to metrics.jsonl."""
+        if ranks.is_first():
+            epoch = round(self.state.step / self.batches.steps_per_epoch, 4)
+            metrics.append(self.run.metrics, {"step": self.state.step, "epoch": epoch, **values})
+
+    def due(self, every: int) -> bool:
+        """Whether something done every so many steps (0: each epoch), and at the end, is to be done now."""
+        step = self.state.step
+        return step % (every or self.batches.steps_per_epoch) == 0 or step == self.batches.steps
+
+    def check_finite(self, loss: float) -> None:
+        """Stop before a loss that is no number spoils the weights."""
+        if not math.isfinite(loss):
+            raise BertlineError(
+                f"step {self.state.step + 1}: the loss is {loss}, so the step was not taken and the run ends here; "
+                "a lower training.learning_rate or training.precision=fp32 would help. Checkpoints and best/ are kept"
+            )
+
+
+def seed_dropout(seed: int, step: int) -> None:
+    """Make dropout a function of (seed, step, rank), so that a resumed run draws what the first would have drawn."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, dist.get_rank())).generate_state(1)[0]))

@@ -1,0 +1,183 @@
+"""The model of a run and its optimizer: loaded from a checked folder, frozen and grouped as the recipe says; and saved.
+
+A model folder is data: `encoder.check` has refused whatever could run code before anything here opens it, and weights
+are read from and written as safetensors alone.
+"""
+
+import inspect
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+
+from bertline.artifacts import encoder, files
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Freeze, Training
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model",
+)  # fmt: skip
+
+
+def load(folder: Path, labels: Sequence[str], training: Training) -> nn.Module:
+    """A classifier with the folder's encoder; its head is drawn by the seed where the folder has none of that shape.
+
+    Raises:
+        InputError: as `encoder.check`; the architecture has no classifier; more layers to freeze than there are.
+    """
+    encoder.check(folder)
+    torch.manual_seed(training.seed)
+    settings = {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": _indices(labels)}
+    model = from_folder(folder, **settings, **_dropout(folder, training.dropout))
+    _freeze(model, training.freeze)
+    return model
+
+
+def from_folder(folder: Path, **settings: Any) -> nn.Module:
+    """`AutoModelForSequenceClassification` in fp32, never with code from the folder.
+
+    Raises:
+        InputError: the architecture has no classifier, or the folder lacks weights of the encoder.
+    """
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it warns that the head is new, which is the point
+    try:
+        model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
+            ignore_mismatched_sizes=True, output_loading_info=True, **settings,
+        )  # fmt: skip
+    except (ValueError, RuntimeError, OSError) as error:
+        raise InputError(f"{folder}: not a model that classifies sequences ({error})") from error
+    finally:
+        transformers.logging.set_verbosity(level)
+    absent = [name for name in loading["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
+    if absent := [name for name in absent if ".pooler." not in name]:
+        raise InputError(f"{folder}: its weights lack {len(absent)} of the encoder's, {absent[0]} for one")
+    classifier: nn.Module = model
+    return classifier
+
+
+def logits(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What a classifier, or the DeepSpeed engine around one, makes of a batch: (texts, labels), in fp32."""
+    known = inspect.signature(getattr(model, "module", model).forward).parameters  # some families know no token types
+    output = model(**{name: tensor for name, tensor in inputs.items() if name in known})
+    computed: torch.Tensor = output.logits.float()
+    return computed
+
+
+def optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
+    """AdamW over what is not frozen; weights decay, biases and norms (vectors, all of them) do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": training.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=training.learning_rate)
+
+
+def schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up to the learning rate, then linear decay to 0 at the last of `steps`."""
+    warmup = math.ceil(training.warmup_ratio * steps)
+    made: torch.optim.lr_scheduler.LambdaLR = transformers.get_linear_schedule_with_warmup(optimizer, warmup, steps)
+    return made
+
+
+@contextmanager
+def tokenizer_folder(source: Path) -> Iterator[Path]:
+    """A temporary folder with the tokenizer's files, tokenizer.json among them: made where the source has none."""
+    with tempfile.TemporaryDirectory(prefix="bertline-tokenizer-") as name:
+        folder = Path(name)
+        if (source / "tokenizer.json").is_file():
+            for file in TOKENIZER_FILES:
+                if (source / file).is_file():
+                    shutil.copyfile(source / file, folder / file)
+        else:
+            _convert_tokenizer(source, folder)
+        yield folder
+
+
+def save(model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:
+    """Put a complete Hugging Face folder at `folder`, in the place of one that may stand there.
+
+    A reader finds the old folder or the new one; after a crash between the two renames, `recover` does.
+
+    Raises:
+        InputError: it cannot be written, for want of space for example; what stood there still does.
+    """
+    new, old = _beside(folder)
+    try:
+        with files.new_folder(new) as temporary:
+            model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)  # type: ignore[operator]
+            shutil.copytree(tokenizer, temporary, dirs_exist_ok=True)
+    except (OSError, SafetensorError) as error:
+        rule = "make room and continue with --resume"
+        raise InputError(f"{folder}: the model could not be written ({error}); {rule}") from error
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Finish a replacement that `save` was stopped in, and remove what it left."""
+    new, old = _beside(folder)
+    if new.exists() and not folder.exists():
+        new.rename(folder)
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(f".{folder.name}-new"), folder.with_name(f".{folder.name}-old")
+
+
+def _indices(labels: Sequence[str]) -> dict[str, int]:
+    return {label: index for index, label in enumerate(labels)}
+
+
+def _dropout(folder: Path, probability: float | None) -> dict[str, float]:
+    """Settings for every dropout that the model's configuration knows: families name them differently."""
+    if probability is None:
+        return {}
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return {
+        key: probability
+        for key, value in config.to_dict().items()
+        if "dropout" in key and (value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)))
+    }
+
+
+def _freeze(model: nn.Module, freeze: Freeze) -> None:
+    frozen = list(_layers(model)[: freeze.layers])
+    if freeze.embeddings:
+        frozen.append(model.base_model.embeddings)  # type: ignore[union-attr,arg-type]
+    for module in frozen:
+        module.requires_grad_(False)
+
+
+def _layers(model: nn.Module) -> nn.ModuleList:
+    """The encoder's layers: the one list of modules that is as long as the configuration says they are."""
+    count = model.config.num_hidden_layers  # type: ignore[union-attr]
+    found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    return found[0] if found else nn.ModuleList()
+
+
+def _convert_tokenizer(source: Path, folder: Path) -> None:
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source, use_fast=True, trust_remote_code=False, local_files_only=True
+        )
+    except (ValueError, OSError) as error:
+        raise InputError(f"{source}: no tokenizer.json, and none can be made of what is there ({error})") from error
+    tokenizer.save_pretrained(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{source}: its tokenizer has no fast version, so no tokenizer.json can be made")

@@ -1,0 +1,77 @@
+"""The ranks of a run: how they find each other, what device each has, what they say together.
+
+One process is one rank, with one GPU or with its share of the CPU's cores. Nothing here knows of models or data.
+"""
+
+import os
+import socket
+import warnings
+
+import deepspeed
+import deepspeed.comm as dist
+import deepspeed.ops
+import torch
+from deepspeed.accelerator import get_accelerator
+
+from bertline.artifacts import machine
+
+
+def start() -> None:
+    """Join the other ranks, whom the launcher's environment names; a process started by hand is a run's only rank."""
+    _quiet()
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if on_cpu():
+        torch.set_num_threads(max(1, machine.cores() // int(os.environ.get("LOCAL_SIZE", "1"))))
+    else:
+        get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+    # DeepSpeed would compile a shared-memory collective here (50 seconds, a C++ compiler) that only inference calls.
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.init_distributed(get_accelerator().communication_backend_name())
+
+
+def stop() -> None:
+    """Leave the other ranks, all of whom are done."""
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def on_cpu() -> bool:
+    """Whether the ranks compute on CPU cores."""
+    return str(get_accelerator().device_name()) == "cpu"
+
+
+def device() -> torch.device:
+    """Where this rank computes."""
+    return torch.device("cpu" if on_cpu() else get_accelerator().device_name(int(os.environ["LOCAL_RANK"])))
+
+
+def is_first() -> bool:
+    """Whether this is rank 0, which alone speaks and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def computes_bf16() -> bool:
+    """Whether this rank's device multiplies bfloat16 matrices natively."""
+    if on_cpu():
+        return machine.computes_bf16()
+    return bool(get_accelerator().is_bf16_supported())
+
+
+def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """Replace `value` on each rank by its sum over all; a value that is not finite anywhere is so everywhere."""
+    dist.all_reduce(value)
+    return value
+
+
+def _quiet() -> None:
+    """Leave the terminal to the run: no notes of progress from libraries, no warnings that are theirs to act on."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def _free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])

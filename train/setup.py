@@ -1,0 +1,184 @@
+"""From a recipe to a Trainer: the run folder claimed or resumed, data read, model and engine made, on every rank."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import deepspeed.comm as dist
+
+from bertline.artifacts import encoder, places
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.run import RunFolder
+from bertline.tasks.tokens import Tokenizer
+from bertline.train import checkpoints, data, deepspeed_config, evaluation, metrics, model, ranks
+from bertline.train.batches import Batches
+from bertline.train.checkpoints import State
+from bertline.train.data import Splits
+from bertline.train.loop import Trainer
+from bertline.train.progress import Progress
+
+
+@contextmanager
+def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) -> Iterator[tuple[Trainer, Splits]]:
+    """Everything a run needs, at the step it is to go on from.
+
+    Raises:
+        InputError: the run folder, recipe, data, model or checkpoint does not allow it; nothing has been changed then.
+    """
+    check_run(recipe, run, resume)
+    precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
+    config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
+    folder = places.model_folder(recipe.model)
+    check_length(recipe, folder)
+    progress.say(f"reading {recipe.data.train}")
+    splits = data.load(recipe.data, recipe.training.seed)
+    progress.say(describe(splits))
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint(), started=now)
+    checkpoint = newest_checkpoint(run, state) if resume else None
+    with model.tokenizer_folder(folder) as tokenizer_folder:
+        tokenizer = Tokenizer(tokenizer_folder, recipe.tokens.max_length)
+        train = evaluation.encode("train", splits.train, splits.labels, tokenizer)
+        validation = evaluation.encode("validation", splits.validation, splits.labels, tokenizer)
+        batches = Batches(train.encoded, train.gold, tokenizer, recipe.training, dist.get_rank(), dist.get_world_size())
+        engine = make_engine(recipe, folder, splits.labels, config, batches.steps)
+        if checkpoint is not None:
+            checkpoints.load(engine, checkpoint)
+            state = checkpoints.read_state(checkpoint)
+        claim(recipe, run, splits, state)
+        best = metrics.best(run.metrics, recipe.training.best)
+        progress.say(describe_engine(recipe, engine, state, batches))
+        made = Trainer(
+            recipe=recipe,
+            run=run,
+            labels=splits.labels,
+            tokenizer=tokenizer,
+            tokenizer_folder=tokenizer_folder,
+            engine=engine,
+            batches=batches,
+            validation=validation,
+            state=state,
+            best=None if best is None else best[0],
+            progress=progress,
+        )
+        yield made, splits
+
+
+def check_run(recipe: Recipe, run: RunFolder, resume: bool) -> None:
+    """Refuse a folder that holds something else than what `resume` says."""
+    if run.summary.exists():
+        raise InputError(f"{run.path}: holds a finished run; name another folder with --run, or remove this one")
+    begun = run.recipe.exists()
+    if begun and not resume:
+        raise InputError(
+            f"{run.path}: holds a run that did not finish; continue it with --resume, or name another folder with --run"
+        )
+    if not begun and resume:
+        raise InputError(f"{run.path}: holds no run to resume; leave out --resume to begin one")
+    if not begun and run.path.exists() and any(run.path.iterdir()):
+        raise InputError(f"{run.path}: exists and is no run; name another folder with --run")
+    if begun:
+        check_same(recipe, recipes.read(run.recipe), run)
+
+
+def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
+    """Refuse to resume with another recipe, naming each key that differs."""
+    now, then = dict(_flat(recipe.model_dump(mode="json"))), dict(_flat(before.model_dump(mode="json")))
+    faults = [
+        f"{key}: {now.get(key)!r} now, {then.get(key)!r} when {run.path} began; a run resumes with its own recipe: "
+        f"bertline train {run.recipe} --run {run.path} --resume"
+        for key in sorted({*now, *then})
+        if now.get(key) != then.get(key)
+    ]
+    if faults:
+        raise InputError(*faults)
+
+
+def check_length(recipe: Recipe, folder: Path) -> None:
+    """Refuse more tokens than the model's positions hold: known for a hub model only once it is here."""
+    most = encoder.max_tokens(encoder.check(folder))
+    if recipe.tokens.max_length > most:
+        found = recipe.tokens.max_length
+        raise InputError(f"tokens.max_length: found {found}; {recipe.model} holds at most {most} tokens")
+
+
+def newest_checkpoint(run: RunFolder, now: State) -> Path | None:
+    """The checkpoint to resume from; None where the run was stopped before its first.
+
+    Raises:
+        InputError: it was made on other data, on another number of ranks, or in another precision.
+    """
+    found = checkpoints.found(run.checkpoints)
+    if not found:
+        return None
+    then = checkpoints.read_state(found[-1])
+    faults = []
+    if then.data != now.data:
+        faults.append(f"{run.path}: the data is not what the run began with; restore it, or begin another run")
+    if then.ranks != now.ranks:
+        faults.append(
+            f"{found[-1]}: made on {then.ranks} ranks, now there are {now.ranks}; resume with --ranks {then.ranks} "
+            f"(or --gpus {then.ranks})"
+        )
+    if then.precision != now.precision:
+        faults.append(
+            f"{found[-1]}: made in {then.precision}, this machine would train in {now.precision}; resume on one like "
+            "that which began"
+        )
+    if faults:
+        raise InputError(*faults)
+    return found[-1]
+
+
+def make_engine(recipe: Recipe, folder: Path, labels: list[str], config: dict[str, Any], steps: int) -> Any:
+    """DeepSpeed's engine around the model, its optimizer and its schedule."""
+    classifier = model.load(folder, labels, recipe.training)
+    optimizer = model.optimizer(classifier, recipe.training)
+    schedule = model.schedule(optimizer, recipe.training, steps)
+    engine, *_ = deepspeed.initialize(model=classifier, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    return engine
+
+
+def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State) -> None:
+    """Write what a run begins with, or take it back to the step it resumes from."""
+    dist.barrier()  # every rank has seen the folder as it was
+    if ranks.is_first():
+        if not run.recipe.exists():
+            splits.save(run)
+            recipes.save(recipe, run.recipe)
+        model.recover(run.best)
+        metrics.truncate(run.metrics, state.step)
+    dist.barrier()
+
+
+def describe(splits: Splits) -> str:
+    """The splits in a sentence."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in splits.counts().items())
+    duplicates = f"; {splits.duplicates:,} rows left out as duplicates" if splits.duplicates else ""
+    return f"texts: {counts}; labels: {', '.join(splits.labels)}{duplicates}"
+
+
+def describe_engine(recipe: Recipe, engine: Any, state: State, batches: Batches) -> str:
+    """Model, ranks and steps in a sentence."""
+    parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in engine.module.parameters()]
+    trained = sum(count for count, trains in parameters if trains) / 1e6
+    where = "CPU" if ranks.on_cpu() else "GPU"
+    start = f", resumed at step {state.step}" if state.step else ""
+    return (
+        f"{recipe.model}: {trained:.3g} of {sum(count for count, _ in parameters) / 1e6:.3g} M parameters train; "
+        f"{state.ranks} {where} rank{'s' if state.ranks > 1 else ''}, {state.precision}, "
+        f"ZeRO {recipe.training.zero_stage}; {batches.steps:,} steps of {recipe.training.batch_size} texts{start}"
+    )
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, value
