@@ -14,7 +14,7 @@ from bertline.export.sources import Origin
 from bertline.tasks import text_classification
 
 LENGTHS = (16, 64, 128, 512)
-ROUNDS = 5
+ROUNDS = 3
 
 Say = Callable[[str], None]
 """Takes a line of progress for a person."""

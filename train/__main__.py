@@ -58,6 +58,8 @@ def train(path: Path, overrides: list[str], folder: Path | None, resume: bool) -
         BertlineError: the input is wrong (an InputError), or the loss was no longer a number.
     """
     recipe = recipes.load(path, overrides)  # before the heavy imports: a wrong recipe is told at once
+    # Threads that spin while they wait make a busy machine twenty times slower; torch's OpenMP reads this on import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from bertline.train import ranks, setup
     from bertline.train.finish import finish
     from bertline.train.progress import Progress
