@@ -33,6 +33,8 @@ def fuse(graph: Graph, name: str) -> Graph | None:
     graph, int8, MiniLM on AVX-512 VNNI: 8.8 ms against 7.4 ms at 128 tokens):
 
     - BiasGelu: the quantized product before it adds the bias anyway, and Gelu alone takes half the time.
+    - Attention, with query, key and value in one product, becomes QAttention, which multiplies its bytes head by head:
+      75 ms of 119 at 512 tokens (Zen 4, one thread) where MultiHeadAttention and three products take 71 of 111.
     - SkipLayerNormalization takes four times as long as an addition and LayerNormalization. ONNX Runtime makes one of
       every Add before a LayerNormalization when it loads a model, but not of a Sum.
 
@@ -44,13 +46,16 @@ def fuse(graph: Graph, name: str) -> Graph | None:
 
         options = FusionOptions("bert")
         options.use_raw_attention_mask()
+        options.use_multi_head_attention = True
         options.enable_bias_gelu = False
         options.enable_embed_layer_norm = False
         options.enable_skip_layer_norm = False
         options.enable_bias_skip_layer_norm = False
         fused = optimize_model(str(graph.path), "bert", opt_level=0, optimization_options=options)
-    if fused.get_fused_operator_statistics()["Attention"] == 0:
+    if fused.get_fused_operator_statistics()["MultiHeadAttention"] == 0:
         return None
+    if all(one.domain != "com.microsoft" for one in fused.model.opset_import):
+        fused.model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     keep_sums_apart(fused.model)
     path = graph.path.with_name(f"{name}.onnx")
     fused.save_model_to_file(str(path))

@@ -31,7 +31,7 @@ class Group(click.Group):
             click.echo(str(error), err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
                 raise
             click.echo(f"{error.filename or 'the disk'}: {error.strerror}; nothing was overwritten", err=True)
             ctx.exit(2)
@@ -79,7 +79,7 @@ def export(source: str, output: Path | None, max_drop: float, target: str, data:
     """Make a bundle: the fastest int8 ONNX model of a run that is still right on this CPU."""
     from bertline.export.export import export as make
 
-    result = make(source, output or Path("bundles", Path(source).name), max_drop, target, data, _say)
+    result = make(source, output or Path("bundles", Path(source).absolute().name), max_drop, target, data, _say)
     if as_json:
         _print(result, as_json)
 

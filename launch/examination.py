@@ -57,7 +57,7 @@ def _training() -> dict[str, Any]:
     return {
         "ready": True,
         "default_ranks": "{} on the {}".format(*deepspeed_launcher.default_ranks()),
-        "compiler": shutil.which("g++") or "none: DeepSpeed compiles its ops on first use and needs g++",
+        "compiler": shutil.which("g++") or "none: needed only for DeepSpeed ops that a recipe asks for",
         "ops": _ops(),
     }
 

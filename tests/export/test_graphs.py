@@ -35,7 +35,7 @@ def batch(run: Path) -> Batch:
 
 
 def test_attention_is_fused_and_logits_stay(fp32: Graph, fused: Graph, batch: Batch) -> None:
-    assert operators(fused.path)["Attention"] == 2
+    assert operators(fused.path)["MultiHeadAttention"] == 2
     assert operators(fused.path)["Softmax"] == 0
     np.testing.assert_allclose(OnnxRuntime(fused.path, 1).run(batch), OnnxRuntime(fp32.path, 1).run(batch), atol=1e-5)
 
@@ -54,7 +54,7 @@ def test_onnx_runtime_finds_no_sum_to_fuse_on_loading(quantized: dict[str, Graph
     loaded = operators(tmp_path / "loaded.onnx")
     assert loaded["LayerNormalization"] == 5
     assert loaded["SkipLayerNormalization"] == 0
-    assert loaded["QAttention"] == 2
+    assert loaded["MultiHeadAttention"] == 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,7 +65,7 @@ def test_weights_are_eight_bits_per_channel(quantized: dict[str, Graph], name: s
     assert {tensor.dtype for key, tensor in found.items() if "embeddings" not in key} == {np.dtype(kind)}
     scales = {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
     per_channel = [key for key in found if scales[key.replace("_quantized", "_scale")].size == found[key].shape[1]]
-    assert len(per_channel) >= 8  # of two layers: joined or single q, k, v; attention output; both dense ones
+    assert len(per_channel) >= 8  # of two layers: q, k, v; attention output; both dense ones
     assert not any(
         one.data_type == TensorProto.FLOAT and np.prod(one.dims) > 400 for one in onnx.load(path).graph.initializer
     )

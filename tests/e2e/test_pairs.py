@@ -1,0 +1,63 @@
+"""Pairs of texts and three labels through the whole line, from Parquet, on a tiny encoder."""
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from bertline.artifacts import bundle
+from tests.conftest import make_model, make_texts
+from tests.e2e.command import bertline
+
+LABELS = ["entailment", "neutral", "contradiction"]
+RECIPE = """
+name: pairs
+task: text-classification
+model: tiny
+data:
+  train: pairs.parquet
+  text: premise
+  text_pair: hypothesis
+  take: {validation: 60, test: 40}
+tokens: {max_length: 48}
+training: {epochs: 1, learning_rate: 1e-3, batch_size: 16, best: macro_f1}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    make_model(folder / "tiny")
+    chance = random.Random(0)
+    texts = [row["text"] for row in make_texts(300)]
+    rows = [{"premise": text, "hypothesis": chance.choice(texts), "label": chance.choice(LABELS)} for text in texts]
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
+    (folder / "pairs.yaml").write_text(RECIPE)
+    bertline("train", "pairs.yaml", "--ranks", 1, folder=folder)
+    bertline("export", "runs/pairs", "--max-drop", 1, folder=folder)
+    return folder
+
+
+def test_the_manifest_says_that_it_reads_pairs(folder: Path) -> None:
+    manifest = bundle.read(folder / "bundles/pairs")
+    assert manifest.inputs == ["text", "text_pair"]
+    assert manifest.labels == sorted(LABELS)
+    assert manifest.metric == "macro_f1"
+    assert all(golden.text_pair for golden in manifest.golden)
+
+
+def test_texts_are_answered_two_by_two(folder: Path) -> None:
+    done = bertline("predict", "bundles/pairs", "a film", "a movie", "good", "bad", "--json", folder=folder)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [list(answer["scores"]) for answer in answers] == [sorted(LABELS)] * 2
+    assert "an odd number" in bertline("predict", "bundles/pairs", "alone", folder=folder, expect=2).stderr
+
+
+def test_a_split_with_pairs_is_answered_and_measured(folder: Path) -> None:
+    split = folder / "runs/pairs/splits/test.jsonl"
+    assert set(json.loads(split.read_text().splitlines()[0])) == {"text", "text_pair", "label"}
+    lines = bertline("predict", "bundles/pairs", "--in", split, folder=folder).stdout.splitlines()
+    assert len(lines) == 40
