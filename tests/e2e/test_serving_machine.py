@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 def test_predict_and_inspect_need_no_torch(line: Line, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", ROOT], check=True)
     installed = json.loads(subprocess.check_output([python, "-m", "pip", "list", "--format", "json"]))
     assert not {"torch", "transformers", "datasets", "scikit-learn", "deepspeed"} & {one["name"] for one in installed}

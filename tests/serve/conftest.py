@@ -24,7 +24,8 @@ def to_onnx(model: Path, path: Path) -> None:
         def forward(
             self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
         ) -> torch.Tensor:
-            return self.model(input_ids, attention_mask, token_type_ids).logits
+            logits: torch.Tensor = self.model(input_ids, attention_mask, token_type_ids).logits
+            return logits
 
     names = list(inspect.signature(Logits.forward).parameters)[1:]
     example = torch.ones(2, 8, dtype=torch.int64)
