@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bertline.artifacts import tables
 from tests.e2e.command import Line, bertline
 
 
@@ -71,7 +72,7 @@ def test_what_training_prints(line: Line) -> None:
 
 def test_the_held_out_examples_are_written_out(line: Line) -> None:
     for name, count in (("validation", 100), ("test", 60)):
-        rows = [json.loads(row) for row in (line.folder / f"runs/reviews/splits/{name}.jsonl").read_text().splitlines()]
+        rows = [row for _, row in tables.rows(line.folder / f"runs/reviews/splits/{name}.jsonl")]
         assert len(rows) == count
         assert sum(row["label"] == "positive" for row in rows) == count // 2  # stratified
 
@@ -115,8 +116,8 @@ def test_predict_answers_in_the_order_asked(line: Line) -> None:
 def test_predict_answers_a_file(line: Line, tmp_path: Path) -> None:
     split = line.folder / "runs/reviews/splits/test.jsonl"
     bertline("predict", "bundles/reviews", "--in", split, "--out", tmp_path / "answers.jsonl", folder=line.folder)
-    labels = [json.loads(row)["label"] for row in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    gold = [json.loads(row)["label"] for row in split.read_text().splitlines()]
+    labels = [row["label"] for _, row in tables.rows(tmp_path / "answers.jsonl")]
+    gold = [row["label"] for _, row in tables.rows(split)]
     accuracy = sum(one == other for one, other in zip(labels, gold, strict=True)) / len(gold)
     assert accuracy == pytest.approx(line.bench["systems"][2]["accuracy"], abs=0.02)
     bertline(
