@@ -155,7 +155,8 @@ def test_a_graph_that_differs_from_pytorch_leaves_no_bundle(
         return path
 
     monkeypatch.setattr(convert, "to_onnx", convert_badly)
-    with pytest.raises(GateError, match=r"is not the PyTorch model: largest \|Δlogit\| 0\.002 on 256 texts"):
+    # 0.002 give or take what the two runtimes differ by, which is another figure on each CPU
+    with pytest.raises(GateError, match=r"is not the PyTorch model: largest \|Δlogit\| 0\.00\d+ on 256 texts"):
         export(str(run), tmp_path / "bundles/tiny", max_drop=0.01)
     assert nothing_is_left(tmp_path / "bundles/tiny", quick)
 
