@@ -5,6 +5,8 @@ What an earlier demo finished is kept: an unfinished run is resumed, a finished 
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -93,15 +95,18 @@ def table(measured: dict[str, Any]) -> Table:
 
 
 def words(exported: dict[str, Any], bundle: Path, page: Path) -> str:
-    """What came out, and the commands to try next."""
+    """What came out, and the commands to try next, as this shell finds the command."""
+    command = "bertline" if shutil.which("bertline") else sys.argv[0]
+    real, here = RECIPE.resolve(), Path.cwd()
+    own = real.relative_to(here) if real.is_relative_to(here) else real
     return (
         f"{exported['chosen']} was the fastest of {len(exported['candidates'])} candidates within {MAX_DROP} of "
         f"PyTorch's {exported['metric']}.\n\n"
         "Next:\n"
-        f'  bertline predict {bundle} "The best two hours of my year."\n'
-        f"  bertline inspect {bundle}\n"
+        f'  {command} predict {bundle} "The best two hours of my year."\n'
+        f"  {command} inspect {bundle}\n"
         f"  open {page} and {bundle}/report.html\n"
-        f"  copy {RECIPE} and put your own data in it: docs/recipe.md\n"
+        f"  copy {own} and put your own data in it: docs/recipe.md\n"
     )
 
 
