@@ -3,28 +3,16 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from bertline.artifacts import files
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.files import FileEntry
 from bertline.artifacts.machine import Machine
+from bertline.artifacts.task import Part, TaskSettings
 
 MANIFEST = "bertline.json"
 MODEL = "onnx/model.onnx"
-
-
-class Part(BaseModel):
-    """A part of the manifest: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class Tokens(Part):
-    """How texts become tokens."""
-
-    max_length: int
-    """Tokens the model reads of a text, special ones included."""
 
 
 class Runtime(Part):
@@ -62,11 +50,12 @@ class Candidate(Part):
 
 
 class Golden(Part):
-    """A text and the logits that the sealed model gave for it where it was sealed."""
+    """A text and what the sealed model gave for it where it was sealed."""
 
     text: str
     text_pair: str | None = None
     logits: list[float]
+    """Of all its windows, one after the other."""
 
 
 class Source(Part):
@@ -80,16 +69,11 @@ class Source(Part):
     weights_sha256: str
 
 
-class Manifest(Part):
+class Manifest(TaskSettings):
     """bertline.json."""
 
     schema_version: Literal[1] = 1
     name: str
-    task: Literal["text-classification"]
-    inputs: list[Literal["text", "text_pair"]]
-    """What it answers: a text, or a pair of texts."""
-    labels: list[str]
-    tokens: Tokens
     runtime: Runtime
     metric: str
     baseline: float
@@ -109,7 +93,7 @@ class Manifest(Part):
     versions: dict[str, str]
     source: Source
     golden: list[Golden]
-    notices: list[str] = []
+    notices: list[str] = Field([])
     """What was left out or could not be done, and why."""
     created: str
     files: list[FileEntry]

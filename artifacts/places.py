@@ -1,5 +1,6 @@
 """Where a model or data file may be: a local path, `pkg://PACKAGE/PATH` inside an installed package, or a hub id.
 
+A hub id is `name` or `organization/name`, then `:configuration` of a data set and `@revision` where they are meant.
 `pkg://` finds a package's folder without importing it: naming data must not run code. Only hub ids reach the network,
 and of a model only weights as safetensors, configuration and tokenizer files are downloaded.
 """
@@ -10,22 +11,32 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError
 
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
+_HUB_ID = re.compile(
+    r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(:(?P<config>[^\s:@/\\<>|?*]+))?(@(?P<revision>[\w./-]+))?"
+)
 
 
 def is_hub_id(place: str) -> bool:
-    """Whether `place` can only be meant as `name`, `organization/name` or either with `@revision`."""
+    """Whether `place` can only be meant as a hub id: it has the form, and is no local path and no name of a file."""
     return _HUB_ID.fullmatch(place) is not None and not Path(place).exists() and not _looks_like_file(place)
+
+
+def split_hub_id(place: str) -> tuple[str, str | None, str | None]:
+    """(name, configuration, revision) of a hub id; a place that is none (a local folder, say) is all name."""
+    match = None if Path(place).exists() else _HUB_ID.fullmatch(place)
+    return (match["name"], match["config"], match["revision"]) if match else (place, None, None)
 
 
 def model_folder(place: str) -> Path:
     """The local folder of a model, downloaded first where `place` is a hub id.
 
     Raises:
-        InputError: there is no such folder, package or hub model, or the hub cannot be reached.
+        InputError: there is no such folder, package or hub model, a data set's configuration is named, or the hub
+            cannot be reached.
     """
     if is_hub_id(place):
         return _download(place)
@@ -73,16 +84,20 @@ def _local(place: str) -> Path:
 
 
 def _looks_like_file(place: str) -> bool:
-    return Path(place).suffix in (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".yaml", ".onnx", ".safetensors")
+    suffix, compression = tables.kind(Path(place))
+    return compression != "" or suffix in (*tables.KINDS, ".yaml", ".onnx", ".safetensors")
 
 
 def _download(place: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    name, _, revision = place.partition("@")
+    name, config, revision = split_hub_id(place)
+    if config is not None:
+        meant = name if revision is None else f"{name}@{revision}"
+        raise InputError(f"{place}: only data sets have a configuration (:{config}); for the model write {meant}")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{place}: not a local folder, and the hub did not give it ({reason})") from error

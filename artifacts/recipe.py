@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
-from bertline.artifacts import encoder, files, places, tables
+from bertline.artifacts import encoder, files, places, tables, task
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import Input, Long, ProblemType, TaskName, TaskSettings
 
 Places = StrictStr | list[StrictStr]
 
@@ -28,7 +29,8 @@ def _is_share(value: object) -> int | float:
 
 Share = Annotated[int | float, BeforeValidator(_is_share)]
 Whole = Annotated[int, Field(strict=True)]
-Metric = Literal["accuracy", "precision", "recall", "f1", "macro_f1", "loss"]
+LOSSES = ("loss", "mse")
+"""What may pick the best checkpoint beside a task's scores: the less, the better."""
 
 
 class Section(BaseModel):
@@ -54,9 +56,16 @@ class Data(Section):
     where: dict[str, Any] = Field({}, description="Rows kept: column equals value, or one of a list. Default: all.")
     text: StrictStr = Field("text", description="Column of the text. Default: text.")
     text_pair: StrictStr | None = Field(None, description="Column of a second text. Default: none.")
-    label: StrictStr = Field("label", description="Column of the label. Default: label.")
+    label: StrictStr = Field("label", description="Column of the label, labels or number. Default: label.")
+    tokens: StrictStr = Field("tokens", description="Column of a sentence's tokens. Default: tokens.")
+    tags: StrictStr = Field("tags", description="Column of the tokens' tags. Default: tags.")
+    question: StrictStr = Field("question", description="Column of the question. Default: question.")
+    context: StrictStr = Field("context", description="Column of the text that answers it. Default: context.")
+    answers: StrictStr = Field("answers", description="Column of the answers. Default: answers.")
     labels: list[StrictStr] | None = Field(
-        None, min_length=2, description="Names for labels 0, 1, …. Default: taken from the data, sorted."
+        None,
+        min_length=1,
+        description="Names for labels 0, 1, …; of entities, their types. Default: taken from the data, sorted.",
     )
     take: Take = Field(Take(), description="How many examples each split gets.")
 
@@ -64,7 +73,15 @@ class Data(Section):
 class Tokens(Section):
     """How texts become tokens."""
 
-    max_length: Whole = Field(128, ge=4, description="Tokens read of a text, special ones included. Default: 128.")
+    max_length: Whole = Field(128, ge=4, description="Tokens read at once, special ones included. Default: 128.")
+    stride: Whole | None = Field(
+        None, ge=0, description="Tokens that neighboring windows share. Default: a quarter of max_length."
+    )
+    long: Long | None = Field(
+        None,
+        description="Read of a text over max_length: head, tail, head+tail, or all of it in windows, whose logits are "
+        "averaged. Default: head; entities and answers are always looked for in windows.",
+    )
 
 
 class Freeze(Section):
@@ -93,11 +110,18 @@ class Training(Section):
     zero_stage: Whole = Field(1, ge=0, le=3, description="DeepSpeed's ZeRO stage, 0 to 3. Default: 1.")
     freeze: Freeze = Field(Freeze(), description="Which parameters stay as they are.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Dropout probability. Default: the model's own.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread evenly. Default: 0.")
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        None,
+        description="Weight of labels in the loss, 1 if not named; balanced: the rarer, the more. Default: none.",
+    )
     eval_steps: Whole = Field(0, ge=0, description="Evaluate every N steps; 0: after each epoch. Default: 0.")
     save_steps: Whole = Field(0, ge=0, description="Checkpoint every N steps; 0: after each epoch. Default: 0.")
     save_total_limit: Whole = Field(2, ge=1, description="Checkpoints kept, the newest. Default: 2.")
     logging_steps: Whole = Field(10, ge=1, description="Log a line every N steps. Default: 10.")
-    best: Metric = Field("accuracy", description="Validation metric that picks the best checkpoint. Default: accuracy.")
+    best: StrictStr | None = Field(
+        None, description="Validation metric that picks the best checkpoint. Default: the task's first."
+    )
     seed: Whole = Field(42, ge=0, lt=2**31, description="Seed of splits, order, dropout and new weights. Default: 42.")
 
 
@@ -105,12 +129,48 @@ class Recipe(Section):
     """All of a run. See docs/recipe.md."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Name of run and bundle: letters, digits, . _ -")
-    task: Literal["text-classification"] = Field(description="What the model is to do.")
+    task: TaskName = Field(description="What the model is to do.")
+    problem_type: ProblemType | None = Field(
+        None,
+        description="Of text classification: one label, several, or a number. Default: single_label_classification.",
+    )
     model: StrictStr = Field(min_length=1, description="Hub id (with @revision), local folder or pkg:// place.")
     data: Data
     tokens: Tokens = Tokens()
     training: Training = Training()
     deepspeed: dict[str, Any] = Field({}, description="Merged last into DeepSpeed's configuration. Default: nothing.")
+
+    @property
+    def metric(self) -> str:
+        """The one that picks the best checkpoint."""
+        return self.training.best or self.settings([]).scores[0]
+
+    def settings(self, labels: list[str]) -> TaskSettings:
+        """The task as later stages know it."""
+        classifies = self.task == "text-classification"
+        long = (self.tokens.long or "head") if classifies else "windows"
+        length, stride = self.tokens.max_length, self.tokens.stride
+        shared = length // 4 if stride is None else stride
+        return TaskSettings(
+            task=self.task,
+            problem_type=(self.problem_type or "single_label_classification") if classifies else None,
+            inputs=INPUTS[self.task] + (["text_pair"] if classifies and self.data.text_pair else []),
+            labels=labels,
+            tokens=task.Tokens(max_length=length, stride=shared if long == "windows" else 0, long=long),
+        )
+
+
+INPUTS: dict[TaskName, list[Input]] = {
+    "text-classification": ["text"],
+    "token-classification": ["text"],
+    "question-answering": ["question", "context"],
+}
+COLUMNS = {
+    "text-classification": ("text", "label"),
+    "token-classification": ("tokens", "tags"),
+    "question-answering": ("question", "context", "answers"),
+}
+"""Those that the examples of a task must have."""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -124,7 +184,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         _override(raw, override)
     faults = _schema_faults(raw)
     sound = _without(raw, faults)
-    sentences = [*faults.values(), *_data_faults(sound), *_model_faults(sound)]
+    sentences = [*faults.values(), *_task_faults(sound), *_data_faults(sound), *_model_faults(sound)]
     if sentences:
         raise InputError(*(f"{path}: {sentence}" for sentence in sentences))
     return Recipe.model_validate(raw)
@@ -259,12 +319,40 @@ def _kind(value: Any) -> str:
     return "nothing" if value is None else f"{type(value).__name__} {value!r:.60}"
 
 
+def _task_faults(raw: dict[str, Any]) -> Iterator[str]:
+    """What one key asks of a task that another says it is not."""
+    if "task" not in raw:
+        return
+    data, tokens, training = (raw.get(name) or {} for name in ("data", "tokens", "training"))
+    classifies = raw["task"] == "text-classification"
+    problem: ProblemType | None = (raw.get("problem_type") or "single_label_classification") if classifies else None
+    known = (*task.scores(raw["task"], problem), *LOSSES[: 2 if problem == "regression" else 1])
+    if (best := training.get("best")) is not None and best not in known:
+        yield f"training.best: found {best!r}; this task is measured in {', '.join(known)}"
+    length, stride = tokens.get("max_length", Tokens().max_length), tokens.get("stride") or 0
+    long = tokens.get("long")
+    if (long == "windows" or not classifies) and 2 * stride > length:
+        yield f"tokens.stride: found {stride}; windows of {length} tokens share {length // 2} at most"
+    if not classifies and long not in (None, "windows"):
+        yield f"tokens.long: found {long!r}; {raw['task']} reads all of a text, in windows: leave it out"
+    if classifies and long == "windows" and data.get("text_pair"):
+        yield "tokens.long: found 'windows'; pairs of texts are cut, the longer one first: leave it out"
+    if not classifies and raw.get("problem_type"):
+        yield f"problem_type: found {raw['problem_type']!r}; it is of text-classification alone: leave it out"
+    if problem not in ("single_label_classification", None) or raw["task"] == "question-answering":
+        for key in ("label_smoothing", "class_weights"):
+            if training.get(key):
+                yield f"training.{key}: found {training[key]!r}; it is for one label out of several: leave it out"
+    labels = data.get("labels")
+    if problem == "single_label_classification" and labels is not None and len(labels) < 2:
+        yield f"data.labels: found {labels!r}; a classifier needs two labels"
+
+
 def _data_faults(raw: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the files that the recipe names, as far as they are on this machine."""
     data = raw.get("data") or {}
-    needed = {f"data.{key}": data.get(key, key) for key in ("text", "label")} | {
-        "data.text_pair": data.get("text_pair")
-    }
+    needed = {f"data.{key}": data.get(key, key) for key in COLUMNS.get(raw.get("task", ""), ())}
+    needed["data.text_pair"] = data.get("text_pair")
     needed |= {f"data.where.{column}": column for column in data.get("where", {})}
     for split in ("train", "validation", "test"):
         place = data.get(split)
@@ -276,8 +364,9 @@ def _data_faults(raw: dict[str, Any]) -> Iterator[str]:
             yield from (f"data.{split}: {fault}" for fault in error.faults)
             continue
         for path, columns in found:
+            marked = raw.get("task") == "token-classification" and {"text", "entities"} <= set(columns)
             for key, column in needed.items():
-                if column is not None and column not in columns:
+                if column is not None and column not in columns and not marked:
                     yield f"{key}: {path} has no column {column!r}; it has {', '.join(columns)}"
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from bertline.artifacts import files, places
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.files import FileEntry
 from bertline.artifacts.machine import Machine
+from bertline.artifacts.task import Decision, Part, TaskSettings
 
 
 @dataclass(frozen=True)
@@ -50,28 +51,23 @@ class RunFolder:
         return self.path / "splits" / f"{name}.jsonl"
 
 
-class Best(BaseModel):
+class Best(Part):
     """The checkpoint kept as best/."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: int
     value: float
     """Of the metric that chose it, on the validation split."""
+    decision: Decision = Decision()
+    """As tuned on that evaluation."""
 
 
-class Summary(BaseModel):
+class Summary(TaskSettings):
     """run.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     schema_version: Literal[1] = 1
     name: str
-    task: str
     model: str
     """The place it started from, as the recipe names it."""
-    labels: list[str]
-    max_length: int
     metric: str
     best: Best
     validation: dict[str, Any]

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from bertline.artifacts import machine
-from bertline.bench import inputs
+from bertline.bench import bootstrap, inputs
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
-from bertline.tasks import text_classification
-from bertline.tasks.text_classification import Logits
+from bertline.tasks import catalog
+from bertline.tasks.task import Answer, Example, Output, Task
 from bertline.tasks.tokens import Text
 
 OnProgress = Callable[[str, int, int], None]
@@ -50,7 +50,7 @@ class Measured:
     """What was measured of one system."""
 
     name: str
-    logits: Logits  # (texts, labels) float32, in the order of the texts
+    outputs: list[Output]  # of each window, in the order of the texts
     grid: list[Point]
     load_seconds: float
     peak_rss_bytes: int
@@ -96,9 +96,9 @@ def measure(
                 steps.did(f"{worker.name}: round {turn + 1} of {rounds} timed")
         measured = []
         for system, worker, load, times in zip(systems, workers, loads, seconds, strict=True):
-            logits = worker.logits(texts)
+            outputs = worker.outputs(texts)
             points = [point(batch, length, each) for (batch, length), each in zip(grid, times, strict=True)]
-            measured.append(Measured(system.name, logits, points, load, worker.peak_rss_bytes(), system.size_bytes))
+            measured.append(Measured(system.name, outputs, points, load, worker.peak_rss_bytes(), system.size_bytes))
             steps.did(f"{worker.name}: {len(texts):,} texts scored")
     return measured
 
@@ -118,9 +118,7 @@ def geometric_mean_speedup(fast: Measured, slow: Measured, batch: int = 1) -> fl
 
 def bench(
     systems: Sequence[System],
-    texts: Sequence[Text],
-    gold: Sequence[int],
-    labels: Sequence[str],
+    examples: Sequence[Example],
     grid: Sequence[tuple[int, int]],
     rounds: int,
     threads: int,
@@ -128,40 +126,54 @@ def bench(
 ) -> dict[str, Any]:
     """The whole of `bertline bench`: measure and score the systems, the first being the one they are held against.
 
-    Args:
-        gold: for each text the index of its label in `labels`.
-
     Returns:
         What `bertline bench --json` prints; plain values only.
     """
-    return summarize(measure(systems, texts, grid, rounds, threads, on_progress), gold, labels, rounds, threads)
+    measured = measure(systems, [example.texts for example in examples], grid, rounds, threads, on_progress)
+    answered = [answers(system, examples, each.outputs) for system, each in zip(systems, measured, strict=True)]
+    return summarize(catalog.make(systems[0].settings), measured, examples, answered, rounds, threads)
+
+
+def answers(system: System, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Answer]:
+    """What a system's outputs answer to the texts of examples."""
+    task, texts = catalog.make(system.settings), [example.texts for example in examples]
+    return task.decode(texts, task.tokenizer(system.tokenizer).encode(texts), outputs)
 
 
 def summarize(
-    measured: Sequence[Measured], gold: Sequence[int], labels: Sequence[str], rounds: int, threads: int
+    task: Task,
+    measured: Sequence[Measured],
+    examples: Sequence[Example],
+    answered: Sequence[list[Answer]],
+    rounds: int,
+    threads: int,
 ) -> dict[str, Any]:
     """What was measured as `bench` returns it: scored, and held against the first."""
     first = measured[0]
     return {
         "machine": machine.describe().model_dump(mode="json"),
-        "systems": [_row(each, first, gold, labels) for each in measured],
+        "task": task.settings.task,
+        "metrics": list(task.settings.shown),
+        "systems": [_row(task, each, examples, own, answered[0]) for each, own in zip(measured, answered, strict=True)],
         "speedup": {f"{each.name} over {first.name}": geometric_mean_speedup(each, first) for each in measured[1:]},
         "threads": threads,
-        "texts": len(gold),
+        "texts": len(examples),
         "rounds": rounds,
         "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": machine.versions("bertline", "onnxruntime", "torch", "transformers", "tokenizers", "numpy"),
     }
 
 
-def _row(each: Measured, first: Measured, gold: Sequence[int], labels: Sequence[str]) -> dict[str, Any]:
-    scores = text_classification.score(each.logits, gold, labels)
+def _row(
+    task: Task, each: Measured, examples: Sequence[Example], own: list[Answer], first: list[Answer]
+) -> dict[str, Any]:
+    scores, counts = task.score(examples, own), task.counts(examples, own)
     return {
         "name": each.name,
         "grid": [asdict(point) for point in each.grid],
-        "accuracy": scores["accuracy"],
-        "macro_f1": scores["macro_f1"],
-        "agreement": float(np.mean(each.logits.argmax(axis=1) == first.logits.argmax(axis=1))),
+        **{metric: scores[metric] for metric in task.settings.shown},
+        "interval": list(bootstrap.interval(task, task.settings.shown[0], counts)),
+        "agreement": task.agreement(own, first),
         "size_bytes": each.size_bytes,
         "peak_rss_bytes": each.peak_rss_bytes,
         "load_seconds": each.load_seconds,

@@ -7,6 +7,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import Tokens
 from bertline.tasks.tokens import Batch, Encoded, Text, Tokenizer
 
 
@@ -23,7 +24,7 @@ def make(tokenizer: Path, texts: Sequence[Text], grid: Sequence[tuple[int, int]]
     spoken = [text for text in joined if text.strip()]
     batches = []
     for batch, length in grid:
-        cutter = Tokenizer(tokenizer, length)
+        cutter = Tokenizer(tokenizer, Tokens(max_length=length))
         endless = cycle(spoken)
         batches.append(cutter.pad([_row(cutter, endless, length) for _ in range(batch)]))
     return batches

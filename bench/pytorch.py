@@ -9,50 +9,55 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+import transformers
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from bertline.artifacts import encoder
 from bertline.artifacts.errors import InputError
-from bertline.tasks.text_classification import Logits
+from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch
 
 
 class PyTorchRuntime:
-    """A Hugging Face sequence classifier with its default attention, on the CPU.
+    """A Hugging Face model with its default attention, on the CPU.
 
     Raises:
-        InputError: the folder is refused by `encoder.check`, is no text classifier, or lacks weights: transformers
-            would fill them with random numbers and only warn.
+        InputError: the folder is refused by `encoder.check`, has no head of that architecture, or lacks weights:
+            transformers would fill them with random numbers and only warn.
     """
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, architecture: str, threads: int) -> None:
         torch.set_num_threads(threads)
         logging.set_verbosity_error()  # what it would warn of is checked here
-        self.model, info = model_class(folder).from_pretrained(
+        self.model, info = model_class(folder, architecture).from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
         )
         if info["missing_keys"]:
             raise InputError(
                 f"{folder}: no weights for {', '.join(sorted(info['missing_keys']))}; only a model that was "
-                "fine-tuned for text classification can be measured"
+                f"fine-tuned {architecture} can be measured"
             )
         self.model.eval()
         self.inputs = inspect.signature(self.model.forward).parameters.keys()
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> Logits:
-        """Logits, float32 (batch, labels), of int64 arrays (batch, length); inputs the model lacks are left out."""
+    def run(self, batch: Batch) -> Output:
+        """As `Runtime.run`, of int64 arrays (batch, length); inputs the model lacks are left out."""
         tensors = {name: torch.from_numpy(array) for name, array in batch.items() if name in self.inputs}
-        logits: Logits = self.model(**tensors).logits.numpy()
-        return logits
+        found = self.model(**tensors)
+        if "start_logits" in found:
+            return np.asarray(torch.stack([found.start_logits, found.end_logits], dim=-1).numpy())
+        return np.asarray(found.logits.numpy())
 
 
-def model_class(folder: Path) -> Any:
+def model_class(folder: Path, architecture: str) -> Any:
     """The class that reads this folder. transformers imports its module here, once in a process: about 0.3 s."""
     encoder.check(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise InputError(f"{folder}: config.json: transformers has no text classifier of type {config.model_type!r}")
-    return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    known = getattr(transformers, f"AutoModel{architecture}")._model_mapping
+    if type(config) not in known:
+        raise InputError(f"{folder}: config.json: transformers has no {config.model_type!r} {architecture}")
+    return known[type(config)]

@@ -97,11 +97,12 @@ def export_page(result: Result, manifest: Result) -> str:
 
 def _bench_tiles(result: Result) -> list[tuple[str, str]]:
     last, first = result["systems"][-1], result["systems"][0]
+    metric = result["metrics"][0]
     factors = [(f"{factor:.1f} ×", f"{pair}, batch 1, geometric mean") for pair, factor in result["speedup"].items()]
     return [
         *reversed(factors),
-        (f"{last['accuracy']:.3f}", f"accuracy of {last['name']}; {first['name']} {first['accuracy']:.3f}"),
-        (f"{last['agreement']:.1%}", f"of labels agree with {first['name']}"),
+        (f"{last[metric]:.3f}", f"{_words(metric)} of {last['name']}; {first['name']} {first[metric]:.3f}"),
+        (f"{last['agreement']:.1%}", f"agreement with {first['name']}"),
         (_megabytes(last["size_bytes"]), f"on disk; {first['name']} {_megabytes(first['size_bytes'])}"),
     ]
 
@@ -125,17 +126,19 @@ def _latency_plot(result: Result) -> Plot:
 
 def _quality_plot(result: Result) -> Plot:
     point = _typical(result["systems"][0]["grid"])
+    metric = result["metrics"][0]
     bubbles = []
     for color, row in enumerate(result["systems"]):
         ms = next(each["p50_ms"] for each in row["grid"] if _key(each) == _key(point))
-        low, high = _interval(row["accuracy"], result["texts"])
-        bubbles.append(Bubble(f"{row['accuracy']:.3f}", color, ms, row["accuracy"], (low, high), row["size_bytes"]))
+        low, high = row["interval"]
+        bubbles.append(Bubble(f"{row[metric]:.3f}", color, ms, row[metric], (low, high), row["size_bytes"]))
     return Plot(
-        "Speed against accuracy",
-        f"Accuracy on {result['texts']:,} texts over the median milliseconds for one text of {point['length']} tokens; "
-        "the area is the size on disk. Up and to the left is better. The whiskers are the 95 % interval of an accuracy "
-        "measured on that many texts; all systems answered the same ones, so between them less is needed to differ.",
-        (plots.speed_and_quality(bubbles, "accuracy", f"milliseconds for one text of {point['length']} tokens")),
+        f"Speed against {_words(metric)}",
+        f"{_words(metric).capitalize()} on {result['texts']:,} texts over the median milliseconds for one text of "
+        f"{point['length']} tokens; "
+        "the area is the size on disk. Up and to the left is better. The whiskers are the 95 % interval that so "
+        "many texts can tell; all systems answered the same ones, so between them less is needed to differ.",
+        (plots.speed_and_quality(bubbles, _words(metric), f"milliseconds for one text of {point['length']} tokens")),
         _legend(result["systems"]),
         _cost_table(result),
     )
@@ -189,12 +192,12 @@ def _latency_table(result: Result) -> Table:
 
 
 def _cost_table(result: Result) -> Table:
-    """Accuracy, macro-F1, agreement, size, memory and load time, a row a system."""
+    """Scores, agreement, size, memory and load time, a row a system."""
+    metrics = result["metrics"]
     rows = [
         [
             row["name"],
-            f"{row['accuracy']:.4f}",
-            f"{row['macro_f1']:.4f}",
+            *(f"{row[metric]:.4f}" for metric in metrics),
             f"{row['agreement']:.1%}",
             _megabytes(row["size_bytes"]),
             _megabytes(row["peak_rss_bytes"]),
@@ -202,7 +205,7 @@ def _cost_table(result: Result) -> Table:
         ]
         for row in result["systems"]
     ]
-    return Table(["system", "accuracy", "macro-F1", "agreement", "size", "memory", "load"], rows)
+    return Table(["system", *map(_words, metrics), "agreement", "size", "memory", "load"], rows)
 
 
 def _percentiles_table(result: Result) -> Table:
@@ -357,10 +360,9 @@ def _typical(grid: Sequence[Result]) -> Result:
     return min(_single(grid), key=lambda point: abs(int(point["length"]) - 128))
 
 
-def _interval(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share seen on `count` texts (normal approximation)."""
-    half = 1.96 * (share * (1 - share) / count) ** 0.5
-    return share - half, share + half
+def _words(metric: str) -> str:
+    """A score's name as people write it."""
+    return metric.replace("macro_f1", "macro-F1").replace("micro_f1", "micro-F1").replace("_", " ")
 
 
 def _key(point: Result) -> str:

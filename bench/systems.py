@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from bertline.artifacts import bundle, encoder
+from bertline.artifacts.task import TaskSettings
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class System:
     kind: Literal["pytorch", "onnxruntime"]
     model: Path  # pytorch: a Hugging Face folder; onnxruntime: the .onnx file
     tokenizer: Path  # the folder of tokenizer.json and config.json
-    max_length: int  # tokens a text is cut to when texts are scored
-    labels: tuple[str, ...]
+    settings: TaskSettings  # how texts are read and scored
 
     @property
     def size_bytes(self) -> int:
@@ -46,6 +46,5 @@ def from_bundle(folder: Path, name: str = "bundle") -> System:
         kind="onnxruntime",
         model=folder / manifest.runtime.model,
         tokenizer=folder,
-        max_length=manifest.tokens.max_length,
-        labels=tuple(manifest.labels),
+        settings=manifest.alone,
     )

@@ -29,8 +29,9 @@ from bertline.artifacts.errors import BertlineError
 from bertline.bench.systems import System
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import OnnxRuntime, Runtime
-from bertline.tasks.text_classification import Logits
-from bertline.tasks.tokens import Batch, Text, Tokenizer
+from bertline.tasks import catalog
+from bertline.tasks.task import Output
+from bertline.tasks.tokens import Batch, Text
 
 WARM_UP_SECONDS = 0.05
 TURN_SECONDS = 0.25
@@ -69,10 +70,10 @@ class Worker:
         seconds: list[list[float]] = self._ask("time", list(batches))
         return seconds
 
-    def logits(self, texts: Sequence[Text]) -> Logits:
-        """Logits (texts, labels), in the order asked."""
-        logits: Logits = self._ask("logits", list(texts))
-        return logits
+    def outputs(self, texts: Sequence[Text]) -> list[Output]:
+        """What the model gives for each window of the texts, in order."""
+        outputs: list[Output] = self._ask("outputs", list(texts))
+        return outputs
 
     def peak_rss_bytes(self) -> int:
         """The most memory the process has held so far, the interpreter and all libraries included."""
@@ -116,13 +117,14 @@ class _Inside:
 
     def __init__(self, system: System, threads: int) -> None:
         self.system = system
+        self.task = catalog.make(system.settings)
         self.threads = threads
 
     def prepare(self) -> None:
         if self.system.kind == "pytorch":
             from bertline.bench.pytorch import model_class
 
-            model_class(self.system.model)
+            model_class(self.system.model, self.task.architecture)
 
     def load(self, batch: Batch) -> float:
         start = perf_counter()
@@ -133,9 +135,9 @@ class _Inside:
     def time(self, batches: list[Batch]) -> list[list[float]]:
         return [repeat(partial(self.runtime.run, batch)) for batch in batches]
 
-    def logits(self, texts: list[Text]) -> Logits:
-        tokenizer = Tokenizer(self.system.tokenizer, self.system.max_length)
-        return Engine(tokenizer, self.runtime, self.system.labels).logits(texts, batch_size=32)
+    def outputs(self, texts: list[Text]) -> list[Output]:
+        tokenizer = self.task.tokenizer(self.system.tokenizer)
+        return Engine(self.task, tokenizer, self.runtime).outputs(tokenizer.encode(texts))
 
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes()
@@ -144,7 +146,7 @@ class _Inside:
         if self.system.kind == "pytorch":
             from bertline.bench.pytorch import PyTorchRuntime
 
-            return PyTorchRuntime(self.system.model, self.threads)
+            return PyTorchRuntime(self.system.model, self.task.architecture, self.threads)
         return OnnxRuntime(self.system.model, self.threads)
 
 

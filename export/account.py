@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import Candidate, Manifest, Runtime, Tokens
+from bertline.artifacts.bundle import Candidate, Manifest, Runtime
 from bertline.bench.compare import Measured
 from bertline.export import choose, graphs
 from bertline.export.candidates import Made
@@ -34,14 +34,11 @@ def describe(
     chosen = next(one for one in candidates if one.chosen)
     target = here.cpu_class if target == "auto" else target
     return Manifest(
+        **origin.settings.model_dump(),
         name=origin.name,
-        task="text-classification",
-        inputs=["text", "text_pair"] if origin.pairs else ["text"],
-        labels=list(origin.labels),
-        tokens=Tokens(max_length=origin.max_length),
         runtime=Runtime(opset=graphs.opset(made.graph(chosen.name).path)),
         metric=origin.metric,
-        baseline=measured.baseline,
+        baseline=round(measured.baseline, 6),
         value=chosen.value,
         drop=chosen.drop,
         max_drop=max_drop,

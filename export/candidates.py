@@ -39,15 +39,15 @@ class Made:
 def make(origin: Origin, folder: Path, target: str, say: Say) -> Made:
     """Convert, fuse and quantize; what was converted and fused is held against PyTorch before it is quantized."""
     say(f"converting {origin.folder} to ONNX")
-    fp32 = Graph("fp32", convert.to_onnx(origin.folder, folder))
+    fp32 = Graph("fp32", convert.to_onnx(origin.folder, origin.settings, folder))
     fused = graphs.fuse(fp32, "fp32-fused")
     notices = [] if fused else [f"no fused candidates: ONNX Runtime knows no fusion for {origin.config['model_type']}"]
     say("comparing with PyTorch")
     exact = [fp32, fused] if fused else [fp32]
     mixed = fidelity.mixed_lengths(origin.texts)
     pytorch, *others = compare.measure(systems(origin, exact), mixed, grid(origin)[:1], 1, machine.cores())
-    proof = fidelity.gate(pytorch, others[0])
-    if fused and not (found := fidelity.difference(pytorch.logits, others[1].logits)) <= fidelity.MAX_ABS_LOGIT_DIFF:
+    proof = fidelity.gate(pytorch, others[0], len(mixed))
+    if fused and not (found := fidelity.difference(pytorch.outputs, others[1].outputs)) <= fidelity.MAX_ABS_LOGIT_DIFF:
         notices.append(f"no fused candidates: the fused graph's logits differ from PyTorch's by {found:.3g}")
         exact = [fp32]
     left_out = signed_left_out(target, machine.cpu_class())

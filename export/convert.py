@@ -1,4 +1,4 @@
-"""A PyTorch classifier becomes an fp32 ONNX file. The only file that touches optimum.
+"""A PyTorch model becomes an fp32 ONNX file. The only file that touches optimum.
 
 optimum compares its result with PyTorch's but merely warns; here nothing is compared: see `fidelity`. The model that is
 converted is loaded by the very code that the gate compares against.
@@ -8,17 +8,19 @@ from pathlib import Path
 
 from bertline.artifacts import encoder, machine
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import TaskSettings
 from bertline.export.quiet import quiet
-
-TASK = "text-classification"
-"""Named to optimum always: left to guess, it silently drops the head of a local model."""
+from bertline.tasks import catalog
 
 
-def to_onnx(model: Path, folder: Path) -> Path:
-    """Write `folder`/model.onnx, the model in fp32 with its classification head.
+def to_onnx(model: Path, settings: TaskSettings, folder: Path) -> Path:
+    """Write `folder`/model.onnx, the model in fp32 with the head of its task.
+
+    The task is named to optimum always: left to guess, it silently drops the head of a local model.
 
     Args:
-        model: a Hugging Face folder of a sequence classifier.
+        model: a Hugging Face folder.
+        settings: of the task it was trained for.
         folder: made if need be; optimum leaves copies of configuration and tokenizer beside the model.
 
     Raises:
@@ -32,12 +34,12 @@ def to_onnx(model: Path, folder: Path) -> Path:
 
         from bertline.bench.pytorch import PyTorchRuntime
 
-        known = TasksManager.get_supported_model_type_for_task(TASK, "onnx")
+        known = TasksManager.get_supported_model_type_for_task(settings.task, "onnx")
         if config.get("model_type") not in known:
             raise InputError(
-                f"{model}: config.json: optimum cannot convert a text classifier of type "
-                f"{config.get('model_type')!r}; it can: {', '.join(sorted(known))}"
+                f"{model}: config.json: optimum does not convert {config.get('model_type')!r} for {settings.task}; it "
+                f"does: {', '.join(sorted(known))}"
             )
-        loaded = PyTorchRuntime(model, machine.cores()).model
-        onnx_export_from_model(loaded, folder, task=TASK, do_validation=False)
+        loaded = PyTorchRuntime(model, catalog.make(settings).architecture, machine.cores()).model
+        onnx_export_from_model(loaded, folder, task=settings.task, do_validation=False)
     return folder / "model.onnx"

@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bertline.artifacts import encoder, machine
-from bertline.bench import compare
+from bertline.bench import bootstrap, compare
 from bertline.bench.compare import Measured
 from bertline.bench.systems import System
-from bertline.export import drop
 from bertline.export.choose import Trial
 from bertline.export.graphs import Graph
 from bertline.export.sources import Origin
-from bertline.tasks import text_classification
+from bertline.tasks.task import Counts
 
 LENGTHS = (16, 64, 128, 512)
 ROUNDS = 3
@@ -39,25 +38,31 @@ def measure(origin: Origin, graphs: Sequence[Graph], say: Say) -> Measurements:
     pytorch, *candidates = compare.measure(
         systems(origin, graphs), origin.texts, grid(origin), ROUNDS, machine.cores(), tell
     )
-    baseline = value(origin, pytorch)
-    trials = [trial(origin, graph, pytorch, one, baseline) for graph, one in zip(graphs, candidates, strict=True)]
-    return Measurements(pytorch, baseline, trials)
+    before = counts(origin, pytorch)
+    trials = [trial(origin, graph, before, one) for graph, one in zip(graphs, candidates, strict=True)]
+    return Measurements(pytorch, value(origin, before), trials)
 
 
-def value(origin: Origin, measured: Measured) -> float:
+def counts(origin: Origin, measured: Measured) -> Counts:
+    """What the scores of the answers are made of."""
+    system = systems(origin, ())[0]
+    return origin.task.counts(origin.examples, compare.answers(system, origin.examples, measured.outputs))
+
+
+def value(origin: Origin, counts: Counts) -> float:
     """The metric of what was answered."""
-    return float(text_classification.score(measured.logits, origin.gold, origin.labels)[origin.metric])
+    return float(origin.task.values(counts.sum(axis=0))[origin.metric])
 
 
-def trial(origin: Origin, graph: Graph, pytorch: Measured, measured: Measured, baseline: float) -> Trial:
+def trial(origin: Origin, graph: Graph, before: Counts, measured: Measured) -> Trial:
     """A candidate's figures, the drop held against PyTorch's answers to the same texts."""
-    before, after = (each.logits.argmax(axis=1) for each in (pytorch, measured))
+    after = counts(origin, measured)
     return Trial(
         name=graph.name,
         quantized=graph.quantized,
-        value=value(origin, measured),
-        drop=baseline - value(origin, measured),
-        drop_interval=drop.interval(origin.metric, origin.gold, before, after, len(origin.labels)),
+        value=round(value(origin, after), 6),
+        drop=round(value(origin, before) - value(origin, after), 6),
+        drop_interval=bootstrap.drop_interval(origin.task, origin.metric, before, after),
         size_bytes=measured.size_bytes,
         p50_ms=p50_ms(measured),
     )
@@ -65,7 +70,7 @@ def trial(origin: Origin, graph: Graph, pytorch: Measured, measured: Measured, b
 
 def systems(origin: Origin, graphs: Sequence[Graph]) -> list[System]:
     """PyTorch and the graphs, to be measured side by side."""
-    shared = (origin.folder, origin.max_length, origin.labels)
+    shared = (origin.folder, origin.settings)
     return [
         System("pytorch", "pytorch", origin.folder, *shared),
         *(System(graph.name, "onnxruntime", graph.path, *shared) for graph in graphs),

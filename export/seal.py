@@ -15,8 +15,9 @@ from bertline.export.graphs import Graph
 from bertline.export.sources import Origin
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import OnnxRuntime
-from bertline.tasks.text_classification import Example
-from bertline.tasks.tokens import Text, Tokenizer
+from bertline.tasks import catalog
+from bertline.tasks.task import Example
+from bertline.tasks.tokens import Text
 
 HUGGING_FACE_FILES = (
     "config.json",
@@ -29,6 +30,7 @@ HUGGING_FACE_FILES = (
     "merges.txt",
     "sentencepiece.bpe.model",
     "spiece.model",
+    "spm.model",
 )
 """Copied where the model has them; nothing else of its folder is."""
 GOLDEN_TEXTS = 6
@@ -74,8 +76,7 @@ def golden_texts(examples: Sequence[Example]) -> list[Text]:
 
 
 def golden(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> list[Golden]:
-    """What the model in `folder` answers, each text alone: int8 activations are scaled by all that a batch holds."""
-    tokenizer = Tokenizer(folder, manifest.tokens.max_length)
-    engine = Engine(tokenizer, OnnxRuntime(folder / MODEL, manifest.threads), manifest.labels)
-    answers = [engine.logits([text])[0].tolist() for text in texts]
-    return [Golden(text=text, text_pair=pair, logits=row) for (text, pair), row in zip(texts, answers, strict=True)]
+    """What the model in `folder` answers."""
+    task = catalog.make(manifest)
+    engine = Engine(task, task.tokenizer(folder), OnnxRuntime(folder / MODEL, manifest.threads))
+    return [Golden(text=text, text_pair=pair, logits=engine.logits((text, pair))) for text, pair in texts]

@@ -1,25 +1,24 @@
-"""What a bundle is made from: a finished run, or any Hugging Face classifier with labelled texts to measure it on."""
+"""What a bundle is made from: a finished run, or any Hugging Face model with labelled texts to measure it on."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bertline.artifacts import encoder, places, run
+from bertline.artifacts import encoder, places, run, tables
 from bertline.artifacts.bundle import Source
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import INPUTS
 from bertline.artifacts.run import RunFolder
-from bertline.tasks import text_classification
-from bertline.tasks.text_classification import Example
+from bertline.artifacts.task import TaskName, TaskSettings, Tokens
+from bertline.tasks import catalog
+from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Text
-
-METRICS = ("accuracy", "precision", "recall", "f1", "macro_f1")
-"""What a drop may be measured in: higher is better, at most 1."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A classifier that is complete on this machine, and the texts it is held to."""
+    """A model that is complete on this machine, and the texts it is held to."""
 
     kind: Literal["run", "model"]
     place: str
@@ -30,25 +29,19 @@ class Origin:
     folder: Path
     """A Hugging Face folder: config.json, weights, tokenizer."""
     config: dict[str, Any]
-    labels: tuple[str, ...]
-    max_length: int
+    settings: TaskSettings
     metric: str
     examples: list[Example]
+
+    @property
+    def task(self) -> Task:
+        """What it does."""
+        return catalog.make(self.settings)
 
     @property
     def texts(self) -> list[Text]:
         """What the examples ask."""
         return [example.texts for example in self.examples]
-
-    @property
-    def gold(self) -> list[int]:
-        """The index of each example's label."""
-        return [self.labels.index(example.label) for example in self.examples]
-
-    @property
-    def pairs(self) -> bool:
-        """Whether it is pairs of texts that are labelled."""
-        return self.examples[0].text_pair is not None
 
     def source(self, bundle: Path) -> Source:
         """As the manifest of `bundle` tells it."""
@@ -88,10 +81,9 @@ def _run(place: str, folder: RunFolder, data: Path | None) -> Origin:
         model=summary.model,
         folder=folder.best,
         config=encoder.check(folder.best),
-        labels=tuple(summary.labels),
-        max_length=summary.max_length,
-        metric=summary.metric if summary.metric in METRICS else "accuracy",  # a run may go by its loss
-        examples=text_classification.read_labelled(data or folder.split("validation"), summary.labels),
+        settings=summary.alone,
+        metric=summary.metric if summary.metric in summary.scores else summary.scores[0],  # a run may go by its loss
+        examples=catalog.make(summary.alone).read_file(data or folder.split("validation")),
     )
 
 
@@ -103,7 +95,7 @@ def _model(place: str, data: Path | None) -> Origin:
         faults.append(f"{place}: a model without a run is measured on texts of yours: add --data FILE (text, label)")
     if data is None or faults:
         raise InputError(*faults)
-    labels = _labels(config)
+    settings = _settings(config, data)
     return Origin(
         kind="model",
         place=place,
@@ -111,28 +103,52 @@ def _model(place: str, data: Path | None) -> Origin:
         model=place,
         folder=folder,
         config=config,
-        labels=labels,
-        max_length=encoder.max_tokens(config),
-        metric="accuracy",
-        examples=text_classification.read_labelled(data, labels),
+        settings=settings,
+        metric=settings.scores[0],
+        examples=catalog.make(settings).read_file(data),
+    )
+
+
+def _settings(config: dict[str, Any], data: Path) -> TaskSettings:
+    """The task that a model's head is for, with nothing tuned: of a pair of texts where the data has pairs."""
+    task = _task(config)
+    assert task is not None, "the head is known"
+    classifies = task == "text-classification"
+    problem = config.get("problem_type") or (
+        "regression" if len(_labels(config)) == 1 else "single_label_classification"
+    )
+    inputs = list(INPUTS[task])
+    if classifies and "text_pair" in tables.columns(data):
+        inputs.append("text_pair")
+    length = encoder.max_tokens(config)
+    windows = Tokens(max_length=length, stride=length // 4, long="windows")
+    return TaskSettings(
+        task=task,
+        problem_type=problem if classifies else None,
+        inputs=inputs,
+        labels=list(_labels(config)) if task != "question-answering" else [],
+        tokens=Tokens(max_length=length) if classifies else windows,
+    )
+
+
+def _task(config: dict[str, Any]) -> TaskName | None:
+    """By the architecture that config.json names."""
+    names = [str(name) for name in config.get("architectures") or ()]
+    return next(
+        (task for task, kind in catalog.TASKS.items() for name in names if name.endswith(kind.architecture)), None
     )
 
 
 def _head_faults(folder: Path, config: dict[str, Any]) -> list[str]:
-    """Why this is not one label out of several; a head that is named but has no weights is found on loading."""
+    """Why its task is not known; a head that is named but has no weights is found on loading."""
+    if _task(config) is not None:
+        return []
     architectures = config.get("architectures") or ["none"]
-    if not any(str(name).endswith("ForSequenceClassification") for name in architectures):
-        return [
-            f"{folder / 'config.json'}: architectures is {', '.join(map(str, architectures))}, without a head for text "
-            "classification; fine-tune the model first: bertline train RECIPE"
-        ]
-    kind = config.get("problem_type") or "single_label_classification"
-    if kind != "single_label_classification" or len(_labels(config)) < 2:
-        return [
-            f"{folder / 'config.json'}: {len(_labels(config))} label(s), problem_type {kind!r}; "
-            "one label out of two or more is what can be exported"
-        ]
-    return []
+    heads = ", ".join(task.architecture for task in catalog.TASKS.values())
+    return [
+        f"{folder / 'config.json'}: architectures is {', '.join(map(str, architectures))}, none of {heads}; fine-tune "
+        "the model first: bertline train RECIPE"
+    ]
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ from bertline.artifacts.errors import InputError
 from bertline.bench import compare, report, systems
 from bertline.bench.systems import System
 from bertline.export import convert
-from bertline.tasks import text_classification
-from bertline.tasks.text_classification import Example
+from bertline.tasks import catalog
+from bertline.tasks.task import Example
 
 ROUNDS = 3
 Say = Callable[[str], None]
@@ -47,14 +47,12 @@ def bench(folder: Path, against: Sequence[str], data: Path | None, html: Path | 
     manifest = bundle.verify(folder)
     models = [run.model(place) for place in against] or [_source(folder, manifest)]
     examples = _examples(folder, manifest, data)
-    texts = [example.texts for example in examples]
-    gold = [manifest.labels.index(example.label) for example in examples]
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         say("onnxruntime-fp32: converting")
         compared = [*_systems(models, manifest, Path(work)), systems.from_bundle(folder)]
         grid = compare.default_grid(compared)
         tell = lambda what, done, steps: say(f"[{done}/{steps}] {what}")  # noqa: E731
-        result = compare.bench(compared, texts, gold, manifest.labels, grid, ROUNDS, machine.cores(), tell)
+        result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), tell)
     if html is not None:
         files.write_text(html, report.bench_page(result, shlex.join(["bertline", *sys.argv[1:]])))
     return result
@@ -89,14 +87,11 @@ def _examples(folder: Path, manifest: Manifest, data: Path | None) -> list[Examp
             raise InputError(
                 f"{data}: no test split beside what {folder} was made from; name labelled examples: --data"
             )
-    return text_classification.read_labelled(data, manifest.labels)
+    return catalog.make(manifest).read_file(data)
 
 
 def _systems(models: Sequence[Path], manifest: Manifest, work: Path) -> list[System]:
     names = ["pytorch", *(f"pytorch {model}" for model in models[1:])]
-    labels, max_length = tuple(manifest.labels), manifest.tokens.max_length
-    eager = [
-        System(name, "pytorch", model, model, max_length, labels) for name, model in zip(names, models, strict=True)
-    ]
-    onnx = convert.to_onnx(models[0], work)
-    return [*eager, System("onnxruntime-fp32", "onnxruntime", onnx, models[0], max_length, labels)]
+    eager = [System(name, "pytorch", model, model, manifest.alone) for name, model in zip(names, models, strict=True)]
+    onnx = convert.to_onnx(models[0], manifest.alone, work)
+    return [*eager, System("onnxruntime-fp32", "onnxruntime", onnx, models[0], manifest.alone)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -13,7 +12,7 @@ from bertline.artifacts import bundle, files
 from bertline.artifacts.errors import InputError
 from bertline.serve import batch
 from bertline.serve.engine import Engine
-from bertline.tasks.text_classification import Columns
+from bertline.tasks.task import Answer, Columns
 from bertline.tasks.tokens import Text
 
 
@@ -27,11 +26,11 @@ def predict(folder: Path, texts: Sequence[str], source: Path | None, target: Pat
         raise InputError("nothing to answer, or two things at once: give TEXTs or --in FILE")
     if target is not None:
         files.refuse_existing(target)
-    paired = "text_pair" in bundle.read(folder).inputs
-    asked = _texts(texts, paired)
+    inputs = bundle.read(folder).inputs
+    asked = _texts(texts, inputs)
     engine = Engine.load(folder)
     if source is not None:
-        answers = batch.answers(engine, source, Columns(text_pair="text_pair" if paired else None))
+        answers = batch.answers(engine, source, Columns(text_pair="text_pair" if "text_pair" in inputs else None))
     else:
         answers = iter(engine.predict(asked))
     if target is not None:
@@ -43,14 +42,28 @@ def predict(folder: Path, texts: Sequence[str], source: Path | None, target: Pat
         click.echo(_words(answer, asked[number]) if plain else json.dumps(answer, ensure_ascii=False))
 
 
-def _texts(texts: Sequence[str], paired: bool) -> list[Text]:
-    if not paired:
+def _texts(texts: Sequence[str], inputs: Sequence[str]) -> list[Text]:
+    if len(inputs) == 1:
         return [(text, None) for text in texts]
     if len(texts) % 2:
-        raise InputError(f"this bundle answers pairs of texts: found {len(texts)}, an odd number")
+        raise InputError(f"this bundle takes {inputs[0]} and {inputs[1]} in turn: found {len(texts)}, an odd number")
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
-def _words(answer: dict[str, Any], text: Text) -> str:
-    cut = "  (longer than the model reads: the end was cut off)" if answer.get("truncated") else ""
-    return f"{answer['label']}  {answer['score']:.3f}  {' | '.join(part for part in text if part is not None)}{cut}"
+def _words(answer: Answer, text: Text) -> str:
+    cut = "  (longer than the model reads: part of it was cut off)" if answer.get("truncated") else ""
+    return f"{_short(answer)}  {' | '.join(part for part in text if part is not None)}{cut}"
+
+
+def _short(answer: Answer) -> str:
+    """The answer of any task in a few words."""
+    if "entities" in answer:
+        found = [f"{one['text']} ({one['label']} {one['score']:.3f})" for one in answer["entities"]]
+        return ", ".join(found) or "no entities"
+    if "answer" in answer:
+        return f"{answer['answer'] or 'no answer'}  {answer['score']:.3f}"
+    if "value" in answer:
+        return f"{answer['value']:.3f}"
+    if "labels" in answer:
+        return ", ".join(f"{label} {answer['scores'][label]:.3f}" for label in answer["labels"]) or "no label"
+    return f"{answer['label']}  {answer['score']:.3f}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from bertline.artifacts import tables
 from bertline.serve.engine import Engine
-from bertline.tasks.text_classification import Columns, read_text
+from bertline.tasks.task import Columns
 
 CHUNK = 1024
 """Texts answered at once: enough to sort by length, few enough to hold."""
@@ -19,6 +19,6 @@ def answers(engine: Engine, path: Path, columns: Columns) -> Iterator[dict[str, 
     Raises:
         InputError: the file cannot be read or a row has no text; names file and row.
     """
-    texts = (read_text(row, columns, where) for where, row in tables.rows(path))
+    texts = (engine.task.read_texts(row, columns, where) for where, row in tables.rows(path))
     while chunk := list(islice(texts, CHUNK)):
         yield from engine.predict(chunk)

@@ -1,4 +1,4 @@
-"""A text in, an answer out: tokenizer, runtime and labels joined.
+"""A text in, an answer out: task, tokenizer and runtime joined.
 
 The same engine answers for users, for the export gate and for every system that a benchmark compares; only the runtime
 differs.
@@ -6,7 +6,6 @@ differs.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from bertline.artifacts import bundle
 from bertline.artifacts.bundle import Manifest
 from bertline.artifacts.errors import DamagedError
 from bertline.serve.runtimes import OnnxRuntime, Runtime
-from bertline.tasks import text_classification
-from bertline.tasks.text_classification import Logits
+from bertline.tasks import catalog
+from bertline.tasks.task import Answer, Output, Task
 from bertline.tasks.tokens import Encoded, Text, Tokenizer, by_length
 
 GOLDEN_TOLERANCE = 0.02
@@ -26,10 +25,10 @@ VNNI, is off by 0.3 and more."""
 class Engine:
     """Answers texts; may be called from several threads."""
 
-    def __init__(self, tokenizer: Tokenizer, runtime: Runtime, labels: Sequence[str]) -> None:
+    def __init__(self, task: Task, tokenizer: Tokenizer, runtime: Runtime) -> None:
+        self.task = task
         self.tokenizer = tokenizer
         self.runtime = runtime
-        self.labels = list(labels)
 
     @classmethod
     def load(cls, folder: Path, threads: int | None = None) -> "Engine":
@@ -44,34 +43,39 @@ class Engine:
             DamagedError: a file is not the recorded one, or this CPU answers otherwise than the one that sealed it.
         """
         manifest = bundle.verify(folder)
-        tokenizer = Tokenizer(folder, manifest.tokens.max_length)
-        engine = cls(tokenizer, OnnxRuntime(folder / manifest.runtime.model, threads), manifest.labels)
+        task = catalog.make(manifest)
+        engine = cls(task, task.tokenizer(folder), OnnxRuntime(folder / manifest.runtime.model, threads))
         engine._replay(manifest)
         return engine
 
-    def logits(self, texts: Sequence[Text], batch_size: int = 32) -> Logits:
-        """Logits (texts, labels) in the order asked, computed in batches of like length."""
-        return self._logits(self.tokenizer.encode(texts), batch_size)
+    def outputs(self, windows: Sequence[Encoded], batch_size: int = 32) -> list[Output]:
+        """What the model gives for each window, without padding, computed in batches of like length."""
+        lengths = [len(window.input_ids) for window in windows]
+        outputs: dict[int, Output] = {}
+        for indices in by_length(lengths, batch_size):
+            rows = self.runtime.run(self.tokenizer.pad([windows[index] for index in indices]))
+            for index, row in zip(indices, rows, strict=True):
+                outputs[index] = row[: lengths[index]] if row.ndim == 2 else row
+        return [outputs[index] for index in range(len(windows))]
 
-    def predict(self, texts: Sequence[Text], batch_size: int = 32) -> list[dict[str, Any]]:
-        """An answer for each text, in the order asked: label, score, scores, and truncated where it was cut off."""
-        encoded = self.tokenizer.encode(texts)
-        answers = text_classification.decode(self._logits(encoded, batch_size), self.labels)
-        return [
-            {**answer, "truncated": True} if one.truncated else answer
-            for answer, one in zip(answers, encoded, strict=True)
-        ]
+    def predict(self, texts: Sequence[Text], batch_size: int = 32) -> list[Answer]:
+        """An answer for each text, in the order asked, as the task decodes it; truncated where the text was cut off."""
+        windows = self.tokenizer.encode(texts)
+        answers = self.task.decode(texts, windows, self.outputs(windows, batch_size))
+        for window in windows:
+            if window.truncated:
+                answers[window.text]["truncated"] = True
+        return answers
 
-    def _logits(self, encoded: Sequence[Encoded], batch_size: int) -> Logits:
-        logits = np.empty((len(encoded), len(self.labels)), np.float32)
-        for indices in by_length([len(one.input_ids) for one in encoded], batch_size):
-            logits[indices] = self.runtime.run(self.tokenizer.pad([encoded[index] for index in indices]))
-        return logits
+    def logits(self, text: Text) -> list[float]:
+        """All that the model gives for a text alone: int8 activations are scaled by all that a batch holds."""
+        outputs = self.outputs(self.tokenizer.encode([text]), batch_size=1)
+        return [float(one) for output in outputs for one in output.ravel()]
 
     def _replay(self, manifest: Manifest) -> None:
         for number, golden in enumerate(manifest.golden):
-            found = self.logits([(golden.text, golden.text_pair)])[0]
-            if (difference := np.abs(found - golden.logits).max()) > GOLDEN_TOLERANCE:
+            found = self.logits((golden.text, golden.text_pair))
+            if (difference := np.abs(np.subtract(found, golden.logits)).max()) > GOLDEN_TOLERANCE:
                 raise DamagedError(
                     f"golden text {number}: logits differ by {difference:.3f} from those recorded on "
                     f"{manifest.machine.cpu} ({manifest.machine.cpu_class}); this CPU or runtime answers otherwise: "

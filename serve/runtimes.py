@@ -8,15 +8,18 @@ import onnxruntime
 
 from bertline.artifacts import machine
 from bertline.artifacts.errors import DamagedError
-from bertline.tasks.text_classification import Logits
+from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch
 
 
 class Runtime(Protocol):
     """A loaded model."""
 
-    def run(self, batch: Batch) -> Logits:
-        """Logits (batch, labels) in fp32 of arrays (batch, longest)."""
+    def run(self, batch: Batch) -> Output:
+        """What the model's head gives in fp32 for arrays (batch, longest).
+
+        (batch, labels); from a head on every token (batch, longest, labels); of starts and ends (batch, longest, 2).
+        """
         ...
 
 
@@ -27,7 +30,7 @@ class OnnxRuntime:
         """Load a model.
 
         Args:
-            model: path or content of an ONNX file whose first output is logits.
+            model: path or content of an ONNX file with the output logits, or start_logits and end_logits.
             threads: intra_op_num_threads; None for one a physical core that this process may use.
 
         Raises:
@@ -44,8 +47,10 @@ class OnnxRuntime:
             name = "the model" if isinstance(model, bytes) else str(model)
             raise DamagedError(f"{name}: ONNX Runtime {onnxruntime.__version__} cannot load it ({error})") from None
         self.inputs = [one.name for one in self._session.get_inputs()]
+        given = [one.name for one in self._session.get_outputs()]
+        self.outputs = [name for name in ("start_logits", "end_logits") if name in given] or given[:1]
 
-    def run(self, batch: Batch) -> Logits:
-        """Logits (batch, labels) in fp32 of arrays (batch, longest); inputs that the graph lacks are left out."""
-        logits = self._session.run(None, {name: batch[name] for name in self.inputs})[0]
-        return np.asarray(logits, np.float32)
+    def run(self, batch: Batch) -> Output:
+        """As `Runtime.run`; inputs that the graph lacks are left out."""
+        found = self._session.run(self.outputs, {name: batch[name] for name in self.inputs})
+        return np.asarray(found[0] if len(found) == 1 else np.stack(found, axis=-1), np.float32)

@@ -1,156 +1,274 @@
-"""Text classification: one text or a pair of texts, two or more classes, exactly one of them right."""
+"""Text classification: a text or a pair gets one label of several, any number of labels, or a number (regression)."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError
-from bertline.tasks.tokens import Text
+from bertline.artifacts.task import Decision
+from bertline.tasks.task import Answer, Columns, Counts, Example, Output, Task, of_each_text, string
+from bertline.tasks.tokens import Encoded, Text
 
-Logits = npt.NDArray[np.float32]
+UNTUNED = 0.5
+"""The probability from which a label of several is given where no threshold was tuned."""
 
 
-class Example(NamedTuple):
-    """A labelled text; `label` is a name."""
+class TextClassification(Task):
+    """What a text is, by `settings.problem_type`. A long text read in windows has the mean of their logits."""
 
-    text: str
-    text_pair: str | None
-    label: str
+    architecture = "ForSequenceClassification"
 
     @property
-    def texts(self) -> Text:
-        """What the tokenizer takes."""
-        return self.text, self.text_pair
+    def multi_label(self) -> bool:
+        """Any number of labels may be right."""
+        return self.settings.problem_type == "multi_label_classification"
 
-    def row(self) -> dict[str, str]:
+    @property
+    def regression(self) -> bool:
+        """A number is right."""
+        return self.settings.problem_type == "regression"
+
+    def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
+        """The text or pair of a row. Raises InputError as `Task.read_texts`."""
+        text = string(row, columns.text, where)
+        return text, None if columns.text_pair is None else string(row, columns.text_pair, where)
+
+    def read(self, row: Mapping[str, Any], columns: Columns, where: str) -> Example:
+        """The example of a row. Raises InputError as `Task.read`.
+
+        A label may be a string, a whole number or a truth value, its name being its spelling; several labels are a
+        list of those, or a string with commas between them; a number may be spelled.
+        """
+        gold = row.get(columns.label)
+        if gold is None or (gold == "" and not self.multi_label):
+            raise InputError(f"{where}: no label in column {columns.label!r}")
+        reader = _number if self.regression else _names if self.multi_label else _name
+        return Example(*self.read_texts(row, columns, where), reader(gold, where))
+
+    def row(self, example: Example) -> dict[str, Any]:
         """The example as a line of a split file."""
-        pair = {} if self.text_pair is None else {"text_pair": self.text_pair}
-        return {"text": self.text, **pair, "label": self.label}
+        pair = {} if example.text_pair is None else {"text_pair": example.text_pair}
+        return {"text": example.text, **pair, "label": example.gold}
+
+    def find_labels(self, examples: Sequence[Example]) -> list[str]:
+        """The labels that examples have, sorted; the one output of a regression is called score."""
+        if self.regression:
+            return ["score"]
+        return sorted({name for example in examples for name in self._names(example)})
+
+    def check(self, example: Example, where: str) -> Example:
+        """The example with its labels as names: an index into `labels` is replaced by the name there.
+
+        Raises:
+            InputError: a label is neither a name nor an index.
+        """
+        if self.regression:
+            return example
+        named = [self._known(name, where) for name in self._names(example)]
+        return example._replace(gold=sorted(named, key=self.labels.index) if self.multi_label else named[0])
+
+    def stratum(self, example: Example) -> str | None:
+        """The label, where there is exactly one."""
+        return example.gold if self.settings.problem_type == "single_label_classification" else None
+
+    def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
+        """The index of the label; of several, 1 for each that is right and 0 for the rest; the number."""
+        if self.regression:
+            return np.array(example.gold, np.float32)
+        if self.multi_label:
+            return np.asarray(self._hot([example.gold])[0], np.float32)
+        return np.array(self.labels.index(example.gold), np.int64)
+
+    def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
+        """For each text the likeliest label and all probabilities; or the labels over their thresholds; or the number.
+
+        Keys: label, score, scores; or labels, scores; or value.
+        """
+        return [self._answer(row) for row in self._pooled(len(texts), windows, outputs)]
+
+    def tune(self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output]) -> Decision:
+        """For each of several labels the threshold with the best F1, halfway between two probabilities."""
+        if not self.multi_label:
+            return self.settings.decision
+        probable, gold = _sigmoid(np.stack(self._pooled(len(examples), windows, outputs))), self._gold(examples)
+        thresholds = [best_threshold(probable[:, label], gold[:, label]) for label in range(len(self.labels))]
+        return self.settings.decision.model_copy(update={"thresholds": thresholds})
+
+    def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
+        """Exactly right, 1, then for each label: right, true, found; of a regression, sums that correlations need."""
+        if self.regression:
+            return _moments([example.gold for example in examples], [answer["value"] for answer in answers])
+        true = self._gold(examples)
+        found = self._hot([answer["labels"] if self.multi_label else [answer["label"]] for answer in answers])
+        exact = (true == found).all(axis=1, keepdims=True)
+        return np.hstack([exact, np.ones_like(exact), true & found, true, found]).astype(np.float64)
+
+    def values(self, counts: Counts) -> dict[str, Counts]:
+        """accuracy (all labels right), precision, recall and f1 (of labels[1] of two, else macro), macro_f1; micro_f1
+        where several labels may be right. Regression: pearson, spearman, mse. 0 of 0 is 0.
+        """
+        if self.regression:
+            return _correlations(counts)
+        right, true, found = np.split(counts[..., 2:], 3, axis=-1)
+        one = slice(1, 2) if len(self.labels) == 2 and not self.multi_label else slice(None)
+        f1 = _share(2 * right, true + found)
+        values = {
+            "accuracy": _share(counts[..., 0], counts[..., 1]),
+            "precision": _share(right, found)[..., one].mean(axis=-1),
+            "recall": _share(right, true)[..., one].mean(axis=-1),
+            "f1": f1[..., one].mean(axis=-1),
+            "macro_f1": f1.mean(axis=-1),
+        }
+        if self.multi_label:
+            values["micro_f1"] = _share(2 * right.sum(axis=-1), (true + found).sum(axis=-1))
+        return values
+
+    def score(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Any]:
+        """All values, and per_label those of each label with how many texts have it (support)."""
+        scores = super().score(examples, answers)
+        if self.regression:
+            return scores
+        right, true, found = np.split(self.counts(examples, answers).sum(axis=0)[2:], 3)
+        figures = zip(
+            self.labels, _share(right, found), _share(right, true), _share(2 * right, true + found), true, strict=True
+        )
+        scores["per_label"] = {
+            name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
+            for name, precision, recall, f1, support in figures
+        }
+        return scores
+
+    def essence(self, answer: Answer) -> Any:
+        """The label or labels."""
+        return answer["labels"] if self.multi_label else answer["label"]
+
+    def agreement(self, answers: Sequence[Answer], others: Sequence[Answer]) -> float:
+        """The share of texts with the same label or labels; of a regression, how the numbers correlate (Pearson)."""
+        if not self.regression:
+            return super().agreement(answers, others)
+        one, other = ([answer["value"] for answer in each] for each in (answers, others))
+        return float(_correlations(_moments(one, other).sum(axis=0))["pearson"])
+
+    def _pooled(self, texts: int, windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Output]:
+        return [np.mean([outputs[i] for i in own], axis=0) for own in of_each_text(texts, windows)]
+
+    def _answer(self, logits: Output) -> Answer:
+        if self.regression:
+            return {"value": float(logits[0])}
+        if self.multi_label:
+            scores = dict(zip(self.labels, _sigmoid(logits).tolist(), strict=True))
+            thresholds = self.settings.decision.thresholds or [UNTUNED] * len(self.labels)
+            given = [
+                label for label, threshold in zip(self.labels, thresholds, strict=True) if scores[label] >= threshold
+            ]
+            return {"labels": given, "scores": scores}
+        shifted = np.exp(logits - logits.max())
+        probable = (shifted / shifted.sum()).tolist()
+        best = int(np.argmax(logits))
+        scores = dict(zip(self.labels, probable, strict=True))
+        return {"label": self.labels[best], "score": probable[best], "scores": scores}
+
+    def _names(self, example: Example) -> list[str]:
+        return example.gold if self.multi_label else [example.gold]
+
+    def _known(self, name: str, where: str) -> str:
+        if name in self.labels:
+            return name
+        if name.isdecimal() and int(name) < len(self.labels):
+            return self.labels[int(name)]
+        known = f"{', '.join(self.labels)}, or 0 to {len(self.labels) - 1}"
+        raise InputError(f"{where}: unknown label {name!r}; known are {known}")
+
+    def _gold(self, examples: Sequence[Example]) -> npt.NDArray[np.bool_]:
+        return self._hot([self._names(example) for example in examples])
+
+    def _hot(self, named: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
+        """(texts, labels): whether each text has each label."""
+        hot = np.zeros((len(named), len(self.labels)), np.bool_)
+        for row, names in enumerate(named):
+            hot[row, [self.labels.index(name) for name in names]] = True
+        return hot
 
 
-class Columns(NamedTuple):
-    """Which columns of a row hold what."""
-
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
-
-
-def read(row: Mapping[str, Any], columns: Columns, where: str) -> Example:
-    """Make an example of a row. A label may be a string, a whole number or a truth value; its name is its spelling.
-
-    Raises:
-        InputError: a text is missing or no string, or the label is missing; the sentence starts with `where`.
-    """
-    label = row.get(columns.label)
-    if label is None or label == "":
-        raise InputError(f"{where}: no label in column {columns.label!r}")
-    if not isinstance(label, (str, int)):
-        raise InputError(f"{where}: label {label!r:.60} is a {type(label).__name__}; a name or a whole number would do")
-    text, pair = read_text(row, columns, where)
-    return Example(text, pair, str(label))
-
-
-def read_text(row: Mapping[str, Any], columns: Columns, where: str) -> Text:
-    """The text or pair of texts of a row.
-
-    Raises:
-        InputError: as `read`.
-    """
-    text = _string(row, columns.text, where)
-    return text, None if columns.text_pair is None else _string(row, columns.text_pair, where)
-
-
-def read_labelled(path: Path, labels: Sequence[str], columns: Columns | None = None) -> list[Example]:
-    """All examples of a file whose labels are names in `labels` or indices into it.
+def best_threshold(probable: Output, true: npt.NDArray[np.bool_]) -> float:
+    """The threshold from which on a label is best given, by F1; UNTUNED where no text has the label.
 
     Args:
-        path: a split of a run, or any file that `tables.rows` reads.
-        labels: the names for 0, 1, ….
-        columns: which hold what; by default `text`, `label` and, where the file has it, `text_pair`.
-
-    Raises:
-        InputError: as `read`, or a label that is not in `labels`.
+        probable: (texts,) probabilities of the label.
+        true: (texts,) whether it is right.
     """
-    if columns is None:
-        columns = Columns(text_pair="text_pair" if "text_pair" in tables.columns(path) else None)
-    return [named(read(row, columns, where), labels, where) for where, row in tables.rows(path)]
+    if not true.any():
+        return UNTUNED
+    order = np.argsort(-probable, kind="stable")
+    sorted_probable = probable[order]
+    right = np.cumsum(true[order])
+    f1 = 2 * right / (np.arange(1, len(order) + 1) + true.sum())
+    f1[:-1][sorted_probable[:-1] == sorted_probable[1:]] = -1  # equal probabilities cannot be told apart
+    last = int(np.argmax(f1))
+    below = sorted_probable[last + 1] if last + 1 < len(order) else 0.0
+    return float((sorted_probable[last] + below) / 2)
 
 
-def named(example: Example, labels: Sequence[str], where: str) -> Example:
-    """The example with its label as a name: an index into `labels` is replaced by the name there.
+def _name(gold: Any, where: str) -> str:
+    if not isinstance(gold, (str, int)):
+        raise InputError(f"{where}: label {gold!r:.60} is a {type(gold).__name__}; a name or a whole number would do")
+    return str(gold)
 
-    Raises:
-        InputError: the label is neither a name nor an index of `labels`.
+
+def _names(gold: Any, where: str) -> list[str]:
+    if isinstance(gold, str):
+        gold = [part.strip() for part in gold.split(",") if part.strip()]
+    if not isinstance(gold, list):
+        raise InputError(f"{where}: labels {gold!r:.60}: a list of names, or names with commas between, would do")
+    return sorted({_name(each, where) for each in gold})
+
+
+def _number(gold: Any, where: str) -> float:
+    try:
+        number = float(gold)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not np.isfinite(number):
+        raise InputError(f"{where}: label {gold!r:.60} is no number, which a regression learns")
+    return number
+
+
+def _sigmoid(logits: Output) -> Output:
+    return np.asarray(1 / (1 + np.exp(-logits.astype(np.float64))), np.float64)
+
+
+def _share(part: Counts, whole: Counts) -> Counts:
+    return np.asarray(part / np.maximum(whole, 1))
+
+
+def _moments(gold: Sequence[float], found: Sequence[float]) -> Counts:
+    """Of each text: 1, x, y, xx, yy, xy of the values, the same of their ranks, and the squared error.
+
+    All are taken from a common origin, so that the sums do not lose their digits. Ranks are those in the whole split.
     """
-    if example.label in labels:
-        return example
-    if example.label.isdecimal() and int(example.label) < len(labels):
-        return example._replace(label=labels[int(example.label)])
-    raise InputError(
-        f"{where}: unknown label {example.label!r}; known are {', '.join(labels)}, or 0 to {len(labels) - 1}"
-    )
+    from scipy.stats import rankdata  # measuring has it, by scikit-learn; serving does without
+
+    x, y = np.asarray(gold, np.float64), np.asarray(found, np.float64)
+    columns = [*_powers(x - x.mean(), y - x.mean()), *_powers(*(rankdata(each) - (len(x) + 1) / 2 for each in (x, y)))]
+    return np.stack([*columns, (x - y) ** 2], axis=1)
 
 
-def decode(logits: Logits, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The answer for each row of `logits` (texts, labels): the likeliest label, its probability, and all of them."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    answers = []
-    for row in (shifted / shifted.sum(axis=1, keepdims=True)).tolist():
-        best = int(np.argmax(row))
-        answers.append({"label": labels[best], "score": row[best], "scores": dict(zip(labels, row, strict=True))})
-    return answers
+def _powers(x: Counts, y: Counts) -> list[Counts]:
+    return [np.ones_like(x), x, y, x * x, y * y, x * y]
 
 
-def score(logits: Logits, gold: Sequence[int], labels: Sequence[str]) -> dict[str, Any]:
-    """Score predictions against the truth, by scikit-learn.
-
-    Args:
-        logits: (texts, labels).
-        gold: index of the right label of each text.
-        labels: their names.
-
-    Returns:
-        accuracy; precision, recall and f1 (of labels[1] where there are two, else macro); macro_f1; and per_label.
-        A label that was never predicted counts with precision 0.
-    """
-    from sklearn.metrics import precision_recall_fscore_support  # training and measuring have it; serving does without
-
-    predicted = logits.argmax(axis=1)
-    indices = list(range(len(labels)))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        gold, predicted, labels=indices, average=None, zero_division=0.0
-    )
-    one = 1 if len(labels) == 2 else slice(None)  # the positive class, or the mean over all
+def _correlations(sums: Counts) -> dict[str, Counts]:
     return {
-        "accuracy": float(np.mean(predicted == np.asarray(gold))),
-        "precision": float(np.mean(precision[one])),
-        "recall": float(np.mean(recall[one])),
-        "f1": float(np.mean(f1[one])),
-        "macro_f1": float(np.mean(f1)),
-        "per_label": {
-            name: {
-                "precision": float(precision[index]),
-                "recall": float(recall[index]),
-                "f1": float(f1[index]),
-                "support": int(support[index]),
-            }
-            for index, name in enumerate(labels)
-        },
+        "pearson": _correlation(sums[..., :6]),
+        "spearman": _correlation(sums[..., 6:12]),
+        "mse": sums[..., 12] / sums[..., 0],
     }
 
 
-def _string(row: Mapping[str, Any], column: str, where: str) -> str:
-    value = row.get(column)
-    if not isinstance(value, str):
-        found = "nothing" if value is None else f"a {type(value).__name__} ({value!r:.60})"
-        raise InputError(f"{where}: column {column!r} holds {found}; a string is expected")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: column {column!r} holds a lone surrogate, which is no text") from None
-    return value
+def _correlation(sums: Counts) -> Counts:
+    """Pearson's of summed powers; 0 where one side does not vary."""
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    spread = np.sqrt(np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0))
+    return np.asarray(np.where(spread > 1e-12, (n * xy - x * y) / np.maximum(spread, 1e-12), 0.0))

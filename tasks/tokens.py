@@ -7,13 +7,14 @@ padding is set aside (all-MiniLM's pads every text to 128): length belongs to th
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import Tokens
 
 Text = tuple[str, str | None]
 """A text and, for tasks on pairs, the second one."""
@@ -23,23 +24,34 @@ Batch = dict[str, Ids]
 
 
 class Encoded(NamedTuple):
-    """One text as the model reads it, special tokens included, without padding."""
+    """A text, or a window of a long one, as the model reads it: special tokens included, without padding."""
 
     input_ids: Ids
     type_ids: Ids
+    offsets: Ids
+    """(tokens, 2): the characters that each token stands for, in its own text."""
+    sequence: Ids
+    """Which text each token is of: 0, 1 for the second of a pair, -1 for special tokens."""
+    text: int
+    """The index of the text among those that were encoded."""
     truncated: bool
-    """The text was longer than the model reads."""
+    """The text was longer than what is read of it."""
 
 
 class Tokenizer:
-    """A folder's tokenizer.json, cut at `max_length` tokens: the longer of two texts first."""
+    """A folder's tokenizer.json; what is read of a text that is too long is as `tokens` says.
 
-    def __init__(self, folder: Path, max_length: int) -> None:
+    Pairs lose tokens of the longer text first; read in windows, the first text (a question) stands before each window
+    of the second.
+    """
+
+    def __init__(self, folder: Path, tokens: Tokens, paired: bool = False) -> None:
         """Load a tokenizer.
 
         Args:
             folder: holds tokenizer.json (and tokenizer_config.json, which names the padding token).
-            max_length: tokens, special ones included.
+            tokens: length, stride, and what is read of a longer text.
+            paired: whether windows are of the second text of a pair.
 
         Raises:
             InputError: the file is missing or not a tokenizer's.
@@ -53,18 +65,24 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"{path}: not a tokenizer ({error})") from None
-        self.max_length = max_length
+        self.tokens = tokens
         self.pad_id = self._pad_id(folder)
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        if tokens.long == "head+tail":
+            self._tokenizer.no_truncation()
+            return
+        windows = tokens.long == "windows"
+        self._tokenizer.enable_truncation(
+            tokens.max_length,
+            stride=tokens.stride if windows else 0,
+            strategy="only_second" if windows and paired else "longest_first",
+            direction="left" if tokens.long == "tail" else "right",
+        )
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
-        """Token ids of each text, in order."""
-        inputs = [text if pair is None else (text, pair) for text, pair in texts]
-        return [
-            Encoded(np.array(one.ids, np.int64), np.array(one.type_ids, np.int64), bool(one.overflowing))
-            for one in self._tokenizer.encode_batch(inputs)
-        ]
+        """Token ids of each text, in order; of one read in windows, those of each window."""
+        encodings = self._tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in texts])
+        return [one for index, encoding in enumerate(encodings) for one in self._windows(encoding, index)]
 
     def pad(self, batch: Sequence[Encoded]) -> Batch:
         """Stack texts into arrays of (batch, longest), padded on the right to the longest of them."""
@@ -81,6 +99,20 @@ class Tokenizer:
             padded["token_type_ids"][row, :length] = one.type_ids
         return padded
 
+    def _windows(self, encoding: Any, index: int) -> list[Encoded]:
+        if self.tokens.long == "windows":
+            return [_encoded(one, index, False) for one in (encoding, *encoding.overflowing)]
+        if self.tokens.long != "head+tail":
+            return [_encoded(encoding, index, bool(encoding.overflowing))]
+        whole = _encoded(encoding, index, len(encoding.ids) > self.tokens.max_length)
+        if not whole.truncated:
+            return [whole]
+        tail = self.tokens.max_length // 2
+        kept = np.r_[: self.tokens.max_length - tail, len(encoding.ids) - tail : len(encoding.ids)]
+        arrays = (whole.input_ids, whole.type_ids, whole.offsets, whole.sequence)
+        ids, types, offsets, sequence = (array[kept] for array in arrays)
+        return [Encoded(ids, types, offsets, sequence, index, True)]
+
     def _pad_id(self, folder: Path) -> int:
         padding = self._tokenizer.padding
         if padding:
@@ -95,3 +127,14 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Indices in batches of like length, the longest first: little padding, and memory runs out at once or never."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _encoded(encoding: Any, index: int, truncated: bool) -> Encoded:
+    return Encoded(
+        np.array(encoding.ids, np.int64),
+        np.array(encoding.type_ids, np.int64),
+        np.array(encoding.offsets, np.int64).reshape(-1, 2),
+        np.array([-1 if one is None else one for one in encoding.sequence_ids], np.int64),
+        index,
+        truncated,
+    )

@@ -1,10 +1,13 @@
 """Tiny encoders made on the spot, so that a test takes seconds and needs no download."""
 
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from bertline.artifacts.task import TaskSettings, Tokens
 
 WORDS = {
     "positive": ("great", "good", "lovely", "wonderful", "enjoyed", "brilliant", "moving", "funny", "superb"),
@@ -68,6 +71,14 @@ def make_model(folder: Path, labels: tuple[str, ...] | None = None, layers: int 
     return folder
 
 
+def classifier(max_length: int = 32, labels: Sequence[str] = ("negative", "positive")) -> TaskSettings:
+    """The settings of a text classifier."""
+    return TaskSettings(
+        task="text-classification", problem_type="single_label_classification", inputs=["text"], labels=list(labels),
+        tokens=Tokens(max_length=max_length),
+    )  # fmt: skip
+
+
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
     """A bare encoder: 2 layers, 32 hidden, 64 positions."""
@@ -84,3 +95,20 @@ def tiny_classifier(tmp_path: Path) -> Path:
 def texts() -> Callable[[int, int], list[dict[str, str]]]:
     """`make_texts`."""
     return make_texts
+
+
+@pytest.fixture(scope="session")
+def rank() -> Iterator[None]:
+    """This process as the only rank of its runs."""
+    import torch
+
+    from bertline.train import ranks
+
+    before = dict(os.environ)
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    ranks.start()
+    torch.set_num_threads(1)  # on a busy machine threads that wait for each other cost seconds a step
+    yield
+    ranks.stop()
+    os.environ.clear()
+    os.environ.update(before)

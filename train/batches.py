@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from bertline.artifacts.recipe import Training
-from bertline.tasks.tokens import Encoded, Tokenizer
+from bertline.tasks.tokens import Tokenizer
 from bertline.train.deepspeed_config import accumulation_steps
+from bertline.train.evaluation import Split
+from bertline.train.losses import Loss
 
 BUCKET = 50
 """Batches' worth of shuffled examples that are sorted by length: enough for like lengths, few enough for chance."""
@@ -50,15 +52,15 @@ class MicroBatch:
 
     inputs: dict[str, torch.Tensor]
     """input_ids, attention_mask, token_type_ids: (texts, longest)."""
-    labels: torch.Tensor
-    """Indices, (texts,)."""
+    targets: torch.Tensor
+    """(windows, …), as `losses.stack` makes them."""
     weight: float
-    """1, or 0 for a text computed only because the other ranks wait for this one."""
+    """1, or 0 for a window computed only because the other ranks wait for this one."""
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on a device."""
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return MicroBatch(inputs, self.labels.to(device, non_blocking=True), self.weight)
+        return MicroBatch(inputs, self.targets.to(device, non_blocking=True), self.weight)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Batch:
     """What an optimizer step sees: this rank's micro-batches, and the figures of all ranks'."""
 
     micro_batches: list[MicroBatch]
-    examples: int
+    terms: float
+    """What the summed loss is divided by."""
     tokens: int
     """Real ones."""
     computed_tokens: int
@@ -77,20 +80,15 @@ class Batches:
     """The batches of a whole run, by step."""
 
     def __init__(
-        self,
-        encoded: Sequence[Encoded],
-        labels: Sequence[int],
-        tokenizer: Tokenizer,
-        training: Training,
-        rank: int,
-        ranks: int,
+        self, split: Split, loss: Loss, tokenizer: Tokenizer, training: Training, rank: int, ranks: int
     ) -> None:
-        self._encoded, self._labels, self._tokenizer = encoded, labels, tokenizer
-        self._lengths = [len(one.input_ids) for one in encoded]
+        self._split, self._loss, self._tokenizer = split, loss, tokenizer
+        self._lengths = [len(window.input_ids) for window in split.windows]
+        self._terms = [loss.terms(target) for target in split.targets]
         self._training, self._rank, self._ranks = training, rank, ranks
         self._epoch: int | None = None
         self._order: list[list[int]] = []
-        self.steps_per_epoch = -(-len(encoded) // training.batch_size)
+        self.steps_per_epoch = -(-len(split.windows) // training.batch_size)
         self.steps = self.steps_per_epoch * training.epochs
 
     def at(self, step: int) -> Batch:
@@ -105,12 +103,12 @@ class Batches:
         longest = [(max(self._lengths[i] for i in part), len(part)) for share in dealt for part in share if part]
         return Batch(
             micro_batches=[self._micro_batch(part or batch[:1], bool(part)) for part in dealt[self._rank]],
-            examples=len(batch),
+            terms=max(sum(self._terms[index] for index in batch), 1e-9),
             tokens=sum(self._lengths[index] for index in batch),
             computed_tokens=sum(length * texts for length, texts in longest),
         )
 
     def _micro_batch(self, indices: list[int], counts: bool) -> MicroBatch:
-        inputs = self._tokenizer.pad([self._encoded[index] for index in indices])
-        labels = torch.tensor([self._labels[index] for index in indices])
-        return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, labels, float(counts))
+        inputs = self._tokenizer.pad([self._split.windows[index] for index in indices])
+        targets = self._loss.stack([self._split.targets[index] for index in indices], inputs["input_ids"].shape[1])
+        return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, targets, float(counts))

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bertline.artifacts import files, places, recipe, tables
+from bertline.artifacts import files, places, tables
+from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import RunFolder
-from bertline.tasks import text_classification
-from bertline.tasks.text_classification import Columns, Example
+from bertline.tasks import catalog
+from bertline.tasks.task import Columns, Example, Task
 
 MOST_FAULTS = 10
 """Bad rows that are told one by one; the rest are counted."""
@@ -22,9 +24,10 @@ MOST_FAULTS = 10
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run learns from and what it is held against; labels are names."""
+    """What a run learns from and what it is held against."""
 
-    labels: list[str]
+    task: Task
+    """With the labels found, or named by the recipe."""
     train: list[Example]
     validation: list[Example]
     test: list[Example]
@@ -37,50 +40,70 @@ class Splits:
 
     def fingerprint(self) -> str:
         """The sha256 of all examples in order: a run resumes only on the data it began with."""
-        return hashlib.sha256(json.dumps([self.labels, self.train, self.validation, self.test]).encode()).hexdigest()
+        everything = [self.task.labels, self.train, self.validation, self.test]
+        return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
     def save(self, run: RunFolder) -> None:
         """Write the held-out examples into the run."""
         for path, examples in ((run.split("validation"), self.validation), (run.split("test"), self.test)):
-            lines = (json.dumps(example.row(), ensure_ascii=False) + "\n" for example in examples)
+            lines = (json.dumps(self.task.row(example), ensure_ascii=False) + "\n" for example in examples)
             files.write_text(path, "".join(lines))
 
 
-def load(data: recipe.Data, seed: int) -> Splits:
+def load(recipe: Recipe) -> Splits:
     """Read and cut the examples that a recipe names.
 
     Raises:
         InputError: rows without a text or with a label that is missing or unknown, each with file and row; a label
             without enough rows; fewer rows than the splits need.
     """
-    named = {name: list(_read(place, name, data)) for name, place in _places(data).items()}
-    labels = data.labels or sorted({example.label for rows in named.values() for _, example in rows})
-    if len(labels) < 2:
+    data, seed = recipe.data, recipe.training.seed
+    reader = catalog.make(recipe.settings([]))
+    named = {name: list(_read(place, name, data, reader)) for name, place in _places(data).items()}
+    task = catalog.make(recipe.settings(_labels(reader, data, [row for rows in named.values() for _, row in rows])))
+    checked = {name: _checked(rows, task) for name, rows in named.items()}
+    train, duplicates = _without_duplicates(checked.pop("train"), checked.values())
+    cut = _cut(train, data.take, seed, [name for name in ("validation", "test") if name not in checked], task)
+    splits = {**checked, **cut}
+    _check_labels(splits["train"], task)
+    return Splits(task, splits["train"], splits["validation"], splits["test"], duplicates)
+
+
+def _labels(reader: Task, data: recipes.Data, examples: Sequence[Example]) -> list[str]:
+    """Those that the recipe names, else those found.
+
+    Raises:
+        InputError: there is nothing to tell apart.
+    """
+    labels = reader.name_labels(data.labels) if data.labels else reader.find_labels(examples)
+    if reader.settings.problem_type == "single_label_classification" and len(labels) < 2:
         raise InputError(f"data.label: the rows kept have one label, {labels[0]!r}; a classifier needs two")
-    named_splits = {name: _name_labels(rows, labels) for name, rows in named.items()}
-    train, duplicates = _without_duplicates(named_splits.pop("train"), named_splits.values())
-    cut = _cut(train, data.take, seed, [name for name in ("validation", "test") if name not in named_splits])
-    splits = {**named_splits, **cut}
-    _check_labels(splits["train"], labels)
-    return Splits(labels, splits["train"], splits["validation"], splits["test"], duplicates)
+    if reader.settings.task == "token-classification" and len(labels) < 2:
+        raise InputError("data.tags: the rows kept have no entity; there is nothing to learn")
+    return labels
 
 
-def _places(data: recipe.Data) -> dict[str, recipe.Places]:
+def _places(data: recipes.Data) -> dict[str, recipes.Places]:
     given = {"train": data.train, "validation": data.validation, "test": data.test}
     return {name: place for name, place in given.items() if place is not None}
 
 
-def _read(place: recipe.Places, split: str, data: recipe.Data) -> Iterator[tuple[str, Example]]:
+def columns(data: recipes.Data) -> Columns:
+    """Which columns the recipe says hold what."""
+    return Columns(**{name: getattr(data, name) for name in Columns._fields})
+
+
+def _read(place: recipes.Places, split: str, data: recipes.Data, reader: Task) -> Iterator[tuple[str, Example]]:
     """(where, example) for each row that `data.where` keeps."""
-    columns = Columns(data.text, data.text_pair, data.label)
+    named = columns(data)
     faults: list[str] = []
     empty = True
-    for where, row in _rows(place, split, data):
+    for where, row in rows(place, split, data):
         if not _kept(row, data.where):
             continue
         empty = False
         try:
-            yield where, text_classification.read(row, columns, where)
+            yield where, reader.read(row, named, where)
         except InputError as error:
             faults += error.faults
     if faults:
@@ -89,35 +112,46 @@ def _read(place: recipe.Places, split: str, data: recipe.Data) -> Iterator[tuple
         raise InputError(f"data.where: no row of {place} is kept by {data.where}")
 
 
-def _rows(place: recipe.Places, split: str, data: recipe.Data) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) for each row of a split, from the hub or from files."""
     if isinstance(place, str) and places.is_hub_id(place):
-        yield from hub_rows(place, split, data.label, data.labels)
+        yield from hub_rows(place, split, data)
         return
     for path in places.data_files(place):
         yield from tables.rows(path)
 
 
-def hub_rows(place: str, split: str, label: str, labels: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a hub data set's split of that name, labels by name where the data set names them.
+def hub_rows(place: str, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a hub data set's split of that name, labels and tags by name where the data set names them.
 
     Args:
-        place: hub id, with @revision where one is meant; a local folder that `datasets` reads does as well.
+        place: hub id, with :configuration and @revision where one is meant; a local folder that `datasets` reads does
+            as well.
         split: train, validation or test.
-        label: column of the label.
-        labels: the recipe's names; where the data set's own are others, its indices are kept, to be named by these.
+        data: names the columns; where its labels are others than the data set's own, indices are kept, to be named by
+            these.
     """
     import datasets
 
-    name, _, revision = place.partition("@")
+    name, config, revision = places.split_hub_id(place)
     try:
-        dataset = datasets.load_dataset(name, split=split, revision=revision or None)
+        dataset = datasets.load_dataset(name, config, split=split, revision=revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise InputError(f"data.{split}: {place}: {' '.join(str(error).split())}") from error
-    names = getattr(dataset.features.get(label), "names", None)
-    if names is not None and (labels is None or set(labels) == set(names)):
-        dataset = dataset.cast_column(label, datasets.Value("int64"))
-        return ((f"{place} {split} row {i}", {**row, label: names[row[label]]}) for i, row in enumerate(dataset, 1))
-    return ((f"{place} {split} row {i}", dict(row)) for i, row in enumerate(dataset, 1))
+    named = {column: _class_names(dataset.features.get(column), data.labels) for column in (data.label, data.tags)}
+    for number, row in enumerate(dataset, 1):
+        spelled = {column: _spelled(row[column], names) for column, names in named.items() if names}
+        yield f"{place} {split} row {number}", {**row, **spelled}
+
+
+def _class_names(feature: Any, labels: Sequence[str] | None) -> list[str] | None:
+    """What a column's whole numbers stand for, if it says so and the recipe does not name them otherwise."""
+    names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
+    return names if names and (labels is None or set(labels) <= set(names) or "O" in names) else None
+
+
+def _spelled(value: Any, names: Sequence[str]) -> Any:
+    return [names[index] for index in value] if isinstance(value, list) else names[value]
 
 
 def _kept(row: dict[str, Any], where: dict[str, Any]) -> bool:
@@ -129,12 +163,12 @@ def _kept(row: dict[str, Any], where: dict[str, Any]) -> bool:
     return True
 
 
-def _name_labels(rows: Iterable[tuple[str, Example]], labels: Sequence[str]) -> list[Example]:
+def _checked(rows: Iterable[tuple[str, Example]], task: Task) -> list[Example]:
     examples: list[Example] = []
     faults: list[str] = []
     for where, example in rows:
         try:
-            examples.append(text_classification.named(example, labels, where))
+            examples.append(task.check(example, where))
         except InputError as error:
             faults += error.faults
     if faults:
@@ -158,8 +192,10 @@ def _without_duplicates(train: list[Example], held_out: Iterable[list[Example]])
     return unique, len(train) - len(unique)
 
 
-def _cut(rows: list[Example], take: recipe.Take, seed: int, splits: Sequence[str]) -> dict[str, list[Example]]:
-    """Cut `splits` and then the training examples from `rows`, each stratified by label."""
+def _cut(
+    rows: list[Example], take: recipes.Take, seed: int, splits: Sequence[str], task: Task
+) -> dict[str, list[Example]]:
+    """Cut `splits` and then the training examples from `rows`, each stratified where the task has strata."""
     sizes = {name: _size(getattr(take, name), len(rows)) for name in splits}
     left = len(rows) - sum(sizes.values())
     sizes["train"] = left if take.train is None else _size(take.train, len(rows))
@@ -168,7 +204,7 @@ def _cut(rows: list[Example], take: recipe.Take, seed: int, splits: Sequence[str
         raise InputError(f"data.take: {len(rows):,} rows without duplicates are too few: {asked}; take less")
     cut = {}
     for name, size in sizes.items():
-        cut[name], rows = _stratified(rows, size, seed, name)
+        cut[name], rows = _drawn(rows, size, seed, name, task)
     return cut
 
 
@@ -176,26 +212,30 @@ def _size(share: int | float, rows: int) -> int:
     return share if isinstance(share, int) else round(share * rows)
 
 
-def _stratified(rows: list[Example], size: int, seed: int, name: str) -> tuple[list[Example], list[Example]]:
-    """`size` examples with the labels in their proportion, shuffled by the seed, and the rest."""
+def _drawn(rows: list[Example], size: int, seed: int, name: str, task: Task) -> tuple[list[Example], list[Example]]:
+    """`size` examples, shuffled by the seed, with the strata in their proportion, and the rest."""
     from sklearn.model_selection import train_test_split
 
     if size == len(rows):
         return rows, []
-    counts = Counter(example.label for example in rows)
+    strata = [task.stratum(example) for example in rows]
+    counts = Counter(strata)
     rarest, count = min(counts.items(), key=lambda item: item[1])
     if count < 2 or min(size, len(rows) - size) < len(counts):
+        kind = "cut" if rarest is None else "cut with every label in proportion"
         raise InputError(
-            f"data.take.{name}: {size:,} of {len(rows):,} rows cannot be cut with every label in proportion: "
-            f"{rarest!r} has {count:,}; give more rows of it, name data.{name}, or take more"
+            f"data.take.{name}: {size:,} of {len(rows):,} rows cannot be {kind}: "
+            f"{'all' if rarest is None else repr(rarest)} has {count:,}; give more rows of it, name data.{name}, or "
+            "take more"
         )
-    labels = [example.label for example in rows]
-    chosen, rest = train_test_split(rows, train_size=size, stratify=labels, random_state=seed)
+    chosen, rest = train_test_split(
+        rows, train_size=size, stratify=None if rarest is None else strata, random_state=seed
+    )
     return chosen, rest
 
 
-def _check_labels(train: list[Example], labels: Sequence[str]) -> None:
-    present = {example.label for example in train}
-    missing = [label for label in labels if label not in present]
+def _check_labels(train: list[Example], task: Task) -> None:
+    present = set(task.find_labels(train))
+    missing = [label for label in task.labels if label not in present]
     if missing:
         raise InputError(f"data.labels: no training row has the label {', '.join(map(repr, missing))}")

@@ -7,69 +7,97 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 from torch import nn
-from torch.nn import functional
 
-from bertline.tasks import text_classification
-from bertline.tasks.text_classification import Example
+from bertline.tasks.task import Example, Output, Task
 from bertline.tasks.tokens import Encoded, Tokenizer, by_length
 from bertline.train import model as models
 from bertline.train import ranks
+from bertline.train.losses import Loss, Target
 from bertline.train.progress import Progress
 
 
 @dataclass(frozen=True)
 class Split:
-    """Encoded texts and the indices of their labels."""
+    """Labelled texts as the model reads them: a window each, or several of a long one."""
 
     name: str
-    encoded: list[Encoded]
-    gold: list[int]
+    examples: list[Example]
+    windows: list[Encoded]
+    targets: list[Target]
 
 
-def encode(name: str, examples: Sequence[Example], labels: Sequence[str], tokenizer: Tokenizer) -> Split:
+def encode(name: str, examples: Sequence[Example], task: Task, tokenizer: Tokenizer) -> Split:
     """A split as the model reads it."""
-    encoded = tokenizer.encode([example.texts for example in examples])
-    return Split(name, encoded, [labels.index(example.label) for example in examples])
+    windows = tokenizer.encode([example.texts for example in examples])
+    return Split(name, list(examples), windows, [task.target(examples[window.text], window) for window in windows])
 
 
 def evaluate(
     model: nn.Module,
     split: Split,
-    labels: Sequence[str],
+    task: Task,
     tokenizer: Tokenizer,
+    loss: Loss,
     batch_size: int,
     progress: Progress,
-) -> dict[str, Any]:
-    """The task's scores of a classifier (or its engine) on a split, and the mean cross-entropy as `loss`.
+    tune: bool,
+) -> tuple[dict[str, Any], Task]:
+    """The task's scores of a model (or its engine) on a split, and the mean loss as `loss`.
 
     Args:
         model: left in evaluation mode.
         split: what to score on.
-        labels: names by index.
+        task: decides.
         tokenizer: pads the batches.
-        batch_size: texts a rank computes at once.
+        loss: the one that is trained.
+        batch_size: windows a rank computes at once.
         progress: shows how far it is.
+        tune: whether thresholds are set by this split first.
+
+    Returns:
+        The scores, and the task as it decided.
     """
     model.eval()
-    logits = _logits(model, split, len(labels), tokenizer, batch_size, progress)
-    scores = text_classification.score(logits.numpy(), split.gold, labels)
-    return {**scores, "loss": float(functional.cross_entropy(logits.double(), torch.tensor(split.gold)))}
+    outputs, mean = _outputs(model, split, task, tokenizer, loss, batch_size, progress)
+    if tune:
+        task = task.with_decision(task.tune(split.examples, split.windows, outputs))
+    answers = task.decode([example.texts for example in split.examples], split.windows, outputs)
+    return {**task.score(split.examples, answers), "loss": mean}, task
 
 
 @torch.inference_mode()
-def _logits(
-    model: nn.Module, split: Split, labels: int, tokenizer: Tokenizer, batch_size: int, progress: Progress
-) -> torch.Tensor:
-    """(texts, labels) in the split's order, on the CPU of every rank."""
+def _outputs(
+    model: nn.Module,
+    split: Split,
+    task: Task,
+    tokenizer: Tokenizer,
+    loss: Loss,
+    batch_size: int,
+    progress: Progress,
+) -> tuple[list[Output], float]:
+    """What the model gives for each window, and the mean loss, on every rank."""
     rank, count, device = dist.get_rank(), dist.get_world_size(), ranks.device()
-    batches = by_length([len(one.input_ids) for one in split.encoded], batch_size)
-    logits = torch.zeros(len(split.encoded), labels, device=device)
+    lengths = [len(window.input_ids) for window in split.windows]
+    batches = by_length(lengths, batch_size)
+    gathered: torch.Tensor | None = None
+    total = torch.zeros((), device=device)
     rounds = range(0, len(batches), count)
     for first in progress.track(rounds, len(rounds), split.name):
         mine = batches[first + rank] if first + rank < len(batches) else None
-        texts = mine or batches[first]  # a rank without any computes as well: under ZeRO 3 others need its weights
-        inputs = tokenizer.pad([split.encoded[index] for index in texts])
-        computed = models.logits(model, {name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
+        windows = mine or batches[first]  # a rank without any computes as well: under ZeRO 3 others need its weights
+        inputs = tokenizer.pad([split.windows[index] for index in windows])
+        computed = models.outputs(model, {name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
+        if gathered is None:  # the longest windows come first
+            per_token = (max(lengths),) if computed.ndim == 3 else ()
+            gathered = torch.zeros(len(lengths), *per_token, computed.shape[-1], device=device)
         if mine is not None:
-            logits[mine] = computed
-    return ranks.sum_over_ranks(logits).cpu()
+            targets = loss.stack([split.targets[index] for index in mine], inputs["input_ids"].shape[1])
+            total += loss.sum(computed, targets.to(device))
+            if computed.ndim == 3:
+                gathered[mine, : computed.shape[1]] = computed
+            else:
+                gathered[mine] = computed
+    assert gathered is not None, "a split has examples"
+    whole = ranks.sum_over_ranks(gathered).cpu().numpy()
+    mean = float(ranks.sum_over_ranks(total)) / max(sum(map(loss.terms, split.targets)), 1.0)
+    return [row[:length] if row.ndim == 2 else row for row, length in zip(whole, lengths, strict=True)], mean

@@ -19,22 +19,23 @@ PACKAGES = ("bertline", "torch", "deepspeed", "transformers", "tokenizers", "dat
 def finish(trainer: Trainer, splits: Splits) -> None:
     """Score the model that best/ holds, as anyone would load it, in fp32; write run.json last."""
     started, recipe, state = perf_counter(), trainer.recipe, trainer.state
-    classifier = model.from_folder(trainer.run.best).to(ranks.device())
-    size = micro_batch_size(recipe.training, dist.get_world_size())
-    test = evaluation.encode("test", splits.test, splits.labels, trainer.tokenizer)
-    scores = evaluation.evaluate(classifier, test, splits.labels, trainer.tokenizer, size, trainer.progress)
-    if not ranks.is_first():
-        return
-    metric = recipe.training.best
+    metric = recipe.metric
     chosen = metrics.best(trainer.run.metrics, metric)
     assert chosen is not None, "the last step evaluates"
     best, validation = chosen
+    task = trainer.task.with_decision(best.decision)
+    kept = model.from_folder(trainer.run.best, task.architecture).to(ranks.device())
+    size = micro_batch_size(recipe.training, dist.get_world_size())
+    test = evaluation.encode("test", splits.test, task, trainer.tokenizer)
+    scores, _ = evaluation.evaluate(
+        kept, test, task, trainer.tokenizer, trainer.loss, size, trainer.progress, tune=False
+    )
+    if not ranks.is_first():
+        return
     summary = Summary(
+        **task.settings.model_dump(),
         name=recipe.name,
-        task=recipe.task,
         model=recipe.model,
-        labels=splits.labels,
-        max_length=recipe.tokens.max_length,
         metric=metric,
         best=best,
         validation=validation,

@@ -13,17 +13,18 @@ import deepspeed
 import deepspeed.comm as dist
 import numpy as np
 import torch
-from torch.nn import functional
 
 from bertline.artifacts.errors import BertlineError
 from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import Best, RunFolder
+from bertline.tasks.task import Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import checkpoints, evaluation, metrics, model, ranks
 from bertline.train.batches import Batch, Batches
 from bertline.train.checkpoints import State
 from bertline.train.deepspeed_config import micro_batch_size
 from bertline.train.evaluation import Split
+from bertline.train.losses import Loss
 from bertline.train.progress import Progress
 
 
@@ -33,12 +34,13 @@ class Trainer:
 
     recipe: Recipe
     run: RunFolder
-    labels: list[str]
+    task: Task
     tokenizer: Tokenizer
     tokenizer_folder: Path
     """Its files, as best/ gets them."""
     engine: Any
     """DeepSpeed's, around the model."""
+    loss: Loss
     batches: Batches
     validation: Split
     state: State
@@ -80,8 +82,8 @@ class Trainer:
     def optimize(self, batch: Batch) -> float:
         """Forward, backward and step for one global batch; returns its mean loss.
 
-        The sum of losses is divided by the examples of the global batch, so that the step is the same for any number
-        of ranks and micro-batches.
+        The sum of losses is divided by the terms of the global batch, so that the step is the same for any number of
+        ranks and micro-batches.
 
         Raises:
             BertlineError: the loss is not finite; the step is not taken.
@@ -92,9 +94,8 @@ class Trainer:
         for micro_batch in batch.micro_batches:
             self.engine.set_gradient_accumulation_boundary(micro_batch is batch.micro_batches[-1])
             micro_batch = micro_batch.to(ranks.device())
-            logits = model.logits(self.engine, micro_batch.inputs)
-            loss = functional.cross_entropy(logits, micro_batch.labels, reduction="sum")
-            loss = loss * micro_batch.weight / batch.examples
+            outputs = model.outputs(self.engine, micro_batch.inputs)
+            loss = self.loss.sum(outputs, micro_batch.targets) * micro_batch.weight / batch.terms
             self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # it averages gradients over ranks
             total += loss.detach()
         mean = float(ranks.sum_over_ranks(total))
@@ -104,17 +105,20 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Score on the validation split; keep the model as best/ if it is better than all before."""
-        metric = self.recipe.training.best
+        metric = self.recipe.metric
         size = micro_batch_size(self.recipe.training, dist.get_world_size())
-        scores = evaluation.evaluate(self.engine, self.validation, self.labels, self.tokenizer, size, self.progress)
-        now = Best(step=self.state.step, value=scores[metric])
+        scores, tuned = evaluation.evaluate(
+            self.engine, self.validation, self.task, self.tokenizer, self.loss, size, self.progress, tune=True
+        )
+        decision = tuned.settings.decision
+        now = Best(step=self.state.step, value=scores[metric], decision=decision)
         verdict = "the best so far"
         if self.best is None or metrics.better(now.value, self.best.value, metric):
             self.best = now
             self.keep_best()
         else:
             verdict = f"not better than {self.best.value:.4f} at step {self.best.step}"
-        self.log(validation=scores)
+        self.log(validation=scores, decision=decision.model_dump(mode="json"))
         self.progress.say(f"step {now.step}: validation {metric} {now.value:.4f}, {verdict}")
 
     def keep_best(self) -> None:

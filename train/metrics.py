@@ -1,7 +1,7 @@
 """metrics.jsonl: a line for each logged step and each evaluation, flushed as it happens.
 
     {"step": 10, "epoch": 0.16, "loss": 0.69, "learning_rate": 5e-05, "tokens_per_second": 4012.5}
-    {"step": 63, "epoch": 1.0, "validation": {"accuracy": 0.83, …, "loss": 0.41}}
+    {"step": 63, "epoch": 1.0, "validation": {"accuracy": 0.83, …, "loss": 0.41}, "decision": {…}}
 
 The loss is that of the step's own global batch. The file is also what a resumed run knows its best evaluation by.
 """
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import files
+from bertline.artifacts.recipe import LOSSES
 from bertline.artifacts.run import Best
+from bertline.artifacts.task import Decision
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
@@ -40,10 +42,11 @@ def best(path: Path, metric: str) -> tuple[Best, dict[str, Any]] | None:
     for line in read(path):
         scores = line.get("validation")
         if scores and (found is None or better(scores[metric], found[0].value, metric)):
-            found = Best(step=line["step"], value=scores[metric]), scores
+            decision = Decision.model_validate(line["decision"])
+            found = Best(step=line["step"], value=scores[metric], decision=decision), scores
     return found
 
 
 def better(value: float, than: float, metric: str) -> bool:
     """Whether a value of a metric beats another: a smaller loss, more of anything else."""
-    return value < than if metric == "loss" else value > than
+    return value < than if metric in LOSSES else value > than

@@ -21,6 +21,7 @@ from torch import nn
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Freeze, Training
+from bertline.tasks.task import Task
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
@@ -28,48 +29,60 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def load(folder: Path, labels: Sequence[str], training: Training) -> nn.Module:
-    """A classifier with the folder's encoder; its head is drawn by the seed where the folder has none of that shape.
+def load(folder: Path, task: Task, training: Training) -> nn.Module:
+    """The folder's encoder with a head for the task, drawn by the seed where the folder has none of that shape.
 
     Raises:
-        InputError: as `encoder.check`; the architecture has no classifier; more layers to freeze than there are.
+        InputError: as `encoder.check`; the architecture has no such head; more layers to freeze than there are.
     """
     encoder.check(folder)
     torch.manual_seed(training.seed)
-    settings = {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": _indices(labels)}
-    model = from_folder(folder, **settings, **_dropout(folder, training.dropout))
+    labels = task.labels
+    named = {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": _indices(labels)}
+    problem = {"problem_type": task.settings.problem_type} if task.settings.problem_type else {}
+    model = from_folder(
+        folder, task.architecture, **(named if labels else {}), **problem, **_dropout(folder, training.dropout)
+    )
     _freeze(model, training.freeze)
     return model
 
 
-def from_folder(folder: Path, **settings: Any) -> nn.Module:
-    """`AutoModelForSequenceClassification` in fp32, never with code from the folder.
+def from_folder(folder: Path, architecture: str, **settings: Any) -> nn.Module:
+    """transformers' `AutoModel…` of an architecture in fp32, never with code from the folder.
 
     Raises:
-        InputError: the architecture has no classifier, or the folder lacks weights of the encoder.
+        InputError: the architecture has no such head, or the folder lacks weights of the encoder.
     """
+    auto = getattr(transformers, f"AutoModel{architecture}")
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # it warns that the head is new, which is the point
     try:
-        model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+        model, loading = auto.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
             ignore_mismatched_sizes=True, output_loading_info=True, **settings,
         )  # fmt: skip
     except (ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"{folder}: not a model that classifies sequences ({error})") from error
+        raise InputError(f"{folder}: not a model {architecture} ({error})") from error
     finally:
         transformers.logging.set_verbosity(level)
     absent = [name for name in loading["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
     if absent := [name for name in absent if ".pooler." not in name]:
         raise InputError(f"{folder}: its weights lack {len(absent)} of the encoder's, {absent[0]} for one")
-    classifier: nn.Module = model
-    return classifier
+    loaded: nn.Module = model
+    return loaded
 
 
-def logits(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What a classifier, or the DeepSpeed engine around one, makes of a batch: (texts, labels), in fp32."""
+def outputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What a model, or the DeepSpeed engine around it, makes of a batch, in fp32.
+
+    Returns:
+        (windows, labels); (windows, tokens, labels) of a head on every token; (windows, tokens, 2) of one that finds
+        starts and ends.
+    """
     known = inspect.signature(getattr(model, "module", model).forward).parameters  # some families know no token types
     output = model(**{name: tensor for name, tensor in inputs.items() if name in known})
+    if "start_logits" in output:
+        return torch.stack([output.start_logits, output.end_logits], dim=-1).float()
     computed: torch.Tensor = output.logits.float()
     return computed
 

@@ -14,12 +14,13 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import RunFolder
-from bertline.tasks.tokens import Tokenizer
+from bertline.tasks.task import Task
 from bertline.train import checkpoints, data, deepspeed_config, evaluation, metrics, model, ranks
 from bertline.train.batches import Batches
 from bertline.train.checkpoints import State
 from bertline.train.data import Splits
 from bertline.train.loop import Trainer
+from bertline.train.losses import Loss
 from bertline.train.progress import Progress
 
 
@@ -36,30 +37,33 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     folder = places.model_folder(recipe.model)
     check_length(recipe, folder)
     progress.say(f"reading {recipe.data.train}")
-    splits = data.load(recipe.data, recipe.training.seed)
+    splits = data.load(recipe)
+    task = splits.task
     progress.say(describe(splits))
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint(), started=now)
     checkpoint = newest_checkpoint(run, state) if resume else None
     with model.tokenizer_folder(folder) as tokenizer_folder:
-        tokenizer = Tokenizer(tokenizer_folder, recipe.tokens.max_length)
-        train = evaluation.encode("train", splits.train, splits.labels, tokenizer)
-        validation = evaluation.encode("validation", splits.validation, splits.labels, tokenizer)
-        batches = Batches(train.encoded, train.gold, tokenizer, recipe.training, dist.get_rank(), dist.get_world_size())
-        engine = make_engine(recipe, folder, splits.labels, config, batches.steps)
+        tokenizer = task.tokenizer(tokenizer_folder)
+        train = evaluation.encode("train", splits.train, task, tokenizer)
+        validation = evaluation.encode("validation", splits.validation, task, tokenizer)
+        loss = Loss(task.settings, recipe.training, train.targets)
+        batches = Batches(train, loss, tokenizer, recipe.training, dist.get_rank(), dist.get_world_size())
+        engine = make_engine(recipe, folder, task, config, batches.steps)
         if checkpoint is not None:
             checkpoints.load(engine, checkpoint)
             state = checkpoints.read_state(checkpoint)
         claim(recipe, run, splits, state)
-        best = metrics.best(run.metrics, recipe.training.best)
+        best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
         made = Trainer(
             recipe=recipe,
             run=run,
-            labels=splits.labels,
+            task=task,
             tokenizer=tokenizer,
             tokenizer_folder=tokenizer_folder,
             engine=engine,
+            loss=loss,
             batches=batches,
             validation=validation,
             state=state,
@@ -135,12 +139,12 @@ def newest_checkpoint(run: RunFolder, now: State) -> Path | None:
     return found[-1]
 
 
-def make_engine(recipe: Recipe, folder: Path, labels: list[str], config: dict[str, Any], steps: int) -> Any:
+def make_engine(recipe: Recipe, folder: Path, task: Task, config: dict[str, Any], steps: int) -> Any:
     """DeepSpeed's engine around the model, its optimizer and its schedule."""
-    classifier = model.load(folder, labels, recipe.training)
-    optimizer = model.optimizer(classifier, recipe.training)
+    loaded = model.load(folder, task, recipe.training)
+    optimizer = model.optimizer(loaded, recipe.training)
     schedule = model.schedule(optimizer, recipe.training, steps)
-    engine, *_ = deepspeed.initialize(model=classifier, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    engine, *_ = deepspeed.initialize(model=loaded, optimizer=optimizer, lr_scheduler=schedule, config=config)
     return engine
 
 
@@ -160,7 +164,8 @@ def describe(splits: Splits) -> str:
     """The splits in a sentence."""
     counts = ", ".join(f"{count:,} {name}" for name, count in splits.counts().items())
     duplicates = f"; {splits.duplicates:,} rows left out as duplicates" if splits.duplicates else ""
-    return f"texts: {counts}; labels: {', '.join(splits.labels)}{duplicates}"
+    labels = f"; labels: {', '.join(splits.task.labels)}" if splits.task.labels else ""
+    return f"texts: {counts}{labels}{duplicates}"
 
 
 def describe_engine(recipe: Recipe, engine: Any, state: State, batches: Batches) -> str:

@@ -33,17 +33,64 @@ def test_all_missing_files_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["bert-base-uncased", "google-bert/bert-base-uncased", "org/name@v1.0", "org/name@refs/pr/1"]
+    ("place", "parts"),
+    [
+        ("bert-base-uncased", ("bert-base-uncased", None, None)),
+        ("google-bert/bert-base-uncased", ("google-bert/bert-base-uncased", None, None)),
+        ("org/name@v1.0", ("org/name", None, "v1.0")),
+        ("org/name@refs/pr/1", ("org/name", None, "refs/pr/1")),
+        ("glue:mrpc", ("glue", "mrpc", None)),
+        ("unimelb-nlp/wikiann:zh-classical", ("unimelb-nlp/wikiann", "zh-classical", None)),
+        (
+            "wikimedia/wikipedia:20231101.en@refs/convert/parquet",
+            ("wikimedia/wikipedia", "20231101.en", "refs/convert/parquet"),
+        ),
+        ("org/name:c++,(de)@main", ("org/name", "c++,(de)", "main")),
+    ],
 )
-def test_hub_ids(place: str) -> None:
+def test_hub_ids(place: str, parts: tuple[str, str | None, str | None]) -> None:
     assert places.is_hub_id(place)
+    assert places.split_hub_id(place) == parts
 
 
 @pytest.mark.parametrize(
-    "place", ["./model", "/models/bert", "data.csv", "org/data.jsonl", "pkg://a/b", "a/b/c", "data/*.csv"]
+    "place",
+    [
+        *("./model", "/models/bert", "pkg://a/b", "a/b/c", "data/*.csv", "model.onnx", "model.safetensors"),
+        *("data.csv", "data.CSV", "org/data.jsonl", "data.arrow", "data.parquet", "squad.json", "recipe.yaml"),
+        *("data.conll", "data.iob", "data.bio", "data.txt", "org/data.csv.gz", "data.TSV.BZ2", "data.jsonl.xz"),
+        *("data.json.zst", "data.gz", "data.parquet.gz"),
+        *(
+            "org/name:",
+            "org/name@",
+            "org/name:@main",
+            "org/name@main:config",
+            "org/name:a:b",
+            "org/name:a/b",
+            ":config",
+        ),
+        *("org/name:two words", "https://huggingface.co/org/name", "s3://bucket/name"),
+    ],
 )
 def test_what_is_no_hub_id(place: str) -> None:
     assert not places.is_hub_id(place)
+
+
+def test_a_local_folder_is_all_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("name:config@v1", "name@v1"):
+        Path(place).mkdir()
+        assert not places.is_hub_id(place)
+        assert places.split_hub_id(place) == (place, None, None)
+    assert places.split_hub_id("/data/set@v1") == ("/data/set@v1", None, None)
+
+
+@pytest.mark.parametrize(("place", "meant"), [("org/name:config", "org/name"), ("org/name:config@v1", "org/name@v1")])
+def test_a_model_has_no_configuration(place: str, meant: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"only data sets have a configuration \(:config\); for the model write {meant}$"
+    ):
+        places.model_folder(place)
 
 
 def test_a_local_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from bertline.artifacts import recipe
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import Tokens
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +52,7 @@ def faults(path: Path, *overrides: str) -> tuple[str, ...]:
 def test_a_sound_recipe_has_every_default(write: Callable[..., Path]) -> None:
     loaded = recipe.load(write())
     assert loaded.training.batch_size == 32
-    assert loaded.training.best == "accuracy"
+    assert loaded.metric == "accuracy"
     assert loaded.data.take.validation == 0.1
 
 
@@ -92,7 +93,12 @@ def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
         ("data__train", "pkg://no_such_package/file.csv", "not installed"),
         ("data__train", "pkg://json/../../../etc/passwd", "leads out"),
         ("data__where", {"language": "en"}, "no column 'language'"),
-        ("data__labels", ["only"], "at least 2"),
+        ("data__labels", ["only"], "needs two labels"),
+        ("training__best", "f2", "this task is measured in accuracy, precision, recall, f1, macro_f1, loss"),
+        ("training__best", "mse", "this task is measured in accuracy"),
+        ("tokens__long", "middle", "'head', 'tail'"),
+        ("tokens", {"max_length": 32, "stride": 17, "long": "windows"}, "windows of 32 tokens share 16 at most"),
+        ("training__class_weights", "even", "balanced"),
         ("model", "/no/such/folder", "no such model folder"),
         ("training__zero_stage", 4, "less than or equal to 3"),
         ("training__batch_size", 0, "greater than or equal to 1"),
@@ -106,6 +112,39 @@ def test_a_wrong_value_is_one_fault_with_its_key(write: Callable[..., Path], key
     (fault,) = faults(write(**{key: value}))
     assert key.replace("__", ".") in fault
     assert words in fault
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"task": "token-classification"}, ["data.tokens: ", "data.tags: "]),
+        ({"task": "question-answering"}, ["data.question: ", "data.context: ", "data.answers: "]),
+        ({"tokens__long": "windows", "data__text_pair": "lang"}, ["tokens.long: found 'windows'; pairs"]),
+        (
+            {"task": "question-answering", "problem_type": "regression", "tokens__long": "head",
+             "training__class_weights": "balanced", "data__question": "text", "data__context": "lang",
+             "data__answers": "label"},
+            ["tokens.long: found 'head'", "problem_type: found 'regression'", "class_weights: found 'balanced'"],
+        ),
+        ({"problem_type": "regression", "training__label_smoothing": 0.1}, ["training.label_smoothing: found 0.1"]),
+    ],
+)  # fmt: skip
+def test_what_is_not_of_the_task_is_told(write: Callable[..., Path], changes: dict[str, Any], told: list[str]) -> None:
+    found = faults(write(**changes))
+    assert len(found) == len(told)
+    for fault, words in zip(found, told, strict=True):
+        assert words in fault
+
+
+def test_every_task_has_settings(write: Callable[..., Path]) -> None:
+    settings = recipe.load(write(problem_type="regression", training__best="mse")).settings(["score"])
+    assert settings.scores == ("pearson", "spearman")
+    assert settings.tokens == Tokens(max_length=32, stride=0, long="head")
+    entities = recipe.Recipe.model_validate(
+        {"name": "a", "task": "token-classification", "model": "b", "data": {"train": "c"}}
+    )
+    assert entities.metric == "f1"
+    assert entities.settings([]).tokens == Tokens(max_length=128, stride=32, long="windows")
 
 
 def test_a_missing_section_says_what_belongs_there(write: Callable[..., Path]) -> None:

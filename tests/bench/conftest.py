@@ -9,8 +9,9 @@ import pytest
 from bertline.bench import compare
 from bertline.bench.compare import Measured
 from bertline.bench.systems import System
+from bertline.tasks.task import Example
 from bertline.tasks.tokens import Text
-from tests.conftest import make_model, make_texts
+from tests.conftest import classifier, make_model, make_texts
 
 LABELS = ("negative", "positive")
 GRID = ((1, 16), (1, 64), (3, 16))
@@ -43,7 +44,7 @@ class Bench:
 
     systems: list[System]
     texts: list[Text]
-    gold: list[int]
+    examples: list[Example]
     measured: list[Measured]
     told: list[str]
 
@@ -54,16 +55,15 @@ def systems(tmp_path_factory: pytest.TempPathFactory) -> list[System]:
     model = make_model(folder / "classifier", LABELS)
     onnx = to_onnx(model, folder / "model.onnx")
     return [
-        System("pytorch", "pytorch", model, model, 32, LABELS),
-        System("onnxruntime-fp32", "onnxruntime", onnx, model, 32, LABELS),
+        System("pytorch", "pytorch", model, model, classifier()),
+        System("onnxruntime-fp32", "onnxruntime", onnx, model, classifier()),
     ]
 
 
 @pytest.fixture(scope="session")
 def bench(systems: list[System]) -> Bench:
-    rows = make_texts(50)
-    texts: list[Text] = [(row["text"], None) for row in rows]
-    gold = [LABELS.index(row["label"]) for row in rows]
+    examples = [Example(row["text"], None, row["label"]) for row in make_texts(50)]
+    texts = [example.texts for example in examples]
     told: list[str] = []
     measured = compare.measure(
         systems,
@@ -73,4 +73,4 @@ def bench(systems: list[System]) -> Bench:
         threads=1,
         on_progress=lambda what, done, steps: told.append(f"{done}/{steps} {what}"),
     )
-    return Bench(systems, texts, gold, measured, told)
+    return Bench(systems, texts, examples, measured, told)

@@ -1,6 +1,5 @@
 import json
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +7,10 @@ import pytest
 from bertline.bench import compare
 from bertline.bench.compare import Measured, Point
 from bertline.bench.systems import System
-
-from .conftest import GRID, LABELS, Bench
+from bertline.tasks import catalog
+from bertline.tasks.task import Example
+from tests.bench.conftest import GRID, LABELS, Bench
+from tests.conftest import classifier
 
 
 def test_logits_are_those_of_a_plain_forward_pass_in_the_order_of_the_texts(bench: Bench) -> None:
@@ -25,7 +26,7 @@ def test_logits_are_those_of_a_plain_forward_pass_in_the_order_of_the_texts(benc
             for text, _ in bench.texts
         ]
     for measured in bench.measured:
-        np.testing.assert_allclose(measured.logits, expected, atol=1e-5)
+        np.testing.assert_allclose(measured.outputs, expected, atol=1e-5)
 
 
 def test_every_system_is_timed_at_every_point(bench: Bench) -> None:
@@ -67,9 +68,9 @@ def test_percentiles_by_hand() -> None:
     )
 
 
-def measured(name: str, *p50_ms: tuple[int, int, float], logits: Any = ()) -> Measured:
+def measured(name: str, *p50_ms: tuple[int, int, float]) -> Measured:
     grid = [Point(batch, length, ms, ms, ms, batch * 1000 / ms) for batch, length, ms in p50_ms]
-    return Measured(name, np.array(logits), grid, load_seconds=0.5, peak_rss_bytes=10, size_bytes=20)
+    return Measured(name, [], grid, load_seconds=0.5, peak_rss_bytes=10, size_bytes=20)
 
 
 def test_geometric_mean_by_hand() -> None:
@@ -84,18 +85,29 @@ def test_the_json_of_a_bench(bench: Bench) -> None:
     from sklearn.metrics import accuracy_score, f1_score
 
     pytorch, onnx = bench.measured
-    result = compare.summarize(bench.measured, bench.gold, LABELS, rounds=2, threads=1)
+    answered = [
+        compare.answers(system, bench.examples, each.outputs)
+        for system, each in zip(bench.systems, bench.measured, strict=True)
+    ]
+    task = catalog.make(classifier())
+    result = compare.summarize(task, bench.measured, bench.examples, answered, rounds=2, threads=1)
     assert json.loads(json.dumps(result)) == result
-    assert list(result) == ["machine", "systems", "speedup", "threads", "texts", "rounds", "measured", "versions"]
+    assert list(result) == [
+        "machine", "task", "metrics", "systems", "speedup", "threads", "texts", "rounds", "measured", "versions"
+    ]  # fmt: skip
+    assert (result["task"], result["metrics"]) == ("text-classification", ["accuracy", "macro_f1"])
+    gold = [LABELS.index(example.gold) for example in bench.examples]
     assert result["speedup"] == {"onnxruntime-fp32 over pytorch": compare.geometric_mean_speedup(onnx, pytorch)}
     assert (result["texts"], result["rounds"], result["threads"]) == (50, 2, 1)
     for row, each in zip(result["systems"], bench.measured, strict=True):
-        predicted = each.logits.argmax(axis=1)
+        predicted = np.stack(each.outputs).argmax(axis=1)
+        low, high = row.pop("interval")
+        assert low <= row["accuracy"] <= high
         assert row == {
             "name": each.name,
             "grid": [asdict(point) for point in each.grid],
-            "accuracy": pytest.approx(accuracy_score(bench.gold, predicted)),
-            "macro_f1": pytest.approx(f1_score(bench.gold, predicted, average="macro")),
+            "accuracy": pytest.approx(accuracy_score(gold, predicted)),
+            "macro_f1": pytest.approx(f1_score(gold, predicted, average="macro")),
             "agreement": 1.0,
             "size_bytes": each.size_bytes,
             "peak_rss_bytes": each.peak_rss_bytes,
@@ -104,8 +116,9 @@ def test_the_json_of_a_bench(bench: Bench) -> None:
 
 
 def test_agreement_is_the_share_of_labels_like_the_first_systems() -> None:
-    first = measured("a", (1, 16, 1.0), logits=[[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    other = measured("b", (1, 16, 1.0), logits=[[0.0, 2.0], [0.0, 1.0], [1.0, 0.0], [0.1, 0.2]])
-    result = compare.summarize([first, other], [0, 0, 0, 0], LABELS, rounds=1, threads=1)
+    both = [measured(name, (1, 16, 1.0)) for name in "ab"]
+    answered = [[{"label": LABELS[one]} for one in told] for told in ((1, 0, 1, 1), (1, 1, 0, 1))]
+    examples = [Example("", None, LABELS[0])] * 4
+    result = compare.summarize(catalog.make(classifier()), both, examples, answered, rounds=1, threads=1)
     assert [row["agreement"] for row in result["systems"]] == [1.0, 0.5]
     assert [row["accuracy"] for row in result["systems"]] == [0.25, 0.25]

@@ -40,6 +40,7 @@ def system(name: str, factor: float) -> dict[str, Any]:
         "grid": grid,
         "accuracy": 0.8415,
         "macro_f1": 0.8391,
+        "interval": [0.819, 0.864],
         "agreement": 0.985,
         "size_bytes": 23_100_000,
         "peak_rss_bytes": 161_000_000,
@@ -49,6 +50,8 @@ def system(name: str, factor: float) -> dict[str, Any]:
 
 RESULT: dict[str, Any] = {
     "machine": MACHINE,
+    "task": "text-classification",
+    "metrics": ["accuracy", "macro_f1"],
     "systems": [system("pytorch", 1.0), system("onnxruntime-fp32", 0.5), system("<bundle>", 0.21)],
     "speedup": {"onnxruntime-fp32 over pytorch": 2.0, "<bundle> over pytorch": 4.76},
     "threads": 2,

@@ -13,6 +13,7 @@ from bertline.bench import compare, inputs, worker
 from bertline.bench.pytorch import PyTorchRuntime
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
+from tests.conftest import classifier
 
 ORPHAN = """
 import os, pickle, signal, sys
@@ -35,7 +36,7 @@ def alive(pid: int) -> bool:
 def test_a_failing_system_is_told_in_one_line_and_no_process_is_left(systems: list[System], tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model")
-    pair = [systems[1], System("half-baked", "onnxruntime", broken, systems[1].tokenizer, 32, ("a", "b"))]
+    pair = [systems[1], System("half-baked", "onnxruntime", broken, systems[1].tokenizer, classifier())]
     with pytest.raises(DamagedError, match=r"^half-baked: .*broken\.onnx: ONNX Runtime .* cannot load it") as caught:
         compare.measure(pair, [("a good film", None)], [(1, 16)], rounds=1, threads=1)
     assert "\n" not in str(caught.value)
@@ -99,11 +100,11 @@ def test_the_first_repetition_is_not_counted() -> None:
 
 def test_a_model_without_its_head_is_refused(tiny_model: Path) -> None:
     with pytest.raises(InputError, match=r"no weights for classifier\.bias, classifier\.weight"):
-        PyTorchRuntime(tiny_model, threads=1)
+        PyTorchRuntime(tiny_model, "ForSequenceClassification", threads=1)
 
 
 def test_a_model_that_is_no_text_classifier_is_refused(tiny_model: Path) -> None:
     config = tiny_model / "config.json"
-    config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "vit"'))
-    with pytest.raises(InputError, match="no text classifier of type 'vit'"):
-        PyTorchRuntime(tiny_model, threads=1)
+    config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "vitmatte"'))
+    with pytest.raises(InputError, match="transformers has no 'vitmatte' ForSequenceClassification"):
+        PyTorchRuntime(tiny_model, "ForSequenceClassification", threads=1)

@@ -11,7 +11,7 @@ from bertline.artifacts.run import Best, RunFolder, Summary
 from bertline.export import convert, graphs
 from bertline.export.export import export
 from bertline.export.graphs import Graph
-from tests.conftest import make_model, make_texts
+from tests.conftest import classifier, make_model, make_texts
 
 LABELS = ("negative", "positive")
 
@@ -48,10 +48,10 @@ def write_run(folder: Path) -> Path:
     train(run.best)
     write_texts(run.split("validation"), 200)
     summary = Summary(
-        name="tiny", task="text-classification", model="pkg://somewhere/tiny", labels=list(LABELS), max_length=48,
-        metric="f1", best=Best(step=40, value=0.9), validation={}, test={}, data={"train": 1280, "validation": 200},
-        ranks=1, precision="fp32", zero_stage=0, steps=40, seconds=1.0, tokens_per_second=1.0, padding_share=0.1,
-        machine=machine.describe(), versions={}, started="2026-01-01T00:00:00+00:00",
+        **classifier(48).model_dump(), name="tiny", model="pkg://somewhere/tiny", metric="f1",
+        best=Best(step=40, value=0.9), validation={}, test={}, data={"train": 1280, "validation": 200}, ranks=1,
+        precision="fp32", zero_stage=0, steps=40, seconds=1.0, tokens_per_second=1.0,
+        padding_share=0.1, machine=machine.describe(), versions={}, started="2026-01-01T00:00:00+00:00",
         finished="2026-01-01T00:00:01+00:00", files=files.listing(run.best),
     )  # fmt: skip
     files.write_text(run.recipe, "name: tiny\n")
@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fp32(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    return Graph("fp32", convert.to_onnx(run / "best", tmp_path_factory.mktemp("onnx")))
+    return Graph("fp32", convert.to_onnx(run / "best", classifier(48), tmp_path_factory.mktemp("onnx")))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import files
 from bertline.artifacts.errors import GateError, InputError
+from bertline.artifacts.task import TaskSettings
 from bertline.export import convert
 from bertline.export.candidates import signed_left_out
 from bertline.export.export import export
@@ -107,7 +108,7 @@ def test_optimum_opens_the_bundle_and_answers_alike(bundle: Sealed) -> None:
     text = make_texts(1, seed=9)[0]["text"]
     logits = model(**tokenizer(text, truncation=True, max_length=48, return_tensors="pt")).logits
     assert isinstance(logits, torch.Tensor)
-    np.testing.assert_allclose(logits.numpy(), Engine.load(bundle[0]).logits([(text, None)]), atol=1e-5)
+    np.testing.assert_allclose(logits.numpy(), [Engine.load(bundle[0]).logits((text, None))], atol=1e-5)
     assert model.config.id2label == {0: "negative", 1: "positive"}
 
 
@@ -145,9 +146,9 @@ def test_a_graph_that_differs_from_pytorch_leaves_no_bundle(
 ) -> None:
     convert_well = convert.to_onnx
 
-    def convert_badly(model: Path, folder: Path) -> Path:
+    def convert_badly(model: Path, settings: TaskSettings, folder: Path) -> Path:
         """The right graph with a classifier's bias that is a little off."""
-        path = convert_well(model, folder)
+        path = convert_well(model, settings, folder)
         graph = onnx.load(path)
         (bias,) = [one for one in graph.graph.initializer if one.name == "classifier.bias"]
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.002), bias.name))
@@ -171,7 +172,7 @@ def test_an_existing_bundle_is_left_as_it_is(run: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_input_is_refused_before_any_work(tiny_model: Path, tmp_path: Path, quick: Path) -> None:
-    with pytest.raises(InputError, match="without a head"):
+    with pytest.raises(InputError, match="architectures is BertModel, none of"):
         export(str(tiny_model), tmp_path / "bundles/tiny", max_drop=0.01)
     with pytest.raises(InputError, match="target 'pentium' is unknown"):
         export(str(tiny_model), tmp_path / "bundles/tiny", max_drop=0.01, target="pentium")

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bertline.artifacts.task import Tokens
 from bertline.export import graphs
 from bertline.export.graphs import Graph
 from bertline.serve.runtimes import OnnxRuntime
@@ -30,7 +31,7 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def batch(run: Path) -> Batch:
-    tokenizer = Tokenizer(run / "best", 64)
+    tokenizer = Tokenizer(run / "best", Tokens(max_length=64))
     return tokenizer.pad(tokenizer.encode([(row["text"], None) for row in make_texts(20)]))
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.task import Tokens
 from bertline.export import sources
+from tests.conftest import classifier
 from tests.export.conftest import write_texts
 from tests.export.test_convert import change_config
 
@@ -20,10 +22,10 @@ def data(tmp_path: Path) -> Path:
 def test_a_run_brings_its_labels_length_metric_and_validation_texts(run: Path) -> None:
     origin = sources.read(str(run), None)
     assert (origin.kind, origin.name, origin.model) == ("run", "tiny", "pkg://somewhere/tiny")
-    assert (origin.labels, origin.max_length, origin.metric) == (("negative", "positive"), 48, "f1")
+    assert (origin.settings, origin.metric) == (classifier(48), "f1")
     assert origin.folder == run / "best"
-    assert len(origin.examples) == len(origin.gold) == 200
-    assert origin.gold[:4] == [0, 1, 0, 1]
+    assert len(origin.examples) == 200
+    assert [example.gold for example in origin.examples[:3]] == ["negative", "positive", "negative"]
 
 
 def test_a_run_may_be_measured_on_other_texts(run: Path, data: Path) -> None:
@@ -33,13 +35,13 @@ def test_a_run_may_be_measured_on_other_texts(run: Path, data: Path) -> None:
 def test_a_model_brings_its_labels_and_positions(tiny_classifier: Path, data: Path) -> None:
     origin = sources.read(str(tiny_classifier), data)
     assert (origin.kind, origin.name) == ("model", "classifier")
-    assert (origin.labels, origin.max_length, origin.metric) == (("negative", "positive"), 64, "accuracy")
+    assert (origin.settings, origin.metric) == (classifier(64), "accuracy")
 
 
 def test_labels_of_data_may_be_indices(tiny_classifier: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.csv").write_text("text,label\ngood,1\nbad,0\n")
     origin = sources.read(str(tiny_classifier), tmp_path / "texts.csv")
-    assert [example.label for example in origin.examples] == ["positive", "negative"]
+    assert [example.gold for example in origin.examples] == ["positive", "negative"]
 
 
 def test_a_local_place_is_told_relative_to_the_bundle(run: Path, tmp_path: Path) -> None:
@@ -53,19 +55,45 @@ def test_every_fault_of_a_bare_encoder_is_told(tiny_model: Path) -> None:
     with pytest.raises(InputError) as caught:
         sources.read(str(tiny_model), None)
     assert len(caught.value.faults) == 2
-    assert "architectures is BertModel, without a head" in caught.value.faults[0]
+    assert (
+        "architectures is BertModel, none of ForSequenceClassification, ForTokenClassification"
+        in caught.value.faults[0]
+    )
     assert "--data" in caught.value.faults[1]
 
 
 @pytest.mark.parametrize(
-    "keys", [{"problem_type": "multi_label_classification"}, {"problem_type": "regression"}, {"id2label": {"0": "one"}}]
+    ("keys", "problem", "labels"),
+    [
+        ({}, "single_label_classification", ["negative", "positive"]),
+        ({"problem_type": "multi_label_classification"}, "multi_label_classification", ["negative", "positive"]),
+        ({"problem_type": "regression", "id2label": {"0": "score"}}, "regression", ["score"]),
+        ({"id2label": {"0": "stars"}}, "regression", ["stars"]),
+    ],
 )
-def test_what_is_not_one_label_of_several_is_refused(
-    tiny_classifier: Path, data: Path, keys: dict[str, object]
+def test_a_models_own_config_says_what_its_head_is_for(
+    tiny_classifier: Path, tmp_path: Path, keys: dict[str, object], problem: str, labels: list[str]
 ) -> None:
     change_config(tiny_classifier, **keys)
-    with pytest.raises(InputError, match="one label out of two or more"):
-        sources.read(str(tiny_classifier), data)
+    (tmp_path / "texts.csv").write_text("text,label\ngood,1\nbad,0\n")
+    origin = sources.read(str(tiny_classifier), tmp_path / "texts.csv")
+    assert (origin.settings.problem_type, origin.settings.labels) == (problem, labels)
+    assert origin.settings.tokens == Tokens(max_length=64)
+    assert origin.metric == origin.settings.scores[0]
+
+
+def test_heads_on_tokens_read_all_of_a_text(tiny_classifier: Path, tmp_path: Path) -> None:
+    tags = {"0": "O", "1": "B-C", "2": "I-C"}
+    change_config(tiny_classifier, architectures=["BertForTokenClassification"], id2label=tags)
+    (tmp_path / "texts.conll").write_text("Bonn B-C\nis O\n")
+    origin = sources.read(str(tiny_classifier), tmp_path / "texts.conll")
+    assert (origin.settings.task, origin.settings.labels) == ("token-classification", ["O", "B-C", "I-C"])
+    assert origin.settings.tokens == Tokens(max_length=64, stride=16, long="windows")
+    change_config(tiny_classifier, architectures=["BertForQuestionAnswering"])
+    row = {"question": "where?", "context": "in Bonn", "answers": [{"text": "Bonn", "start": 3}]}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(row) + "\n")
+    origin = sources.read(str(tiny_classifier), tmp_path / "texts.jsonl")
+    assert (origin.settings.task, origin.settings.labels, origin.metric) == ("question-answering", [], "f1")
 
 
 def test_a_config_that_names_code_is_refused(tiny_classifier: Path, data: Path) -> None:

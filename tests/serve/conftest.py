@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bertline.artifacts import bundle, files, machine
-from bertline.artifacts.bundle import Fidelity, Golden, Manifest, Runtime, Source, Tokens
+from bertline.artifacts.bundle import Fidelity, Golden, Manifest, Runtime, Source
+from tests.conftest import classifier
 
 
 def to_onnx(model: Path, path: Path) -> None:
@@ -44,19 +45,19 @@ def tiny_bundle(tmp_path: Path, tiny_classifier: Path) -> Path:
     """Sealed from `tiny_classifier`, with one golden text."""
     from bertline.serve.engine import Engine
     from bertline.serve.runtimes import OnnxRuntime
-    from bertline.tasks.tokens import Tokenizer
+    from bertline.tasks import catalog
 
     folder = tmp_path / "bundle"
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_classifier / name, folder)
     to_onnx(tiny_classifier, folder / bundle.MODEL)
-    labels = ["negative", "positive"]
-    engine = Engine(Tokenizer(folder, 32), OnnxRuntime(folder / bundle.MODEL), labels)
-    golden = Golden(text="a good film", logits=engine.logits([("a good film", None)])[0].tolist())
+    task = catalog.make(classifier())
+    engine = Engine(task, task.tokenizer(folder), OnnxRuntime(folder / bundle.MODEL))
+    golden = Golden(text="a good film", logits=engine.logits(("a good film", None)))
     manifest = Manifest(
-        name="tiny", task="text-classification", inputs=["text"], labels=labels, tokens=Tokens(max_length=32),
-        runtime=Runtime(opset=17), metric="accuracy", baseline=0.5, value=0.5, drop=0.0, max_drop=0.01, examples=1,
+        **task.settings.model_dump(), name="tiny", runtime=Runtime(opset=17), metric="accuracy",
+        baseline=0.5, value=0.5, drop=0.0, max_drop=0.01, examples=1,
         fidelity=Fidelity(max_abs_logit_diff=0.0, texts=1), candidates=[], target="avx2", machine=machine.describe(),
         threads=1, versions={}, source=Source(kind="model", place="tiny", model="tiny", weights_sha256="0" * 64),
         golden=[golden], created="2026-01-01T00:00:00+00:00", files=files.listing(folder),

@@ -14,7 +14,7 @@ from bertline.artifacts.errors import DamagedError, InputError
 from bertline.serve import batch
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import OnnxRuntime
-from bertline.tasks.text_classification import Columns
+from bertline.tasks.task import Columns
 from bertline.tasks.tokens import Text
 
 

@@ -1,93 +1,223 @@
-"""Reading, decoding and scoring, against hand-worked cases and scikit-learn's report."""
+"""Reading, decoding and scoring, against hand-worked cases, scikit-learn and scipy."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, classification_report
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, classification_report, f1_score, mean_squared_error
 
 from bertline.artifacts.errors import InputError
-from bertline.tasks import text_classification as task
-from bertline.tasks.text_classification import Columns, Example
+from bertline.artifacts.task import Decision, ProblemType, TaskSettings, Tokens
+from bertline.tasks.task import Answer, Columns, Example, Output
+from bertline.tasks.text_classification import TextClassification, best_threshold
+from bertline.tasks.tokens import Encoded
 
-COLUMNS = Columns("review", None, "stars")
+COLUMNS = Columns(text="review", label="stars")
+NONE = np.zeros(0, np.int64)
 
 
-def logits(predicted: list[int], labels: int) -> task.Logits:
-    return np.eye(labels, dtype=np.float32)[predicted]
+def make(
+    labels: Sequence[str] = ("bad", "good"), problem: ProblemType = "single_label_classification", **decision: Any
+) -> TextClassification:
+    return TextClassification(
+        TaskSettings(
+            task="text-classification", problem_type=problem, inputs=["text"], labels=list(labels),
+            tokens=Tokens(max_length=8), decision=Decision(**decision),
+        )
+    )  # fmt: skip
+
+
+def windows(texts: Sequence[int]) -> list[Encoded]:
+    """One for each number: the text it is of."""
+    return [Encoded(NONE, NONE, NONE, NONE, text, False) for text in texts]
+
+
+def answer(task: TextClassification, logits: Output) -> list[Answer]:
+    return task.decode([("", None)] * len(logits), windows(range(len(logits))), list(logits))
+
+
+def scores(told: list[int], gold: list[int], labels: Sequence[str]) -> dict[str, Any]:
+    task = make(labels)
+    answers = answer(task, np.eye(len(labels), dtype=np.float32)[told])
+    return task.score([Example("", None, labels[one]) for one in gold], answers)
 
 
 @pytest.mark.parametrize(("label", "name"), [("good", "good"), (1, "1"), (0, "0"), (True, "True")])
 def test_a_row_becomes_an_example(label: object, name: str) -> None:
-    assert task.read({"review": "fine", "stars": label, "x": 1}, COLUMNS, "row 2") == Example("fine", None, name)
+    assert make().read({"review": "fine", "stars": label, "x": 1}, COLUMNS, "row 2") == Example("fine", None, name)
 
 
 @pytest.mark.parametrize(
-    ("row", "words"),
+    ("label", "names"), [("b, a", ["a", "b"]), ("", []), ([], []), (["b", 1], ["1", "b"]), (["a", "a"], ["a"])]
+)
+def test_several_labels_are_a_list_or_have_commas_between(label: object, names: list[str]) -> None:
+    task = make(problem="multi_label_classification")
+    assert task.read({"review": "fine", "stars": label}, COLUMNS, "row 2").gold == names
+
+
+@pytest.mark.parametrize(("label", "number"), [("2.5", 2.5), (3, 3.0), (-1.5, -1.5)])
+def test_a_number_may_be_spelled(label: object, number: float) -> None:
+    assert make(problem="regression").read({"review": "a", "stars": label}, COLUMNS, "row 2").gold == number
+
+
+@pytest.mark.parametrize(
+    ("problem", "row", "words"),
     [
-        ({"review": "fine"}, "row 2: no label in column 'stars'"),
-        ({"review": "fine", "stars": ""}, "row 2: no label"),
-        ({"review": "fine", "stars": None}, "row 2: no label"),
-        ({"review": "fine", "stars": 0.5}, "row 2: label 0.5 is a float"),
-        ({"review": 5, "stars": "a"}, "row 2: column 'review' holds a int"),
-        ({"review": None, "stars": "a"}, "row 2: column 'review' holds nothing"),
-        ({"review": "\ud800", "stars": "a"}, "row 2: column 'review' holds a lone surrogate"),
+        ("single_label_classification", {"review": "fine"}, "row 2: no label in column 'stars'"),
+        ("single_label_classification", {"review": "fine", "stars": ""}, "row 2: no label"),
+        ("single_label_classification", {"review": "fine", "stars": None}, "row 2: no label"),
+        ("single_label_classification", {"review": "fine", "stars": 0.5}, "row 2: label 0.5 is a float"),
+        ("single_label_classification", {"review": 5, "stars": "a"}, "row 2: column 'review' holds a int"),
+        ("single_label_classification", {"review": None, "stars": "a"}, "row 2: column 'review' holds nothing"),
+        ("single_label_classification", {"review": "\ud800", "stars": "a"}, "'review' holds a lone surrogate"),
+        ("multi_label_classification", {"review": "a", "stars": 3}, "row 2: labels 3: a list of names"),
+        ("multi_label_classification", {"review": "a", "stars": [0.5]}, "row 2: label 0.5 is a float"),
+        ("regression", {"review": "a", "stars": "many"}, "row 2: label 'many' is no number"),
+        ("regression", {"review": "a", "stars": "nan"}, "row 2: label 'nan' is no number"),
     ],
 )
-def test_a_bad_row_is_told_with_its_place(row: dict[str, Any], words: str) -> None:
+def test_a_bad_row_is_told_with_its_place(problem: ProblemType, row: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        task.read(row, COLUMNS, "row 2")
+        make(problem=problem).read(row, COLUMNS, "row 2")
 
 
 def test_a_pair_needs_both_texts() -> None:
     columns = Columns("premise", "hypothesis", "label")
     row = {"premise": "a", "hypothesis": "b", "label": "no"}
-    assert task.read(row, columns, "row 2").texts == ("a", "b")
+    assert make().read(row, columns, "row 2").texts == ("a", "b")
     with pytest.raises(InputError, match="'hypothesis' holds nothing"):
-        task.read({"premise": "a", "label": "no"}, columns, "row 2")
+        make().read({"premise": "a", "label": "no"}, columns, "row 2")
 
 
 def test_labels_may_be_names_or_indices(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": "bad"}\n')
-    assert [example.label for example in task.read_labelled(path, ["bad", "good"])] == ["good", "bad"]
+    assert [example.gold for example in make().read_file(path)] == ["good", "bad"]
+    path.write_text('{"text": "a", "label": [1, "bad"]}\n')
+    assert make(problem="multi_label_classification").read_file(path)[0].gold == ["bad", "good"]
     path.write_text('{"text": "a", "label": 2}\n')
     with pytest.raises(InputError, match=r"line 1: unknown label '2'; known are bad, good, or 0 to 1"):
-        task.read_labelled(path, ["bad", "good"])
+        make().read_file(path)
 
 
-def test_a_split_reads_back_what_was_written(tmp_path: Path) -> None:
-    examples = [Example("a", "b", "good"), Example("c", "", "bad")]
-    (tmp_path / "s.jsonl").write_text("".join(json.dumps(example.row()) + "\n" for example in examples))
-    assert task.read_labelled(tmp_path / "s.jsonl", ["bad", "good"]) == examples
+@pytest.mark.parametrize(
+    ("problem", "golds"),
+    [
+        ("single_label_classification", ["good", "bad"]),
+        ("multi_label_classification", [["bad", "good"], []]),
+        ("regression", [0.5, -2.0]),
+    ],
+)
+def test_a_split_reads_back_what_was_written(tmp_path: Path, problem: ProblemType, golds: list[Any]) -> None:
+    task = make(problem=problem)
+    examples = [Example("a", None, golds[0]), Example("", None, golds[1])]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(task.row(example)) + "\n" for example in examples))
+    assert task.read_file(tmp_path / "s.jsonl") == examples
 
 
 def test_decoding_is_a_softmax() -> None:
-    (answer,) = task.decode(np.array([[1000.0, 1000.0 + np.log(3.0)]], np.float64).astype(np.float32), ["no", "yes"])
-    assert answer["label"] == "yes"
-    assert answer["score"] == pytest.approx(0.75, abs=1e-4)
-    assert answer["scores"] == pytest.approx({"no": 0.25, "yes": 0.75}, abs=1e-4)
+    logits = np.array([[1000.0, 1000.0 + np.log(3.0)]], np.float64).astype(np.float32)
+    (found,) = answer(make(["no", "yes"]), logits)
+    assert found["label"] == "yes"
+    assert found["score"] == pytest.approx(0.75, abs=1e-4)
+    assert found["scores"] == pytest.approx({"no": 0.25, "yes": 0.75}, abs=1e-4)
+
+
+def test_a_long_text_has_the_mean_logits_of_its_windows() -> None:
+    outputs = [np.array(row, np.float32) for row in ([0, 4], [5, 0], [0, 3])]
+    long, short = make().decode([("", None)] * 2, windows([0, 0, 1]), outputs)
+    assert long == answer(make(), np.array([[2.5, 2.0]], np.float32))[0]
+    assert (long["label"], short["label"]) == ("bad", "good")
+
+
+def test_labels_over_their_thresholds_are_given() -> None:
+    logits = np.array([[0.0, 2.0, -1.0]], np.float32)
+    task = make("abc", "multi_label_classification")
+    assert answer(task, logits)[0]["labels"] == ["a", "b"]
+    tuned = answer(make("abc", "multi_label_classification", thresholds=[0.6, 0.5, 0.2]), logits)[0]
+    assert tuned["labels"] == ["b", "c"]
+    assert tuned["scores"] == pytest.approx({"a": 0.5, "b": 0.8808, "c": 0.2689}, abs=1e-4)
+
+
+def test_a_threshold_is_the_best_of_all() -> None:
+    chance = np.random.default_rng(0)
+    for _ in range(50):
+        true = chance.random(40) < 0.3
+        probable = np.round(0.3 * true + 0.7 * chance.random(40), 2).astype(np.float32)  # some are equal
+        every = {cut: f1_score(true, probable >= cut, zero_division=0) for cut in [*probable, 0.0, 1.1]}
+        found = f1_score(true, probable >= best_threshold(probable, true), zero_division=0)
+        assert found == pytest.approx(max(every.values()) if true.any() else 0)
+
+
+def test_tuning_sets_a_threshold_for_each_label() -> None:
+    task = make("ab", "multi_label_classification")
+    logits = np.array([[-3, 2], [-2, 1], [-1, 3], [0, 0]], np.float32)
+    examples = [Example("", None, gold) for gold in ([], ["b"], ["a", "b"], ["a"])]
+    decision = task.tune(examples, windows(range(4)), list(logits))
+    tuned = task.with_decision(decision)
+    assert isinstance(tuned, TextClassification)
+    assert [one["labels"] for one in answer(tuned, logits)] == [["b"], ["b"], ["a", "b"], ["a"]]
+    assert make().tune([], [], []) == Decision()
 
 
 def test_two_labels_are_scored_on_the_second() -> None:
     # truth 1 1 1 0 0, told 1 0 1 1 0: 2 hits, 1 false alarm, 1 miss
-    scores = task.score(logits([1, 0, 1, 1, 0], 2), [1, 1, 1, 0, 0], ["no", "yes"])
-    assert scores["accuracy"] == pytest.approx(3 / 5)
-    assert scores["precision"] == scores["recall"] == scores["f1"] == pytest.approx(2 / 3)
-    assert scores["macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
-    assert scores["per_label"]["no"] == pytest.approx({"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2})
+    found = scores([1, 0, 1, 1, 0], [1, 1, 1, 0, 0], ["no", "yes"])
+    assert found["accuracy"] == pytest.approx(3 / 5)
+    assert found["precision"] == found["recall"] == found["f1"] == pytest.approx(2 / 3)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found["per_label"]["no"] == pytest.approx({"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2})
 
 
 def test_more_labels_are_scored_as_the_mean_over_them() -> None:
     chance = np.random.default_rng(0)
     gold, told = chance.integers(0, 4, 200).tolist(), chance.integers(0, 3, 200).tolist()  # label 3 is never told
     names = ["a", "b", "c", "d"]
-    scores = task.score(logits(told, 4), gold, names)
+    found = scores(told, gold, names)
     report = classification_report(gold, told, target_names=names, output_dict=True, zero_division=0)
-    assert scores["accuracy"] == pytest.approx(accuracy_score(gold, told))
+    assert found["accuracy"] == pytest.approx(accuracy_score(gold, told))
     for name, key in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score"), ("macro_f1", "f1-score")):
-        assert scores[name] == pytest.approx(report["macro avg"][key])
-    assert scores["per_label"]["d"] == {"precision": 0, "recall": 0, "f1": 0, "support": gold.count(3)}
-    json.dumps(scores)
+        assert found[name] == pytest.approx(report["macro avg"][key])
+    assert found["per_label"]["d"] == {"precision": 0, "recall": 0, "f1": 0, "support": gold.count(3)}
+    json.dumps(found)
+
+
+def test_several_labels_are_scored_as_scikit_learn_does() -> None:
+    chance = np.random.default_rng(1)
+    gold, logits = chance.random((100, 3)) < 0.4, chance.normal(size=(100, 3)).astype(np.float32)
+    task = make("abc", "multi_label_classification")
+    examples = [Example("", None, [name for name, hot in zip("abc", row, strict=True) if hot]) for row in gold]
+    found = task.score(examples, answer(task, logits))
+    report = classification_report(gold, logits >= 0, target_names=list("abc"), output_dict=True, zero_division=0)
+    assert found["accuracy"] == pytest.approx(accuracy_score(gold, logits >= 0))
+    assert found["micro_f1"] == pytest.approx(report["micro avg"]["f1-score"])
+    assert found["macro_f1"] == found["f1"] == pytest.approx(report["macro avg"]["f1-score"])
+    assert found["per_label"]["b"]["recall"] == pytest.approx(report["b"]["recall"])
+
+
+def test_a_regression_is_scored_as_scipy_does() -> None:
+    chance = np.random.default_rng(2)
+    gold = 1e4 + chance.normal(size=80)  # far from 0: sums of squares must not lose their digits
+    told = (gold + chance.normal(size=80)).astype(np.float32)
+    task = make(["score"], "regression")
+    found = task.score([Example("", None, one) for one in gold.tolist()], answer(task, told[:, None]))
+    assert found["pearson"] == pytest.approx(pearsonr(gold, told).statistic, abs=1e-5)
+    assert found["spearman"] == pytest.approx(spearmanr(gold, told).statistic, abs=1e-9)
+    assert found["mse"] == pytest.approx(mean_squared_error(gold, told))
+    assert task.agreement(answer(task, told[:, None]), answer(task, told[:, None])) == pytest.approx(1)
+
+
+def test_a_constant_correlates_with_nothing() -> None:
+    task = make(["score"], "regression")
+    found = task.score([Example("", None, 1.0), Example("", None, 2.0)], answer(task, np.ones((2, 1), np.float32)))
+    assert (found["pearson"], found["spearman"]) == (0, 0)
+
+
+def test_agreement_is_in_labels_not_in_scores() -> None:
+    one, other = (answer(make(), np.array([[0, first], [1, 0]], np.float32)) for first in (1, 2))
+    assert make().agreement(one, other) == 1
+    assert make().agreement(one, other[::-1]) == 0

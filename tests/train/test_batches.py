@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 
 from bertline.artifacts.recipe import Training
-from bertline.tasks.tokens import Tokenizer
+from bertline.artifacts.task import TaskSettings, Tokens
+from bertline.tasks import catalog
+from bertline.tasks.task import Example
+from bertline.train import evaluation
 from bertline.train.batches import Batches, deal, global_batches
+from bertline.train.losses import Loss
 from tests.conftest import make_texts
 
 LENGTHS = random.Random(0).choices(range(4, 129), k=333)
@@ -46,18 +50,15 @@ def test_a_batch_is_dealt_whole(ranks: int, accumulation: int) -> None:
 
 
 def test_ranks_see_the_same_steps_and_figures(model: Path) -> None:
-    tokenizer = Tokenizer(model, 32)
-    rows = make_texts(50)
-    encoded = tokenizer.encode([(row["text"], None) for row in rows])
-    labels = [int(row["label"] == "positive") for row in rows]
     training = Training(batch_size=8, micro_batch_size=3, epochs=2)
-    alone = Batches(encoded, labels, tokenizer, training, rank=0, ranks=1)
-    pair = [Batches(encoded, labels, tokenizer, training, rank, ranks=2) for rank in (0, 1)]
+    rows = make_texts(50)
+    alone = batches(model, rows, training, rank=0, ranks=1)
+    pair = [batches(model, rows, training, rank, ranks=2) for rank in (0, 1)]
     assert alone.steps == 14
     for step in range(alone.steps):
-        whole, shares = alone.at(step), [batches.at(step) for batches in pair]
+        whole, shares = alone.at(step), [each.at(step) for each in pair]
         counted = [part for share in shares for part in share.micro_batches if part.weight]
-        assert sum(len(part.labels) for part in counted) == whole.examples
+        assert sum(len(part.targets) for part in counted) == whole.terms
         assert sum(int(part.inputs["attention_mask"].sum()) for part in counted) == whole.tokens
         for share in shares:
             assert share.tokens == whole.tokens
@@ -65,11 +66,10 @@ def test_ranks_see_the_same_steps_and_figures(model: Path) -> None:
 
 
 def test_a_rank_without_examples_takes_part_with_no_weight(model: Path) -> None:
-    tokenizer = Tokenizer(model, 32)
-    encoded = tokenizer.encode([("a film", None), ("a good film", None)])
-    batch = Batches(encoded, [0, 1], tokenizer, Training(batch_size=2), rank=2, ranks=3).at(0)
-    assert [(part.weight, len(part.labels)) for part in batch.micro_batches] == [(0.0, 1)]
-    assert batch.examples == 2
+    rows = [{"text": "a film", "label": "negative"}, {"text": "a good film", "label": "positive"}]
+    batch = batches(model, rows, Training(batch_size=2), rank=2, ranks=3).at(0)
+    assert [(part.weight, len(part.targets)) for part in batch.micro_batches] == [(0.0, 1)]
+    assert batch.terms == 2
 
 
 def test_padding_is_less_than_without_sorting() -> None:
@@ -77,6 +77,18 @@ def test_padding_is_less_than_without_sorting() -> None:
     assert padding(global_batches(LENGTHS, 16, seed=1, epoch=0)) < 0.05
     shuffled = random.Random(1).sample(order, len(order))
     assert padding([shuffled[start : start + 16] for start in range(0, 333, 16)]) > 0.3
+
+
+def batches(model: Path, rows: list[dict[str, str]], training: Training, rank: int, ranks: int) -> Batches:
+    settings = TaskSettings(
+        task="text-classification", problem_type="single_label_classification", inputs=["text"],
+        labels=["negative", "positive"], tokens=Tokens(max_length=32),
+    )  # fmt: skip
+    task = catalog.make(settings)
+    tokenizer = task.tokenizer(model)
+    examples = [Example(row["text"], None, row["label"]) for row in rows]
+    split = evaluation.encode("train", examples, task, tokenizer)
+    return Batches(split, Loss(settings, training, split.targets), tokenizer, training, rank, ranks)
 
 
 def padding(batches: list[list[int]]) -> float:

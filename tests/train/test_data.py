@@ -9,9 +9,8 @@ import datasets
 import pytest
 
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Data
+from bertline.artifacts.recipe import Data, Recipe
 from bertline.artifacts.run import RunFolder
-from bertline.tasks import text_classification
 from bertline.train import data
 from tests.conftest import make_texts
 
@@ -21,9 +20,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def load(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> data.Splits:
+def load(folder: Path, rows: list[dict[str, Any]], seed: int = 1, **settings: Any) -> data.Splits:
     path = write(folder / "rows.jsonl", rows)
-    return data.load(Data.model_validate({"train": str(path), **settings}), seed=1)
+    recipe = {"name": "a", "task": "text-classification", "model": "b", "data": {"train": str(path), **settings}}
+    return data.load(Recipe.model_validate({**recipe, "training": {"seed": seed}}))
 
 
 def test_splits_are_stratified_disjoint_and_repeatable(tmp_path: Path) -> None:
@@ -35,21 +35,20 @@ def test_splits_are_stratified_disjoint_and_repeatable(tmp_path: Path) -> None:
     splits = load(tmp_path, rows, take=take)
     assert splits.counts() == {"train": 150, "validation": 30, "test": 60}
     for examples in (splits.train, splits.validation, splits.test):
-        assert Counter(example.label for example in examples)["positive"] == len(examples) * 2 // 3
+        assert Counter(example.gold for example in examples)["positive"] == len(examples) * 2 // 3
     texts = [example.text for example in (*splits.train, *splits.validation, *splits.test)]
     assert len(set(texts)) == len(texts)
-    assert splits == load(tmp_path, rows, take=take)
     assert splits.fingerprint() == load(tmp_path, rows, take=take).fingerprint()
-    assert splits != data.load(Data.model_validate({"train": str(tmp_path / "rows.jsonl"), "take": take}), seed=2)
+    assert splits.fingerprint() != load(tmp_path, rows, seed=2, take=take).fingerprint()
 
 
 def test_held_out_splits_are_written_with_names(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "label": int(row["label"] == "positive")} for row in make_texts(60)]
     splits = load(tmp_path, rows, labels=["negative", "positive"])
     splits.save(RunFolder(tmp_path / "run"))
-    read = text_classification.read_labelled(tmp_path / "run/splits/test.jsonl", splits.labels)
+    read = splits.task.read_file(tmp_path / "run/splits/test.jsonl")
     assert read == splits.test
-    assert {example.label for example in read} == {"negative", "positive"}
+    assert {example.gold for example in read} == {"negative", "positive"}
 
 
 def test_duplicates_never_reach_training(tmp_path: Path) -> None:
@@ -75,7 +74,7 @@ def test_pairs(tmp_path: Path) -> None:
 
 def test_labels_come_from_the_data_where_absent(tmp_path: Path) -> None:
     rows = [{**row, "label": f"{row['label']}{index % 3}"} for index, row in enumerate(make_texts(120))]
-    assert load(tmp_path, rows).labels == [f"{n}{i}" for n in ("negative", "positive") for i in range(3)]
+    assert load(tmp_path, rows).task.labels == [f"{n}{i}" for n in ("negative", "positive") for i in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -122,10 +121,10 @@ def test_hub_rows_have_names(
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
     rows = {"text": ["good", "bad"], "label": [1, 0]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set/train.parquet")
-    found = list(data.hub_rows(str(tmp_path / "set"), "train", "label", labels))
+    found = list(data.hub_rows(str(tmp_path / "set"), "train", Data(train="x", labels=labels)))
     assert found[0] == (f"{tmp_path}/set train row 1", {"text": "good", "label": expected})
 
 
 def test_a_hub_data_set_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data.train: .*nowhere"):
-        list(data.hub_rows(str(tmp_path / "nowhere"), "train", "label", None))
+        list(data.hub_rows(str(tmp_path / "nowhere"), "train", Data(train="x")))

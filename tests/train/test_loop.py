@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("rank")
 def expected(recipe: Path) -> list[float]:
     """The losses that the plain loop computes for the recipe."""
     loaded = recipes.load(recipe)
-    return plain.train(loaded, data.load(loaded.data, loaded.training.seed))[0]
+    return plain.train(loaded, data.load(loaded))[0]
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from bertline.artifacts.run import Best
+from bertline.artifacts.task import Decision
 from bertline.train import metrics
 
 LINES: list[dict[str, Any]] = [
     {"step": 5, "loss": 0.7},
-    {"step": 6, "validation": {"accuracy": 0.8, "loss": 0.5}},
-    {"step": 9, "validation": {"accuracy": 0.8, "loss": 0.4}},
-    {"step": 12, "validation": {"accuracy": 0.7, "loss": 0.6}},
+    {"step": 6, "validation": {"accuracy": 0.8, "loss": 0.5}, "decision": {"thresholds": [0.3]}},
+    {"step": 9, "validation": {"accuracy": 0.8, "loss": 0.4}, "decision": {"thresholds": [0.4]}},
+    {"step": 12, "validation": {"accuracy": 0.7, "loss": 0.6}, "decision": {}},
 ]
 
 
@@ -34,9 +35,10 @@ def test_lines_after_a_step_are_forgotten(path: Path) -> None:
     assert metrics.read(path) == LINES[:2]
 
 
-@pytest.mark.parametrize(("metric", "step", "value"), [("accuracy", 6, 0.8), ("loss", 9, 0.4)])
-def test_the_best_is_the_first_of_equals(path: Path, metric: str, step: int, value: float) -> None:
-    assert metrics.best(path, metric) == (Best(step=step, value=value), next(
+@pytest.mark.parametrize(("metric", "step", "value", "threshold"), [("accuracy", 6, 0.8, 0.3), ("loss", 9, 0.4, 0.4)])
+def test_the_best_is_the_first_of_equals(path: Path, metric: str, step: int, value: float, threshold: float) -> None:
+    best = Best(step=step, value=value, decision=Decision(thresholds=[threshold]))
+    assert metrics.best(path, metric) == (best, next(
         line["validation"] for line in LINES if line["step"] == step
     ))  # fmt: skip
 

@@ -12,10 +12,18 @@ from safetensors.torch import load_file, save_file
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Training
+from bertline.artifacts.task import TaskSettings, Tokens
+from bertline.tasks import catalog
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
 
 LABELS = ["negative", "neutral", "positive"]
+TASK = catalog.make(
+    TaskSettings(
+        task="text-classification", problem_type="single_label_classification", inputs=["text"], labels=LABELS,
+        tokens=Tokens(max_length=32),
+    )
+)  # fmt: skip
 SMALL = {"vocab_size": 50, "num_attention_heads": 2, "pad_token_id": 0}
 FAMILIES = {
     "bert": transformers.BertConfig(**SMALL, hidden_size=8, num_hidden_layers=2, intermediate_size=8),
@@ -36,21 +44,21 @@ def family(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_every_family_loads_computes_and_freezes(family: Path) -> None:
     training = Training.model_validate({"dropout": 0.0, "freeze": {"embeddings": True, "layers": 1}})
-    classifier = models.load(family, LABELS, training)
+    classifier = models.load(family, TASK, training)
     frozen = [name for name, parameter in classifier.named_parameters() if not parameter.requires_grad]
     assert any(".embeddings." in name for name in frozen)
     assert any(".layer.0." in name for name in frozen)
     assert not any(".layer.1." in name or "classifier" in name for name in frozen)
     ids = torch.ones(2, 5, dtype=torch.long)
     inputs = {"input_ids": ids, "attention_mask": ids, "token_type_ids": torch.zeros_like(ids)}
-    first, again = (models.logits(classifier.train(), inputs) for _ in range(2))
+    first, again = (models.outputs(classifier.train(), inputs) for _ in range(2))
     assert first.shape == (2, 3)
     assert torch.equal(first, again), "some dropout is left"
 
 
 def test_labels_and_seed(model: Path) -> None:
-    one, same = (models.load(model, LABELS, Training(seed=1)) for _ in range(2))
-    other = models.load(model, LABELS, Training(seed=2))
+    one, same = (models.load(model, TASK, Training(seed=1)) for _ in range(2))
+    other = models.load(model, TASK, Training(seed=2))
     config: Any = one.config
     assert config.id2label == {0: "negative", 1: "neutral", 2: "positive"}
     assert torch.equal(*(made.get_parameter("classifier.weight") for made in (one, same)))
@@ -59,7 +67,7 @@ def test_labels_and_seed(model: Path) -> None:
 
 
 def test_biases_and_norms_do_not_decay(model: Path) -> None:
-    classifier = models.load(model, LABELS, Training())
+    classifier = models.load(model, TASK, Training())
     decaying, others = models.optimizer(classifier, Training(weight_decay=0.1)).param_groups
     names = {id(parameter): name for name, parameter in classifier.named_parameters()}
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
@@ -84,7 +92,7 @@ def test_weights_that_lack_a_layer_are_refused(model: Path, tmp_path: Path) -> N
     del tensors["encoder.layer.1.output.dense.weight"]
     save_file(tensors, tmp_path / "broken/model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"weights lack 1 of the encoder's, bert.encoder.layer.1.output.dense.weight"):
-        models.load(tmp_path / "broken", LABELS, Training())
+        models.load(tmp_path / "broken", TASK, Training())
 
 
 def test_code_in_a_model_folder_is_refused(model: Path, tmp_path: Path) -> None:
@@ -92,7 +100,7 @@ def test_code_in_a_model_folder_is_refused(model: Path, tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (tmp_path / "hostile/config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "evil.Config"}}))
     with pytest.raises(InputError, match="auto_map"):
-        models.load(tmp_path / "hostile", LABELS, Training())
+        models.load(tmp_path / "hostile", TASK, Training())
 
 
 def test_a_tokenizer_is_converted_where_there_is_no_fast_one(model: Path, tmp_path: Path) -> None:
@@ -101,15 +109,15 @@ def test_a_tokenizer_is_converted_where_there_is_no_fast_one(model: Path, tmp_pa
     shutil.copy(model / "config.json", tmp_path)
     text = [("A great film", "it was bad")]
     with models.tokenizer_folder(tmp_path) as made, models.tokenizer_folder(model) as copied:
-        assert Tokenizer(made, 32).encode(text)[0].input_ids.tolist() == (
-            Tokenizer(copied, 32).encode(text)[0].input_ids.tolist()
+        assert Tokenizer(made, Tokens(max_length=32)).encode(text)[0].input_ids.tolist() == (
+            Tokenizer(copied, Tokens(max_length=32)).encode(text)[0].input_ids.tolist()
         )
     with pytest.raises(InputError, match=r"no tokenizer.json"), models.tokenizer_folder(tmp_path / "none"):
         pass
 
 
 def test_a_saved_folder_is_replaced_whole(model: Path, tmp_path: Path) -> None:
-    classifier = models.load(model, LABELS, Training())
+    classifier = models.load(model, TASK, Training())
     best = tmp_path / "best"
     with models.tokenizer_folder(model) as tokenizer:
         models.save(classifier, classifier.state_dict(), tokenizer, best)
@@ -118,7 +126,7 @@ def test_a_saved_folder_is_replaced_whole(model: Path, tmp_path: Path) -> None:
         models.save(classifier, classifier.state_dict(), tokenizer, best)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
     assert not (best / "stale").exists()
-    assert models.from_folder(best).get_parameter("classifier.weight").min() == 1
+    assert models.from_folder(best, TASK.architecture).get_parameter("classifier.weight").min() == 1
 
 
 def test_a_replacement_that_was_stopped_is_finished(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def folder(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(recipe: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
     """What the plain loop computes for the recipe."""
     loaded = recipes.load(recipe)
-    return plain.train(loaded, data.load(loaded.data, loaded.training.seed))
+    return plain.train(loaded, data.load(loaded))
 
 
 def test_the_launched_run_is_the_plain_loop(

@@ -1,0 +1,58 @@
+"""JSON files: SQuAD's own layout (https://rajpurkar.github.io/SQuAD-explorer), or a list of objects."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from bertline.artifacts.errors import InputError
+
+EXPECTED = "a list of objects, or SQuAD's {'data': [{'paragraphs': [{'context', 'qas'}]}]}, is expected"
+
+
+def rows(stream: TextIO, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) for each question with its context, title and answers, or for each object of a list.
+
+    Raises:
+        InputError: it is not JSON, or neither of the two.
+    """
+    try:
+        content = json.load(stream)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} line {error.lineno}: not JSON ({error.msg}); one object a line is .jsonl") from None
+    except UnicodeDecodeError:
+        raise  # told with its line by whoever opened the file
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        yield from _questions(content["data"], path)
+        return
+    if not isinstance(content, list):
+        found = f"the keys {', '.join(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise InputError(f"{path}: holds {found:.200}; {EXPECTED}")
+    for number, item in enumerate(content, start=1):
+        if not isinstance(item, dict):
+            raise InputError(f"{path} item {number}: a {type(item).__name__} where an object is expected")
+        yield f"{path} item {number}", item
+
+
+def _questions(articles: list[Any], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    for place, article in enumerate(articles, start=1):
+        try:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    number += 1
+                    row = {
+                        "id": str(question.get("id", number)),
+                        "title": article.get("title", ""),
+                        "question": question["question"],
+                        "context": paragraph["context"],
+                        "answers": question.get("answers", []),
+                        "is_impossible": question.get("is_impossible", False),
+                    }
+                    yield f"{path} question {row['id']}", row
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}: article {place}, question {number}: not as expected ({error}); {EXPECTED}"
+            ) from None

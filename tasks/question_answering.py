@@ -1,0 +1,270 @@
+"""Extractive question answering: where in a context the answer to a question stands, or that it stands nowhere.
+
+Scores are SQuAD's (arXiv 1606.05250, and 1806.03822 for questions without an answer): texts are compared in lower case,
+without punctuation and articles.
+"""
+
+import re
+import string as characters
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import Decision
+from bertline.tasks.task import Answer, Columns, Counts, Example, Output, Task, of_each_text, string
+from bertline.tasks.tokens import Encoded, Text, Tokenizer
+
+BEST = 20
+"""Spans that are compared; probabilities are among them."""
+TOLD = 5
+"""Spans that an answer tells."""
+
+
+class Span(NamedTuple):
+    """Characters of a context, and the sum of the logits of its first and its last token."""
+
+    start: int
+    end: int
+    logit: float
+
+
+class QuestionAnswering(Task):
+    """An answer is a span of the context. Logits of all windows of a context are compared as they are, and so are those
+    of spans that several windows show: the better one stays.
+    """
+
+    architecture = "ForQuestionAnswering"
+
+    def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
+        """Question and context of a row. Raises InputError as `Task.read_texts`."""
+        return string(row, columns.question, where), string(row, columns.context, where)
+
+    def read(self, row: Mapping[str, Any], columns: Columns, where: str) -> Example:
+        """The example of a row. Raises InputError as `Task.read`.
+
+        Answers are {"text": […], "answer_start": […]}, as on the hub, or a list of objects with text and answer_start
+        (as in SQuAD's own files) or start; none, or `is_impossible`, says that the context does not answer.
+        """
+        question, context = string(row, columns.question, where), string(row, columns.context, where)
+        if row.get("is_impossible") is True:
+            return Example(question, context, [])
+        answers = [_checked(text, start, context, where) for text, start in _pairs(row.get(columns.answers), where)]
+        return Example(question, context, answers)
+
+    def row(self, example: Example) -> dict[str, Any]:
+        """The example as a line of a split file."""
+        return {"question": example.text, "context": example.text_pair, "answers": example.gold}
+
+    def find_labels(self, examples: Sequence[Example]) -> list[str]:
+        """None: the outputs are start and end."""
+        return []
+
+    def stratum(self, example: Example) -> str | None:
+        """Whether the context answers."""
+        return "answerable" if example.gold else "unanswerable"
+
+    def tokenizer(self, folder: Path) -> Tokenizer:
+        """Windows are of the context, each after the whole question."""
+        return Tokenizer(folder, self.settings.tokens, paired=True)
+
+    def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
+        """(2,) the first and the last token of the first answer; twice 0, the classification token, if not here."""
+        if not example.gold:
+            return np.zeros(2, np.int64)
+        start = example.gold[0]["start"]
+        end = start + len(example.gold[0]["text"])
+        begins, ends = window.offsets.T
+        inside = np.flatnonzero(_of_context(window) & (begins < end) & (ends > start))
+        if len(inside) == 0 or not _shows(window, example.text_pair or "", start, end):
+            return np.zeros(2, np.int64)
+        return inside[[0, -1]]
+
+    def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
+        """For each question the best span of the context, or no answer.
+
+        Keys: answer (empty for none), score (probability among the best spans), start, end (characters of the context),
+        n_best (the best five); no_answer_score where no answer may be given.
+        """
+        own = of_each_text(len(texts), windows)
+        return [
+            self._answer(context or "", [(windows[index], outputs[index]) for index in indices])
+            for (_, context), indices in zip(texts, own, strict=True)
+        ]
+
+    def tune(self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output]) -> Decision:
+        """The threshold of "no answer" with the best F1, where some questions have none."""
+        decision = self.settings.decision
+        if all(example.gold for example in examples):
+            return decision
+        always = decision.model_copy(update={"no_answer_threshold": np.inf})
+        answers = self.with_decision(always).decode([example.texts for example in examples], windows, outputs)
+        given = self.counts(examples, answers)[:, 1]  # F1 of what is answered
+        silent = np.array([float(not example.gold) for example in examples])  # F1 of no answer
+        scores = np.array([answer["no_answer_score"] for answer in answers])
+        return decision.model_copy(update={"no_answer_threshold": best_threshold(scores, given, silent)})
+
+    def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
+        """exact match, F1 and 1 of each question; the same if it has an answer; exact match and 1 if it has none."""
+        rows = []
+        for example, answer in zip(examples, answers, strict=True):
+            golds = [gold["text"] for gold in example.gold if normalize(gold["text"])] or [""]
+            one = [
+                max(float(exact(answer["answer"], gold)) for gold in golds),
+                max(f1(answer["answer"], gold) for gold in golds),
+                1.0,
+            ]
+            rows.append([*one, *(one if example.gold else (0.0, 0.0, 0.0)), *((0.0, 0.0) if example.gold else one[1:])])
+        return np.array(rows)
+
+    def values(self, counts: Counts) -> dict[str, Counts]:
+        """f1 and exact_match of all questions, of those with an answer, and the accuracy on those without; 0 to 1."""
+        matched, overlap, all_of, has_matched, has_overlap, has, none_right, none = np.moveaxis(counts, -1, 0)
+        return {
+            "f1": overlap / np.maximum(all_of, 1),
+            "exact_match": matched / np.maximum(all_of, 1),
+            "has_answer_f1": has_overlap / np.maximum(has, 1),
+            "has_answer_exact_match": has_matched / np.maximum(has, 1),
+            "no_answer_accuracy": none_right / np.maximum(none, 1),
+        }
+
+    def essence(self, answer: Answer) -> Any:
+        """The text of the answer."""
+        return answer["answer"]
+
+    def _answer(self, context: str, seen: Sequence[tuple[Encoded, Output]]) -> Answer:
+        threshold = self.settings.decision.no_answer_threshold
+        spans = self._spans(context, seen)
+        null = min(float(output[0].sum()) for _, output in seen)
+        logits = [span.logit for span in spans] + ([null] if threshold is not None or not spans else [])
+        probable = np.exp(np.array(logits) - max(logits))
+        probable /= probable.sum()
+        told = [
+            {"answer": context[span.start : span.end], "score": float(score), "start": span.start, "end": span.end}
+            for span, score in zip(spans, probable, strict=False)
+        ]
+        none = {"answer": "", "score": float(probable[-1]), "start": 0, "end": 0}
+        difference = null - spans[0].logit if spans else float("inf")
+        best = none if not spans or (threshold is not None and difference > threshold) else told[0]
+        score = {} if threshold is None else {"no_answer_score": difference}
+        return {**best, "n_best": told[:TOLD], **score}
+
+    def _spans(self, context: str, seen: Sequence[tuple[Encoded, Output]]) -> list[Span]:
+        """The best spans of all windows, the best first, each place once."""
+        found: dict[tuple[int, int], float] = {}
+        for window, output in seen:
+            for first, last, logit in self._pairs(window, output):
+                start, end = _trimmed(context, int(window.offsets[first, 0]), int(window.offsets[last, 1]))
+                if start < end and logit > found.get((start, end), -np.inf):
+                    found[start, end] = logit
+        ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+        return [Span(start, end, logit) for (start, end), logit in ranked[:BEST]]
+
+    def _pairs(self, window: Encoded, output: Output) -> list[tuple[int, int, float]]:
+        """The best pairs of first and last token in a window, with their logits."""
+        places = np.flatnonzero(_of_context(window))
+        count, longest = len(places), self.settings.decision.max_answer_length
+        if count == 0:
+            return []
+        starts, ends = output[places, 0].astype(np.float64), output[places, 1].astype(np.float64)
+        # a span of n tokens ends n - 1 after its start: (start, n) holds all that are allowed
+        width = min(longest, count)
+        padded = np.concatenate([ends, np.full(width - 1, -np.inf)])
+        logits = starts[:, None] + np.lib.stride_tricks.sliding_window_view(padded, width)
+        best = np.argsort(-logits, axis=None, kind="stable")[:BEST]
+        pairs = [(*divmod(int(index), width), float(logits.flat[index])) for index in best]
+        return [(int(places[s]), int(places[s + n]), logit) for s, n, logit in pairs if logit > -np.inf]
+
+
+def best_threshold(scores: Counts, given: Counts, silent: Counts) -> float:
+    """The threshold over which "no answer" is given that has the highest sum; nearest to 0 of those that do alike.
+
+    Args:
+        scores: (questions,) how much better no answer scores than the best span.
+        given: (questions,) what the span is worth.
+        silent: (questions,) what no answer is worth.
+    """
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    # answering the first n questions and no more: for every n at which the scores can be told apart
+    worth = (
+        np.concatenate([[0], np.cumsum(given[order])]) + silent.sum() - np.concatenate([[0], np.cumsum(silent[order])])
+    )
+    apart = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
+    finite = np.where(np.isfinite(ranked), ranked, ranked[np.isfinite(ranked)].max(initial=0.0) + 1)
+    cuts = np.concatenate([[finite[0] - 1], (finite[1:] + finite[:-1]) / 2, [finite[-1] + 1]])
+    best = np.flatnonzero(apart & (worth >= worth[apart].max() - 1e-9))
+    return float(cuts[min(best, key=lambda index: abs(cuts[index]))])
+
+
+def normalize(text: str) -> str:
+    """Lower case, no punctuation, no articles, single blanks: as SQuAD's script compares texts."""
+    plain = "".join(one for one in text.lower() if one not in characters.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
+
+
+def exact(answer: str, gold: str) -> bool:
+    """Whether an answer is a gold answer."""
+    return normalize(answer) == normalize(gold)
+
+
+def f1(answer: str, gold: str) -> float:
+    """The harmonic mean of the shares of each other's words; where one has none, whether both have none."""
+    words, wanted = normalize(answer).split(), normalize(gold).split()
+    if not words or not wanted:
+        return float(words == wanted)
+    common = sum((Counter(words) & Counter(wanted)).values())
+    return 2 * common / (len(words) + len(wanted))
+
+
+def _of_context(window: Encoded) -> npt.NDArray[np.bool_]:
+    return np.asarray((window.sequence == 1) & (window.offsets[:, 1] > window.offsets[:, 0]))
+
+
+def _shows(window: Encoded, context: str, start: int, end: int) -> bool:
+    """Whether a window shows all of a span, and not only its beginning or end."""
+    seen = window.offsets[_of_context(window)]
+    shown_from, shown_to = int(seen[:, 0].min()), int(seen[:, 1].max())
+    before, after = context[start:shown_from], context[shown_to:end]
+    # tokens stand for no blanks, nor for characters that the tokenizer deletes, so an edge within a word is what counts
+    return not before.strip() and not after.strip()
+
+
+def _trimmed(context: str, start: int, end: int) -> tuple[int, int]:
+    """The span without blanks at its ends: some tokenizers count the one before a word to it."""
+    text = context[start:end]
+    return start + len(text) - len(text.lstrip()), end - (len(text) - len(text.rstrip()))
+
+
+def _pairs(answers: Any, where: str) -> list[tuple[Any, Any]]:
+    """(text, start) of each answer, in any of the known layouts."""
+    if isinstance(answers, dict) and isinstance(answers.get("text"), list):
+        starts = answers.get("answer_start")
+        if isinstance(starts, list) and len(starts) == len(answers["text"]):
+            return list(zip(answers["text"], starts, strict=True))
+    if isinstance(answers, list) and all(isinstance(one, dict) for one in answers):
+        return [(one.get("text"), one.get("answer_start", one.get("start"))) for one in answers]
+    found = "nothing" if answers is None else f"{answers!r:.60}"
+    raise InputError(
+        f"{where}: answers are {found}; a list of objects with text and answer_start is expected, or one object with a "
+        "list of each; an empty one says that the context does not answer"
+    )
+
+
+def _checked(text: Any, start: Any, context: str, where: str) -> dict[str, Any]:
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{where}: answer {text!r:.60} is no text; leave out an answer that is none")
+    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
+        raise InputError(
+            f"{where}: answer {text!r:.60} starts at {start!r:.60}; a character of the context is expected"
+        )
+    stands = context[start : start + len(text)]
+    if stands != text:
+        at = context.find(text)
+        hint = f"it stands at {at}" if at >= 0 else "it stands nowhere in the context"
+        raise InputError(f"{where}: answer {text!r:.60} starts at {start}, where {stands!r:.60} stands; {hint}")
+    return {"text": text, "start": start}

@@ -1,0 +1,197 @@
+"""The one interface of all tasks: read, encode, decode and score, for training, export, benchmark and server alike.
+
+A text is encoded into one window or more; the model gives an output for each window; a task makes one answer of all
+windows of a text, and counts it against what is right. Scores are made of those counts, so that the same definition
+serves for a split, for a benchmark and for the bootstrap of a drop.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bertline.artifacts import tables
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import Decision, TaskSettings
+from bertline.tasks.tokens import Encoded, Text, Tokenizer
+
+Output = npt.NDArray[np.float32]
+"""What the model gives for a window: (labels,), or (tokens, channels) from a head on every token."""
+Answer = dict[str, Any]
+"""As JSON."""
+Counts = npt.NDArray[np.float64]
+IGNORED = -100
+"""A target that no loss is taken of, as PyTorch has it."""
+
+
+class Example(NamedTuple):
+    """A text (or pair, or question with its context) and what is right for it, as plain JSON values."""
+
+    text: str
+    text_pair: str | None
+    gold: Any
+    """A label, a list of labels, a number, entities, or answers: the task knows."""
+
+    @property
+    def texts(self) -> Text:
+        """What the tokenizer takes."""
+        return self.text, self.text_pair
+
+
+class Columns(NamedTuple):
+    """Which columns of a row hold what."""
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    tokens: str = "tokens"
+    tags: str = "tags"
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+
+
+class Task(ABC):
+    """A task with the labels and settings of one model."""
+
+    architecture: ClassVar[str]
+    """How transformers' classes for it end, ForSequenceClassification for example."""
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self.settings = settings
+        self.labels = settings.labels
+
+    # reading
+
+    @abstractmethod
+    def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
+        """What a row asks.
+
+        Raises:
+            InputError: a column is missing or of another type; the sentence starts with `where`.
+        """
+
+    @abstractmethod
+    def read(self, row: Mapping[str, Any], columns: Columns, where: str) -> Example:
+        """The labelled example of a row.
+
+        Raises:
+            InputError: as `read_texts`, or what is right is missing or makes no sense.
+        """
+
+    @abstractmethod
+    def row(self, example: Example) -> dict[str, Any]:
+        """The example as a line of a split file, which `read` takes with the default columns."""
+
+    def find_labels(self, examples: Sequence[Example]) -> list[str]:
+        """The labels that examples have, sorted, as `settings.labels` is to name the outputs."""
+        raise NotImplementedError
+
+    def name_labels(self, names: Sequence[str]) -> list[str]:
+        """The labels of a model that tells `names` apart, as a recipe lists them."""
+        return list(names)
+
+    def check(self, example: Example, where: str) -> Example:
+        """The example with its labels as they are named.
+
+        Raises:
+            InputError: a label is unknown.
+        """
+        return example
+
+    def stratum(self, example: Example) -> str | None:
+        """What splits keep in proportion; None where there is nothing of the kind."""
+        return None
+
+    def columns(self, path: Path) -> Columns:
+        """The columns of a file that names them as bertline does: a second text where the file has one."""
+        return Columns(text_pair="text_pair" if "text_pair" in self.settings.inputs else None)
+
+    def read_file(self, path: Path) -> list[Example]:
+        """All labelled examples of a split of a run, or of any file with those columns.
+
+        Raises:
+            InputError: as `read` and `check`.
+        """
+        columns = self.columns(path)
+        return [self.check(self.read(row, columns, where), where) for where, row in tables.rows(path)]
+
+    # computing
+
+    def tokenizer(self, folder: Path) -> Tokenizer:
+        """The tokenizer of a model folder, reading texts as this task does."""
+        return Tokenizer(folder, self.settings.tokens)
+
+    @abstractmethod
+    def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
+        """What the model is to learn of a window: one class or value, one for each label, or one for each token."""
+
+    @abstractmethod
+    def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
+        """An answer for each text.
+
+        Args:
+            texts: what was asked.
+            windows: of those texts, in their order.
+            outputs: the model's, one a window.
+        """
+
+    def tune(self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output]) -> Decision:
+        """The decision that scores best on a validation split; the present one where there is nothing to tune."""
+        return self.settings.decision
+
+    def with_decision(self, decision: Decision) -> "Task":
+        """The same task, deciding otherwise."""
+        return type(self)(self.settings.model_copy(update={"decision": decision}))
+
+    # scoring
+
+    @abstractmethod
+    def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
+        """What scores are made of: (examples, counts), of which any selection may be summed."""
+
+    @abstractmethod
+    def values(self, counts: Counts) -> dict[str, Counts]:
+        """Scores by name, of sums of counts (…, counts): each (…,)."""
+
+    def score(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Any]:
+        """All scores of answers to labelled examples, plain values."""
+        summed = self.counts(examples, answers).sum(axis=0)
+        return {name: float(value) for name, value in self.values(summed).items()}
+
+    @abstractmethod
+    def essence(self, answer: Answer) -> Any:
+        """What of an answer is compared when systems are asked whether they agree: all but probabilities."""
+
+    def agreement(self, answers: Sequence[Answer], others: Sequence[Answer]) -> float:
+        """The share of texts that two systems answer alike."""
+        alike = [self.essence(one) == self.essence(other) for one, other in zip(answers, others, strict=True)]
+        return float(np.mean(alike))
+
+
+def string(row: Mapping[str, Any], column: str, where: str) -> str:
+    """A column that must hold a text.
+
+    Raises:
+        InputError: it holds something else, or nothing.
+    """
+    value = row.get(column)
+    if not isinstance(value, str):
+        found = "nothing" if value is None else f"a {type(value).__name__} ({value!r:.60})"
+        raise InputError(f"{where}: column {column!r} holds {found}; a string is expected")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: column {column!r} holds a lone surrogate, which is no text") from None
+    return value
+
+
+def of_each_text(texts: int, windows: Sequence[Encoded]) -> list[list[int]]:
+    """The indices of each text's windows."""
+    found: list[list[int]] = [[] for _ in range(texts)]
+    for index, window in enumerate(windows):
+        found[window.text].append(index)
+    return found

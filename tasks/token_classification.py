@@ -1,0 +1,322 @@
+"""Token classification: entities, found word by word in a text that is just a text, in training and serving alike.
+
+What a word is does not depend on the tokenizer. The model labels each word on its first sub-word with a tag in IOB2
+(B-LOC begins an entity, I-LOC continues it, O is of none); tags become entities as seqeval and conlleval.pl count them.
+An entity's place is in characters of the text as it was given.
+"""
+
+import re
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertline.artifacts.errors import InputError
+from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Task, of_each_text, string
+from bertline.tasks.tokens import Encoded, Ids, Text
+
+Span = tuple[int, int]
+"""Characters of a text, from start to before end."""
+NONE = -1
+"""In place of a token's index: the window has none for the word."""
+
+
+class TokenClassification(Task):
+    """Which entities are where in a text. A word of a long text is read in the window that shows most around it."""
+
+    architecture = "ForTokenClassification"
+
+    @cached_property
+    def types(self) -> list[str]:
+        """What entities may be, in the order of the labels."""
+        return list(dict.fromkeys(label for tag in self.labels for label, _, _ in spans([tag])))
+
+    def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
+        """The text of a row, or its tokens with blanks between. Raises InputError as `Task.read_texts`."""
+        if row.get(columns.text) is None and row.get(columns.tokens) is not None:
+            return _joined(row, columns, where)[0], None
+        return string(row, columns.text, where), None
+
+    def read(self, row: Mapping[str, Any], columns: Columns, where: str) -> Example:
+        """The example of a row: a text and its entities, or tokens and their tags. Raises InputError as `Task.read`.
+
+        Entities are objects with start, end (in characters) and label. Tags are IOB1, IOB2, BIOES or BILOU; tokens are
+        joined by blanks.
+        """
+        if row.get("entities") is not None:
+            text = string(row, columns.text, where)
+            return Example(text, None, _entities(text, row["entities"], where))
+        if row.get(columns.tokens) is None:
+            needed = f"columns {columns.text!r} and 'entities', or {columns.tokens!r} and {columns.tags!r}"
+            raise InputError(f"{where}: nothing is labelled; {needed}, are expected")
+        text, places = _joined(row, columns, where)
+        tags = _strings(row, columns.tags, where)
+        if len(tags) != len(places):
+            raise InputError(f"{where}: {len(places)} tokens but {len(tags)} tags; one tag for each token is expected")
+        found = spans(tags)
+        return Example(text, None, [_entity(label, places[first][0], places[last][1]) for label, first, last in found])
+
+    def row(self, example: Example) -> dict[str, Any]:
+        """The example as a line of a split file."""
+        return {"text": example.text, "entities": example.gold}
+
+    def find_labels(self, examples: Sequence[Example]) -> list[str]:
+        """O, then B- and I- of each type of entity, types sorted."""
+        return self.name_labels(sorted({entity["label"] for example in examples for entity in example.gold}))
+
+    def name_labels(self, names: Sequence[str]) -> list[str]:
+        """O, then B- and I- of each type of entity."""
+        return ["O", *(prefix + name for name in names for prefix in ("B-", "I-"))]
+
+    def check(self, example: Example, where: str) -> Example:
+        """The example as it is.
+
+        Raises:
+            InputError: an entity is of a type that no label is for.
+        """
+        unknown = sorted({entity["label"] for entity in example.gold} - set(self.types))
+        if unknown:
+            raise InputError(f"{where}: unknown entities {', '.join(unknown)}; known are {', '.join(self.types)}")
+        return example
+
+    def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
+        """(tokens,) the index of each word's tag on its first sub-word, IGNORED elsewhere.
+
+        Words that share a token leave it to the first of them.
+        """
+        found = words(example.text)
+        target = np.full(len(window.input_ids), IGNORED, np.int64)
+        index = {tag: number for number, tag in enumerate(self.labels)}
+        places, tags = first_tokens(example.text, found, window), _tags(found, example.gold)
+        for token, tag in zip(reversed(places.tolist()), reversed(tags), strict=True):
+            if token != NONE:
+                target[token] = index[tag]
+        return target
+
+    def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
+        """For each text its entities in order: label, score (the mean probability of its words), start, end, text."""
+        own = of_each_text(len(texts), windows)
+        return [
+            {
+                "entities": self._found(
+                    text, [windows[index] for index in indices], [outputs[index] for index in indices]
+                )
+            }
+            for (text, _), indices in zip(texts, own, strict=True)
+        ]
+
+    def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
+        """For each type of entity: exactly right, true, found."""
+        counts = np.zeros((len(examples), 3, len(self.types)))
+        index = {label: number for number, label in enumerate(self.types)}
+        for row, example, answer in zip(counts, examples, answers, strict=True):
+            true, found = (set(self.essence({"entities": each})) for each in (example.gold, answer["entities"]))
+            for count, entities in zip(row, (true & found, true, found), strict=True):
+                for label, _, _ in entities:
+                    count[index[label]] += 1
+        return counts.reshape(len(examples), -1)
+
+    def values(self, counts: Counts) -> dict[str, Counts]:
+        """f1, precision and recall of all entities together, each (…,). 0 of 0 is 0."""
+        right, true, found = (part.sum(axis=-1) for part in np.split(counts, 3, axis=-1))
+        return _scores(right, true, found)
+
+    def score(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Any]:
+        """All values, and per_label those of each type with how many true entities it has (support)."""
+        right, true, found = np.split(self.counts(examples, answers).sum(axis=0), 3)
+        scores = _scores(right, true, found)
+        per_label = {
+            label: {**{name: float(each[index]) for name, each in scores.items()}, "support": int(true[index])}
+            for index, label in enumerate(self.types)
+        }
+        return {**super().score(examples, answers), "per_label": per_label}
+
+    def essence(self, answer: Answer) -> Any:
+        """(label, start, end) of each entity."""
+        return [(entity["label"], entity["start"], entity["end"]) for entity in answer["entities"]]
+
+    def _found(self, text: str, windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[dict[str, Any]]:
+        """The entities of a text of which these are all windows."""
+        places = words(text)
+        logits = np.zeros((len(places), len(self.labels)))
+        context, token = np.full(len(places), NONE), np.full((len(places), 2), NONE)
+        for number, (window, output) in enumerate(zip(windows, outputs, strict=True)):
+            first = first_tokens(text, places, window)
+            around = np.minimum(first, len(window.input_ids) - 1 - first)  # tokens to the nearer edge
+            better = np.flatnonzero((first != NONE) & (around > context))
+            logits[better], context[better] = output[first[better]], around[better]
+            token[better] = np.stack([np.full(len(better), number), first[better]], axis=1)
+        read = np.flatnonzero(context != NONE)  # a word that the normaliser deletes is left out: it interrupts nothing
+        logits, token = logits[read], token[read]
+        tags = [self.labels[best] for best in logits.argmax(axis=1)]
+        for index in np.flatnonzero((token[1:] == token[:-1]).all(axis=1)) + 1:
+            tags[index] = re.sub("^B-", "I-", tags[index])  # words that share a token do not each begin an entity
+        score = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)  # the softmax of the best
+        return [
+            _found(text, label, places[read[first]][0], places[read[last]][1], score[first : last + 1])
+            for label, first, last in spans(tags)
+        ]
+
+
+def words(text: str) -> list[Span]:
+    """Where the words of a text are: what is labelled, whatever the tokenizer.
+
+    Letters, digits and underscores, also with one of -'’.& between (O'Brien, U.S, co-op, 3.5); any other character that
+    is no blank by itself; each with the accents and joiners that follow it.
+    """
+    return [match.span() for match in _WORD.finditer(text)]
+
+
+def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(label, first, last) of each entity that tags name, as conlleval.pl and seqeval (not strict) count them.
+
+    IOB1, IOB2, BIOES and BILOU are read alike: an entity goes on until a tag begins another, has another label or is O.
+    A tag without prefix (LOC) is read as I-LOC, a prefix without label (B) as of an entity called _.
+    """
+    found: list[tuple[str, int, int]] = []
+    before, of = "O", ""
+    for index, tag in enumerate(tags):
+        match = _TAG.fullmatch(tag)
+        prefix, label = (match[1], match[2] or "_") if match else ("I", tag)
+        if prefix in "BSU" or (prefix != "O" and (before in "OESLU" or label != of)):
+            found.append((label, index, index))
+        elif prefix != "O":
+            found[-1] = (label, found[-1][1], index)
+        before, of = prefix, label
+    return found
+
+
+def first_tokens(text: str, places: Sequence[Span], window: Encoded) -> Ids:
+    """(words,) the index in a window of each word's first sub-word, or NONE.
+
+    It is the first token that begins in the word (blanks at a token's edges do not count, some tokenizers keep them);
+    if none does, the token that covers the word's beginning, which words then share. A word that begins before the
+    window has its first sub-word in an earlier one.
+
+    Args:
+        text: what the window is of, the first text of a pair.
+        places: of words, in order.
+        window: of tokens.
+    """
+    tokens = []
+    for index in np.flatnonzero(window.sequence == 0).tolist():
+        start, end = window.offsets[index].tolist()
+        piece = text[start:end]
+        if piece.strip():
+            tokens.append((start + len(piece) - len(piece.lstrip()), end, index))
+    if not tokens or not places:
+        return np.full(len(places), NONE, np.int64)
+    starts, ends, indices = np.array(tokens, np.int64).T
+    begin, end = np.array(places, np.int64).T
+    after = np.searchsorted(starts, begin)  # the first token that begins no earlier than the word
+    before = after - 1
+    begun = np.append(starts, len(text))[after] < end
+    begun &= (after > 0) | (begin == starts[0])
+    covered = (before >= 0) & (ends[before] > begin)
+    return np.where(begun, np.append(indices, NONE)[after], np.where(covered, indices[before], NONE))
+
+
+def _class(codes: Iterable[int]) -> str:
+    """Code points, in order, as the inside of a character class."""
+    codes = list(codes)
+    starts = [code for before, code in pairwise([NONE, *codes]) if code != before + 1]
+    ends = [code for code, after in pairwise([*codes, NONE]) if after != code + 1]
+    return "".join(f"\\U{start:08x}-\\U{end:08x}" for start, end in zip(starts, ends, strict=True))
+
+
+_PLANES = (*range(0x20000), *range(0xE0000, 0xE0200))
+"""The code points among which all marks and joiners are."""
+_MARKS = _class(code for code in _PLANES if unicodedata.category(chr(code)) in ("Mn", "Mc", "Me", "Cf"))
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
+)
+"""Scripts that set no blanks between words: there each letter is a word, or a sentence would be."""
+_LETTERS = rf"[^\W{_UNSPACED}](?:[^\W{_UNSPACED}]|[{_MARKS}])*"
+_WORD = re.compile(rf"{_LETTERS}(?:[-‐‑'’.&]{_LETTERS})*|\S[{_MARKS}]*")
+_TAG = re.compile(r"([OBIESLU])(?:-(.*))?", re.DOTALL)
+
+
+def _strings(row: Mapping[str, Any], column: str, where: str) -> list[str]:
+    """A column of strings, none blank, without blanks around them."""
+    value = row.get(column)
+    if not isinstance(value, list):
+        raise InputError(f"{where}: column {column!r} holds {value!r:.60}; a list of strings is expected")
+    for number, one in enumerate(value, start=1):
+        if not isinstance(one, str) or not one.strip():
+            raise InputError(
+                f"{where}: column {column!r} item {number} is {one!r:.60}; a string, not blank, is expected"
+            )
+    return [one.strip() for one in value]
+
+
+def _joined(row: Mapping[str, Any], columns: Columns, where: str) -> tuple[str, list[Span]]:
+    """The text that tokens make with blanks between, and where each token is in it."""
+    tokens = _strings(row, columns.tokens, where)
+    ends = np.cumsum([len(token) + 1 for token in tokens], dtype=int) - 1
+    text = string({columns.tokens: " ".join(tokens)}, columns.tokens, where)
+    return text, [(end - len(token), end) for token, end in zip(tokens, ends.tolist(), strict=True)]
+
+
+def _entities(text: str, value: Any, where: str) -> list[dict[str, Any]]:
+    """What a column of entities holds, sorted."""
+    if not isinstance(value, list):
+        raise InputError(f"{where}: column 'entities' holds {value!r:.60}; a list of objects is expected")
+    faults = [f"{where}: entity {each!r:.120}: {fault}" for each in value if (fault := _fault(text, each))]
+    if faults:
+        raise InputError(*faults)
+    found = sorted(
+        (_entity(each["label"], each["start"], each["end"]) for each in value), key=lambda each: each["start"]
+    )
+    for one, other in pairwise(found):
+        if other["start"] < one["end"]:
+            raise InputError(f"{where}: entities {one} and {other} overlap; a character may be of one entity only")
+    return found
+
+
+def _fault(text: str, entity: Any) -> str | None:
+    """What is wrong with an entity of a text."""
+    if not isinstance(entity, dict) or not {"start", "end", "label"} <= entity.keys():
+        return "an object with start, end and label is expected"
+    start, end, label = entity["start"], entity["end"], entity["label"]
+    if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
+        return f"start and end must be characters of the text: 0 <= start < end <= {len(text)}"
+    if not isinstance(label, str) or not label.strip():
+        return "label must be a string, not empty"
+    if text[start:end] != text[start:end].strip():
+        return f"{text[start:end]!r:.60} begins or ends with a blank; move start or end to a word's edge"
+    return None
+
+
+def _entity(label: str, start: int, end: int) -> dict[str, Any]:
+    return {"start": start, "end": end, "label": label}
+
+
+def _found(text: str, label: str, start: int, end: int, score: npt.NDArray[np.float64]) -> dict[str, Any]:
+    return {"label": label, "score": float(score.mean()), "start": start, "end": end, "text": text[start:end]}
+
+
+def _tags(places: Sequence[Span], entities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The tag of each word. A word that two entities touch is of the first."""
+    tags = ["O"] * len(places)
+    starts, ends = [start for start, _ in places], [end for _, end in places]
+    for entity in entities:
+        touched = range(bisect_right(ends, entity["start"]), bisect_left(starts, entity["end"]))
+        free = [word for word in touched if tags[word] == "O"]
+        for word in free:
+            tags[word] = f"{'B' if word == free[0] else 'I'}-{entity['label']}"
+    return tags
+
+
+def _scores(right: Counts, true: Counts, found: Counts) -> dict[str, Counts]:
+    return {
+        "f1": 2 * right / np.maximum(true + found, 1),
+        "precision": right / np.maximum(found, 1),
+        "recall": right / np.maximum(true, 1),
+    }

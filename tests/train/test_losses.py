@@ -1,0 +1,81 @@
+"""Losses against PyTorch's own modules, and balanced weights against scikit-learn."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
+
+from bertline.artifacts.recipe import Training
+from bertline.artifacts.task import ProblemType, TaskName, TaskSettings, Tokens
+from bertline.tasks.task import IGNORED
+from bertline.train.losses import Loss
+
+LABELS = ["a", "b", "c"]
+
+
+def make(targets: list[Any], task: TaskName, problem: ProblemType | None = None, **training: Any) -> Loss:
+    labels = [] if task == "question-answering" else LABELS
+    settings = TaskSettings(
+        task=task, problem_type=problem, inputs=["text"], labels=labels, tokens=Tokens(max_length=8)
+    )
+    return Loss(settings, Training.model_validate(training), targets)
+
+
+def mean(loss: Loss, outputs: torch.Tensor, targets: list[Any]) -> float:
+    """As a step takes it: summed, over the terms."""
+    longest = outputs.shape[1] if outputs.ndim == 3 else 0
+    return float(loss.sum(outputs, loss.stack(targets, longest))) / sum(map(loss.terms, targets))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, {"b": 3.0, "c": 0.5}, "balanced"])
+def test_one_label_is_cross_entropy(weights: Any, smoothing: float) -> None:
+    torch.manual_seed(0)
+    classes, outputs = [0, 0, 0, 1, 2, 2], torch.randn(6, 3)
+    targets = [np.array(one) for one in classes]
+    loss = make(targets, "text-classification", "single_label_classification", class_weights=weights,
+                label_smoothing=smoothing)  # fmt: skip
+    balanced = compute_class_weight("balanced", classes=np.arange(3), y=classes)
+    theirs = balanced if weights == "balanced" else [1.0, 3.0, 0.5] if weights else [1.0, 1.0, 1.0]
+    expected = nn.CrossEntropyLoss(torch.tensor(theirs, dtype=torch.float), label_smoothing=smoothing)(
+        outputs, torch.tensor(classes)
+    )
+    assert mean(loss, outputs, targets) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_several_labels_are_binary_cross_entropy() -> None:
+    torch.manual_seed(0)
+    outputs, hot = torch.randn(4, 3), (torch.rand(4, 3) < 0.5).float()
+    targets = list(hot.numpy())
+    loss = make(targets, "text-classification", "multi_label_classification")
+    assert mean(loss, outputs, targets) == pytest.approx(float(nn.BCEWithLogitsLoss()(outputs, hot)), rel=1e-5)
+
+
+def test_a_number_is_squared_error() -> None:
+    targets = [np.array(one, np.float32) for one in (1.0, -2.0, 0.5)]
+    loss = make(targets, "text-classification", "regression")
+    outputs = torch.tensor([[1.5], [0.0], [0.5]])
+    assert mean(loss, outputs, targets) == pytest.approx((0.25 + 4) / 3)
+
+
+def test_tokens_count_alike_whatever_their_windows() -> None:
+    torch.manual_seed(0)
+    outputs = torch.randn(2, 4, 3)
+    targets = [np.array([IGNORED, 0, 2, IGNORED]), np.array([IGNORED, 1])]
+    loss = make(targets, "token-classification")
+    padded = torch.tensor([[IGNORED, 0, 2, IGNORED], [IGNORED, 1, IGNORED, IGNORED]])
+    expected = nn.CrossEntropyLoss()(outputs.flatten(0, 1), padded.flatten())
+    assert mean(loss, outputs, targets) == pytest.approx(float(expected), rel=1e-5)
+    assert loss.terms(np.array([IGNORED, IGNORED])) == 0
+
+
+def test_an_answer_is_the_mean_of_its_start_and_end() -> None:
+    torch.manual_seed(0)
+    outputs = torch.randn(2, 5, 2)
+    targets = [np.array([1, 3]), np.array([0, 0])]
+    start, end = (nn.CrossEntropyLoss()(outputs[..., i], torch.tensor([1, 0] if i == 0 else [3, 0])) for i in (0, 1))
+    loss = make(targets, "question-answering")
+    assert mean(loss, outputs, targets) == pytest.approx(float(start + end) / 2, rel=1e-5)
