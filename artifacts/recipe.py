@@ -29,6 +29,7 @@ def _is_share(value: object) -> int | float:
 
 Share = Annotated[int | float, BeforeValidator(_is_share)]
 Whole = Annotated[int, Field(strict=True)]
+SHORTEST_WINDOW = 16
 LOSSES = ("loss", "mse")
 """What may pick the best checkpoint beside a task's scores: the less, the better."""
 
@@ -333,6 +334,8 @@ def _task_faults(raw: dict[str, Any]) -> Iterator[str]:
     long = tokens.get("long")
     if (long == "windows" or not classifies) and 2 * stride > length:
         yield f"tokens.stride: found {stride}; windows of {length} tokens share {length // 2} at most"
+    if raw["task"] == "question-answering" and length < SHORTEST_WINDOW:
+        yield f"tokens.max_length: found {length}; a question and its context need {SHORTEST_WINDOW} at least"
     if not classifies and long not in (None, "windows"):
         yield f"tokens.long: found {long!r}; {raw['task']} reads all of a text, in windows: leave it out"
     if classifies and long == "windows" and data.get("text_pair"):

@@ -42,7 +42,7 @@ class Tokenizer:
     """A folder's tokenizer.json; what is read of a text that is too long is as `tokens` says.
 
     Pairs lose tokens of the longer text first; read in windows, the first text (a question) stands before each window
-    of the second.
+    of the second, and is cut where it would leave the second too little room.
     """
 
     def __init__(self, folder: Path, tokens: Tokens, paired: bool = False) -> None:
@@ -61,11 +61,9 @@ class Tokenizer:
             raise InputError(
                 f"{path}: missing; transformers' AutoTokenizer.from_pretrained(…).save_pretrained writes it"
             )
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception
-            raise InputError(f"{path}: not a tokenizer ({error})") from None
+        self._tokenizer = _open(path)
         self.tokens = tokens
+        self._questions = self._for_questions(path) if paired and tokens.long == "windows" else None
         self.pad_id = self._pad_id(folder)
         self._tokenizer.no_padding()
         if tokens.long == "head+tail":
@@ -81,8 +79,9 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
         """Token ids of each text, in order; of one read in windows, those of each window."""
+        texts, cut = self._with_room(texts)
         encodings = self._tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in texts])
-        return [one for index, encoding in enumerate(encodings) for one in self._windows(encoding, index)]
+        return [one for index, encoding in enumerate(encodings) for one in self._windows(encoding, index, cut[index])]
 
     def pad(self, batch: Sequence[Encoded]) -> Batch:
         """Stack texts into arrays of (batch, longest), padded on the right to the longest of them."""
@@ -99,9 +98,28 @@ class Tokenizer:
             padded["token_type_ids"][row, :length] = one.type_ids
         return padded
 
-    def _windows(self, encoding: Any, index: int) -> list[Encoded]:
+    def _for_questions(self, path: Path) -> Any:
+        """A tokenizer that cuts a question so that a window has room for more than it shares with the next one."""
+        special = self._tokenizer.num_special_tokens_to_add(is_pair=True)
+        questions = _open(path)
+        questions.no_padding()
+        questions.enable_truncation(max(1, (self.tokens.max_length - self.tokens.stride) // 2 - special))
+        return questions
+
+    def _with_room(self, texts: Sequence[Text]) -> tuple[Sequence[Text], list[bool]]:
+        """Pairs whose first text leaves room for the second in every window, and which of them had to be cut for it."""
+        if self._questions is None:
+            return texts, [False] * len(texts)
+        firsts = self._questions.encode_batch([text for text, _ in texts], add_special_tokens=False)
+        cut = [bool(first.overflowing) for first in firsts]
+        return [
+            (text[: first.offsets[-1][1]] if shorter else text, pair)
+            for (text, pair), first, shorter in zip(texts, firsts, cut, strict=True)
+        ], cut
+
+    def _windows(self, encoding: Any, index: int, cut: bool) -> list[Encoded]:
         if self.tokens.long == "windows":
-            return [_encoded(one, index, False) for one in (encoding, *encoding.overflowing)]
+            return [_encoded(one, index, cut) for one in (encoding, *encoding.overflowing)]
         if self.tokens.long != "head+tail":
             return [_encoded(encoding, index, bool(encoding.overflowing))]
         whole = _encoded(encoding, index, len(encoding.ids) > self.tokens.max_length)
@@ -127,6 +145,13 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Indices in batches of like length, the longest first: little padding, and memory runs out at once or never."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _open(path: Path) -> Any:
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{path}: not a tokenizer ({error})") from None
 
 
 def _encoded(encoding: Any, index: int, truncated: bool) -> Encoded:

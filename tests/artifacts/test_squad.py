@@ -1,0 +1,51 @@
+"""SQuAD's layout, lists of objects, and what is neither."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertline.artifacts import squad
+from bertline.artifacts.errors import InputError
+
+V2 = """{"version": "v2.0", "data": [{"title": "Bonn", "paragraphs": [{"context": "Bonn is a city.", "qas": [
+  {"id": "a1", "question": "What is Bonn?", "answers": [{"text": "a city", "answer_start": 8}], "is_impossible": false},
+  {"question": "Who is Bonn?", "answers": [], "is_impossible": true}]}]}]}"""
+
+
+def read(content: str) -> list[tuple[str, dict[str, Any]]]:
+    return list(squad.rows(io.StringIO(content), Path("a.json")))
+
+
+def test_every_question_is_a_row_with_its_context() -> None:
+    (place, first), (second_place, second) = read(V2)
+    assert (place, second_place) == ("a.json question a1", "a.json question 2")
+    assert first == {
+        "id": "a1", "title": "Bonn", "question": "What is Bonn?", "context": "Bonn is a city.",
+        "answers": [{"text": "a city", "answer_start": 8}], "is_impossible": False,
+    }  # fmt: skip
+    assert (second["is_impossible"], second["answers"]) == (True, [])
+
+
+def test_a_list_of_objects_is_rows() -> None:
+    assert read('[{"text": "a"}, {"text": "b"}]') == [
+        ("a.json item 1", {"text": "a"}),
+        ("a.json item 2", {"text": "b"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"text": "a"}\n{"text": "b"}', r"a\.json line 2: not JSON .*one object a line is \.jsonl"),
+        ('{"rows": []}', r"a\.json: holds the keys rows; a list of objects, or SQuAD's"),
+        ("3", r"a\.json: holds a int"),
+        ("[1]", r"a\.json item 1: a int where an object is expected"),
+        ('{"data": [{"paragraphs": [{"qas": [{"question": "a"}]}]}]}', r"article 1, question 1: .*'context'"),
+        ("[" * 100_000, r"a\.json: not readable as JSON"),
+    ],
+)
+def test_what_is_neither_is_told(content: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read(content)

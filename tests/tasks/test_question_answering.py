@@ -1,0 +1,258 @@
+"""Answers as spans: reading, targets, the best span over windows, thresholds, and SQuAD's scores by hand."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import Decision, TaskSettings, Tokens
+from bertline.tasks.question_answering import QuestionAnswering, best_threshold, exact, f1
+from bertline.tasks.task import Answer, Columns, Example, Output
+from bertline.tasks.tokens import Encoded, Text
+from tests import encoders
+
+CONTEXT = "Anna Müller works for  Siemens in München; O'Brien doesn't 👩‍👩‍👧 near Berlin."
+
+
+def make(max_length: int = 64, stride: int = 8, **decision: Any) -> QuestionAnswering:
+    return QuestionAnswering(
+        TaskSettings(
+            task="question-answering", inputs=["question", "context"], labels=[],
+            tokens=Tokens(max_length=max_length, stride=stride, long="windows"), decision=Decision(**decision),
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["wordpiece", "bpe", "unigram", "unigram-albert"], scope="module")
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of each kind."""
+    folder = tmp_path_factory.mktemp(request.param)
+    encoders.make_tokenizer(request.param).save_pretrained(folder)
+    return folder
+
+
+def gold(answer: str, context: str = CONTEXT) -> Example:
+    return Example("who?", context, [{"text": answer, "start": context.index(answer)}])
+
+
+def told(task: QuestionAnswering, example: Example, windows: list[Encoded]) -> list[Output]:
+    """The outputs of a model that has learned the targets."""
+    outputs = []
+    for window in windows:
+        output = np.full((len(window.input_ids), 2), -9.0, np.float32)
+        start, end = task.target(example, window)
+        output[start, 0], output[end, 1] = (9, 9) if end else (5, 5)
+        outputs.append(output)
+    return outputs
+
+
+ROW = {"question": "who?", "context": "Anna sings"}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": ["sings"], "answer_start": [5]},
+        [{"text": "sings", "answer_start": 5}],
+        [{"text": "sings", "start": 5}],
+    ],
+)
+def test_every_layout_of_answers_is_read(answers: Any) -> None:
+    example = make().read({**ROW, "answers": answers}, Columns(), "row 2")
+    assert example == Example("who?", "Anna sings", [{"text": "sings", "start": 5}])
+    assert make().read(make().row(example), Columns(), "row 2") == example
+
+
+@pytest.mark.parametrize(
+    "row", [{"answers": []}, {"answers": {"text": [], "answer_start": []}}, {"answers": [], "is_impossible": True},
+            {"answers": [{"text": "Anna", "answer_start": 0}], "is_impossible": True}],
+)  # fmt: skip
+def test_a_question_may_have_no_answer(row: dict[str, Any]) -> None:
+    example = make().read({**ROW, **row}, Columns(), "row 2")
+    assert example.gold == []
+    assert make().stratum(example) == "unanswerable"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({}, "row 2: answers are nothing; a list of objects"),
+        ({"answers": "sings"}, "row 2: answers are 'sings'"),
+        ({"answers": {"text": ["a"], "answer_start": []}}, "row 2: answers are"),
+        ({"answers": [{"text": "sings", "start": 4}]}, "starts at 4, where ' sing' stands; it stands at 5"),
+        ({"answers": [{"text": "dances", "start": 5}]}, "where 'sings' stands; it stands nowhere"),
+        ({"answers": [{"text": " ", "start": 4}]}, "answer ' ' is no text"),
+        ({"answers": [{"text": "Anna", "start": "0"}]}, "starts at '0'; a character"),
+        ({"answers": [], "question": None}, "column 'question' holds nothing"),
+        ({"answers": [], "context": 5}, "column 'context' holds a int"),
+    ],
+)
+def test_a_bad_row_is_told_with_its_place(row: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        make().read({**ROW, **row}, Columns(), "row 2")
+
+
+@pytest.mark.parametrize("max_length", [64, 20])
+@pytest.mark.parametrize("answer", ["Anna Müller", "Siemens", "München", "O'Brien", "Berlin", "works for  Siemens"])
+def test_what_was_learned_is_answered(folder: Path, answer: str, max_length: int) -> None:
+    task, example = make(max_length), gold(answer)
+    windows = task.tokenizer(folder).encode([example.texts])
+    assert max_length == 64 or len(windows) > 1
+    assert all(len(window.input_ids) <= max_length for window in windows)
+    if not any(task.target(example, window).any() for window in windows):
+        return  # no window shows all of it
+    (found,) = task.decode([example.texts], windows, told(task, example, windows))
+    assert (found["answer"], found["start"]) == (answer, example.gold[0]["start"])
+    assert found["end"] == found["start"] + len(answer)
+    assert found["score"] > 0.99
+
+
+def test_an_answer_that_a_window_cuts_is_not_learned_there(folder: Path) -> None:
+    task, example = make(20, stride=0), gold("Anna Müller works for  Siemens in München; O'Brien doesn't")
+    windows = task.tokenizer(folder).encode([example.texts])
+    assert len(windows) > 1
+    for window in windows:
+        assert task.target(example, window).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("words", [1, 10, 17, 20, 24, 100])
+@pytest.mark.parametrize(("max_length", "stride"), [(16, 8), (28, 8), (64, 32), (64, 0)])
+def test_a_long_question_leaves_room_and_is_told(folder: Path, max_length: int, stride: int, words: int) -> None:
+    task = make(max_length, stride)
+    question, context = "fox " * words, " ".join(f"dog{index}" for index in range(40))
+    windows = task.tokenizer(folder).encode([(question, context)])
+    shown = set().union(*(range(*place) for one in windows for place in one.offsets[one.sequence == 1]))
+    assert {place for place, character in enumerate(context) if character != " "} <= shown
+    assert all(len(one.input_ids) <= max_length for one in windows)
+    assert len({one.truncated for one in windows}) == 1
+    assert windows[0].truncated or words < max_length
+    assert not (windows[0].truncated and words == 1 and max_length > 16)
+
+
+def window(tokens: int, text: int = 0, first: int = 0) -> Encoded:
+    """[CLS], a question of one token, and a context of tokens of one character with blanks between."""
+    offsets = [(0, 0), (0, 1), *((2 * i, 2 * i + 1) for i in range(first, first + tokens))]
+    count = len(offsets)
+    return Encoded(
+        np.zeros(count, np.int64), np.zeros(count, np.int64), np.array(offsets), np.array([-1, 0, *[1] * tokens]), text,
+        False,
+    )  # fmt: skip
+
+
+def best_by_force(windows: list[Encoded], outputs: list[Output], longest: int) -> tuple[float, int, int]:
+    """Every pair of every window, one by one."""
+    return max(
+        (float(output[start, 0] + output[end, 1]), int(one.offsets[start, 0]), int(one.offsets[end, 1]))
+        for one, output in zip(windows, outputs, strict=True)
+        for start, end in itertools.product(range(2, len(output)), repeat=2)
+        if start <= end < start + longest
+    )
+
+
+@pytest.mark.parametrize("longest", [1, 3, 30])
+def test_the_best_span_is_the_best_of_all_pairs(longest: int) -> None:
+    chance = np.random.default_rng(longest)
+    context = " ".join("abcdefghijkl")
+    for _ in range(30):
+        windows = [window(7), window(7, first=5)]
+        outputs = [chance.normal(size=(9, 2)).astype(np.float32) for _ in windows]
+        (found,) = make(max_answer_length=longest).decode([("q", context)], windows, outputs)
+        logit, start, end = best_by_force(windows, outputs, longest)
+        assert (found["start"], found["end"]) == (start, end), logit
+        scores = [one["score"] for one in found["n_best"]]
+        assert scores == sorted(scores, reverse=True)
+        assert len({(one["start"], one["end"]) for one in found["n_best"]}) == len(scores) == 5
+
+
+def test_no_answer_is_given_when_it_scores_enough_better() -> None:
+    output = np.array([[3, 3], [9, 9], [2, 2], [0, 0]], np.float32)  # none: 6; the best span: 4; the question's: never
+    texts: list[Text] = [("q", "a b")]
+    (always,) = make().decode(texts, [window(2)], [output])
+    assert (always["answer"], "no_answer_score" in always) == ("a", False)
+    (silent,) = make(no_answer_threshold=1.9).decode(texts, [window(2)], [output])
+    assert (silent["answer"], silent["start"], silent["end"], silent["no_answer_score"]) == ("", 0, 0, 2.0)
+    (spoken,) = make(no_answer_threshold=2.1).decode(texts, [window(2)], [output])
+    assert spoken["answer"] == "a"
+    assert spoken["score"] < 0.2 < silent["score"]
+
+
+def test_an_empty_context_answers_nothing() -> None:
+    (found,) = make().decode([("q", "")], [window(0)], [np.zeros((2, 2), np.float32)])
+    assert (found["answer"], found["n_best"]) == ("", [])
+
+
+def test_the_threshold_is_the_best_of_all() -> None:
+    chance = np.random.default_rng(0)
+    for _ in range(50):
+        scores = np.round(chance.normal(size=30), 1)  # some are equal
+        given, silent = chance.random(30), (chance.random(30) < 0.4).astype(float)
+
+        def worth(threshold: float) -> float:
+            return float(np.where(scores > threshold, silent, given).sum())  # noqa: B023
+
+        assert worth(best_threshold(scores, given, silent)) == pytest.approx(max(map(worth, [-99, *scores, 99])))
+
+
+def test_tuning_needs_questions_without_an_answer() -> None:
+    task, windows = make(), [window(2, 0), window(2, 1)]
+    sure, unsure = np.array([[0, 0], [0, 0], [5, 5], [0, 0]]), np.array([[4, 4], [0, 0], [1, 1], [0, 0]])
+    outputs = [each.astype(np.float32) for each in (sure, unsure)]
+    examples = [Example("q", "a b", [{"text": "b", "start": 2}]), Example("q", "a b", [])]
+    assert task.tune(examples[:1], windows[:1], outputs[:1]) == Decision()
+    threshold = task.tune(examples, windows, outputs).no_answer_threshold
+    assert threshold is not None
+    assert -10 < threshold < 6
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted", "matches", "overlap"),
+    [
+        ("the Eiffel Tower", "Eiffel Tower.", True, 1.0),
+        ("An apple, a day", "apple day", True, 1.0),
+        ("Theatre", "the atre", False, 0.0),
+        ("in Paris", "Paris", False, 2 / 3),
+        ("Paris Paris", "Paris", False, 2 / 3),
+        ("a b c", "b c d", False, 0.8),  # the article goes: b c against b c d
+        ("MÜNCHEN", "München", True, 1.0),
+        ("", "", True, 1.0),
+        ("", "Paris", False, 0.0),
+        ("the", "", True, 1.0),  # nothing is left of an article
+        ("Paris", "", False, 0.0),
+        ("10,000", "10000", True, 1.0),
+        ("well-known", "well known", False, 0.0),  # punctuation goes, and no blank comes
+    ],
+)
+def test_scores_by_hand(answer: str, wanted: str, matches: bool, overlap: float) -> None:
+    assert exact(answer, wanted) == matches
+    assert f1(answer, wanted) == pytest.approx(overlap)
+
+
+def test_the_best_of_several_gold_answers_counts() -> None:
+    golds = [{"text": text, "start": 0} for text in ("in the city of Paris", "Paris", "France")]
+    examples = [Example("q", "", golds), Example("q", "", golds), Example("q", "", []), Example("q", "", [])]
+    answers: list[Answer] = [{"answer": each} for each in ("paris!", "city of Paris", "", "Rome")]
+    scores = make().score(examples, answers)
+    assert scores == pytest.approx(
+        {
+            "exact_match": 2 / 4,
+            "f1": (1 + 6 / 7 + 1 + 0) / 4,
+            "has_answer_exact_match": 1 / 2,
+            "has_answer_f1": (1 + 6 / 7) / 2,
+            "no_answer_accuracy": 1 / 2,
+        }
+    )
+
+
+def test_f1_of_distinct_words_is_that_of_sets() -> None:
+    """Bags of words without repeats are labels of a multi-label problem, which scikit-learn scores."""
+    chance = np.random.default_rng(0)
+    names = np.array([f"w{index}" for index in range(8)])
+    for _ in range(100):
+        found, wanted = chance.random((2, 8)) < 0.5
+        if found.any() and wanted.any():
+            expected = f1_score(wanted, found)
+            assert f1(" ".join(names[found]), " ".join(names[wanted])) == pytest.approx(expected)
