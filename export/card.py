@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from bertline.artifacts import places
 from bertline.artifacts.bundle import Candidate, Manifest
 from bertline.bench.compare import Measured
+from bertline.tasks import catalog
 
 
 def card(manifest: Manifest, pytorch: Measured) -> str:
@@ -32,14 +33,29 @@ def card(manifest: Manifest, pytorch: Measured) -> str:
     return environment.get_template("card.md.j2").render(
         manifest=manifest,
         metadata=yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True),
-        pairs="text_pair" in manifest.inputs,
+        purpose=_purpose(manifest),
+        architecture=catalog.make(manifest).architecture,
         chosen=next(one for one in manifest.candidates if one.chosen),
         lengths=[point.length for point in pytorch.grid],
         rows=[_pytorch_row(manifest, pytorch), *(_row(one) for one in manifest.candidates)],
-        example=shlex.quote(golden.text),
+        example=" ".join(shlex.quote(text) for text in (golden.text, golden.text_pair) if text is not None),
         text=json.dumps(golden.text, ensure_ascii=False),
         pair="None" if golden.text_pair is None else json.dumps(golden.text_pair, ensure_ascii=False),
     )
+
+
+def _purpose(manifest: Manifest) -> str:
+    """What the model does, in a sentence."""
+    asked = "a pair of texts" if "text_pair" in manifest.inputs else "a text"
+    if manifest.task == "question-answering":
+        return "Finds the answer to a question in a text."
+    if manifest.task == "token-classification":
+        kinds = dict.fromkeys(label.partition("-")[2] for label in manifest.labels if label != "O")
+        return f"Finds in a text what is one of {', '.join(kinds)}."
+    if manifest.problem_type == "regression":
+        return f"Gives {asked} a number."
+    how = "any number of" if manifest.problem_type == "multi_label_classification" else "one of"
+    return f"Labels {asked} with {how} {', '.join(manifest.labels)}."
 
 
 def _metadata(manifest: Manifest) -> dict[str, Any]:
