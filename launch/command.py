@@ -63,6 +63,20 @@ def train(recipe: Path, as_json: bool, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("recipe", type=path_type)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe.")
+@json_option
+def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Tell what the data of RECIPE holds and what the model will see of it; loads no model."""
+    from bertline.artifacts import recipe as recipes
+    from bertline.launch import checking
+    from bertline.train.survey import survey
+
+    found = survey(recipes.load(recipe, overrides))
+    _print(found, as_json) if as_json else checking.show(found)
+
+
+@main.command()
 @click.argument("source", metavar="RUN|MODEL")
 @click.option("-o", "--output", type=path_type, metavar="BUNDLE", help="Folder to make.  [default: bundles/NAME]")
 @click.option("--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Metric it may lose.")

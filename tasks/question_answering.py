@@ -64,7 +64,11 @@ class QuestionAnswering(Task):
         """None: the outputs are start and end."""
         return []
 
-    def stratum(self, example: Example) -> str | None:
+    def named(self, example: Example) -> list[str]:
+        """Whether the context answers."""
+        return [self.stratum(example)]
+
+    def stratum(self, example: Example) -> str:
         """Whether the context answers."""
         return "answerable" if example.gold else "unanswerable"
 

@@ -102,6 +102,10 @@ class Task(ABC):
         """
         return example
 
+    def named(self, example: Example) -> list[str]:
+        """The labels of an example, to be counted; none where what is right is no label."""
+        return []
+
     def stratum(self, example: Example) -> str | None:
         """What splits keep in proportion; None where there is nothing of the kind."""
         return None

@@ -69,6 +69,10 @@ class TextClassification(Task):
         named = [self._known(name, where) for name in self._names(example)]
         return example._replace(gold=sorted(named, key=self.labels.index) if self.multi_label else named[0])
 
+    def named(self, example: Example) -> list[str]:
+        """Its label or labels."""
+        return [] if self.regression else self._names(example)
+
     def stratum(self, example: Example) -> str | None:
         """The label, where there is exactly one."""
         return example.gold if self.settings.problem_type == "single_label_classification" else None

@@ -73,6 +73,10 @@ class TokenClassification(Task):
         """O, then B- and I- of each type of entity."""
         return ["O", *(prefix + name for name in names for prefix in ("B-", "I-"))]
 
+    def named(self, example: Example) -> list[str]:
+        """The type of each of its entities."""
+        return [entity["label"] for entity in example.gold]
+
     def check(self, example: Example, where: str) -> Example:
         """The example as it is.
 

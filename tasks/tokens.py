@@ -83,6 +83,10 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in texts])
         return [one for index, encoding in enumerate(encodings) for one in self._windows(encoding, index, cut[index])]
 
+    def decode(self, window: Encoded) -> str:
+        """What the model reads, as text again, special tokens among it."""
+        return str(self._tokenizer.decode(window.input_ids.tolist(), skip_special_tokens=False))
+
     def pad(self, batch: Sequence[Encoded]) -> Batch:
         """Stack texts into arrays of (batch, longest), padded on the right to the longest of them."""
         shape = len(batch), max(len(one.input_ids) for one in batch)

@@ -33,6 +33,8 @@ class Splits:
     test: list[Example]
     duplicates: int
     """Training rows left out because their text stands elsewhere in the data."""
+    leaked: int
+    """Those of them whose text stands in a held-out split that the recipe names."""
 
     def counts(self) -> dict[str, int]:
         """Examples in each split."""
@@ -62,11 +64,12 @@ def load(recipe: Recipe) -> Splits:
     named = {name: list(_read(place, name, data, reader)) for name, place in _places(data).items()}
     task = catalog.make(recipe.settings(_labels(reader, data, [row for rows in named.values() for _, row in rows])))
     checked = {name: _checked(rows, task) for name, rows in named.items()}
-    train, duplicates = _without_duplicates(checked.pop("train"), checked.values())
+    rows = checked.pop("train")
+    train, leaked = _without_duplicates(rows, checked.values())
     cut = _cut(train, data.take, seed, [name for name in ("validation", "test") if name not in checked], task)
     splits = {**checked, **cut}
     _check_labels(splits["train"], task)
-    return Splits(task, splits["train"], splits["validation"], splits["test"], duplicates)
+    return Splits(task, splits["train"], splits["validation"], splits["test"], len(rows) - len(train), leaked)
 
 
 def _labels(reader: Task, data: recipes.Data, examples: Sequence[Example]) -> list[str]:
@@ -182,14 +185,15 @@ def _shortened(faults: list[str]) -> list[str]:
 
 
 def _without_duplicates(train: list[Example], held_out: Iterable[list[Example]]) -> tuple[list[Example], int]:
-    """Training rows whose text stands neither in a held-out split nor earlier, and how many were left out."""
-    seen = {example.texts for examples in held_out for example in examples}
+    """Training rows whose text stands neither in a held-out split nor earlier, and how many stand in a held-out one."""
+    elsewhere = {example.texts for examples in held_out for example in examples}
+    seen = set(elsewhere)
     unique = []
     for example in train:
         if example.texts not in seen:
             seen.add(example.texts)
             unique.append(example)
-    return unique, len(train) - len(unique)
+    return unique, sum(example.texts in elsewhere for example in train)
 
 
 def _cut(

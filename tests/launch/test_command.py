@@ -13,6 +13,7 @@ from bertline.launch.command import main
 
 FLAGS = {
     "train": ["RECIPE", "--set", "--gpus", "--ranks", "--hostfile", "--run", "--resume", "--dry-run", "--json"],
+    "check": ["RECIPE", "--set", "--json"],
     "export": ["RUN|MODEL", "--output", "--max-drop", "--target", "--data", "--json"],
     "bench": ["BUNDLE", "--against", "--data", "--html", "--json"],
     "predict": ["BUNDLE", "[TEXT]...", "--in", "--out", "--json"],

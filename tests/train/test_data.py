@@ -56,7 +56,8 @@ def test_duplicates_never_reach_training(tmp_path: Path) -> None:
     assert load(tmp_path, rows + rows[:7]).duplicates == 7
     held_out = write(tmp_path / "test.jsonl", rows[:10])
     splits = load(tmp_path, rows, test=str(held_out))
-    assert splits.duplicates == 10
+    assert (splits.duplicates, splits.leaked) == (10, 10)
+    assert load(tmp_path, rows + rows[:7]).leaked == 0
     assert [example.text for example in splits.test] == [row["text"] for row in rows[:10]]
 
 

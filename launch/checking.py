@@ -1,0 +1,39 @@
+"""`bertline check`: what a recipe's data holds and what the model will see of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print a survey for people: counts, lengths, examples as the model reads them, and what is odd."""
+    screen = Console(highlight=False)
+    screen.print(_counts(found))
+    tokens = found["tokens"]
+    screen.print(
+        f"tokens of a training text: {tokens['p50']:,} (median), {tokens['p90']:,} (90 %), {tokens['p99']:,} (99 %), "
+        f"{tokens['max']:,} (longest); {tokens['longer_share']:.1%} have more than max_length {tokens['max_length']:,}"
+    )
+    for example in found["shown"]:
+        windows = f", the first of {example['windows']} windows" if example["windows"] > 1 else ""
+        cut = ", cut off" if example["truncated"] else ""
+        screen.print(f"\n{example['gold']}  ({example['tokens']} tokens{windows}{cut})", markup=False)
+        screen.print(f"  {example['read']}", markup=False)
+    for warning in found["warnings"]:
+        screen.print(f"\nwarning: {warning}", markup=False)
+
+
+def _counts(found: dict[str, Any]) -> Table:
+    """Examples and labels, a column a split."""
+    splits = list(found["examples"])
+    table = Table(title=found["task"])
+    table.add_column()
+    for split in splits:
+        table.add_column(split, justify="right")
+    table.add_row("examples", *(f"{found['examples'][split]:,}" for split in splits))
+    for label in sorted({label for counts in found["labels"].values() for label in counts}):
+        table.add_row(label, *(f"{found['labels'][split].get(label, 0):,}" for split in splits))
+    return table
