@@ -86,9 +86,9 @@ class Task(ABC):
     def row(self, example: Example) -> dict[str, Any]:
         """The example as a line of a split file, which `read` takes with the default columns."""
 
+    @abstractmethod
     def find_labels(self, examples: Sequence[Example]) -> list[str]:
         """The labels that examples have, sorted, as `settings.labels` is to name the outputs."""
-        raise NotImplementedError
 
     def name_labels(self, names: Sequence[str]) -> list[str]:
         """The labels of a model that tells `names` apart, as a recipe lists them."""
