@@ -14,7 +14,9 @@ from pathlib import Path
 from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError
 
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model")
+SETTINGS = ("*.json", "*.txt", "*.model")
+"""Configuration and tokenizer, as files of a hub model."""
+WEIGHTS = ("*.safetensors",)
 _HUB_ID = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(:(?P<config>[^\s:@/\\<>|?*]+))?(@(?P<revision>[\w./-]+))?"
 )
@@ -31,15 +33,15 @@ def split_hub_id(place: str) -> tuple[str, str | None, str | None]:
     return (match["name"], match["config"], match["revision"]) if match else (place, None, None)
 
 
-def model_folder(place: str) -> Path:
-    """The local folder of a model, downloaded first where `place` is a hub id.
+def model_folder(place: str, weights: bool = True) -> Path:
+    """The local folder of a model, downloaded first where `place` is a hub id: all of it, or all but its weights.
 
     Raises:
         InputError: there is no such folder, package or hub model, a data set's configuration is named, or the hub
             cannot be reached.
     """
     if is_hub_id(place):
-        return _download(place)
+        return _download(place, [*SETTINGS, *WEIGHTS] if weights else [*SETTINGS])
     folder = _local(place)
     if not folder.is_dir():
         raise InputError(f"{place}: no such model folder; name a folder, pkg://PACKAGE/PATH or a hub id")
@@ -88,7 +90,7 @@ def _looks_like_file(place: str) -> bool:
     return compression != "" or suffix in (*tables.KINDS, ".yaml", ".onnx", ".safetensors")
 
 
-def _download(place: str) -> Path:
+def _download(place: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -97,7 +99,7 @@ def _download(place: str) -> Path:
         meant = name if revision is None else f"{name}@{revision}"
         raise InputError(f"{place}: only data sets have a configuration (:{config}); for the model write {meant}")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{place}: not a local folder, and the hub did not give it ({reason})") from error

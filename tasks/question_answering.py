@@ -7,7 +7,7 @@ without punctuation and articles.
 import re
 import string as characters
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ class QuestionAnswering(Task):
         """The example as a line of a split file."""
         return {"question": example.text, "context": example.text_pair, "answers": example.gold}
 
-    def find_labels(self, examples: Sequence[Example]) -> list[str]:
+    def find_labels(self, examples: Iterable[Example]) -> list[str]:
         """None: the outputs are start and end."""
         return []
 

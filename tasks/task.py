@@ -6,7 +6,7 @@ serves for a split, for a benchmark and for the bootstrap of a drop.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -87,7 +87,7 @@ class Task(ABC):
         """The example as a line of a split file, which `read` takes with the default columns."""
 
     @abstractmethod
-    def find_labels(self, examples: Sequence[Example]) -> list[str]:
+    def find_labels(self, examples: Iterable[Example]) -> list[str]:
         """The labels that examples have, sorted, as `settings.labels` is to name the outputs."""
 
     def name_labels(self, names: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Text classification: a text or a pair gets one label of several, any number of labels, or a number (regression)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class TextClassification(Task):
         pair = {} if example.text_pair is None else {"text_pair": example.text_pair}
         return {"text": example.text, **pair, "label": example.gold}
 
-    def find_labels(self, examples: Sequence[Example]) -> list[str]:
+    def find_labels(self, examples: Iterable[Example]) -> list[str]:
         """The labels that examples have, sorted; the one output of a regression is called score."""
         if self.regression:
             return ["score"]

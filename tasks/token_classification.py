@@ -65,7 +65,7 @@ class TokenClassification(Task):
         """The example as a line of a split file."""
         return {"text": example.text, "entities": example.gold}
 
-    def find_labels(self, examples: Sequence[Example]) -> list[str]:
+    def find_labels(self, examples: Iterable[Example]) -> list[str]:
         """O, then B- and I- of each type of entity, types sorted."""
         return self.name_labels(sorted({entity["label"] for example in examples for entity in example.gold}))
 

@@ -18,7 +18,7 @@ from bertline.artifacts.task import Tokens
 
 Text = tuple[str, str | None]
 """A text and, for tasks on pairs, the second one."""
-Ids = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.signedinteger[Any]]
 Batch = dict[str, Ids]
 """input_ids, attention_mask and token_type_ids, each (batch, longest)."""
 

@@ -66,9 +66,9 @@ def train(path: Path, overrides: list[str], folder: Path | None, resume: bool) -
 
     ranks.start()
     run = RunFolder(folder or Path("runs") / recipe.name)
-    with setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, splits):
+    with setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
         trainer.train()
-        finish(trainer, splits)
+        finish(trainer, prepared)
     ranks.stop()
 
 

@@ -4,10 +4,10 @@ The examples of a step are a function of (seed, epoch, position) alone, whatever
 together, and each micro-batch is padded to its own longest text, so that few tokens are computed for nothing.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from bertline.artifacts.recipe import Training
@@ -16,11 +16,12 @@ from bertline.train.deepspeed_config import accumulation_steps
 from bertline.train.evaluation import Split
 from bertline.train.losses import Loss
 
+Indices = npt.NDArray[np.int64]
 BUCKET = 50
 """Batches' worth of shuffled examples that are sorted by length: enough for like lengths, few enough for chance."""
 
 
-def global_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def global_batches(lengths: npt.ArrayLike, batch_size: int, seed: int, epoch: int) -> list[Indices]:
     """The indices of each optimizer step of an epoch; every example stands in exactly one.
 
     Args:
@@ -30,19 +31,20 @@ def global_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: in
         epoch: counted from 0.
     """
     chance = np.random.default_rng((seed, epoch))
+    lengths = np.asarray(lengths)
     order = chance.permutation(len(lengths))
     buckets = (order[start : start + BUCKET * batch_size] for start in range(0, len(order), BUCKET * batch_size))
-    alike = [index for bucket in buckets for index in sorted(bucket.tolist(), key=lambda index: lengths[index])]
+    alike = np.concatenate([bucket[np.argsort(lengths[bucket], kind="stable")] for bucket in buckets])
     batches = [alike[start : start + batch_size] for start in range(0, len(alike), batch_size)]
     return [batches[position] for position in chance.permutation(len(batches))]
 
 
-def deal(batch: list[int], ranks: int, accumulation: int) -> list[list[list[int]]]:
+def deal(batch: Indices, ranks: int, accumulation: int) -> list[list[Indices]]:
     """Split a global batch: `[rank][micro-batch]` is a list of indices, empty where there are too few.
 
     The batch is sorted by length, so neighbours go into the same micro-batch and every rank gets long and short ones.
     """
-    micro_batches = [part.tolist() for part in np.array_split(batch, accumulation)]
+    micro_batches = np.array_split(batch, accumulation)
     return [[part[rank::ranks] for part in micro_batches] for rank in range(ranks)]
 
 
@@ -83,11 +85,10 @@ class Batches:
         self, split: Split, loss: Loss, tokenizer: Tokenizer, training: Training, rank: int, ranks: int
     ) -> None:
         self._split, self._loss, self._tokenizer = split, loss, tokenizer
-        self._lengths = [len(window.input_ids) for window in split.windows]
-        self._terms = [loss.terms(target) for target in split.targets]
+        self._lengths = split.windows.lengths
         self._training, self._rank, self._ranks = training, rank, ranks
         self._epoch: int | None = None
-        self._order: list[list[int]] = []
+        self._order: list[Indices] = []
         self.steps_per_epoch = -(-len(split.windows) // training.batch_size)
         self.steps = self.steps_per_epoch * training.epochs
 
@@ -100,15 +101,19 @@ class Batches:
             self._order = global_batches(self._lengths, training.batch_size, training.seed, epoch)
         batch = self._order[position]
         dealt = deal(batch, self._ranks, accumulation_steps(self._training, self._ranks))
-        longest = [(max(self._lengths[i] for i in part), len(part)) for share in dealt for part in share if part]
+        computed = [self._lengths[part].max() * len(part) for share in dealt for part in share if len(part)]
         return Batch(
-            micro_batches=[self._micro_batch(part or batch[:1], bool(part)) for part in dealt[self._rank]],
-            terms=max(sum(self._terms[index] for index in batch), 1e-9),
-            tokens=sum(self._lengths[index] for index in batch),
-            computed_tokens=sum(length * texts for length, texts in longest),
+            micro_batches=[
+                self._micro_batch(part if len(part) else batch[:1], len(part) > 0) for part in dealt[self._rank]
+            ],
+            terms=max(sum(self._loss.terms(self._split.windows.targets[index]) for index in batch), 1e-9),
+            tokens=int(self._lengths[batch].sum()),
+            computed_tokens=int(sum(computed)),
         )
 
-    def _micro_batch(self, indices: list[int], counts: bool) -> MicroBatch:
+    def _micro_batch(self, indices: Indices, counts: bool) -> MicroBatch:
         inputs = self._tokenizer.pad([self._split.windows[index] for index in indices])
-        targets = self._loss.stack([self._split.targets[index] for index in indices], inputs["input_ids"].shape[1])
+        targets = self._loss.stack(
+            [self._split.windows.targets[index] for index in indices], inputs["input_ids"].shape[1]
+        )
         return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, targets, float(counts))

@@ -1,25 +1,32 @@
-"""The examples of a run: read, filtered, named, freed of duplicates, and cut into training, validation and test.
+"""The splits of a run: rows freed of duplicates and cut into training, validation and test, in mapped files.
 
-Every rank reads the same files and comes to the same splits: they are a function of data, recipe and seed alone.
+The splits are a function of data, recipe and seed alone. In memory are, for each row, a hash of its text and its label
+at most; texts stay on disk.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from pathlib import Path
 
-from bertline.artifacts import files, places, tables
+import numpy as np
+import numpy.typing as npt
+
+from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.tasks import catalog
-from bertline.tasks.task import Columns, Example, Task
+from bertline.tasks.task import Example, Task
+from bertline.train import sources
+from bertline.train.mapped import Examples
 
-MOST_FAULTS = 10
-"""Bad rows that are told one by one; the rest are counted."""
+Indices = npt.NDArray[np.int64]
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -28,51 +35,68 @@ class Splits:
 
     task: Task
     """With the labels found, or named by the recipe."""
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     duplicates: int
     """Training rows left out because their text stands elsewhere in the data."""
     leaked: int
     """Those of them whose text stands in a held-out split that the recipe names."""
+    fingerprint: str
+    """The sha256 of labels and examples in order: a run resumes only on the data it began with."""
 
     def counts(self) -> dict[str, int]:
         """Examples in each split."""
-        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
-
-    def fingerprint(self) -> str:
-        """The sha256 of all examples in order: a run resumes only on the data it began with."""
-        everything = [self.task.labels, self.train, self.validation, self.test]
-        return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+        return {name: len(getattr(self, name)) for name in SPLITS}
 
     def save(self, run: RunFolder) -> None:
         """Write the held-out examples into the run."""
         for path, examples in ((run.split("validation"), self.validation), (run.split("test"), self.test)):
-            lines = (json.dumps(self.task.row(example), ensure_ascii=False) + "\n" for example in examples)
-            files.write_text(path, "".join(lines))
+            with files.new_file(path) as stream:
+                for example in examples:
+                    stream.write((json.dumps(self.task.row(example), ensure_ascii=False) + "\n").encode())
 
 
-def load(recipe: Recipe) -> Splits:
-    """Read and cut the examples that a recipe names.
+def make(recipe: Recipe, folder: Path) -> Splits:
+    """Read and cut the examples that a recipe names, into files in `folder`.
 
     Raises:
         InputError: rows without a text or with a label that is missing or unknown, each with file and row; a label
             without enough rows; fewer rows than the splits need.
     """
-    data, seed = recipe.data, recipe.training.seed
-    reader = catalog.make(recipe.settings([]))
-    named = {name: list(_read(place, name, data, reader)) for name, place in _places(data).items()}
-    task = catalog.make(recipe.settings(_labels(reader, data, [row for rows in named.values() for _, row in rows])))
-    checked = {name: _checked(rows, task) for name, rows in named.items()}
-    rows = checked.pop("train")
-    train, leaked = _without_duplicates(rows, checked.values())
-    cut = _cut(train, data.take, seed, [name for name in ("validation", "test") if name not in checked], task)
-    splits = {**checked, **cut}
-    _check_labels(splits["train"], task)
-    return Splits(task, splits["train"], splits["validation"], splits["test"], len(rows) - len(train), leaked)
+    data, reader = recipe.data, catalog.make(recipe.settings([]))
+    known = catalog.make(recipe.settings(reader.name_labels(data.labels))) if data.labels else reader
+    read = {
+        name: Examples.write(folder / f"{name}-rows.arrow", sources.examples(place, name, data, known))
+        for name, place in sources.named(data).items()
+    }
+    task = catalog.make(recipe.settings(_labels(reader, data, chain(*read.values()))))
+    rows = read.pop("train")
+    unique, leaked = _without_duplicates(rows, read.values())
+    cut = _cut(rows, unique, data.take, recipe.training.seed, [name for name in SPLITS[1:] if name not in read], task)
+    for name, indices in cut.items():
+        Examples.write(folder / f"{name}.arrow", (rows[index] for index in indices))
+    for name in read:
+        (folder / f"{name}-rows.arrow").rename(folder / f"{name}.arrow")
+    (folder / "train-rows.arrow").unlink()
+    facts = {"labels": task.labels, "duplicates": len(rows) - len(unique), "leaked": leaked}
+    content = [files.sha256(folder / f"{name}.arrow") for name in SPLITS]
+    fingerprint = hashlib.sha256(json.dumps([task.labels, content]).encode()).hexdigest()
+    files.write_json(folder / "splits.json", {**facts, "fingerprint": fingerprint})
+    splits = load(recipe, folder)
+    _check_labels(splits.train, task)
+    return splits
 
 
-def _labels(reader: Task, data: recipes.Data, examples: Sequence[Example]) -> list[str]:
+def load(recipe: Recipe, folder: Path) -> Splits:
+    """The splits that `make` has put into a folder."""
+    facts = json.loads((folder / "splits.json").read_bytes())
+    task = catalog.make(recipe.settings(facts.pop("labels")))
+    train, validation, test = (Examples(folder / f"{name}.arrow") for name in SPLITS)
+    return Splits(task, train, validation, test, **facts)
+
+
+def _labels(reader: Task, data: recipes.Data, examples: Iterable[Example]) -> list[str]:
     """Those that the recipe names, else those found.
 
     Raises:
@@ -86,129 +110,39 @@ def _labels(reader: Task, data: recipes.Data, examples: Sequence[Example]) -> li
     return labels
 
 
-def _places(data: recipes.Data) -> dict[str, recipes.Places]:
-    given = {"train": data.train, "validation": data.validation, "test": data.test}
-    return {name: place for name, place in given.items() if place is not None}
-
-
-def columns(data: recipes.Data) -> Columns:
-    """Which columns the recipe says hold what."""
-    return Columns(**{name: getattr(data, name) for name in Columns._fields})
-
-
-def _read(place: recipes.Places, split: str, data: recipes.Data, reader: Task) -> Iterator[tuple[str, Example]]:
-    """(where, example) for each row that `data.where` keeps."""
-    named = columns(data)
-    faults: list[str] = []
-    empty = True
-    for where, row in rows(place, split, data):
-        if not _kept(row, data.where):
-            continue
-        empty = False
-        try:
-            yield where, reader.read(row, named, where)
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(*_shortened(faults))
-    if empty:
-        raise InputError(f"data.where: no row of {place} is kept by {data.where}")
-
-
-def rows(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) for each row of a split, from the hub or from files."""
-    if isinstance(place, str) and places.is_hub_id(place):
-        yield from hub_rows(place, split, data)
-        return
-    for path in places.data_files(place):
-        yield from tables.rows(path)
-
-
-def hub_rows(place: str, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a hub data set's split of that name, labels and tags by name where the data set names them.
-
-    Args:
-        place: hub id, with :configuration and @revision where one is meant; a local folder that `datasets` reads does
-            as well.
-        split: train, validation or test.
-        data: names the columns; where its labels are others than the data set's own, indices are kept, to be named by
-            these.
-    """
-    import datasets
-
-    name, config, revision = places.split_hub_id(place)
-    try:
-        dataset = datasets.load_dataset(name, config, split=split, revision=revision)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        raise InputError(f"data.{split}: {place}: {' '.join(str(error).split())}") from error
-    named = {column: _class_names(dataset.features.get(column), data.labels) for column in (data.label, data.tags)}
-    for number, row in enumerate(dataset, 1):
-        spelled = {column: _spelled(row[column], names) for column, names in named.items() if names}
-        yield f"{place} {split} row {number}", {**row, **spelled}
-
-
-def _class_names(feature: Any, labels: Sequence[str] | None) -> list[str] | None:
-    """What a column's whole numbers stand for, if it says so and the recipe does not name them otherwise."""
-    names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
-    return names if names and (labels is None or set(labels) <= set(names) or "O" in names) else None
-
-
-def _spelled(value: Any, names: Sequence[str]) -> Any:
-    return [names[index] for index in value] if isinstance(value, list) else names[value]
-
-
-def _kept(row: dict[str, Any], where: dict[str, Any]) -> bool:
-    """Whether each column has the value asked for, or one of a list, compared as spelled: CSV has strings only."""
-    for column, wanted in where.items():
-        choices = wanted if isinstance(wanted, list) else [wanted]
-        if str(row.get(column)) not in {str(choice) for choice in choices}:
-            return False
-    return True
-
-
-def _checked(rows: Iterable[tuple[str, Example]], task: Task) -> list[Example]:
-    examples: list[Example] = []
-    faults: list[str] = []
-    for where, example in rows:
-        try:
-            examples.append(task.check(example, where))
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(*_shortened(faults))
-    return examples
-
-
-def _shortened(faults: list[str]) -> list[str]:
-    more = len(faults) - MOST_FAULTS
-    return faults if more <= 0 else [*faults[:MOST_FAULTS], f"… and {more:,} rows more like these"]
-
-
-def _without_duplicates(train: list[Example], held_out: Iterable[list[Example]]) -> tuple[list[Example], int]:
+def _without_duplicates(train: Sequence[Example], held_out: Iterable[Sequence[Example]]) -> tuple[Indices, int]:
     """Training rows whose text stands neither in a held-out split nor earlier, and how many stand in a held-out one."""
-    elsewhere = {example.texts for examples in held_out for example in examples}
-    seen = set(elsewhere)
-    unique = []
-    for example in train:
-        if example.texts not in seen:
-            seen.add(example.texts)
-            unique.append(example)
-    return unique, sum(example.texts in elsewhere for example in train)
+    elsewhere = {_digest(example) for examples in held_out for example in examples}
+    seen, unique, leaked = set(elsewhere), [], 0
+    for index, example in enumerate(train):
+        digest = _digest(example)
+        leaked += digest in elsewhere
+        if digest not in seen:
+            seen.add(digest)
+            unique.append(index)
+    return np.array(unique, np.int64), leaked
+
+
+def _digest(example: Example) -> bytes:
+    """16 bytes that stand for the texts of an example: of a million million, two share them by a chance of 1e-15."""
+    return hashlib.blake2b(json.dumps(example.texts).encode(), digest_size=16).digest()
 
 
 def _cut(
-    rows: list[Example], take: recipes.Take, seed: int, splits: Sequence[str], task: Task
-) -> dict[str, list[Example]]:
-    """Cut `splits` and then the training examples from `rows`, each stratified where the task has strata."""
-    sizes = {name: _size(getattr(take, name), len(rows)) for name in splits}
-    left = len(rows) - sum(sizes.values())
-    sizes["train"] = left if take.train is None else _size(take.train, len(rows))
+    rows: Sequence[Example], unique: Indices, take: recipes.Take, seed: int, splits: Sequence[str], task: Task
+) -> dict[str, Indices]:
+    """Cut `splits` and then the training examples from the `unique` of the rows, stratified where there are strata."""
+    sizes = {name: _size(getattr(take, name), len(unique)) for name in splits}
+    left = len(unique) - sum(sizes.values())
+    sizes["train"] = left if take.train is None else _size(take.train, len(unique))
     if sizes["train"] > left or left < 1:
         asked = ", ".join(f"{size:,} for {name}" for name, size in sizes.items())
-        raise InputError(f"data.take: {len(rows):,} rows without duplicates are too few: {asked}; take less")
-    cut = {}
+        raise InputError(f"data.take: {len(unique):,} rows without duplicates are too few: {asked}; take less")
+    strata = np.array([task.stratum(rows[index]) or "" for index in unique])
+    left_over, cut = np.arange(len(unique)), {}
     for name, size in sizes.items():
-        cut[name], rows = _drawn(rows, size, seed, name, task)
+        chosen, left_over = _drawn(left_over, strata, size, seed, name)
+        cut[name] = unique[chosen]
     return cut
 
 
@@ -216,29 +150,26 @@ def _size(share: int | float, rows: int) -> int:
     return share if isinstance(share, int) else round(share * rows)
 
 
-def _drawn(rows: list[Example], size: int, seed: int, name: str, task: Task) -> tuple[list[Example], list[Example]]:
-    """`size` examples, shuffled by the seed, with the strata in their proportion, and the rest."""
+def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, name: str) -> tuple[Indices, Indices]:
+    """`size` of the rows, shuffled by the seed, with the strata in their proportion, and the rest."""
     from sklearn.model_selection import train_test_split
 
     if size == len(rows):
-        return rows, []
-    strata = [task.stratum(example) for example in rows]
-    counts = Counter(strata)
+        return rows, rows[:0]
+    counts = Counter(strata[rows].tolist())
     rarest, count = min(counts.items(), key=lambda item: item[1])
     if count < 2 or min(size, len(rows) - size) < len(counts):
-        kind = "cut" if rarest is None else "cut with every label in proportion"
+        kind = "cut with every label in proportion" if rarest else "cut"
         raise InputError(
             f"data.take.{name}: {size:,} of {len(rows):,} rows cannot be {kind}: "
-            f"{'all' if rarest is None else repr(rarest)} has {count:,}; give more rows of it, name data.{name}, or "
+            f"{repr(rarest) if rarest else 'all'} has {count:,}; give more rows of it, name data.{name}, or "
             "take more"
         )
-    chosen, rest = train_test_split(
-        rows, train_size=size, stratify=None if rarest is None else strata, random_state=seed
-    )
+    chosen, rest = train_test_split(rows, train_size=size, stratify=strata[rows] if rarest else None, random_state=seed)
     return chosen, rest
 
 
-def _check_labels(train: list[Example], task: Task) -> None:
+def _check_labels(train: Sequence[Example], task: Task) -> None:
     present = set(task.find_labels(train))
     missing = [label for label in task.labels if label not in present]
     if missing:

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from bertline.tasks.task import Example, Output, Task
-from bertline.tasks.tokens import Encoded, Tokenizer, by_length
+from bertline.tasks.tokens import Tokenizer, by_length
 from bertline.train import model as models
 from bertline.train import ranks
-from bertline.train.losses import Loss, Target
+from bertline.train.losses import Loss
+from bertline.train.mapped import Windows
 from bertline.train.progress import Progress
 
 
@@ -21,15 +22,8 @@ class Split:
     """Labelled texts as the model reads them: a window each, or several of a long one."""
 
     name: str
-    examples: list[Example]
-    windows: list[Encoded]
-    targets: list[Target]
-
-
-def encode(name: str, examples: Sequence[Example], task: Task, tokenizer: Tokenizer) -> Split:
-    """A split as the model reads it."""
-    windows = tokenizer.encode([example.texts for example in examples])
-    return Split(name, list(examples), windows, [task.target(examples[window.text], window) for window in windows])
+    examples: Sequence[Example]
+    windows: Windows
 
 
 def evaluate(
@@ -77,7 +71,7 @@ def _outputs(
 ) -> tuple[list[Output], float]:
     """What the model gives for each window, and the mean loss, on every rank."""
     rank, count, device = dist.get_rank(), dist.get_world_size(), ranks.device()
-    lengths = [len(window.input_ids) for window in split.windows]
+    lengths = split.windows.lengths.tolist()
     batches = by_length(lengths, batch_size)
     gathered: torch.Tensor | None = None
     total = torch.zeros((), device=device)
@@ -91,7 +85,7 @@ def _outputs(
             per_token = (max(lengths),) if computed.ndim == 3 else ()
             gathered = torch.zeros(len(lengths), *per_token, computed.shape[-1], device=device)
         if mine is not None:
-            targets = loss.stack([split.targets[index] for index in mine], inputs["input_ids"].shape[1])
+            targets = loss.stack([split.windows.targets[index] for index in mine], inputs["input_ids"].shape[1])
             total += loss.sum(computed, targets.to(device))
             if computed.ndim == 3:
                 gathered[mine, : computed.shape[1]] = computed
@@ -99,5 +93,5 @@ def _outputs(
                 gathered[mine] = computed
     assert gathered is not None, "a split has examples"
     whole = ranks.sum_over_ranks(gathered).cpu().numpy()
-    mean = float(ranks.sum_over_ranks(total)) / max(sum(map(loss.terms, split.targets)), 1.0)
+    mean = float(ranks.sum_over_ranks(total)) / max(sum(map(loss.terms, split.windows.targets)), 1.0)
     return [row[:length] if row.ndim == 2 else row for row, length in zip(whole, lengths, strict=True)], mean

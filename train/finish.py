@@ -8,15 +8,15 @@ import deepspeed.comm as dist
 from bertline.artifacts import files, machine
 from bertline.artifacts.run import Summary
 from bertline.train import evaluation, metrics, model, ranks
-from bertline.train.data import Splits
 from bertline.train.deepspeed_config import micro_batch_size
 from bertline.train.loop import Trainer
+from bertline.train.prepared import Prepared
 
 PACKAGES = ("bertline", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "scikit-learn", "numpy")
 """Those whose versions a run's figures depend on."""
 
 
-def finish(trainer: Trainer, splits: Splits) -> None:
+def finish(trainer: Trainer, prepared: Prepared) -> None:
     """Score the model that best/ holds, as anyone would load it, in fp32; write run.json last."""
     started, recipe, state = perf_counter(), trainer.recipe, trainer.state
     metric = recipe.metric
@@ -26,9 +26,8 @@ def finish(trainer: Trainer, splits: Splits) -> None:
     task = trainer.task.with_decision(best.decision)
     kept = model.from_folder(trainer.run.best, task.architecture).to(ranks.device())
     size = micro_batch_size(recipe.training, dist.get_world_size())
-    test = evaluation.encode("test", splits.test, task, trainer.tokenizer)
     scores, _ = evaluation.evaluate(
-        kept, test, task, trainer.tokenizer, trainer.loss, size, trainer.progress, tune=False
+        kept, prepared.test, task, trainer.tokenizer, trainer.loss, size, trainer.progress, tune=False
     )
     if not ranks.is_first():
         return
@@ -40,7 +39,7 @@ def finish(trainer: Trainer, splits: Splits) -> None:
         best=best,
         validation=validation,
         test=scores,
-        data=splits.counts(),
+        data=prepared.splits.counts(),
         ranks=state.ranks,
         precision=state.precision,
         zero_stage=recipe.training.zero_stage,
@@ -56,6 +55,6 @@ def finish(trainer: Trainer, splits: Splits) -> None:
     )
     files.write_text(trainer.run.summary, summary.model_dump_json(indent=2) + "\n")
     trainer.progress.say(
-        f"{trainer.run.path}: test {metric} {scores[metric]:.4f} on {len(splits.test):,} texts; "
+        f"{trainer.run.path}: test {metric} {scores[metric]:.4f} on {len(prepared.splits.test):,} texts; "
         f"best/ is of step {best.step}, validation {metric} {best.value:.4f}"
     )

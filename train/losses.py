@@ -4,7 +4,6 @@ A step's loss is the sum over all its windows divided by the sum of their terms,
 of ranks and micro-batches.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +71,7 @@ def class_weights(wanted: Any, labels: Sequence[str], targets: Sequence[Target])
         return None
     if isinstance(wanted, dict):
         return np.array([wanted.get(label, 1.0) for label in labels], np.float32)
-    counts = Counter(int(one) for target in targets for one in np.ravel(target) if one != IGNORED)
-    whole = sum(counts.values())
-    return np.array([whole / (len(labels) * max(counts[index], 1)) for index in range(len(labels))], np.float32)
+    counts = np.zeros(len(labels), np.int64)
+    for target in targets:
+        counts += np.bincount(target[target != IGNORED].ravel(), minlength=len(labels))
+    return np.asarray(counts.sum() / (len(labels) * np.maximum(counts, 1)), np.float32)

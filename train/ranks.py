@@ -6,6 +6,9 @@ One process is one rank, with one GPU or with its share of the CPU's cores. Noth
 import os
 import socket
 import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import deepspeed
 import deepspeed.comm as dist
@@ -14,6 +17,9 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from bertline.artifacts import machine
+from bertline.artifacts.errors import BertlineError
+
+Made = TypeVar("Made")
 
 
 def start() -> None:
@@ -63,6 +69,27 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     """Replace `value` on each rank by its sum over all; a value that is not finite anywhere is so everywhere."""
     dist.all_reduce(value)
     return value
+
+
+def from_first(make: Callable[[], Made]) -> Made:
+    """What `make` returns, on every rank; rank 0 alone calls it, and the others wait however long it takes.
+
+    Raises:
+        BertlineError: on every rank, if `make` raises one.
+    """
+    patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+    made: list[Any] = [None, None]
+    if is_first():
+        try:
+            made[0] = make()
+        except BertlineError as error:
+            made[1] = error
+    torch.distributed.broadcast_object_list(made, group=patient)
+    torch.distributed.destroy_process_group(patient)
+    result, fault = made
+    if fault is not None:
+        raise fault
+    return result  # type: ignore[no-any-return]
 
 
 def _quiet() -> None:

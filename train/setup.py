@@ -15,17 +15,18 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Task
-from bertline.train import checkpoints, data, deepspeed_config, evaluation, metrics, model, ranks
+from bertline.train import checkpoints, deepspeed_config, metrics, model, prepared, ranks
 from bertline.train.batches import Batches
 from bertline.train.checkpoints import State
 from bertline.train.data import Splits
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss
+from bertline.train.prepared import Prepared
 from bertline.train.progress import Progress
 
 
 @contextmanager
-def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) -> Iterator[tuple[Trainer, Splits]]:
+def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) -> Iterator[tuple[Trainer, Prepared]]:
     """Everything a run needs, at the step it is to go on from.
 
     Raises:
@@ -36,19 +37,18 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
     folder = places.model_folder(recipe.model)
     check_length(recipe, folder)
-    progress.say(f"reading {recipe.data.train}")
-    splits = data.load(recipe)
-    task = splits.task
-    progress.say(describe(splits))
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint(), started=now)
-    checkpoint = newest_checkpoint(run, state) if resume else None
     with model.tokenizer_folder(folder) as tokenizer_folder:
+        cache = run.path.parent / prepared.FOLDER
+        made = ranks.from_first(lambda: prepared.prepare(recipe, tokenizer_folder, cache, progress))
+        ready = prepared.load(recipe, made)
+        splits, task = ready.splits, ready.splits.task
+        progress.say(describe(splits))
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
+        checkpoint = newest_checkpoint(run, state) if resume else None
         tokenizer = task.tokenizer(tokenizer_folder)
-        train = evaluation.encode("train", splits.train, task, tokenizer)
-        validation = evaluation.encode("validation", splits.validation, task, tokenizer)
-        loss = Loss(task.settings, recipe.training, train.targets)
-        batches = Batches(train, loss, tokenizer, recipe.training, dist.get_rank(), dist.get_world_size())
+        loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
+        batches = Batches(ready.train, loss, tokenizer, recipe.training, dist.get_rank(), dist.get_world_size())
         engine = make_engine(recipe, folder, task, config, batches.steps)
         if checkpoint is not None:
             checkpoints.load(engine, checkpoint)
@@ -56,7 +56,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         claim(recipe, run, splits, state)
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
-        made = Trainer(
+        trainer = Trainer(
             recipe=recipe,
             run=run,
             task=task,
@@ -65,12 +65,12 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
             engine=engine,
             loss=loss,
             batches=batches,
-            validation=validation,
+            validation=ready.validation,
             state=state,
             best=None if best is None else best[0],
             progress=progress,
         )
-        yield made, splits
+        yield trainer, ready
 
 
 def check_run(recipe: Recipe, run: RunFolder, resume: bool) -> None:

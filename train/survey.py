@@ -2,6 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import data, model
 from bertline.train.data import Splits
+from bertline.train.mapped import ROWS, batched
 
 SHOWN = 10
 IMBALANCE = 10
@@ -29,12 +33,14 @@ def survey(recipe: Recipe) -> dict[str, Any]:
     Raises:
         InputError: as `data.load`; or the model has no tokenizer.
     """
-    splits = data.load(recipe)
-    with model.tokenizer_folder(places.model_folder(recipe.model)) as folder:
+    model_folder = places.model_folder(recipe.model, weights=False)
+    with TemporaryDirectory(prefix="bertline-check-") as scratch, model.tokenizer_folder(model_folder) as folder:
+        splits = data.make(recipe, Path(scratch))
         tokenizer = splits.task.tokenizer(folder)
-        whole = Tokenizer(folder, Tokens(max_length=1 << 30))
-        lengths = [len(window.input_ids) for window in whole.encode([example.texts for example in splits.train])]
-        shown = [_shown(example, tokenizer) for example in _spread(splits.train)]
+        return _told(recipe, splits, _whole_lengths(splits.train, folder), tokenizer)
+
+
+def _told(recipe: Recipe, splits: Splits, lengths: Sequence[int], tokenizer: Tokenizer) -> dict[str, Any]:
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     return {
         "task": recipe.task,
@@ -43,9 +49,16 @@ def survey(recipe: Recipe) -> dict[str, Any]:
         "duplicates": splits.duplicates,
         "leaked": splits.leaked,
         "tokens": _lengths(lengths, recipe.tokens.max_length),
-        "shown": shown,
+        "shown": [_shown(example, tokenizer) for example in _spread(splits.train)],
         "warnings": list(_warnings(splits, lengths, recipe)),
     }
+
+
+def _whole_lengths(examples: Sequence[Example], folder: Path) -> list[int]:
+    """The tokens of each text, if nothing of it were cut off."""
+    whole = Tokenizer(folder, Tokens(max_length=1 << 30))
+    texts = (example.texts for example in examples)
+    return [len(window.input_ids) for some in batched(texts, ROWS) for window in whole.encode(some)]
 
 
 def _spread(examples: Sequence[Example]) -> list[Example]:
@@ -91,7 +104,7 @@ def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterato
         yield f"{splits.leaked:,} training rows stand in a held-out split as well; they are left out of training"
     if more := splits.duplicates - splits.leaked:
         yield f"{more:,} training rows stand twice; each is trained on once"
-    everything = [*splits.train, *splits.validation, *splits.test]
+    everything = chain(splits.train, splits.validation, splits.test)
     if empty := sum(not any((part or "").strip() for part in example.texts) for example in everything):
         yield f"{empty:,} texts are empty"
     counts = _labels(splits.task, splits.train)

@@ -9,10 +9,11 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe import Recipe
 from bertline.tasks import catalog
 from bertline.tasks.task import Task
-from bertline.train import data, evaluation
+from bertline.train import sources
 from bertline.train.batches import Batches
 from bertline.train.losses import Loss
 from tests import encoders
+from tests.train.conftest import encode
 
 FOLDER = Path(__file__).parents[2] / "launch" / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -43,7 +44,7 @@ def row(recipe: Recipe, number: int) -> dict[str, Any]:
 
 def prepared(recipe: Recipe) -> tuple[Task, list[Any]]:
     reader = catalog.make(recipe.settings([]))
-    examples = [reader.read(row(recipe, number), data.columns(recipe.data), "row") for number in range(64)]
+    examples = [reader.read(row(recipe, number), sources.columns(recipe.data), "row") for number in range(64)]
     return catalog.make(recipe.settings(reader.find_labels(examples))), examples
 
 
@@ -67,8 +68,10 @@ def test_the_first_batch(name: str, tmp_path: Path) -> None:
     encoders.make_tokenizer("wordpiece").save_pretrained(tmp_path)
     task, examples = prepared(recipe)
     tokenizer = task.tokenizer(tmp_path)
-    split = evaluation.encode("train", examples, task, tokenizer)
-    batches = Batches(split, Loss(task.settings, recipe.training, split.targets), tokenizer, recipe.training, 0, 1)
+    split = encode(examples, task, tokenizer)
+    batches = Batches(
+        split, Loss(task.settings, recipe.training, split.windows.targets), tokenizer, recipe.training, 0, 1
+    )
     (micro_batch, *_) = batches.at(0).micro_batches
     inputs = micro_batch.inputs["input_ids"]
     assert len(inputs) == len(micro_batch.targets) == (recipe.training.micro_batch_size or recipe.training.batch_size)

@@ -1,6 +1,7 @@
 """Runs of a tiny encoder: in this process as the only rank, which takes a second, unless two ranks are the point."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.run import RunFolder
+from bertline.tasks.task import Example, Task
+from bertline.tasks.tokens import Tokenizer
+from bertline.train.evaluation import Split
 from tests.conftest import make_model, make_texts
 
 RECIPE = """\
@@ -64,10 +68,20 @@ def train_here(recipe: Path, folder: Path, sets: Sequence[str] = (), resume: boo
                 raise KeyboardInterrupt
 
     run = RunFolder(folder)
-    with setup.trainer(recipes.load(recipe, sets), run, resume, Watched(speaks=False)) as (trainer, splits):
+    with setup.trainer(recipes.load(recipe, sets), run, resume, Watched(speaks=False)) as (trainer, prepared):
         trainer.train()
-        finish(trainer, splits)
+        finish(trainer, prepared)
     return run
+
+
+def encode(examples: Sequence[Example], task: Task, tokenizer: Tokenizer) -> Split:
+    """Examples as a training split, whose file is there as long as it is mapped."""
+    from bertline.train import prepared
+    from bertline.train.progress import Progress
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "windows.arrow"
+        return prepared.encode("train", examples, task, tokenizer, path, Progress(speaks=False))
 
 
 def losses(run: RunFolder) -> list[float]:

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.usefixtures("rank")
 
 
 @pytest.fixture(scope="module")
-def expected(recipe: Path) -> list[float]:
+def expected(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """The losses that the plain loop computes for the recipe."""
     loaded = recipes.load(recipe)
-    return plain.train(loaded, data.load(loaded))[0]
+    return plain.train(loaded, data.make(loaded, tmp_path_factory.mktemp("splits")))[0]
 
 
 @pytest.fixture(scope="module")

@@ -36,10 +36,10 @@ def folder(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(recipe: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+def expected(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], dict[str, torch.Tensor]]:
     """What the plain loop computes for the recipe."""
     loaded = recipes.load(recipe)
-    return plain.train(loaded, data.load(loaded))
+    return plain.train(loaded, data.make(loaded, tmp_path_factory.mktemp("splits")))
 
 
 def test_the_launched_run_is_the_plain_loop(

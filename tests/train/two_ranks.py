@@ -2,14 +2,23 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
+from bertline.tasks.tokens import Tokenizer
 from bertline.train import ranks
 from tests.train.conftest import train_here
+
+
+def forbidden(*_: Any) -> Any:
+    """Rank 0 tokenizes for all."""
+    raise AssertionError("a second rank tokenizes")
 
 
 def main(recipe: Path, folder: Path) -> None:
     """Train with each ZeRO stage, and once more stopped and resumed."""
     ranks.start()
+    if not ranks.is_first():
+        Tokenizer.encode = forbidden  # type: ignore[assignment,method-assign]
     for stage in (0, 2, 3):
         sets = [f"training.zero_stage={stage}", "training.micro_batch_size=3", "training.best=loss"]
         train_here(recipe, folder / f"zero-{stage}", sets)

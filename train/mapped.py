@@ -1,0 +1,175 @@
+"""Examples and windows in Arrow files that are mapped into memory: of a file of any size, only what is used is loaded.
+
+Each file is in Arrow's IPC format, in record batches of one size, so that a row is found by a division; numbers are
+read where they stand in the file, without a copy. https://arrow.apache.org/docs/python/ipc.html
+"""
+
+import itertools
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import ipc
+
+from bertline.tasks.task import Example
+from bertline.tasks.tokens import Encoded
+from bertline.train.losses import Target
+
+ROWS = 1024
+"""Of a record batch; the last may have fewer."""
+
+Row = TypeVar("Row")
+Item = TypeVar("Item")
+
+
+class Mapped(Sequence[Row]):
+    """The rows of a file; a slice of them is a list."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = ipc.open_file(pa.memory_map(str(path)))
+        self._views: dict[int, Any] = {}
+        count = self._file.num_record_batches
+        self._length = (count - 1) * ROWS + self._file.get_batch(count - 1).num_rows if count else 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        batch, row = divmod(index % len(self), ROWS)
+        return self._row(self._view(batch), row)
+
+    def _view(self, batch: int) -> Any:
+        if batch not in self._views:
+            self._views[batch] = self._viewed(self._file.get_batch(batch))
+        return self._views[batch]
+
+    @abstractmethod
+    def _viewed(self, batch: pa.RecordBatch) -> Any:
+        """What `_row` finds a row of a batch in, without a copy of the batch."""
+
+    @abstractmethod
+    def _row(self, view: Any, row: int) -> Row: ...
+
+
+class Examples(Mapped[Example]):
+    """Labelled examples."""
+
+    SCHEMA = pa.schema([(name, pa.large_string()) for name in Example._fields])
+
+    @classmethod
+    def write(cls, path: Path, examples: Iterable[Example]) -> "Examples":
+        """Write examples one after the other, and map them; what is right for each is kept as JSON."""
+        with ipc.new_file(str(path), cls.SCHEMA) as writer:
+            for some in batched(examples, ROWS):
+                columns = zip(*((text, pair, json.dumps(gold)) for text, pair, gold in some), strict=True)
+                writer.write_batch(
+                    pa.record_batch([pa.array(column, pa.large_string()) for column in columns], cls.SCHEMA)
+                )
+        return cls(path)
+
+    def _viewed(self, batch: pa.RecordBatch) -> Any:
+        return batch.columns
+
+    def _row(self, view: Any, row: int) -> Example:
+        text, pair, gold = (column[row].as_py() for column in view)
+        return Example(text, pair, json.loads(gold))
+
+
+LISTS = {"input_ids": np.int32, "type_ids": np.int8, "offsets": np.int32, "sequence": np.int8}
+"""The arrays of a window, and what their numbers fit in."""
+
+
+class Windows(Mapped[Encoded]):
+    """Texts as the model reads them, with what it is to learn of each: `targets` has that, by the same index."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.targets = Targets(path)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """The tokens of each window, special ones included."""
+        batches = range(self._file.num_record_batches)
+        found = [np.diff(self._view(batch)["input_ids"][0]) for batch in batches]
+        return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
+
+    @classmethod
+    def write(cls, path: Path, pairs: Iterable[tuple[Encoded, Target]]) -> "Windows":
+        """Write windows with their targets one after the other, and map them."""
+        writer = None
+        try:
+            for some in batched(pairs, ROWS):
+                batch = _batch([window for window, _ in some], [target for _, target in some])
+                writer = writer or ipc.new_file(str(path), batch.schema)
+                writer.write_batch(batch)
+        finally:
+            if writer is not None:
+                writer.close()
+        return cls(path)
+
+    def _viewed(self, batch: pa.RecordBatch) -> Any:
+        lists = {name: _list_view(batch.column(name)) for name in LISTS}
+        return {**lists, **{name: batch.column(name).to_numpy() for name in ("text", "truncated")}}
+
+    def _row(self, view: Any, row: int) -> Encoded:
+        ids, types, offsets, sequence = (_list_at(view[name], row) for name in LISTS)
+        return Encoded(
+            ids, types, offsets.reshape(-1, 2), sequence, int(view["text"][row]), bool(view["truncated"][row])
+        )
+
+
+class Targets(Mapped[Target]):
+    """What a model is to learn of each window: a class or value, one for each label, or one for each token."""
+
+    def _viewed(self, batch: pa.RecordBatch) -> Any:
+        column = batch.column("target")
+        return _list_view(column) if pa.types.is_list(column.type) else (None, column.to_numpy())
+
+    def _row(self, view: Any, row: int) -> Target:
+        return np.asarray(view[1][row]) if view[0] is None else _list_at(view, row)
+
+
+def _batch(windows: Sequence[Encoded], targets: Sequence[Target]) -> pa.RecordBatch:
+    columns = {
+        name: _lists([getattr(window, name).ravel().astype(kind) for window in windows]) for name, kind in LISTS.items()
+    }
+    columns["text"] = pa.array([window.text for window in windows], pa.int64())
+    columns["truncated"] = pa.array(np.array([window.truncated for window in windows], np.int8))
+    columns["target"] = _lists(targets) if targets[0].ndim else pa.array(np.stack(targets))
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _lists(arrays: Sequence[npt.NDArray[Any]]) -> pa.Array:
+    begins = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
+    return pa.ListArray.from_arrays(begins, np.concatenate(arrays))
+
+
+def _list_view(column: pa.ListArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    return column.offsets.to_numpy(), column.values.to_numpy()
+
+
+def _list_at(view: tuple[npt.NDArray[Any], npt.NDArray[Any]], row: int) -> npt.NDArray[Any]:
+    begins, values = view
+    return values[begins[row] : begins[row + 1]]
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last with what is left."""
+    rest = iter(items)
+    while some := list(itertools.islice(rest, size)):
+        yield some

@@ -1,0 +1,123 @@
+"""The examples that a recipe names, streamed from files or from the hub: the rows kept, as its task reads them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertline.artifacts import files, places, tables
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts.errors import InputError
+from bertline.tasks.task import Columns, Example, Task
+
+MOST_FAULTS = 10
+"""Bad rows that are told one by one; the rest are counted."""
+
+
+def named(data: recipes.Data) -> dict[str, recipes.Places]:
+    """The splits that a recipe names, and where their rows are."""
+    given = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {name: place for name, place in given.items() if place is not None}
+
+
+def columns(data: recipes.Data) -> Columns:
+    """Which columns the recipe says hold what."""
+    return Columns(**{name: getattr(data, name) for name in Columns._fields})
+
+
+def examples(place: recipes.Places, split: str, data: recipes.Data, task: Task) -> Iterator[Example]:
+    """The labelled example of each row that `data.where` keeps.
+
+    Raises:
+        InputError: when all rows are read: those without a text, or with a label that is missing or unknown, each with
+            file and row; or no row is kept.
+    """
+    known = columns(data)
+    faults: list[str] = []
+    empty = True
+    for where, row in rows(place, split, data):
+        if not _kept(row, data.where):
+            continue
+        empty = False
+        try:
+            example = task.read(row, known, where)
+            yield task.check(example, where) if data.labels else example
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        more = len(faults) - MOST_FAULTS
+        told = faults if more <= 0 else [*faults[:MOST_FAULTS], f"… and {more:,} rows more like these"]
+        raise InputError(*told)
+    if empty:
+        raise InputError(f"data.where: no row of {place} is kept by {data.where}")
+
+
+def rows(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) for each row of a split, from the hub or from files."""
+    if isinstance(place, str) and places.is_hub_id(place):
+        yield from hub_rows(place, split, data)
+        return
+    for path in places.data_files(place):
+        yield from tables.rows(path)
+
+
+def content(place: recipes.Places, split: str) -> list[Any]:
+    """What tells the content of a split from any other: the kind and the sha256 of each file, in order.
+
+    Raises:
+        InputError: there is no such file or hub data set.
+    """
+    if isinstance(place, str) and places.is_hub_id(place):
+        dataset = _hub(place, split)
+        return [str(dataset.features), *(files.sha256(Path(file["filename"])) for file in dataset.cache_files)]
+    return [[*tables.kind(path), files.sha256(path)] for path in places.data_files(place)]
+
+
+def hub_rows(place: str, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a hub data set's split of that name, labels and tags by name where the data set names them.
+
+    Args:
+        place: hub id, with :configuration and @revision where one is meant; a local folder that `datasets` reads does
+            as well.
+        split: train, validation or test.
+        data: names the columns; where its labels are others than the data set's own, indices are kept, to be named by
+            these.
+    """
+    dataset = _hub(place, split)
+    named = {column: _class_names(dataset.features.get(column), data.labels) for column in (data.label, data.tags)}
+    for number, row in enumerate(dataset, 1):
+        spelled = {column: _spelled(row[column], names) for column, names in named.items() if names}
+        yield f"{place} {split} row {number}", {**row, **spelled}
+
+
+def _hub(place: str, split: str) -> Any:
+    """A split of a hub data set, downloaded where it is not here yet.
+
+    Raises:
+        InputError: there is none, or the hub cannot be reached.
+    """
+    import datasets
+
+    name, config, revision = places.split_hub_id(place)
+    try:
+        return datasets.load_dataset(name, config, split=split, revision=revision)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        raise InputError(f"data.{split}: {place}: {' '.join(str(error).split())}") from error
+
+
+def _class_names(feature: Any, labels: Sequence[str] | None) -> list[str] | None:
+    """What a column's whole numbers stand for, if it says so and the recipe does not name them otherwise."""
+    names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
+    return names if names and (labels is None or set(labels) <= set(names) or "O" in names) else None
+
+
+def _spelled(value: Any, names: Sequence[str]) -> Any:
+    return [names[index] for index in value] if isinstance(value, list) else names[value]
+
+
+def _kept(row: dict[str, Any], where: dict[str, Any]) -> bool:
+    """Whether each column has the value asked for, or one of a list, compared as spelled: CSV has strings only."""
+    for column, wanted in where.items():
+        choices = wanted if isinstance(wanted, list) else [wanted]
+        if str(row.get(column)) not in {str(choice) for choice in choices}:
+            return False
+    return True
