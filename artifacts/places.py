@@ -33,6 +33,18 @@ def split_hub_id(place: str) -> tuple[str, str | None, str | None]:
     return (match["name"], match["config"], match["revision"]) if match else (place, None, None)
 
 
+def check_model_id(place: str) -> None:
+    """Refuse a hub id that only a data set can have.
+
+    Raises:
+        InputError: it names a configuration.
+    """
+    name, config, revision = split_hub_id(place)
+    if config is not None:
+        meant = name if revision is None else f"{name}@{revision}"
+        raise InputError(f"{place}: only data sets have a configuration (:{config}); for the model write {meant}")
+
+
 def model_folder(place: str, weights: bool = True) -> Path:
     """The local folder of a model, downloaded first where `place` is a hub id: all of it, or all but its weights.
 
@@ -94,10 +106,8 @@ def _download(place: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    name, config, revision = split_hub_id(place)
-    if config is not None:
-        meant = name if revision is None else f"{name}@{revision}"
-        raise InputError(f"{place}: only data sets have a configuration (:{config}); for the model write {meant}")
+    check_model_id(place)
+    name, _, revision = split_hub_id(place)
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

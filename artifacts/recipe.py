@@ -376,9 +376,12 @@ def _data_faults(raw: dict[str, Any]) -> Iterator[str]:
 def _model_faults(raw: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the model folder, and what the recipe asks of it that it does not have."""
     model = raw.get("model")
-    if model is None or places.is_hub_id(model):
-        return  # a hub's model is checked once it is downloaded
+    if model is None:
+        return
     try:
+        places.check_model_id(model)
+        if places.is_hub_id(model):
+            return  # the rest of a hub's model is checked once it is downloaded
         config = encoder.check(places.model_folder(model))
     except InputError as error:
         yield from (f"model: {fault}" for fault in error.faults)

@@ -43,6 +43,7 @@ def export(
     candidates.check_target(target)
     files.refuse_existing(bundle)
     origin = sources.read(source, data)
+    say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as folder:
         made = candidates.make(origin, Path(folder), target, say)
         measured = measure.measure(origin, made.graphs, say)

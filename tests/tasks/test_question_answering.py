@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torchmetrics.functional.text
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision, TaskSettings, Tokens
-from bertline.tasks.question_answering import QuestionAnswering, best_threshold, exact, f1
+from bertline.tasks.question_answering import QuestionAnswering, best_threshold, exact, f1, normalize
 from bertline.tasks.task import Answer, Columns, Example, Output
 from bertline.tasks.tokens import Encoded, Text
 from tests import encoders
@@ -229,6 +232,26 @@ def test_tuning_needs_questions_without_an_answer() -> None:
 def test_scores_by_hand(answer: str, wanted: str, matches: bool, overlap: float) -> None:
     assert exact(answer, wanted) == matches
     assert f1(answer, wanted) == pytest.approx(overlap)
+
+
+PIECES = st.sampled_from(["the", "a", "An", "cat", "Cat", "dog", "Ångström", "1.5", "U.S.", "o'clock", "-", ",", "  "])
+GOLDS = st.lists(st.lists(PIECES, min_size=1, max_size=5).map(" ".join).filter(normalize), min_size=1, max_size=3)
+PAIRS = st.lists(st.tuples(st.lists(PIECES, max_size=5).map(" ".join), GOLDS), min_size=1, max_size=5)
+
+
+@given(PAIRS)
+@settings(max_examples=200, deadline=None)
+def test_scores_are_those_of_torchmetrics(pairs: list[tuple[str, list[str]]]) -> None:
+    predictions = [{"id": str(number), "prediction_text": answer} for number, (answer, _) in enumerate(pairs)]
+    targets = [
+        {"id": str(number), "answers": {"text": golds, "answer_start": [0] * len(golds)}}
+        for number, (_, golds) in enumerate(pairs)
+    ]
+    oracle = torchmetrics.functional.text.squad(predictions, targets)
+    examples = [Example("?", "", [{"text": gold, "start": 0} for gold in golds]) for _, golds in pairs]
+    found = make().score(examples, [{"answer": answer} for answer, _ in pairs])
+    assert 100 * found["exact_match"] == pytest.approx(float(oracle["exact_match"]), abs=1e-4)
+    assert 100 * found["f1"] == pytest.approx(float(oracle["f1"]), abs=1e-4)
 
 
 def test_the_best_of_several_gold_answers_counts() -> None:
