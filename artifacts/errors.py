@@ -3,6 +3,7 @@
     BertlineError              1   it ran, and the answer is no
     ├── GateError              1   a candidate was measured and did not pass (fidelity, max-drop)
     ├── DamagedError           1   a folder is not what its checksums or golden texts say
+    ├── PreemptedError        75   a run was asked to stop, and has saved what it needs to go on
     └── InputError             2   the input is wrong: every fault at once, each with what would do
 
 Anything else that escapes is a defect of bertline and keeps its traceback.
@@ -21,6 +22,12 @@ class GateError(BertlineError):
 
 class DamagedError(BertlineError):
     """An artefact differs from what it recorded of itself: the message names the file."""
+
+
+class PreemptedError(BertlineError):
+    """A run was asked to stop and can go on; the code is EX_TEMPFAIL of sysexits.h: try again later."""
+
+    exit_code = 75
 
 
 class InputError(BertlineError):

@@ -88,12 +88,17 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def publish(folder: Path, path: Path) -> None:
     """Sync all that `folder` holds to the disk, then rename it to `path`, which must not exist."""
-    for entry in sorted(folder.rglob("*"), reverse=True):
-        _sync(entry)
-    _sync(folder)
+    sync(folder)
     refuse_existing(path)
     folder.rename(path)
     _sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Sync all that `folder` holds to the disk."""
+    for entry in sorted(folder.rglob("*"), reverse=True):
+        _sync(entry)
+    _sync(folder)
 
 
 def refuse_existing(path: Path) -> None:

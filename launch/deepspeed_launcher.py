@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, PreemptedError
 
 GRACE = 20.0
 """Seconds that ranks have to end after being told to; DeepSpeed's launcher takes a few itself."""
+PREEMPTION = (signal.SIGTERM, signal.SIGUSR1)
+"""What schedulers announce by that they want a machine back."""
 STDERR = 2
 """The file descriptor that the launcher and the ranks write all their words to."""
 
@@ -106,13 +108,19 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
 def run(line: Sequence[str], variables: dict[str, str]) -> int:
     """Start the ranks and wait for them; whatever ends this process ends them too.
 
+    SIGTERM and SIGUSR1 are passed on to the ranks, which save a checkpoint and end; after SIGTERM they have GRACE for it.
+    A second signal does not wait.
+
     Returns:
         the exit code of the rank that failed, or 0. What it writes to stdout goes to stderr.
     """
+    # an ignored signal stays ignored in DeepSpeed's launchers, which would die of it; the ranks take it again
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     launcher = subprocess.Popen(line, env=variables, stdout=STDERR, start_new_session=True)
     with _ending(launcher):
         code = launcher.wait()
-    if code not in (0, 1, 2):
+    signal.signal(signal.SIGUSR1, before)
+    if code not in (0, 1, 2, PreemptedError.exit_code):
         print(f"a rank ended with {_explain(code)}; its last words are above", file=sys.stderr)
     return code
 
@@ -124,10 +132,21 @@ def _ending(launcher: "subprocess.Popen[Any]") -> Iterator[None]:
     def leave(number: int, _: object) -> None:
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    def ask(number: int, _: object) -> None:
+        for asking in PREEMPTION:
+            signal.signal(asking, leave)
+        if number == signal.SIGTERM:  # SIGKILL follows it soon, and would leave the ranks behind
+            signal.signal(signal.SIGALRM, lambda *_: leave(number, None))
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
+        with suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGUSR1)
+
+    handlers = {signal.SIGHUP: leave, **dict.fromkeys(PREEMPTION, ask)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError, subprocess.TimeoutExpired):  # usually no one is left to be ended
                 os.killpg(launcher.pid, number)

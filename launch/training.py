@@ -11,7 +11,7 @@ import click
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
-from bertline.artifacts.errors import BertlineError, InputError
+from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.launch import deepspeed_launcher
 
 
@@ -41,6 +41,7 @@ def start(
     Raises:
         InputError: of the recipe, the folder or the machine; before anything is started where that can be known.
         BertlineError: a rank failed; it has said why.
+        PreemptedError: the run was asked to stop, and can go on.
     """
     recipe = recipes.load(path, overrides)
     folder = run or Path("runs", recipe.name)
@@ -49,6 +50,9 @@ def start(
         click.echo(f"{recipes.dump(recipe)}---\n{shlex.join(line)}")
         return None
     code = deepspeed_launcher.run(line, deepspeed_launcher.environment(gpus, ranks, hostfile))
+    if code == PreemptedError.exit_code:
+        again = shlex.join(["bertline", "train", str(path), "--run", str(folder), "--resume"])
+        raise PreemptedError(f"{folder}: stopped as asked; go on with {again} and the same --set, --gpus or --ranks")
     if code != 0:
         kind = InputError if code == InputError.exit_code else BertlineError
         raise kind(f"{folder}: training ended with exit code {code}; the reason is above")

@@ -3,7 +3,8 @@
     deepspeed --module bertline.train RECIPE [--set KEY=VALUE]... [--run DIR] [--resume]
 
 `bertline train` builds that line. Exit 0: done; 1: the loss was no longer a
-number; 2: the input is wrong, told on stderr.
+number; 2: the input is wrong, told on stderr; 75: asked to stop by SIGTERM or
+SIGUSR1, it has saved a checkpoint and can go on with --resume.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
+from bertline.train import preemption
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PATIENCE = 10.0
@@ -24,6 +26,7 @@ PATIENCE = 10.0
 
 def main() -> int:
     """Train; returns the exit code."""
+    preemption.watch()
     arguments = parse(sys.argv[1:])
     if arguments.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
@@ -74,6 +77,7 @@ def train(path: Path, overrides: list[str], folder: Path | None, resume: bool) -
 
 def tell(faults: str) -> None:
     """Say on stderr what was wrong, once: rank 0 does; another rank does if rank 0 has not after a while."""
+    preemption.unwatch()
     if os.environ.get("RANK", "0") != "0":
         time.sleep(PATIENCE)
     print(faults, file=sys.stderr, flush=True)

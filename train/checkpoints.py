@@ -1,20 +1,25 @@
 """Checkpoints for resuming: `checkpoints/step-N/`, complete or absent, and the choice of the one to continue from.
 
 DeepSpeed writes a checkpoint in place and points to it before all ranks are done. Here all ranks write under a
-temporary name, and rank 0 renames it when they have; `checkpoint.json` beside DeepSpeed's files says in plain JSON what
-it is. Which checkpoint is newest is read from the names. All ranks must see the same folder.
+temporary name and sync; when they have, rank 0 writes the index, `checkpoint.json`, with size and sha256 of every file,
+and renames the folder. Which checkpoint is newest is read from the names; one that is not what its index says is passed
+over. All ranks must see the same folder.
 """
 
+import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import deepspeed.comm as dist
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from bertline.artifacts import files
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.files import FileEntry
 
+INDEX = "checkpoint.json"
 TAG = "deepspeed"
 """The folder in a checkpoint that DeepSpeed's files stand in."""
 
@@ -40,6 +45,24 @@ class State(BaseModel):
     """Spent in steps, evaluations and checkpoints."""
 
 
+class Index(BaseModel):
+    """checkpoint.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: State
+    files: list[FileEntry]
+    """All but this one."""
+    sha256: str = ""
+    """Of this JSON with this value empty."""
+
+    def dump(self) -> str:
+        """The very text of the file."""
+        plain = self.model_copy(update={"sha256": ""}).model_dump_json(indent=2)
+        digest = hashlib.sha256(plain.encode()).hexdigest()
+        return self.model_copy(update={"sha256": digest}).model_dump_json(indent=2) + "\n"
+
+
 class Engine(Protocol):
     """What a DeepSpeed engine does for a checkpoint."""
 
@@ -61,14 +84,17 @@ def save(engine: Engine, state: State, folder: Path, keep: int) -> None:
     dist.barrier()
     try:
         engine.save_checkpoint(str(temporary), tag=TAG, save_latest=False)
+        files.sync(temporary)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
         free = shutil.disk_usage(folder).free
         raise InputError(
             f"{temporary}: the checkpoint could not be written ({error}); {free / 1e6:,.0f} MB are free there; "
             "make room and continue with --resume"
         ) from error
+    dist.barrier()
     if dist.get_rank() == 0:
-        files.write_text(temporary / "checkpoint.json", state.model_dump_json(indent=2) + "\n")
+        index = Index(state=state, files=files.listing(temporary))
+        files.write_text(temporary / INDEX, index.dump())
         files.publish(temporary, folder / f"step-{state.step}")
         for old in found(folder)[:-keep]:
             _remove(old)
@@ -81,16 +107,51 @@ def found(folder: Path) -> list[Path]:
     return [path for _, path in sorted((int(number), path) for number, path in numbered if number.isdecimal())]
 
 
-def read_state(checkpoint: Path) -> State:
-    """What a checkpoint says of itself.
+def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint in `folder` that is as it was written; None where there is none at all.
 
     Raises:
-        InputError: its checkpoint.json is missing or damaged.
+        InputError: there are some, all of them damaged.
     """
+    faults = []
+    for checkpoint in reversed(found(folder)):
+        try:
+            verify(checkpoint)
+        except DamagedError as error:
+            faults.append(str(error))
+            warn(f"{error}; passing over {checkpoint.name}")
+        else:
+            return checkpoint
+    if faults:
+        raise InputError(f"{folder}: no checkpoint is whole; begin another run with --run", *faults)
+    return None
+
+
+def verify(checkpoint: Path) -> State:
+    """The state of a checkpoint, once every file of it has the size and hash that its index says.
+
+    Raises:
+        DamagedError: the first file that differs, is missing or is not listed.
+    """
+    path = checkpoint / INDEX
     try:
-        return State.model_validate_json((checkpoint / "checkpoint.json").read_bytes())
-    except (OSError, ValidationError) as error:
-        raise InputError(f"{checkpoint}: not readable ({error}); remove it to resume from the one before") from None
+        content = path.read_text(encoding="utf-8")
+        index = Index.model_validate_json(content)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path}: not readable ({' '.join(str(error).split()):.200})") from None
+    if index.dump() != content:
+        raise DamagedError(f"{path}: not as it was written")
+    files.compare(checkpoint, index.files, besides=[INDEX])
+    return index.state
+
+
+def set_aside(folder: Path, after: int) -> None:
+    """Rename the checkpoints after a step, which a run that goes on from there will write again, to damaged-step-N."""
+    for checkpoint in found(folder):
+        if int(checkpoint.name.removeprefix("step-")) > after:
+            aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.rename(aside)
 
 
 def load(engine: Engine, checkpoint: Path) -> None:

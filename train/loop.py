@@ -14,12 +14,12 @@ import deepspeed.comm as dist
 import numpy as np
 import torch
 
-from bertline.artifacts.errors import BertlineError
+from bertline.artifacts.errors import BertlineError, PreemptedError
 from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import Best, RunFolder
 from bertline.tasks.task import Task
 from bertline.tasks.tokens import Tokenizer
-from bertline.train import checkpoints, evaluation, metrics, model, ranks
+from bertline.train import checkpoints, evaluation, metrics, model, preemption, ranks
 from bertline.train.batches import Batch, Batches
 from bertline.train.checkpoints import State
 from bertline.train.deepspeed_config import micro_batch_size
@@ -47,9 +47,16 @@ class Trainer:
     best: Best | None
     """The best evaluation so far, whose model is best/."""
     progress: Progress
+    preempted: bool = False
+    """A rank was asked to stop; all know of it."""
 
     def train(self) -> None:
-        """Take the steps that are left."""
+        """Take the steps that are left.
+
+        Raises:
+            BertlineError: the loss is not finite.
+            PreemptedError: the run was asked to stop; it can go on from a checkpoint.
+        """
         state, training, steps = self.state, self.recipe.training, self.batches.steps
         begun = perf_counter() - state.seconds
         with self.progress.training(state.step, steps):
@@ -58,9 +65,11 @@ class Trainer:
                 state.seconds = perf_counter() - begun
                 if self.due(training.eval_steps):
                     self.evaluate()
-                if self.due(training.save_steps):
+                if self.due(training.save_steps) or self.preempted:
                     state.seconds = perf_counter() - begun
                     checkpoints.save(self.engine, state, self.run.checkpoints, training.save_total_limit)
+                if self.preempted and state.step < steps:
+                    raise PreemptedError(f"{self.run.path}: stopped as asked after step {state.step}, which is saved")
 
     def step(self) -> None:
         """One optimizer step, counted and logged."""
@@ -98,10 +107,12 @@ class Trainer:
             loss = self.loss.sum(outputs, micro_batch.targets) * micro_batch.weight / batch.terms
             self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # it averages gradients over ranks
             total += loss.detach()
-        mean = float(ranks.sum_over_ranks(total))
+        asked = total.new_tensor(preemption.asked.is_set())
+        mean, asks = ranks.sum_over_ranks(torch.stack([total, asked])).tolist()
+        self.preempted = asks > 0
         self.check_finite(mean)
         self.engine.step()
-        return mean
+        return float(mean)
 
     def evaluate(self) -> None:
         """Score on the validation split; keep the model as best/ if it is better than all before."""

@@ -45,14 +45,14 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         progress.say(describe(splits))
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
-        checkpoint = newest_checkpoint(run, state) if resume else None
+        found = resumed_from(run, state, progress) if resume else None
         tokenizer = task.tokenizer(tokenizer_folder)
         loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
         batches = Batches(ready.train, loss, tokenizer, recipe.training, dist.get_rank(), dist.get_world_size())
         engine = make_engine(recipe, folder, task, config, batches.steps)
-        if checkpoint is not None:
+        if found is not None:
+            checkpoint, state = found
             checkpoints.load(engine, checkpoint)
-            state = checkpoints.read_state(checkpoint)
         claim(recipe, run, splits, state)
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
@@ -111,32 +111,37 @@ def check_length(recipe: Recipe, folder: Path) -> None:
         raise InputError(f"tokens.max_length: found {found}; {recipe.model} holds at most {most} tokens")
 
 
-def newest_checkpoint(run: RunFolder, now: State) -> Path | None:
-    """The checkpoint to resume from; None where the run was stopped before its first.
+def resumed_from(run: RunFolder, now: State, progress: Progress) -> tuple[Path, State] | None:
+    """The checkpoint to go on from, with its state; None where the run was stopped before its first.
 
     Raises:
-        InputError: it was made on other data, on another number of ranks, or in another precision.
+        InputError: it was made on other data, on another number of ranks, or in another precision; or none is whole.
     """
-    found = checkpoints.found(run.checkpoints)
-    if not found:
+
+    def sound() -> tuple[Path, State] | None:
+        path = checkpoints.newest(run.checkpoints, progress.say)
+        return None if path is None else (path, checkpoints.verify(path))
+
+    found = ranks.from_first(sound)  # rank 0 decides for all
+    if found is None:
         return None
-    then = checkpoints.read_state(found[-1])
+    checkpoint, then = found
     faults = []
     if then.data != now.data:
         faults.append(f"{run.path}: the data is not what the run began with; restore it, or begin another run")
     if then.ranks != now.ranks:
         faults.append(
-            f"{found[-1]}: made on {then.ranks} ranks, now there are {now.ranks}; resume with --ranks {then.ranks} "
+            f"{checkpoint}: made on {then.ranks} ranks, now there are {now.ranks}; resume with --ranks {then.ranks} "
             f"(or --gpus {then.ranks})"
         )
     if then.precision != now.precision:
         faults.append(
-            f"{found[-1]}: made in {then.precision}, this machine would train in {now.precision}; resume on one like "
+            f"{checkpoint}: made in {then.precision}, this machine would train in {now.precision}; resume on one like "
             "that which began"
         )
     if faults:
         raise InputError(*faults)
-    return found[-1]
+    return found
 
 
 def make_engine(recipe: Recipe, folder: Path, task: Task, config: dict[str, Any], steps: int) -> Any:
@@ -156,6 +161,7 @@ def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State) -> None:
             splits.save(run)
             recipes.save(recipe, run.recipe)
         model.recover(run.best)
+        checkpoints.set_aside(run.checkpoints, state.step)
         metrics.truncate(run.metrics, state.step)
     dist.barrier()
 

@@ -110,7 +110,7 @@ def test_what_ends_the_command_ends_the_ranks(tmp_path: Path, number: signal.Sig
     rank = f"import os, pathlib, time; pathlib.Path({file!r}).write_text(str(os.getpid())); time.sleep(60)"
     launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
     command = (
-        "import os, sys; from bertline.launch import deepspeed_launcher as d; "
+        "import os, sys; from bertline.launch import deepspeed_launcher as d; d.GRACE = 1; "
         f"d.run([sys.executable, '-c', {launcher!r}], dict(os.environ))"
     )
     process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.DEVNULL)

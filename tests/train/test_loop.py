@@ -16,7 +16,7 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
-from bertline.train import data
+from bertline.train import checkpoints, data
 from tests.train import plain
 from tests.train.conftest import losses, train_here
 
@@ -113,7 +113,10 @@ def test_an_unfinished_run_is_neither_overwritten_nor_resumed_differently(recipe
         train_here(recipe, tmp_path / "run", sets)
     with pytest.raises(InputError, match=r"training.epochs: 3 now, 2 when"):
         train_here(recipe, tmp_path / "run", [*sets, "training.epochs=3"], resume=True)
-    edit(tmp_path / "run/checkpoints/step-2/checkpoint.json", ranks=4, data="other")
+    path = tmp_path / "run/checkpoints/step-2/checkpoint.json"
+    index = checkpoints.Index.model_validate_json(path.read_text())
+    index.state.ranks, index.state.data = 4, "other"
+    path.write_text(index.dump())
     with pytest.raises(
         InputError, match=r"(?s)data is not what.*made on 4 ranks, now there are 1; resume with --ranks 4"
     ):
@@ -154,10 +157,6 @@ def logged(run: RunFolder) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
-
-
-def edit(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 @contextmanager

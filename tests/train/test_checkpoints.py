@@ -1,0 +1,91 @@
+"""Damage to a checkpoint is found before anything is loaded, and the one before it is used."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bertline.artifacts.errors import BertlineError, DamagedError, InputError
+from bertline.artifacts.run import RunFolder
+from bertline.train import checkpoints
+from tests.train.conftest import losses, train_here
+
+pytestmark = pytest.mark.usefixtures("rank")
+SETS = ["training.save_steps=4"]
+
+
+@pytest.fixture(scope="module")
+def stopped(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run with checkpoints of steps 4 and 8, stopped at step 10 of 12."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe, folder, SETS, stop=10)
+    return RunFolder(folder)
+
+
+def flip(path: Path, chance: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+
+def truncate(path: Path, chance: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: chance.randrange(path.stat().st_size)])
+
+
+def delete(path: Path, chance: random.Random) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, delete])
+def test_every_damage_is_found(
+    stopped: RunFolder, tmp_path: Path, damage: Callable[[Path, random.Random], None]
+) -> None:
+    """200 times each, in a file drawn by chance, small ones as often as large ones."""
+    chance, sound = random.Random(1), stopped.checkpoints / "step-8"
+    copy = tmp_path / "step-8"
+    shutil.copytree(sound, copy)
+    files = sorted(path.relative_to(sound) for path in sound.rglob("*") if path.is_file())
+    checkpoints.verify(copy)
+    for _ in range(200):
+        name = chance.choice(files)
+        damage(copy / name, chance)
+        with pytest.raises(DamagedError):
+            checkpoints.verify(copy)
+        shutil.copyfile(sound / name, copy / name)
+    checkpoints.verify(copy)
+
+
+def test_the_one_before_a_damaged_one_is_used(recipe: Path, stopped: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(stopped.path, run.path)
+    flip(run.checkpoints / "step-8/deepspeed/mp_rank_00_model_states.pt", random.Random(1))
+    told: list[str] = []
+    assert checkpoints.newest(run.checkpoints, told.append) == run.checkpoints / "step-4"
+    assert len(told) == 1
+    assert "step-8" in told[0]
+    assert "its sha256 is not the one recorded" in told[0]
+    train_here(recipe, run.path, SETS, resume=True)
+    whole = train_here(recipe, tmp_path / "whole", SETS)
+    assert losses(run) == losses(whole)
+    assert (run.checkpoints / "damaged-step-8").is_dir()
+    checkpoints.verify(run.checkpoints / "step-8")
+
+
+def test_no_sound_checkpoint_is_told(recipe: Path, stopped: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(stopped.path, tmp_path / "run")
+    for step in (4, 8):
+        (tmp_path / f"run/checkpoints/step-{step}/checkpoint.json").unlink()
+    with pytest.raises(InputError, match="no checkpoint is whole"):
+        train_here(recipe, tmp_path / "run", SETS, resume=True)
+
+
+def test_an_index_that_says_more_is_damaged(stopped: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(stopped.checkpoints / "step-8", tmp_path / "step-8")
+    path = tmp_path / "step-8/checkpoint.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    with pytest.raises(BertlineError, match=r"checkpoint\.json: not as it was written"):
+        checkpoints.verify(tmp_path / "step-8")

@@ -1,0 +1,51 @@
+"""A run that is asked to stop saves a checkpoint, ends with a code of its own, and goes on as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bertline.artifacts.errors import PreemptedError
+from bertline.artifacts.run import RunFolder, read_summary
+from tests.train.conftest import losses
+
+SETS = ["--set", "training.epochs=60", "--set", "training.save_steps=1000", "--set", "training.eval_steps=1000"]
+
+
+def start(recipe: Path, run: RunFolder, *more: str) -> "subprocess.Popen[str]":
+    command = str(Path(sys.executable).with_name("bertline"))
+    line = [command, "train", str(recipe), *SETS, "--ranks", "2", "--run", str(run.path), *more]
+    return subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"})
+
+
+def steps(run: RunFolder) -> int:
+    return len(losses(run)) if run.metrics.exists() else 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_preempted_run_goes_on_where_it_was(recipe: Path, tmp_path: Path, number: signal.Signals) -> None:
+    run = RunFolder(tmp_path / "run")
+    training = start(recipe, run)
+    while training.poll() is None and steps(run) < 5:
+        time.sleep(0.05)
+    training.send_signal(number)
+    _, words = training.communicate(timeout=60)
+    assert training.returncode == PreemptedError.exit_code, words
+    assert "--resume" in words
+    (checkpoint,) = run.checkpoints.glob("step-*")
+    taken = int(checkpoint.name.removeprefix("step-"))
+    assert 5 <= taken < 360
+    before = losses(run)
+    assert len(before) == taken
+    resumed = start(recipe, run, "--resume")
+    _, words = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, words
+    assert f"resumed at step {taken}" in words
+    assert losses(run)[:taken] == before
+    assert len(losses(run)) == read_summary(run.path).steps == 360
+    assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] == 360

@@ -1,0 +1,20 @@
+"""A scheduler that wants the machine back says so by a signal: it is noted, and acted on after the step being taken."""
+
+import signal
+from threading import Event
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+asked = Event()
+"""Set once this process was asked to stop. The ranks agree on it in each step, for a signal may reach one alone."""
+
+
+def watch() -> None:
+    """Note the signals from now on, instead of dying of them."""
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: asked.set())
+
+
+def unwatch() -> None:
+    """Die of them again: nothing is left to be saved."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
