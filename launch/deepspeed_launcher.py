@@ -108,7 +108,7 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
 def run(line: Sequence[str], variables: dict[str, str]) -> int:
     """Start the ranks and wait for them; whatever ends this process ends them too.
 
-    SIGTERM and SIGUSR1 are passed on to the ranks, which save a checkpoint and end; after SIGTERM they have GRACE for it.
+    SIGTERM and SIGUSR1 are passed on to the ranks, which save a checkpoint and end, after SIGTERM within GRACE seconds.
     A second signal does not wait.
 
     Returns:

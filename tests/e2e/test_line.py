@@ -55,7 +55,7 @@ def test_the_files_of_a_bundle(line: Line) -> None:
 
 def test_nothing_else_is_left_behind(line: Line) -> None:
     assert sorted(path.name for path in line.folder.iterdir()) == ["bench.html", "bundles", "reviews.yaml", "runs"]
-    assert [path.name for path in (line.folder / "runs").iterdir()] == ["reviews"]
+    assert sorted(path.name for path in (line.folder / "runs").iterdir()) == [".bertline-cache", "reviews"]
     assert [path.name for path in (line.folder / "bundles").iterdir()] == ["reviews"]
 
 
