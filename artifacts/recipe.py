@@ -98,6 +98,14 @@ class Training(Section):
     epochs: Whole = Field(3, ge=1, description="Passes over the training examples. Default: 3.")
     learning_rate: float = Field(2e-5, gt=0, le=1, description="AdamW's peak learning rate. Default: 2e-5.")
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of all steps that warm up, linearly. Default: 0.1.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
+        "linear",
+        description="What the learning rate does after warm-up: falls to 0 by a line or cosine, or stays. "
+        "Default: linear.",
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Learning rate of a layer, as a share of that of the one above. Default: 1."
+    )
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's, not for biases and norms. Default: 0.01.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm. Default: 1.0.")
     batch_size: Whole = Field(32, ge=1, description="Examples an optimizer step sees, over all ranks. Default: 32.")
@@ -109,12 +117,18 @@ class Training(Section):
         description="auto: bf16 where computed natively, else fp16 on GPUs, else fp32. Default: auto.",
     )
     zero_stage: Whole = Field(1, ge=0, le=3, description="DeepSpeed's ZeRO stage, 0 to 3. Default: 1.")
+    gradient_checkpointing: StrictBool = Field(
+        False, description="Compute layers twice instead of keeping what they computed: less memory. Default: false."
+    )
     freeze: Freeze = Field(Freeze(), description="Which parameters stay as they are.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Dropout probability. Default: the model's own.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread evenly. Default: 0.")
     class_weights: Literal["balanced"] | dict[str, float] | None = Field(
         None,
         description="Weight of labels in the loss, 1 if not named; balanced: the rarer, the more. Default: none.",
+    )
+    early_stopping_patience: Whole | None = Field(
+        None, ge=1, description="End after N evaluations in a row that are not the best. Default: never."
     )
     eval_steps: Whole = Field(0, ge=0, description="Evaluate every N steps; 0: after each epoch. Default: 0.")
     save_steps: Whole = Field(0, ge=0, description="Checkpoint every N steps; 0: after each epoch. Default: 0.")

@@ -41,6 +41,8 @@ class State(BaseModel):
     """With padding."""
     training_seconds: float = 0.0
     """Spent in optimizer steps."""
+    since_best: int = 0
+    """Evaluations since the best one."""
     seconds: float = 0.0
     """Spent in steps, evaluations and checkpoints."""
 

@@ -20,7 +20,7 @@ OWNED = {
     "managed_gradient_accumulation": "training.micro_batch_size",
     "gradient_clipping": "training.max_grad_norm",
     "optimizer": "training.learning_rate and training.weight_decay",
-    "scheduler": "training.warmup_ratio",
+    "scheduler": "training.lr_scheduler_type and training.warmup_ratio",
     "zero_optimization.stage": "training.zero_stage",
     "bf16.enabled": "training.precision",
     "fp16.enabled": "training.precision",

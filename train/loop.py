@@ -60,7 +60,7 @@ class Trainer:
         state, training, steps = self.state, self.recipe.training, self.batches.steps
         begun = perf_counter() - state.seconds
         with self.progress.training(state.step, steps):
-            while state.step < steps:
+            while state.step < steps and not self.is_patience_lost():
                 self.step()
                 state.seconds = perf_counter() - begun
                 if self.due(training.eval_steps):
@@ -126,8 +126,10 @@ class Trainer:
         verdict = "the best so far"
         if self.best is None or metrics.better(now.value, self.best.value, metric):
             self.best = now
+            self.state.since_best = 0
             self.keep_best()
         else:
+            self.state.since_best += 1
             verdict = f"not better than {self.best.value:.4f} at step {self.best.step}"
         self.log(validation=scores, decision=decision.model_dump(mode="json"))
         self.progress.say(f"step {now.step}: validation {metric} {now.value:.4f}, {verdict}")
@@ -146,6 +148,11 @@ class Trainer:
         if ranks.is_first():
             epoch = round(self.state.step / self.batches.steps_per_epoch, 4)
             metrics.append(self.run.metrics, {"step": self.state.step, "epoch": epoch, **values})
+
+    def is_patience_lost(self) -> bool:
+        """Whether so many evaluations in a row were not the best that the run is to end early."""
+        patience = self.recipe.training.early_stopping_patience
+        return patience is not None and self.state.since_best >= patience
 
     def due(self, every: int) -> bool:
         """Whether something done every so many steps (0: each epoch), and at the end, is to be done now."""

@@ -44,6 +44,8 @@ def load(folder: Path, task: Task, training: Training) -> nn.Module:
         folder, task.architecture, **(named if labels else {}), **problem, **_dropout(folder, training.dropout)
     )
     _freeze(model, training.freeze)
+    if training.gradient_checkpointing:
+        _checkpoint_gradients(model, folder)
     return model
 
 
@@ -88,19 +90,34 @@ def outputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW over what is not frozen; weights decay, biases and norms (vectors, all of them) do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": training.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate)
+    """AdamW over what is not frozen; weights decay, biases and norms (vectors, all of them) do not.
+
+    Each layer's learning rate is `layer_decay` of that of the layer above (arXiv:1801.06146, section 3.2); the head is
+    above them all, the embeddings are below.
+    """
+    depths = _depths(model) if training.layer_decay < 1 else {}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((depths.get(id(parameter), 0), parameter.ndim < 2), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": 0.0 if vectors else training.weight_decay,
+                "lr": training.learning_rate * training.layer_decay**depth,
+            }
+            for (depth, vectors), parameters in sorted(groups.items(), key=lambda group: group[0])
+        ]
+    )
 
 
 def schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up to the learning rate, then linear decay to 0 at the last of `steps`."""
+    """Linear warm-up to the learning rate; then down to 0 at the last of `steps`, by a line or cosine, or constant."""
+    kind = training.lr_scheduler_type
+    name = "constant_with_warmup" if kind == "constant" else kind
     warmup = math.ceil(training.warmup_ratio * steps)
-    made: torch.optim.lr_scheduler.LambdaLR = transformers.get_linear_schedule_with_warmup(optimizer, warmup, steps)
+    made: torch.optim.lr_scheduler.LambdaLR = transformers.get_scheduler(name, optimizer, warmup, steps)
     return made
 
 
@@ -175,6 +192,24 @@ def _freeze(model: nn.Module, freeze: Freeze) -> None:
         frozen.append(model.base_model.embeddings)  # type: ignore[union-attr,arg-type]
     for module in frozen:
         module.requires_grad_(False)
+
+
+def _checkpoint_gradients(model: nn.Module, folder: Path) -> None:
+    try:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    except ValueError as error:
+        raise InputError(
+            f"training.gradient_checkpointing: {folder} does not know it ({error}); leave it out"
+        ) from None
+
+
+def _depths(model: nn.Module) -> dict[int, int]:
+    """How many layers lie above each parameter of the encoder, by its id."""
+    layers = _layers(model)
+    depths = {id(parameter): len(layers) + 1 for parameter in model.base_model.embeddings.parameters()}  # type: ignore[union-attr]
+    for index, layer in enumerate(layers):
+        depths |= {id(parameter): len(layers) - index for parameter in layer.parameters()}
+    return depths
 
 
 def _layers(model: nn.Module) -> nn.ModuleList:

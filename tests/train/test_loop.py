@@ -43,6 +43,23 @@ def test_one_rank_is_the_plain_loop(
     assert losses(train_here(recipe, tmp_path / "run", sets)) == pytest.approx(expected, abs=1e-5)
 
 
+def test_gradient_checkpointing_changes_nothing_but_memory(expected: list[float], recipe: Path, tmp_path: Path) -> None:
+    run = train_here(recipe, tmp_path / "run", ["training.gradient_checkpointing=true"])
+    assert losses(run) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("stop", [0, 14])
+def test_a_run_that_gets_no_better_ends_early(recipe: Path, tmp_path: Path, stop: int) -> None:
+    sets = ["training.epochs=5", "training.learning_rate=1e-9", "training.early_stopping_patience=2"]
+    if stop:  # after the first evaluation that was not the best, of which the resumed run must know
+        with pytest.raises(KeyboardInterrupt):
+            train_here(recipe, tmp_path / "run", sets, stop=stop)
+    run = train_here(recipe, tmp_path / "run", sets, resume=bool(stop))
+    summary = runs.read_summary(run.path)
+    assert (summary.steps, summary.best.step) == (18, 6)
+    assert len(losses(run)) == 18
+
+
 def test_bf16_stays_close_to_fp32(expected: list[float], recipe: Path, tmp_path: Path) -> None:
     run = train_here(recipe, tmp_path / "run", ["training.precision=bf16"])
     assert losses(run) == pytest.approx(expected, abs=0.02)

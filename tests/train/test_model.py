@@ -1,6 +1,7 @@
 """The classifier of a run: what is frozen, what decays, which families' dropout is known, how best/ is replaced."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,15 +76,34 @@ def test_biases_and_norms_do_not_decay(model: Path) -> None:
     assert not any(names[id(p)].endswith("bias") or "LayerNorm" in names[id(p)] for p in decaying["params"])
 
 
-def test_schedule_warms_up_and_decays_linearly() -> None:
+def test_each_layer_learns_slower_than_the_one_above(family: Path) -> None:
+    classifier = models.load(family, TASK, Training())
+    optimizer = models.optimizer(classifier, Training(learning_rate=1e-3, layer_decay=0.5, weight_decay=0.1))
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in classifier.named_parameters():
+        depth = 3 if ".embeddings." in name else 2 if ".layer.0." in name else 1 if ".layer.1." in name else 0
+        assert found.pop(id(parameter)) == (1e-3 * 0.5**depth, 0.1 if parameter.ndim > 1 else 0.0), name
+    assert not found
+
+
+SCHEDULES = {
+    "linear": [1 - i / 8 for i in range(8)],
+    "cosine": [(1 + math.cos(math.pi * i / 8)) / 2 for i in range(8)],
+    "constant": [1.0] * 8,
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_schedule_warms_up_and_goes_on(kind: Any) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = models.schedule(optimizer, Training(warmup_ratio=0.15), steps=10)  # 1.5 steps, rounded up
+    training = Training(warmup_ratio=0.15, lr_scheduler_type=kind)
+    schedule = models.schedule(optimizer, training, steps=10)  # 1.5 steps of warm-up, rounded up
     rates = []
     for _ in range(10):
         rates.append(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
-    assert rates == pytest.approx([0.0, 0.5, *(1 - i / 8 for i in range(8))])
+    assert rates == pytest.approx([0.0, 0.5, *SCHEDULES[kind]])
 
 
 def test_weights_that_lack_a_layer_are_refused(model: Path, tmp_path: Path) -> None:
