@@ -78,7 +78,7 @@ def test_fp16_can_be_tuned() -> None:
         ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage", "training.zero_stage"),
         ({"bf16": {"enabled": True}}, "bf16.enabled", "training.precision"),
         ({"optimizer": {"type": "Adam"}}, "optimizer", "training.learning_rate"),
-        ({"scheduler": {"type": "WarmupLR"}}, "scheduler", "training.warmup_ratio"),
+        ({"scheduler": {"type": "WarmupLR"}}, "scheduler", "training.lr_scheduler_type and training.warmup_ratio"),
     ],
 )
 def test_a_contradiction_names_both_keys(section: dict[str, Any], key: str, owner: str) -> None:
