@@ -22,6 +22,8 @@ from bertline.artifacts.files import FileEntry
 INDEX = "checkpoint.json"
 TAG = "deepspeed"
 """The folder in a checkpoint that DeepSpeed's files stand in."""
+UNIVERSAL: dict[str, Any] = {"universal_checkpoint_info": {}}
+"""What DeepSpeed's converter looks for, so that another number of ranks can load a checkpoint."""
 
 
 class State(BaseModel):
@@ -68,7 +70,7 @@ class Index(BaseModel):
 class Engine(Protocol):
     """What a DeepSpeed engine does for a checkpoint."""
 
-    def save_checkpoint(self, save_dir: str, tag: str, save_latest: bool) -> Any: ...
+    def save_checkpoint(self, save_dir: str, tag: str, client_state: dict[str, Any], save_latest: bool) -> Any: ...
 
     def load_checkpoint(self, load_dir: str, tag: str) -> Any: ...
 
@@ -85,7 +87,7 @@ def save(engine: Engine, state: State, folder: Path, keep: int) -> None:
         temporary.mkdir(parents=True)
     dist.barrier()
     try:
-        engine.save_checkpoint(str(temporary), tag=TAG, save_latest=False)
+        engine.save_checkpoint(str(temporary), tag=TAG, client_state=UNIVERSAL, save_latest=False)
         files.sync(temporary)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
         free = shutil.disk_usage(folder).free

@@ -1,8 +1,10 @@
 """From a recipe to a Trainer: the run folder claimed or resumed, data read, model and engine made, on every rank."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Task
-from bertline.train import checkpoints, deepspeed_config, metrics, model, prepared, ranks
+from bertline.train import checkpoints, deepspeed_config, elastic, metrics, model, prepared, ranks
 from bertline.train.batches import Batches
 from bertline.train.checkpoints import State
 from bertline.train.data import Splits
@@ -49,10 +51,14 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         tokenizer = task.tokenizer(tokenizer_folder)
         loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
         batches = Batches(ready.train, loss, tokenizer, recipe.training, dist.get_rank(), dist.get_world_size())
-        engine = make_engine(recipe, folder, task, config, batches.steps)
-        if found is not None:
-            checkpoint, state = found
-            checkpoints.load(engine, checkpoint)
+        if found is None:
+            engine = make_engine(recipe, folder, task, config, batches.steps)
+        else:
+            checkpoint, then = found
+            moved = then.ranks != state.ranks and recipe.training.zero_stage > 0
+            make = partial(make_engine, recipe, folder, task, steps=batches.steps)
+            engine = elastic_engine(make, config, checkpoint) if moved else resumed_engine(make, config, checkpoint)
+            state = then.model_copy(update={"ranks": state.ranks})
         claim(recipe, run, splits, state)
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
@@ -115,7 +121,7 @@ def resumed_from(run: RunFolder, now: State, progress: Progress) -> tuple[Path, 
     """The checkpoint to go on from, with its state; None where the run was stopped before its first.
 
     Raises:
-        InputError: it was made on other data, on another number of ranks, or in another precision; or none is whole.
+        InputError: it was made on other data or in another precision; or none is whole.
     """
 
     def sound() -> tuple[Path, State] | None:
@@ -129,11 +135,6 @@ def resumed_from(run: RunFolder, now: State, progress: Progress) -> tuple[Path, 
     faults = []
     if then.data != now.data:
         faults.append(f"{run.path}: the data is not what the run began with; restore it, or begin another run")
-    if then.ranks != now.ranks:
-        faults.append(
-            f"{checkpoint}: made on {then.ranks} ranks, now there are {now.ranks}; resume with --ranks {then.ranks} "
-            f"(or --gpus {then.ranks})"
-        )
     if then.precision != now.precision:
         faults.append(
             f"{checkpoint}: made in {then.precision}, this machine would train in {now.precision}; resume on one like "
@@ -150,6 +151,27 @@ def make_engine(recipe: Recipe, folder: Path, task: Task, config: dict[str, Any]
     optimizer = model.optimizer(loaded, recipe.training)
     schedule = model.schedule(optimizer, recipe.training, steps)
     engine, *_ = deepspeed.initialize(model=loaded, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    return engine
+
+
+def resumed_engine(make: Callable[..., Any], config: dict[str, Any], checkpoint: Path) -> Any:
+    """An engine at a checkpoint that as many ranks have written, or any number under ZeRO 0."""
+    engine = make(config=config)
+    checkpoints.load(engine, checkpoint)
+    return engine
+
+
+def elastic_engine(make: Callable[..., Any], config: dict[str, Any], checkpoint: Path) -> Any:
+    """An engine at a checkpoint that another number of ranks has written."""
+    converted = ranks.from_first(lambda: elastic.convert(checkpoint))
+    engine = make(config={**config, **elastic.CONFIG})
+    optimizer = engine.optimizer.optimizer
+    groups = elastic.settings(optimizer)
+    checkpoints.load(engine, converted)
+    elastic.repair(optimizer, groups, engine.lr_scheduler.get_last_lr())
+    dist.barrier()
+    if ranks.is_first():
+        shutil.rmtree(converted)
     return engine
 
 
