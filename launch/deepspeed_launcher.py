@@ -5,6 +5,7 @@ imported by the child alone. Which GPUs there are is asked of `nvidia-smi`, so t
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -73,7 +74,7 @@ def command(
     Raises:
         InputError: more than one of the last three; more GPUs than there are.
     """
-    kind, count = _where(gpus, ranks, hostfile)
+    kind, count = where(gpus, ranks, hostfile)
     line = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical", "--master_port", _free_port()]
     if hostfile is not None:
         line += ["--hostfile", str(hostfile)]
@@ -93,7 +94,7 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
     CPU ranks get their share of the cores; the folder of this Python's programs (ninja) is on PATH, for DeepSpeed ops
     that a recipe's `deepspeed` section may need.
     """
-    kind, count = _where(gpus, ranks, hostfile)
+    kind, count = where(gpus, ranks, hostfile)
     variables = dict(os.environ)
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
     if kind == "cpu":
@@ -155,8 +156,12 @@ def _ending(launcher: "subprocess.Popen[Any]") -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[str, int]:
-    """("gpu" | "cpu" | "hosts", number of ranks on this machine)."""
+def where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[str, int]:
+    """("gpu" | "cpu" | "hosts", number of ranks).
+
+    Raises:
+        InputError: more than one is given; more GPUs than there are; no such hostfile, or one without slots.
+    """
     flags = {"--gpus": gpus, "--ranks": ranks, "--hostfile": hostfile}
     given = [name for name, value in flags.items() if value is not None]
     if len(given) > 1:
@@ -166,7 +171,10 @@ def _where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[
     if hostfile is not None:
         if not hostfile.is_file():
             raise InputError(f"{hostfile}: no such file; a hostfile has a line `HOST slots=N` for each machine")
-        return "hosts", 0
+        slots = re.findall(r"^[^#\n]*\bslots=(\d+)", hostfile.read_text(), re.MULTILINE)
+        if not slots:
+            raise InputError(f"{hostfile}: names no slots; a hostfile has a line `HOST slots=N` for each machine")
+        return "hosts", sum(map(int, slots))
     if ranks is not None:
         return "cpu", ranks
     if gpus is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import click
 
+from bertline.artifacts import machine
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
+from bertline.artifacts.recipe import Recipe
 from bertline.launch import deepspeed_launcher
+from bertline.train import deepspeed_config
 
 
 def start(
@@ -36,7 +40,7 @@ def start(
         hostfile: DeepSpeed's, for several machines.
         run: the run's folder; runs/NAME by default.
         resume: go on from its newest checkpoint.
-        dry_run: print the resolved recipe and the command line, and start nothing.
+        dry_run: print the resolved recipe, DeepSpeed's configuration and the command line, and start nothing.
 
     Raises:
         InputError: of the recipe, the folder or the machine; before anything is started where that can be known.
@@ -47,7 +51,8 @@ def start(
     folder = run or Path("runs", recipe.name)
     line = deepspeed_launcher.command(path, overrides, folder, resume, gpus, ranks, hostfile)
     if dry_run:
-        click.echo(f"{recipes.dump(recipe)}---\n{shlex.join(line)}")
+        config = json.dumps(deepspeed_configuration(recipe, *deepspeed_launcher.where(gpus, ranks, hostfile)), indent=2)
+        click.echo(f"{recipes.dump(recipe)}---\n{config}\n---\n{shlex.join(line)}")
         return None
     code = deepspeed_launcher.run(line, deepspeed_launcher.environment(gpus, ranks, hostfile))
     if code == PreemptedError.exit_code:
@@ -57,6 +62,29 @@ def start(
         kind = InputError if code == InputError.exit_code else BertlineError
         raise kind(f"{folder}: training ended with exit code {code}; the reason is above")
     return folder
+
+
+def deepspeed_configuration(recipe: Recipe, kind: str, ranks: int) -> dict[str, Any]:
+    """What a run's ranks give to DeepSpeed, if all have devices such as this machine's.
+
+    Args:
+        recipe: of the run.
+        kind: cpu, gpu or hosts.
+        ranks: of all machines.
+
+    Raises:
+        InputError: as `deepspeed_config.configure` and `choose_precision`.
+    """
+    on_cpu = kind == "cpu"
+    native = machine.computes_bf16() if on_cpu else _gpu_computes_bf16()
+    precision = deepspeed_config.choose_precision(recipe.training.precision, on_cpu, native)
+    return deepspeed_config.configure(recipe, ranks, precision)
+
+
+def _gpu_computes_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def result(folder: Path) -> dict[str, Any]:

@@ -77,7 +77,11 @@ def test_hosts(tmp_path: Path) -> None:
     hostfile = tmp_path / "hosts"
     with pytest.raises(InputError, match="no such file"):
         deepspeed_launcher.command(RECIPE, hostfile=hostfile)
-    hostfile.write_text("one slots=8\n")
+    hostfile.write_text("one\n")
+    with pytest.raises(InputError, match="names no slots"):
+        deepspeed_launcher.where(None, None, hostfile)
+    hostfile.write_text("# spare slots=9\none slots=8\ntwo slots=4 # slots=7\n")
+    assert deepspeed_launcher.where(None, None, hostfile) == ("hosts", 12)
     assert arguments(deepspeed_launcher.command(RECIPE, hostfile=hostfile))[:2] == ["--hostfile", str(hostfile)]
 
 

@@ -41,7 +41,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def recipe(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe of 12 steps: 90 texts in batches of 16, the last of 10, twice."""
-    folder = tmp_path_factory.mktemp("recipe")
+    return write_recipe(model, tmp_path_factory.mktemp("recipe"))
+
+
+def write_recipe(model: Path, folder: Path) -> Path:
+    """That recipe, with its texts, in a folder."""
     rows = make_texts(150, seed=1)
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "recipe.yaml").write_text(RECIPE.format(model=model, data=folder / "texts.jsonl"))

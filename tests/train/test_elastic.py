@@ -24,7 +24,7 @@ def on_two_ranks(what: str, recipe: Path, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of 12 steps that changed from two ranks to one after step 4 and back after 8, and from one to two after 4."""
+    """Runs of 12 steps: from two ranks to one after step 4 and back after 8, and from one to two after 4."""
     folder = tmp_path_factory.mktemp("elastic")
     on_two_ranks("begin", recipe, folder)
     for stage in STAGES:
