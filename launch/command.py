@@ -51,9 +51,7 @@ def main() -> None:
 @click.option("--hostfile", type=path_type, help="DeepSpeed hostfile: one line a machine, 'NAME slots=GPUS'.")
 @click.option("--run", type=path_type, help="Folder of the run.  [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run.")
-@click.option(
-    "--dry-run", is_flag=True, help="Print recipe, DeepSpeed's configuration and the command line."
-)
+@click.option("--dry-run", is_flag=True, help="Print recipe, DeepSpeed's configuration and the command line.")
 @json_option
 def train(recipe: Path, as_json: bool, **options: Any) -> None:
     """Fine-tune a model as RECIPE says, with DeepSpeed."""

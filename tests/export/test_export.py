@@ -201,4 +201,4 @@ def test_signed_weights_are_left_out_where_they_would_answer_otherwise(
 
 def test_a_bundle_does_not_lean_on_where_it_was_made(bundle: Sealed, tmp_path: Path) -> None:
     shutil.copytree(bundle[0], tmp_path / "moved")
-    Engine.load(tmp_path / "moved")
+    assert len(Engine.load(tmp_path / "moved").predict([("a film", None)])) == 1
