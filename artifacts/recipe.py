@@ -133,6 +133,12 @@ class Training(Section):
     eval_steps: Whole = Field(0, ge=0, description="Evaluate every N steps; 0: after each epoch. Default: 0.")
     save_steps: Whole = Field(0, ge=0, description="Checkpoint every N steps; 0: after each epoch. Default: 0.")
     save_total_limit: Whole = Field(2, ge=1, description="Checkpoints kept, the newest. Default: 2.")
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds without a step forward of some rank after which the run ends; five times the longest so "
+        "far are always allowed. Default: 20 on CPU ranks, 600 on GPUs.",
+    )
     logging_steps: Whole = Field(10, ge=1, description="Log a line every N steps. Default: 10.")
     best: StrictStr | None = Field(
         None, description="Validation metric that picks the best checkpoint. Default: the task's first."

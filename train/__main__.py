@@ -2,26 +2,30 @@
 
     deepspeed --module bertline.train RECIPE [--set KEY=VALUE]... [--run DIR] [--resume]
 
-`bertline train` builds that line. Exit 0: done; 1: the loss was no longer a
-number; 2: the input is wrong, told on stderr; 75: asked to stop by SIGTERM or
-SIGUSR1, it has saved a checkpoint and can go on with --resume.
+`bertline train` builds that line. Exit 0: done; 1: a rank died, hung or failed, or the loss was no longer a number; 2:
+the input is wrong, told on stderr; 75: asked to stop by SIGTERM or SIGUSR1, it has saved a checkpoint and can go on
+with --resume.
 """
 
 import argparse
-import errno
 import os
 import sys
 import time
 from pathlib import Path
 
 from bertline.artifacts import recipe as recipes
-from bertline.artifacts.errors import BertlineError, InputError
+from bertline.artifacts.errors import BertlineError
+from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.train import preemption
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PATIENCE = 10.0
 """Seconds that other ranks give rank 0 to tell a fault that all have; the launcher ends them once it has."""
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait make a busy machine twenty times slower
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # when a rank dies, the others' torch prints its own stack
+}
+"""Read by torch on import."""
 
 
 def main() -> int:
@@ -31,16 +35,11 @@ def main() -> int:
     if arguments.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     try:
-        train(arguments.recipe, arguments.set, arguments.run, arguments.resume)
+        recipe = recipes.load(arguments.recipe, arguments.set)  # before the heavy imports: it is told at once
     except BertlineError as error:
         tell(str(error))
         return error.exit_code
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        tell(f"{error.filename or 'the run folder'}: {error.strerror}; make room and continue with --resume")
-        return InputError.exit_code
-    return 0
+    return train(recipe, RunFolder(arguments.run or Path("runs") / recipe.name), arguments.resume)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -54,25 +53,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def train(path: Path, overrides: list[str], folder: Path | None, resume: bool) -> None:
-    """Read the recipe, train, finish.
-
-    Raises:
-        BertlineError: the input is wrong (an InputError), or the loss was no longer a number.
-    """
-    recipe = recipes.load(path, overrides)  # before the heavy imports: a wrong recipe is told at once
-    # Threads that spin while they wait make a busy machine twenty times slower; torch's OpenMP reads this on import.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from bertline.train import ranks, setup
+def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
+    """Train and finish, as one of the ranks; returns the exit code."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from bertline.train import ranks, setup, watchdog
     from bertline.train.finish import finish
     from bertline.train.progress import Progress
 
-    ranks.start()
-    run = RunFolder(folder or Path("runs") / recipe.name)
-    with setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
-        trainer.train()
-        finish(trainer, prepared)
-    ranks.stop()
+    try:
+        ranks.start()
+        with watchdog.watching(), setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
+            trainer.train()
+            finish(trainer, prepared)
+        ranks.stop()
+    except Exception as error:
+        return watchdog.end(error)
+    return 0
 
 
 def tell(faults: str) -> None:

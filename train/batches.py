@@ -4,6 +4,8 @@ The examples of a step are a function of (seed, epoch, position) alone, whatever
 together, and each micro-batch is padded to its own longest text, so that few tokens are computed for nothing.
 """
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 
 from bertline.artifacts.recipe import Training
 from bertline.tasks.tokens import Tokenizer
-from bertline.train.deepspeed_config import accumulation_steps
+from bertline.train.deepspeed_config import accumulation_steps, micro_batch_size
 from bertline.train.evaluation import Split
 from bertline.train.losses import Loss
 
@@ -59,8 +61,12 @@ class MicroBatch:
     weight: float
     """1, or 0 for a window computed only because the other ranks wait for this one."""
 
+    def pinned(self) -> "MicroBatch":
+        """The same in memory that a GPU copies from while it computes."""
+        return MicroBatch({n: t.pin_memory() for n, t in self.inputs.items()}, self.targets.pin_memory(), self.weight)
+
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same on a device."""
+        """The same on a device; from pinned memory nothing waits for the copy."""
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
         return MicroBatch(inputs, self.targets.to(device, non_blocking=True), self.weight)
 
@@ -92,7 +98,22 @@ class Batches:
         self.steps_per_epoch = -(-len(split.windows) // training.batch_size)
         self.steps = self.steps_per_epoch * training.epochs
 
-    def at(self, step: int) -> Batch:
+    def ahead(self, step: int, pin: bool) -> Iterator[Batch]:
+        """The batches from a step on to the last, each built in a thread while the one before it is computed.
+
+        Args:
+            step: the first, counted from 0.
+            pin: whether they are to be copied to a GPU.
+        """
+        with ThreadPoolExecutor(1, "batches") as builder:
+            coming = builder.submit(self.at, step, pin)
+            while step < self.steps:
+                batch = coming.result()
+                step += 1
+                coming = builder.submit(self.at, step, pin) if step < self.steps else coming
+                yield batch
+
+    def at(self, step: int, pin: bool = False) -> Batch:
         """The batch of a step, counted from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
@@ -102,14 +123,20 @@ class Batches:
         batch = self._order[position]
         dealt = deal(batch, self._ranks, accumulation_steps(self._training, self._ranks))
         computed = [self._lengths[part].max() * len(part) for share in dealt for part in share if len(part)]
+        micro_batches = [
+            self._micro_batch(part if len(part) else batch[:1], len(part) > 0) for part in dealt[self._rank]
+        ]
         return Batch(
-            micro_batches=[
-                self._micro_batch(part if len(part) else batch[:1], len(part) > 0) for part in dealt[self._rank]
-            ],
+            micro_batches=[one.pinned() for one in micro_batches] if pin else micro_batches,
             terms=max(sum(self._loss.terms(self._split.windows.targets[index]) for index in batch), 1e-9),
             tokens=int(self._lengths[batch].sum()),
             computed_tokens=int(sum(computed)),
         )
+
+    def heaviest(self) -> MicroBatch:
+        """As many texts as a rank computes at once, the longest of all: none takes more memory."""
+        count = micro_batch_size(self._training, self._ranks)
+        return self._micro_batch(np.argsort(self._lengths, kind="stable")[-count:], counts=True)
 
     def _micro_batch(self, indices: Indices, counts: bool) -> MicroBatch:
         inputs = self._tokenizer.pad([self._split.windows[index] for index in indices])

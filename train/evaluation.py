@@ -11,7 +11,7 @@ from torch import nn
 from bertline.tasks.task import Example, Output, Task
 from bertline.tasks.tokens import Tokenizer, by_length
 from bertline.train import model as models
-from bertline.train import ranks
+from bertline.train import ranks, watchdog
 from bertline.train.losses import Loss
 from bertline.train.mapped import Windows
 from bertline.train.progress import Progress
@@ -77,6 +77,7 @@ def _outputs(
     total = torch.zeros((), device=device)
     rounds = range(0, len(batches), count)
     for first in progress.track(rounds, len(rounds), split.name):
+        watchdog.beat(f"{split.name}, round {first // count + 1}")
         mine = batches[first + rank] if first + rank < len(batches) else None
         windows = mine or batches[first]  # a rank without any computes as well: under ZeRO 3 others need its weights
         inputs = tokenizer.pad([split.windows[index] for index in windows])

@@ -1,13 +1,14 @@
 """The training loop: batch, forward, backward, step; log, evaluate, keep the best, save.
 
 Everything here happens on every rank at once. What it needs is made in setup.py; what remains after it, in finish.py.
+Nothing waits for the device within a step: its figures are read while the next one is computed.
 """
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import deepspeed
 import deepspeed.comm as dist
@@ -19,7 +20,7 @@ from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import Best, RunFolder
 from bertline.tasks.task import Task
 from bertline.tasks.tokens import Tokenizer
-from bertline.train import checkpoints, evaluation, metrics, model, preemption, ranks
+from bertline.train import checkpoints, evaluation, metrics, model, preemption, ranks, watchdog
 from bertline.train.batches import Batch, Batches
 from bertline.train.checkpoints import State
 from bertline.train.deepspeed_config import micro_batch_size
@@ -49,6 +50,8 @@ class Trainer:
     progress: Progress
     preempted: bool = False
     """A rank was asked to stop; all know of it."""
+    taken: "Taken | None" = None
+    """The step whose figures are not read yet."""
 
     def train(self) -> None:
         """Take the steps that are left.
@@ -59,63 +62,103 @@ class Trainer:
         """
         state, training, steps = self.state, self.recipe.training, self.batches.steps
         begun = perf_counter() - state.seconds
+        standstill = training.timeout or (watchdog.ON_CPU if ranks.on_cpu() else watchdog.ON_GPU)
+        watchdog.allow(watchdog.FIRST)
         with self.progress.training(state.step, steps):
-            while state.step < steps and not self.is_patience_lost():
-                self.step()
+            for batch in self.batches.ahead(state.step, pin=not ranks.on_cpu()):
+                if self.is_patience_lost():
+                    break
+                self.step(batch)
+                watchdog.allow(standstill)
                 state.seconds = perf_counter() - begun
                 if self.due(training.eval_steps):
                     self.evaluate()
                 if self.due(training.save_steps) or self.preempted:
                     state.seconds = perf_counter() - begun
-                    checkpoints.save(self.engine, state, self.run.checkpoints, training.save_total_limit)
+                    self.save()
                 if self.preempted and state.step < steps:
                     raise PreemptedError(f"{self.run.path}: stopped as asked after step {state.step}, which is saved")
 
-    def step(self) -> None:
-        """One optimizer step, counted and logged."""
+    def step(self, batch: Batch) -> None:
+        """One optimizer step; then the figures of the one before are counted and logged."""
         state, started = self.state, perf_counter()
-        batch = self.batches.at(state.step)
         learning_rate = self.engine.get_lr()[0]
-        loss = self.optimize(batch)
-        seconds = perf_counter() - started
+        figures = self.optimize(batch)
+        self.settle()
         state.step += 1
         state.tokens += batch.tokens
         state.computed_tokens += batch.computed_tokens
-        state.training_seconds += seconds
-        log = state.step % self.recipe.training.logging_steps == 0 or state.step == self.batches.steps
-        speed = state.tokens / state.training_seconds
-        self.progress.step(state.step, loss, speed, log)
-        if log:
-            self.log(loss=loss, learning_rate=learning_rate, tokens_per_second=round(speed, 1))
+        state.training_seconds += perf_counter() - started
+        self.taken = Taken(state.step, learning_rate, figures, self.engine.was_step_applied())
 
-    def optimize(self, batch: Batch) -> float:
-        """Forward, backward and step for one global batch; returns its mean loss.
+    def optimize(self, batch: Batch) -> "Figures":
+        """Forward, backward and step for one global batch; returns its mean loss, and how many ranks are to stop.
 
         The sum of losses is divided by the terms of the global batch, so that the step is the same for any number of
         ranks and micro-batches.
 
         Raises:
-            BertlineError: the loss is not finite; the step is not taken.
+            BertlineError: loss or gradients are not finite, so that DeepSpeed has left the step out. In fp16 that is
+                how it finds its loss scale.
         """
+        step, device = self.state.step + 1, ranks.device()
         seed_dropout(self.recipe.training.seed, self.state.step)
         self.engine.train()
-        total = torch.zeros((), device=ranks.device())
-        for micro_batch in batch.micro_batches:
-            self.engine.set_gradient_accumulation_boundary(micro_batch is batch.micro_batches[-1])
-            micro_batch = micro_batch.to(ranks.device())
+        total = torch.zeros((), device=device)
+        for number, micro_batch in enumerate(batch.micro_batches, start=1):
+            watchdog.beat(f"step {step}, forward of micro-batch {number}")
+            self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches))
+            micro_batch = micro_batch.to(device)
             outputs = model.outputs(self.engine, micro_batch.inputs)
             loss = self.loss.sum(outputs, micro_batch.targets) * micro_batch.weight / batch.terms
+            watchdog.beat(f"step {step}, backward of micro-batch {number}")
             self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # it averages gradients over ranks
             total += loss.detach()
-        asked = total.new_tensor(preemption.asked.is_set())
-        mean, asks = ranks.sum_over_ranks(torch.stack([total, asked])).tolist()
-        self.preempted = asks > 0
-        self.check_finite(mean)
+        watchdog.beat(f"step {step}, update")
+        asked = torch.tensor(float(preemption.asked.is_set())).to(device, non_blocking=True)
+        figures = Figures(ranks.sum_over_ranks(torch.stack([total, asked])))
         self.engine.step()
-        return float(mean)
+        if not self.engine.was_step_applied() and self.state.precision != "fp16":
+            check_finite("loss", figures.read()[0], step)
+            check_finite("gradients' norm", math.inf, step)
+        return figures
+
+    def settle(self) -> None:
+        """Read the figures of the step taken last, and log them.
+
+        Raises:
+            BertlineError: its loss is not finite.
+        """
+        if self.taken is None:
+            return
+        (step, learning_rate, figures, applied), self.taken = self.taken, None
+        loss, asks = figures.read()
+        self.preempted = asks > 0
+        if applied:
+            check_finite("loss", loss, step)
+        log = step % self.recipe.training.logging_steps == 0 or step == self.batches.steps
+        speed = self.state.tokens / max(self.state.training_seconds, 1e-9)
+        self.progress.step(step, loss, speed, log)
+        if log:
+            self.log(step, loss=loss, learning_rate=learning_rate, tokens_per_second=round(speed, 1))
+
+    def check_weights(self) -> None:
+        """Stop before weights are kept that are no numbers: without ZeRO a step is taken whatever its gradients are."""
+        self.settle()
+        parameters = self.engine.module.parameters()
+        if not torch.stack([torch.isfinite(parameter).all() for parameter in parameters]).all():
+            check_finite("weights' sum", math.nan, self.state.step)
+
+    def save(self) -> None:
+        """Write a checkpoint to resume from."""
+        self.check_weights()
+        watchdog.beat(f"step {self.state.step}, checkpoint")
+        with watchdog.patient():
+            checkpoints.save(self.engine, self.state, self.run.checkpoints, self.recipe.training.save_total_limit)
 
     def evaluate(self) -> None:
         """Score on the validation split; keep the model as best/ if it is better than all before."""
+        self.check_weights()
         metric = self.recipe.metric
         size = micro_batch_size(self.recipe.training, dist.get_world_size())
         scores, tuned = evaluation.evaluate(
@@ -131,23 +174,24 @@ class Trainer:
         else:
             self.state.since_best += 1
             verdict = f"not better than {self.best.value:.4f} at step {self.best.step}"
-        self.log(validation=scores, decision=decision.model_dump(mode="json"))
+        self.log(now.step, validation=scores, decision=decision.model_dump(mode="json"))
         self.progress.say(f"step {now.step}: validation {metric} {now.value:.4f}, {verdict}")
 
     def keep_best(self) -> None:
         """Write the model as best/, in fp32, gathered from all ranks where ZeRO 3 has spread it."""
-        with deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
+        watchdog.beat(f"step {self.state.step}, best/")
+        with watchdog.patient(), deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
             if ranks.is_first():
                 tensors = self.engine.module.state_dict()
                 weights = {name: tensor.float().cpu() for name, tensor in tensors.items()}
                 model.save(self.engine.module, weights, self.tokenizer_folder, self.run.best)
-        dist.barrier()
+            dist.barrier()
 
-    def log(self, **values: Any) -> None:
+    def log(self, step: int, **values: Any) -> None:
         """Add a line to metrics.jsonl."""
         if ranks.is_first():
-            epoch = round(self.state.step / self.batches.steps_per_epoch, 4)
-            metrics.append(self.run.metrics, {"step": self.state.step, "epoch": epoch, **values})
+            epoch = round(step / self.batches.steps_per_epoch, 4)
+            metrics.append(self.run.metrics, {"step": step, "epoch": epoch, **values})
 
     def is_patience_lost(self) -> bool:
         """Whether so many evaluations in a row were not the best that the run is to end early."""
@@ -159,13 +203,40 @@ class Trainer:
         step = self.state.step
         return step % (every or self.batches.steps_per_epoch) == 0 or step == self.batches.steps
 
-    def check_finite(self, loss: float) -> None:
-        """Stop before a loss that is no number spoils the weights."""
-        if not math.isfinite(loss):
-            raise BertlineError(
-                f"step {self.state.step + 1}: the loss is {loss}, so the step was not taken and the run ends here; "
-                "a lower training.learning_rate or training.precision=fp32 would help. Checkpoints and best/ are kept"
-            )
+
+class Figures:
+    """Numbers on their way from the device to the host: `read` waits for them, and finds them there a step later."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values.to("cpu", non_blocking=True)
+        self._copied: Any = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._copied is not None:
+            self._copied.record()
+
+    def read(self) -> list[float]:
+        """The numbers."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return [float(value) for value in self._values.tolist()]
+
+
+class Taken(NamedTuple):
+    """A step that is on its way on the device."""
+
+    step: int
+    learning_rate: float
+    figures: Figures
+    applied: bool
+    """False where DeepSpeed has left it out, as fp16 does now and then."""
+
+
+def check_finite(what: str, value: float, step: int) -> None:
+    """End a run that computes with what is no number."""
+    if not math.isfinite(value):
+        raise BertlineError(
+            f"step {step}: the {what} is {value}, so the run ends here; a lower training.learning_rate or "
+            "training.precision=fp32 would help. Checkpoints and best/ are kept, and are of steps before"
+        )
 
 
 def seed_dropout(seed: int, step: int) -> None:

@@ -1,6 +1,8 @@
 """The loop against a plain PyTorch loop, and against itself: other micro-batches, stopped and resumed, refused."""
 
+import itertools
 import json
+import math
 import resource
 import shutil
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
 from bertline.train import checkpoints, data
+from bertline.train.batches import Batch
+from bertline.train.loop import Figures, Trainer
 from tests.train import plain
 from tests.train.conftest import losses, train_here
 
@@ -154,9 +158,31 @@ def test_a_loss_that_is_no_number_stops_the_run(recipe: Path, model: Path, tmp_p
     tensors = plain.weights(model)
     tensors["encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
     save_file(tensors, tmp_path / "broken/model.safetensors", {"format": "pt"})
-    with pytest.raises(BertlineError, match="step 1: the loss is nan, so the step was not taken"):
+    with pytest.raises(BertlineError, match="step 1: the loss is nan, so the run ends here"):
         train_here(recipe, tmp_path / "run", [f"model={tmp_path / 'broken'}"])
     assert losses(RunFolder(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize(("stage", "what"), [(0, "weights' sum is nan"), (1, "gradients' norm is inf")])
+def test_gradients_that_are_no_numbers_spoil_no_checkpoint(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, what: str
+) -> None:
+    """Of a loss that is finite, as that of a square root at 0: a hook of torch's own makes them so in step 4."""
+    sets = [f"training.zero_stage={stage}", "training.save_steps=2"]
+    optimize, steps = Trainer.optimize, itertools.count(1)
+
+    def spoiled(trainer: Trainer, batch: Batch) -> Figures:
+        if next(steps) == 4:
+            for parameter in trainer.engine.module.parameters():
+                parameter.register_hook(lambda gradient: gradient * math.nan)
+        return optimize(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "optimize", spoiled)
+    with pytest.raises(BertlineError, match=f"step 4: the {what}, so the run ends here"):
+        train_here(recipe, tmp_path / "run", sets)
+    monkeypatch.undo()
+    run = train_here(recipe, tmp_path / "run", sets, resume=True)
+    assert logged(run) == logged(train_here(recipe, tmp_path / "whole", sets))
 
 
 @pytest.mark.parametrize(("sets", "what"), [(["training.save_steps=1"], "checkpoint"), ([], "model")])

@@ -1,0 +1,61 @@
+"""Executed by each of two ranks: a run of which one fails in the forward pass of a step, in a way that is named."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bertline.train import __main__ as rank
+from bertline.train import model, watchdog
+
+STEP = 5
+
+
+def hang() -> None:
+    """As a deadlock would."""
+    time.sleep(3600)
+
+
+def stop() -> None:
+    """As a machine that has frozen."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def die() -> None:
+    """As the kernel ends a process when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_out_of_memory() -> None:
+    """As a GPU does."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def fail() -> None:
+    """As a defect would."""
+    raise ValueError("a defect")
+
+
+def main(way: str, victim: str, tick: str) -> int:
+    """Run bertline.train on this rank, ticks being so many seconds."""
+    watchdog.TICK = float(tick)
+    outputs, steps = model.outputs, iter(range(1, 10**6))
+
+    def failing(*arguments: Any) -> torch.Tensor:
+        if os.environ["RANK"] == victim and next(steps) == STEP:
+            ways: dict[str, Callable[[], None]] = {
+                each.__name__: each for each in (hang, stop, die, run_out_of_memory, fail)
+            }
+            ways[way]()
+        return outputs(*arguments)
+
+    model.outputs = failing  # type: ignore[assignment]
+    return rank.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*(sys.argv.pop() for _ in range(3))))

@@ -1,0 +1,64 @@
+"""A rank that dies, stops, hangs or fails ends the run: quickly, all of it, with a line that says which and where."""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bertline.launch import deepspeed_launcher
+from tests.train.failing_ranks import STEP
+
+ROOT = Path(__file__).parents[2]
+WAYS = {
+    "hang": f", step {STEP}, forward of micro-batch 1: no step forward for",
+    "stop": " died or was stopped",
+    "die": " died",
+    "run_out_of_memory": f", step {STEP}, forward of micro-batch 1: out of memory",
+    "fail": f", step {STEP}, forward of micro-batch 1: ValueError: a defect",
+}
+
+
+def launch(recipe: Path, folder: Path, way: str, victim: int, tick: float, *sets: str) -> tuple[int, float]:
+    """The exit code of the launcher, and the seconds from the failure to it."""
+    line = deepspeed_launcher.command(recipe, [*sets, "training.eval_steps=100"], folder / "run", ranks=2)
+    line[line.index("bertline.train")] = "tests.train.failing_ranks"
+    line += [str(tick), str(victim), way]
+    variables = {**deepspeed_launcher.environment(ranks=2), "PYTHONPATH": str(ROOT)}
+    code = deepspeed_launcher.run(line, variables)
+    return code, time.time() - (folder / "run/metrics.jsonl").stat().st_mtime
+
+
+def left_over(folder: Path) -> list[str]:
+    """Processes that still work for a run."""
+    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [" ".join(line) for line in lines if str(folder / "run") in line]
+
+
+def check(recipe: Path, folder: Path, said: str, way: str, victim: int, seconds: float) -> None:
+    (line,) = [line for line in said.splitlines() if line.startswith(f"rank {victim}")]
+    assert line.startswith(f"rank {victim}{WAYS[way]}")
+    assert f"step {STEP}, " in line
+    assert not left_over(folder)
+    assert seconds < 30
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_rank_that_fails_ends_the_run(
+    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], way: str
+) -> None:
+    code, seconds = launch(recipe, tmp_path, way, 1, 0.25, "training.timeout=4")
+    assert code != 0
+    check(recipe, tmp_path, capfd.readouterr().err, way, 1, seconds)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("way", WAYS)
+def test_within_thirty_seconds_as_it_is_set(
+    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], way: str, victim: int
+) -> None:
+    code, seconds = launch(recipe, tmp_path, way, victim, 1.0)
+    assert code != 0
+    print(f"{way}, rank {victim}: {seconds:.0f} s")
+    check(recipe, tmp_path, capfd.readouterr().err, way, victim, seconds)
