@@ -93,7 +93,7 @@ def optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
     """AdamW over what is not frozen; weights decay, biases and norms (vectors, all of them) do not.
 
     Each layer's learning rate is `layer_decay` of that of the layer above (arXiv:1801.06146, section 3.2); the head is
-    above them all, the embeddings are below.
+    above them all, the embeddings are below. torch's fused kernel updates each tensor in one pass over memory.
     """
     depths = _depths(model) if training.layer_decay < 1 else {}
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
@@ -108,7 +108,8 @@ def optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
                 "lr": training.learning_rate * training.layer_decay**depth,
             }
             for (depth, vectors), parameters in sorted(groups.items(), key=lambda group: group[0])
-        ]
+        ],
+        fused=True,
     )
 
 

@@ -14,13 +14,14 @@ import deepspeed.comm as dist
 from bertline.artifacts import encoder, places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe import Recipe, Training
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Task
-from bertline.train import checkpoints, deepspeed_config, elastic, metrics, model, prepared, ranks
+from bertline.train import checkpoints, deepspeed_config, elastic, memory, metrics, model, prepared, ranks
 from bertline.train.batches import Batches
 from bertline.train.checkpoints import State
 from bertline.train.data import Splits
+from bertline.train.deepspeed_config import Precision
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss
 from bertline.train.prepared import Prepared
@@ -50,7 +51,12 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         found = resumed_from(run, state, progress) if resume else None
         tokenizer = task.tokenizer(tokenizer_folder)
         loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
-        batches = Batches(ready.train, loss, tokenizer, recipe.training, dist.get_rank(), dist.get_world_size())
+        make_batches = partial(Batches, ready.train, loss, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size())
+        asked = recipe
+        if not ranks.on_cpu():
+            recipe = fitted(recipe, folder, task, make_batches, loss, precision, progress)
+            config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
+        batches = make_batches(recipe.training)
         if found is None:
             engine = make_engine(recipe, folder, task, config, batches.steps)
         else:
@@ -59,7 +65,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
             make = partial(make_engine, recipe, folder, task, steps=batches.steps)
             engine = elastic_engine(make, config, checkpoint) if moved else resumed_engine(make, config, checkpoint)
             state = then.model_copy(update={"ranks": state.ranks})
-        claim(recipe, run, splits, state)
+        claim(asked, run, splits, state)
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
         trainer = Trainer(
@@ -152,6 +158,28 @@ def make_engine(recipe: Recipe, folder: Path, task: Task, config: dict[str, Any]
     schedule = model.schedule(optimizer, recipe.training, steps)
     engine, *_ = deepspeed.initialize(model=loaded, optimizer=optimizer, lr_scheduler=schedule, config=config)
     return engine
+
+
+def fitted(
+    recipe: Recipe,
+    folder: Path,
+    task: Task,
+    make_batches: Callable[[Training], Batches],
+    loss: Loss,
+    precision: Precision,
+    progress: Progress,
+) -> Recipe:
+    """The recipe with micro-batches that the devices have memory for."""
+    training = memory.fit(
+        recipe.training, lambda: model.load(folder, task, recipe.training), make_batches, loss, precision
+    )
+    asked = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
+    if training.micro_batch_size != asked:
+        progress.say(
+            f"{asked} texts at once do not fit into memory: a rank computes {training.micro_batch_size}; a step sees "
+            f"{training.batch_size} as before"
+        )
+    return recipe.model_copy(update={"training": training})
 
 
 def resumed_engine(make: Callable[..., Any], config: dict[str, Any], checkpoint: Path) -> Any:

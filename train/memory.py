@@ -1,0 +1,86 @@
+"""How many texts a rank's device has memory for: tried at the start, on the longest of all, before hours are spent.
+
+What is tried is a forward and a backward pass beside as much memory as the optimizer will take. DeepSpeed's engine is
+made afterwards, so that nothing of the trial is left in it, and no rank waits for another that has run out.
+"""
+
+from collections.abc import Callable
+
+import deepspeed.comm as dist
+import torch
+from torch import nn
+
+from bertline.artifacts.recipe import Training
+from bertline.train import model as models
+from bertline.train import ranks
+from bertline.train.batches import Batches, MicroBatch
+from bertline.train.deepspeed_config import Precision, micro_batch_size
+from bertline.train.losses import Loss
+from bertline.train.watchdog import is_out_of_memory
+
+AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What matrices are multiplied in, where that is not fp32."""
+OPTIMIZER_BYTES = 12
+"""Of each parameter that trains: AdamW's two moments and a flat copy of the gradient, in fp32."""
+
+
+def fit(
+    training: Training,
+    make_model: Callable[[], nn.Module],
+    make_batches: Callable[[Training], Batches],
+    loss: Loss,
+    precision: Precision,
+) -> Training:
+    """`training` with the micro-batch halved until the device of every rank has room for it.
+
+    The global batch stays as it is: more micro-batches make up for smaller ones. One text is taken as it is; if even
+    that does not fit, the run will say so.
+    """
+    model = make_model().to(ranks.device()).train()
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    optimizer = OPTIMIZER_BYTES * trained // (dist.get_world_size() if training.zero_stage else 1)
+    size = micro_batch_size(training, dist.get_world_size())
+    while size > 1:
+        micro_batch = make_batches(training.model_copy(update={"micro_batch_size": size})).heaviest()
+        if fits(model, micro_batch, loss, precision, optimizer):
+            break
+        size = -(-size // 2)
+    del model
+    _free()
+    agreed = torch.tensor(size, device=ranks.device())
+    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+    return training.model_copy(update={"micro_batch_size": int(agreed)})
+
+
+def fits(model: nn.Module, micro_batch: MicroBatch, loss: Loss, precision: Precision, besides: int) -> bool:
+    """Whether a device has memory for a forward and a backward pass.
+
+    Args:
+        model: on the device.
+        micro_batch: what is computed.
+        loss: of it.
+        precision: that the passes are computed in.
+        besides: bytes that something else will take.
+    """
+    device = ranks.device()
+    try:
+        taken = torch.empty(besides, dtype=torch.uint8, device=device)
+        batch = micro_batch.to(device)
+        with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+            outputs = models.outputs(model, batch.inputs)
+        loss.sum(outputs, batch.targets).backward()  # type: ignore[no-untyped-call]
+        del taken
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        model.zero_grad(set_to_none=True)
+        _free()
+    return True
+
+
+def _free() -> None:
+    """Give memory that nothing uses back to the device."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
