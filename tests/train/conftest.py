@@ -2,8 +2,9 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,9 @@ from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train.evaluation import Split
 from tests.conftest import make_model, make_texts
+
+if TYPE_CHECKING:
+    from bertline.train.loop import Trainer
 
 RECIPE = """\
 name: tiny
@@ -52,7 +56,14 @@ def write_recipe(model: Path, folder: Path) -> Path:
     return folder / "recipe.yaml"
 
 
-def train_here(recipe: Path, folder: Path, sets: Sequence[str] = (), resume: bool = False, stop: int = 0) -> RunFolder:
+def train_here(
+    recipe: Path,
+    folder: Path,
+    sets: Sequence[str] = (),
+    resume: bool = False,
+    stop: int = 0,
+    look: "Callable[[Trainer], None]" = lambda trainer: None,
+) -> RunFolder:
     """Run a recipe in this process, which `rank` has made one.
 
     Args:
@@ -61,6 +72,7 @@ def train_here(recipe: Path, folder: Path, sets: Sequence[str] = (), resume: boo
         sets: overrides.
         resume: continue.
         stop: raise KeyboardInterrupt once this step is taken, as a person would.
+        look: is shown the trainer before it begins.
     """
     from bertline.train import setup
     from bertline.train.finish import finish
@@ -73,6 +85,7 @@ def train_here(recipe: Path, folder: Path, sets: Sequence[str] = (), resume: boo
 
     run = RunFolder(folder)
     with setup.trainer(recipes.load(recipe, sets), run, resume, Watched(speaks=False)) as (trainer, prepared):
+        look(trainer)
         trainer.train()
         finish(trainer, prepared)
     return run

@@ -1,15 +1,30 @@
-"""Executed by each of two ranks: runs that one rank goes on with, and runs of one rank that two go on with."""
+"""Executed by each of two ranks: runs that one rank goes on with, and runs of one rank that two go on with.
+
+What a rank has right after loading is held against what stands in the checkpoint, as DeepSpeed itself reads it.
+"""
 
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import deepspeed
+import pytest
+import torch
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from bertline.train import ranks
+from bertline.train.loop import Trainer
 from tests.train.conftest import train_here
 
 STAGES = (0, 1, 2, 3)
-CHANGES = ("two-one-two", "one-two")
-SETS = ["training.freeze.embeddings=true", "training.layer_decay=0.8", "training.save_steps=4", "training.best=loss"]
+CHANGES = ("two-one", "two-one-two", "one-two")
+RATE, DECAY, LAYERS, WARMUP, STEPS = 1e-3, 0.8, 2, 2, 12
+SETS = [
+    "training.freeze.embeddings=true", f"training.layer_decay={DECAY}", "training.save_steps=4", "training.best=loss",
+    f"training.learning_rate={RATE}",
+]  # fmt: skip
 
 
 def sets(stage: int) -> list[str]:
@@ -17,16 +32,52 @@ def sets(stage: int) -> list[str]:
     return [*SETS, f"training.zero_stage={stage}"]
 
 
+def check_loaded(trainer: Trainer, step: int) -> None:
+    """Weights are the checkpoint's to the bit, frozen ones too; each parameter has its step, a group its settings."""
+    assert trainer.state.step == step
+    engine = trainer.engine
+    saved = weights_saved(trainer.run.checkpoints / f"step-{step}", trainer.recipe.training.zero_stage)
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        loaded = {name: tensor.clone() for name, tensor in engine.module.state_dict().items()}
+    assert loaded.keys() == saved.keys()
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, saved[name]), name
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    steps = [state["step"] for state in optimizer.state.values() if state]
+    assert {float(count) for count in steps} == {float(step)}
+    assert len({count.data_ptr() for count in steps}) == len(steps), "parameters share a count"
+    check_groups(optimizer.param_groups, (STEPS - step) / (STEPS - WARMUP))
+
+
+def check_groups(groups: list[dict[str, Any]], share: float) -> None:
+    """The groups' own settings: the head, then layer by layer, of each what decays and what does not."""
+    found = [(group["lr"], group["weight_decay"]) for group in groups]
+    rates = [RATE * share * DECAY**depth for depth in range(LAYERS + 1)]
+    assert found == [(pytest.approx(rate), decay) for rate in rates for decay in (0.01, 0.0)]
+
+
+def weights_saved(checkpoint: Path, stage: int) -> dict[str, torch.Tensor]:
+    """As DeepSpeed reads them; below ZeRO 3 what is frozen stands with the module alone."""
+    module: dict[str, torch.Tensor] = {}
+    if stage < 3:
+        module = torch.load(checkpoint / "deepspeed/mp_rank_00_model_states.pt", weights_only=False)["module"]
+    if stage == 0:
+        return module
+    return {**module, **get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), "deepspeed")}
+
+
 def main(what: str, recipe: Path, folder: Path) -> None:
     """Begin runs on two ranks and stop them after a checkpoint, or go to the end of all that one rank had."""
     ranks.start()
     for stage in STAGES:
         if what == "begin":
-            with suppress(KeyboardInterrupt):
-                train_here(recipe, folder / f"two-one-two-{stage}", sets(stage), stop=6)
+            for change in ("two-one", "two-one-two"):
+                with suppress(KeyboardInterrupt):
+                    train_here(recipe, folder / f"{change}-{stage}", sets(stage), stop=6)
         else:
-            for change in CHANGES:
-                train_here(recipe, folder / f"{change}-{stage}", sets(stage), resume=True)
+            for change, step in (("two-one-two", 8), ("one-two", 4)):
+                look = partial(check_loaded, step=step)
+                train_here(recipe, folder / f"{change}-{stage}", sets(stage), resume=True, look=look)
     ranks.stop()
 
 

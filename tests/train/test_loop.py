@@ -47,6 +47,15 @@ def test_one_rank_is_the_plain_loop(
     assert losses(train_here(recipe, tmp_path / "run", sets)) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(("stage", "what"), [(1, ["optimizer"]), (2, ["optimizer"]), (3, ["optimizer", "param"])])
+def test_offloading_changes_nothing_but_memory(
+    expected: list[float], recipe: Path, tmp_path: Path, stage: int, what: list[str]
+) -> None:
+    offloaded = [f"deepspeed.zero_optimization.offload_{each}={{device: cpu}}" for each in what]
+    run = train_here(recipe, tmp_path / "run", [f"training.zero_stage={stage}", *offloaded])
+    assert losses(run) == pytest.approx(expected, abs=1e-5)
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(expected: list[float], recipe: Path, tmp_path: Path) -> None:
     run = train_here(recipe, tmp_path / "run", ["training.gradient_checkpointing=true"])
     assert losses(run) == pytest.approx(expected, abs=1e-5)

@@ -16,6 +16,7 @@ from bertline.tasks.task import Example
 from bertline.train import memory
 from bertline.train import model as models
 from bertline.train.batches import Batches
+from bertline.train.deepspeed_config import Precision
 from bertline.train.losses import Loss
 from tests.conftest import classifier, make_texts
 from tests.train.conftest import encode
@@ -36,7 +37,7 @@ def memory_of_at_most(more: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_micro_batch_is_halved_until_it_fits(model: Path, precision: str) -> None:
+def test_a_micro_batch_is_halved_until_it_fits(model: Path, precision: Precision) -> None:
     task = catalog.make(classifier())
     examples = [Example(row["text"], None, row["label"]) for row in make_texts(2048)]
     tokenizer = task.tokenizer(model)
