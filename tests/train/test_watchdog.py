@@ -43,7 +43,7 @@ def check(recipe: Path, folder: Path, said: str, way: str, victim: int, seconds:
     assert seconds < 30
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["hang", "die", "run_out_of_memory"])
 def test_a_rank_that_fails_ends_the_run(
     recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], way: str
 ) -> None:

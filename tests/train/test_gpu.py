@@ -1,0 +1,98 @@
+"""What only a CUDA GPU shows: each precision with each ZeRO stage, a loss scale resumed, memory that runs out."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertline.artifacts.recipe import Training
+from bertline.artifacts.run import read_summary
+from bertline.tasks import catalog
+from bertline.tasks.task import Example
+from bertline.train import memory
+from bertline.train import model as models
+from bertline.train.batches import Batches
+from bertline.train.loop import Trainer
+from bertline.train.losses import Loss
+from tests.conftest import classifier, make_texts
+from tests.train import plain
+from tests.train.conftest import encode, losses, train_here
+from tests.train.test_loop import logged
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
+STAGES = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[None]:
+    """This process as the only rank, on the first GPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    from bertline.train import ranks
+
+    before = dict(os.environ)
+    os.environ.pop("DS_ACCELERATOR", None)
+    ranks.start()
+    yield
+    ranks.stop()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def in_fp32(recipe: Path, gpu: None, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of the recipe in fp32."""
+    return losses(train_here(recipe, tmp_path_factory.mktemp("fp32") / "run"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-4), ("bf16", 0.03)])
+def test_every_stage_gives_the_same_curve(
+    in_fp32: list[float], recipe: Path, tmp_path: Path, precision: str, apart: float, stage: int
+) -> None:
+    sets = [f"training.precision={precision}", f"training.zero_stage={stage}", "training.micro_batch_size=5"]
+    run = train_here(recipe, tmp_path / "run", sets)
+    assert losses(run) == pytest.approx(in_fp32, abs=apart)
+    assert all(tensor.dtype == torch.float32 for tensor in plain.weights(run.best).values())
+
+
+def has_searched(trainer: Trainer) -> None:
+    assert float(trainer.engine.optimizer.loss_scale) != 2.0**24
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_fp16_trains_and_resumes_with_its_loss_scale(recipe: Path, tmp_path: Path, stage: int) -> None:
+    """The scale halves with each step that is left out, and doubles after two that are not: it is never the first."""
+    scale = "deepspeed.fp16={initial_scale_power: 24, loss_scale_window: 2}"
+    sets = ["training.precision=fp16", f"training.zero_stage={stage}", "training.save_steps=4", scale]
+    whole = train_here(recipe, tmp_path / "whole", sets)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe, tmp_path / "stopped", sets, stop=6)
+    stopped = train_here(recipe, tmp_path / "stopped", sets, resume=True, look=has_searched)
+    assert logged(stopped) == logged(whole)
+    assert read_summary(whole.path).precision == "fp16"
+
+
+def test_offloading_changes_nothing_but_memory(in_fp32: list[float], recipe: Path, tmp_path: Path) -> None:
+    offloaded = "deepspeed.zero_optimization={offload_optimizer: {device: cpu}, offload_param: {device: cpu}}"
+    run = train_here(recipe, tmp_path / "run", ["training.precision=fp32", "training.zero_stage=3", offloaded])
+    assert losses(run) == pytest.approx(in_fp32, abs=1e-4)
+
+
+def test_a_micro_batch_is_halved_until_it_fits(model: Path) -> None:
+    task = catalog.make(classifier())
+    tokenizer = task.tokenizer(model)
+    split = encode([Example(row["text"], None, row["label"]) for row in make_texts(4096)], task, tokenizer)
+    training = Training(batch_size=4096)
+    loss = Loss(task.settings, training, split.windows.targets)
+    make_batches = partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(200e6 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        fitted = memory.fit(training, lambda: models.load(model, task, training), make_batches, loss, "bf16")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert fitted.micro_batch_size in (64, 128, 256, 512, 1024, 2048)
