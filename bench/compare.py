@@ -10,8 +10,8 @@ repetitions where one takes longer than that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from statistics import geometric_mean
@@ -63,12 +63,25 @@ def default_grid(systems: Sequence[System]) -> list[tuple[int, int]]:
     return [(batch, length) for batch, length in GRID if length <= longest] or [(1, longest)]
 
 
+@contextmanager
+def started(systems: Sequence[System], threads: int) -> Iterator[list[Worker]]:
+    """A worker for each system; none of their processes is left behind."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Worker(system, threads)) for system in systems]
+
+
+def outputs(workers: Sequence[Worker], texts: Sequence[Text]) -> list[list[Output]]:
+    """What each of them gives for each window of the texts, in order; nothing is timed."""
+    for worker in workers:
+        worker.prepare()
+    return [worker.outputs(texts) for worker in workers]
+
+
 def measure(
-    systems: Sequence[System],
+    workers: Sequence[Worker],
     texts: Sequence[Text],
     grid: Sequence[tuple[int, int]],
     rounds: int,
-    threads: int,
     on_progress: OnProgress = lambda what, done, steps: None,
 ) -> list[Measured]:
     """Time every system at every point (batch, length) of the grid in each round, and let it score every text.
@@ -76,30 +89,28 @@ def measure(
     Systems whose tokenizer.json is the same get the same token ids. Load time and peak memory are told in `Worker`.
 
     Raises:
-        BertlineError, InputError: a system failed; the message names it. No process is left behind.
+        BertlineError, InputError: a system failed; the message names it.
     """
-    batches = [inputs.make(system.tokenizer, texts, grid) for system in systems]
-    steps = _Steps(len(systems) * (rounds + 2), on_progress)
-    with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(system, threads)) for system in systems]
-        for worker in workers:
-            worker.prepare()
-        loads = []
-        for worker, own in zip(workers, batches, strict=True):
-            loads.append(worker.load(own[0]))
-            steps.did(f"{worker.name}: loaded")
-        seconds: list[list[list[float]]] = [[[] for _ in grid] for _ in systems]
-        for turn in range(rounds):
-            for worker, own, times in zip(workers, batches, seconds, strict=True):
-                for so_far, more in zip(times, worker.time(own), strict=True):
-                    so_far += more
-                steps.did(f"{worker.name}: round {turn + 1} of {rounds} timed")
-        measured = []
-        for system, worker, load, times in zip(systems, workers, loads, seconds, strict=True):
-            outputs = worker.outputs(texts)
-            points = [point(batch, length, each) for (batch, length), each in zip(grid, times, strict=True)]
-            measured.append(Measured(system.name, outputs, points, load, worker.peak_rss_bytes(), system.size_bytes))
-            steps.did(f"{worker.name}: {len(texts):,} texts scored")
+    batches = [inputs.make(worker.system.tokenizer, texts, grid) for worker in workers]
+    steps = _Steps(len(workers) * (rounds + 2), on_progress)
+    for worker in workers:
+        worker.prepare()
+    loads = []
+    for worker, own in zip(workers, batches, strict=True):
+        loads.append(worker.load(own[0]))
+        steps.did(f"{worker.system.name}: loaded")
+    seconds: list[list[list[float]]] = [[[] for _ in grid] for _ in workers]
+    for turn in range(rounds):
+        for worker, own, times in zip(workers, batches, seconds, strict=True):
+            for so_far, more in zip(times, worker.time(own), strict=True):
+                so_far += more
+            steps.did(f"{worker.system.name}: round {turn + 1} of {rounds} timed")
+    measured = []
+    for worker, load, times in zip(workers, loads, seconds, strict=True):
+        system, found = worker.system, worker.outputs(texts)
+        points = [point(batch, length, each) for (batch, length), each in zip(grid, times, strict=True)]
+        measured.append(Measured(system.name, found, points, load, worker.peak_rss_bytes(), system.size_bytes))
+        steps.did(f"{system.name}: {len(texts):,} texts scored")
     return measured
 
 
@@ -129,7 +140,8 @@ def bench(
     Returns:
         What `bertline bench --json` prints; plain values only.
     """
-    measured = measure(systems, [example.texts for example in examples], grid, rounds, threads, on_progress)
+    with started(systems, threads) as workers:
+        measured = measure(workers, [example.texts for example in examples], grid, rounds, on_progress)
     answered = [answers(system, examples, each.outputs) for system, each in zip(systems, measured, strict=True)]
     return summarize(catalog.make(systems[0].settings), measured, examples, answered, rounds, threads)
 

@@ -54,7 +54,7 @@ class PyTorchRuntime:
 
 
 def model_class(folder: Path, architecture: str) -> Any:
-    """The class that reads this folder. transformers imports its module here, once in a process: about 0.3 s."""
+    """The class that reads this folder. transformers imports its module here, once in a process: about 2 s."""
     encoder.check(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     known = getattr(transformers, f"AutoModel{architecture}")._model_mapping

@@ -11,9 +11,10 @@ from bertline.artifacts import machine
 from bertline.artifacts.bundle import Fidelity
 from bertline.artifacts.errors import InputError
 from bertline.bench import compare
+from bertline.bench.worker import Worker
 from bertline.export import convert, fidelity, graphs
 from bertline.export.graphs import Graph
-from bertline.export.measure import Say, grid, systems
+from bertline.export.measure import Say, systems
 from bertline.export.sources import Origin
 
 TARGETS = ("auto", "avx2", "avx512", "avx512_vnni", "arm64")
@@ -36,8 +37,8 @@ class Made:
         return next(graph for graph in self.graphs if graph.name == name)
 
 
-def make(origin: Origin, folder: Path, target: str, say: Say) -> Made:
-    """Convert, fuse and quantize; what was converted and fused is held against PyTorch before it is quantized."""
+def make(origin: Origin, yardstick: Worker, folder: Path, target: str, say: Say) -> Made:
+    """Convert, fuse and quantize; what was converted and fused is held against PyTorch (the yardstick) before that."""
     say(f"converting {origin.folder} to ONNX")
     fp32 = Graph("fp32", convert.to_onnx(origin.folder, origin.settings, folder))
     fused = graphs.fuse(fp32, "fp32-fused")
@@ -45,9 +46,10 @@ def make(origin: Origin, folder: Path, target: str, say: Say) -> Made:
     say("comparing with PyTorch")
     exact = [fp32, fused] if fused else [fp32]
     mixed = fidelity.mixed_lengths(origin.texts)
-    pytorch, *others = compare.measure(systems(origin, exact), mixed, grid(origin)[:1], 1, machine.cores())
+    with compare.started(systems(origin, exact), machine.cores()) as workers:
+        pytorch, *others = compare.outputs([yardstick, *workers], mixed)
     proof = fidelity.gate(pytorch, others[0], len(mixed))
-    if fused and not (found := fidelity.difference(pytorch.outputs, others[1].outputs)) <= fidelity.MAX_ABS_LOGIT_DIFF:
+    if fused and not (found := fidelity.difference(pytorch, others[1])) <= fidelity.MAX_ABS_LOGIT_DIFF:
         notices.append(f"no fused candidates: the fused graph's logits differ from PyTorch's by {found:.3g}")
         exact = [fp32]
     left_out = signed_left_out(target, machine.cpu_class())

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts import files
+from bertline.artifacts import files, machine
+from bertline.bench.worker import Worker
 from bertline.export import account, candidates, measure, sources
 from bertline.export.measure import Say
 from bertline.export.seal import seal
@@ -45,8 +46,10 @@ def export(
     origin = sources.read(source, data)
     say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as folder:
-        made = candidates.make(origin, Path(folder), target, say)
-        measured = measure.measure(origin, made.graphs, say)
+        # one for both, from now: it imports for seconds, while the model is converted
+        with Worker(measure.pytorch(origin), machine.cores()) as yardstick:
+            made = candidates.make(origin, yardstick, Path(folder), target, say)
+            measured = measure.measure(origin, yardstick, made.graphs, say)
         manifest = account.describe(origin, bundle, made, measured, max_drop, target)
         result = account.answer(bundle, manifest, measured.pytorch)
         say(f"sealing {bundle}")

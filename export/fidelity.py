@@ -6,7 +6,6 @@ import numpy as np
 
 from bertline.artifacts.bundle import Fidelity
 from bertline.artifacts.errors import GateError
-from bertline.bench.compare import Measured
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Text
 
@@ -39,13 +38,13 @@ def difference(ones: Sequence[Output], others: Sequence[Output]) -> float:
     return float(np.max([np.abs(one - other).max() for one, other in zip(ones, others, strict=True)]))
 
 
-def gate(pytorch: Measured, fp32: Measured, texts: int) -> Fidelity:
+def gate(pytorch: Sequence[Output], fp32: Sequence[Output], texts: int) -> Fidelity:
     """Hold the converted graph against PyTorch, which answered the same `texts`.
 
     Raises:
         GateError: the logits differ by more than MAX_ABS_LOGIT_DIFF, or are not numbers.
     """
-    found = difference(pytorch.outputs, fp32.outputs)
+    found = difference(pytorch, fp32)
     if not found <= MAX_ABS_LOGIT_DIFF:
         raise GateError(
             f"the fp32 ONNX model is not the PyTorch model: largest |Δlogit| {found:.3g} on {texts} texts, "

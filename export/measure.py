@@ -7,6 +7,7 @@ from bertline.artifacts import encoder, machine
 from bertline.bench import bootstrap, compare
 from bertline.bench.compare import Measured
 from bertline.bench.systems import System
+from bertline.bench.worker import Worker
 from bertline.export.choose import Trial
 from bertline.export.graphs import Graph
 from bertline.export.sources import Origin
@@ -29,15 +30,14 @@ class Measurements:
     trials: list[Trial]
 
 
-def measure(origin: Origin, graphs: Sequence[Graph], say: Say) -> Measurements:
-    """Let PyTorch and every candidate answer the validation texts, and time them in turns."""
+def measure(origin: Origin, yardstick: Worker, graphs: Sequence[Graph], say: Say) -> Measurements:
+    """Let PyTorch (the yardstick) and every candidate answer the validation texts, and time them in turns."""
 
     def tell(what: str, done: int, steps: int) -> None:
         say(f"[{done}/{steps}] {what}")
 
-    pytorch, *candidates = compare.measure(
-        systems(origin, graphs), origin.texts, grid(origin), ROUNDS, machine.cores(), tell
-    )
+    with compare.started(systems(origin, graphs), machine.cores()) as workers:
+        pytorch, *candidates = compare.measure([yardstick, *workers], origin.texts, grid(origin), ROUNDS, tell)
     before = counts(origin, pytorch)
     trials = [trial(origin, graph, before, one) for graph, one in zip(graphs, candidates, strict=True)]
     return Measurements(pytorch, value(origin, before), trials)
@@ -45,8 +45,8 @@ def measure(origin: Origin, graphs: Sequence[Graph], say: Say) -> Measurements:
 
 def counts(origin: Origin, measured: Measured) -> Counts:
     """What the scores of the answers are made of."""
-    system = systems(origin, ())[0]
-    return origin.task.counts(origin.examples, compare.answers(system, origin.examples, measured.outputs))
+    answered = compare.answers(pytorch(origin), origin.examples, measured.outputs)
+    return origin.task.counts(origin.examples, answered)
 
 
 def value(origin: Origin, counts: Counts) -> float:
@@ -68,13 +68,14 @@ def trial(origin: Origin, graph: Graph, before: Counts, measured: Measured) -> T
     )
 
 
+def pytorch(origin: Origin) -> System:
+    """The model as it is, which all graphs are held against."""
+    return System("pytorch", "pytorch", origin.folder, origin.folder, origin.settings)
+
+
 def systems(origin: Origin, graphs: Sequence[Graph]) -> list[System]:
-    """PyTorch and the graphs, to be measured side by side."""
-    shared = (origin.folder, origin.settings)
-    return [
-        System("pytorch", "pytorch", origin.folder, *shared),
-        *(System(graph.name, "onnxruntime", graph.path, *shared) for graph in graphs),
-    ]
+    """The graphs, to be measured side by side."""
+    return [System(graph.name, "onnxruntime", graph.path, origin.folder, origin.settings) for graph in graphs]
 
 
 def grid(origin: Origin) -> list[tuple[int, int]]:

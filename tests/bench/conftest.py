@@ -65,12 +65,8 @@ def bench(systems: list[System]) -> Bench:
     examples = [Example(row["text"], None, row["label"]) for row in make_texts(50)]
     texts = [example.texts for example in examples]
     told: list[str] = []
-    measured = compare.measure(
-        systems,
-        texts,
-        GRID,
-        rounds=2,
-        threads=1,
-        on_progress=lambda what, done, steps: told.append(f"{done}/{steps} {what}"),
-    )
+    with compare.started(systems, threads=1) as workers:
+        measured = compare.measure(
+            workers, texts, GRID, rounds=2, on_progress=lambda what, done, steps: told.append(f"{done}/{steps} {what}")
+        )
     return Bench(systems, texts, examples, measured, told)

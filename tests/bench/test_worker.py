@@ -26,6 +26,18 @@ if __name__ == "__main__":
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
+LEAN = """
+import gc, sys
+from bertline.bench.worker import lean_imports
+
+with lean_imports():
+    from bertline.bench import pytorch
+    from transformers import BertForSequenceClassification
+assert gc.isenabled()
+assert not {name.partition(".")[0] for name in sys.modules} & {"scipy", "sklearn"}
+import scipy
+"""
+
 
 def alive(pid: int) -> bool:
     """Whether the process runs: not gone, and not merely waiting to be reaped."""
@@ -37,8 +49,11 @@ def test_a_failing_system_is_told_in_one_line_and_no_process_is_left(systems: li
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model")
     pair = [systems[1], System("half-baked", "onnxruntime", broken, systems[1].tokenizer, classifier())]
-    with pytest.raises(DamagedError, match=r"^half-baked: .*broken\.onnx: ONNX Runtime .* cannot load it") as caught:
-        compare.measure(pair, [("a good film", None)], [(1, 16)], rounds=1, threads=1)
+    with (
+        pytest.raises(DamagedError, match=r"^half-baked: .*broken\.onnx: ONNX Runtime .* cannot load it") as caught,
+        compare.started(pair, threads=1) as workers,
+    ):
+        compare.measure(workers, [("a good film", None)], [(1, 16)], rounds=1)
     assert "\n" not in str(caught.value)
     assert multiprocessing.active_children() == []
 
@@ -70,6 +85,10 @@ def test_a_worker_ends_when_its_parent_is_killed(systems: list[System], tmp_path
     pytest.fail("the worker outlived its parent by 30 s")
 
 
+def test_a_worker_of_pytorch_imports_no_more_than_it_needs() -> None:
+    subprocess.run([sys.executable, "-c", LEAN], check=True, timeout=60)
+
+
 def test_peak_memory_is_the_workers_own_not_its_parents(systems: list[System]) -> None:
     ballast = b"x" * 400_000_000
     with Worker(systems[1], threads=1) as one:
@@ -94,7 +113,7 @@ def test_a_worker_that_has_answered_uses_no_processor(systems: list[System]) -> 
 
 def test_the_first_repetition_is_not_counted() -> None:
     calls: list[None] = []
-    seconds = worker.repeat(lambda: calls.append(None))
+    seconds = worker.repeat(lambda: calls.append(None), warm_up_seconds=0.0, turn_seconds=0.0)
     assert worker.MIN_REPETITIONS <= len(seconds) < len(calls)
 
 

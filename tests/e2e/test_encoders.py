@@ -17,6 +17,7 @@ from bertline.export import measure
 from bertline.export.export import export
 from bertline.serve.engine import Engine
 from tests import encoders
+from tests.export.conftest import measure_briefly
 from tests.train.conftest import losses, train_here
 
 pytestmark = pytest.mark.usefixtures("rank")
@@ -63,8 +64,8 @@ def write(folder: Path, encoder: str, task: str) -> Path:
 
 @pytest.mark.parametrize(("encoder", "task"), [*itertools.product(encoders.ENCODERS, TASKS), *EXTRA])
 def test_the_line(encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "LENGTHS", (16,))  # what is measured here is whether it can be
-    monkeypatch.setattr(measure, "ROUNDS", 1)
+    monkeypatch.setattr(measure, "LENGTHS", (16,))
+    measure_briefly(monkeypatch)
     run: RunFolder = train_here(write(tmp_path, encoder, task), tmp_path / "run")
     assert len(losses(run)) == 2
     assert np.isfinite(losses(run)).all()

@@ -59,6 +59,13 @@ def write_run(folder: Path) -> Path:
     return folder
 
 
+def measure_briefly(patch: pytest.MonkeyPatch) -> None:
+    """One round of a few repetitions, where what is measured is whether it can be."""
+    patch.setattr("bertline.export.measure.ROUNDS", 1)
+    patch.setattr("bertline.bench.worker.WARM_UP_SECONDS", 0.0)
+    patch.setattr("bertline.bench.worker.TURN_SECONDS", 0.0)
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "tiny")
@@ -87,5 +94,5 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bertline.export.measure.ROUNDS", 1)
+        measure_briefly(patch)
         return folder, export(str(run), folder, max_drop=0.05, say=said.append), said

@@ -20,6 +20,7 @@ from bertline.export.candidates import signed_left_out
 from bertline.export.export import export
 from bertline.serve.engine import Engine
 from tests.conftest import make_texts
+from tests.export.conftest import measure_briefly
 
 Sealed = tuple[Path, dict[str, Any], list[str]]
 CANDIDATES = [
@@ -29,8 +30,8 @@ CANDIDATES = [
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """One round of timing, and a folder of our own for temporary files: returned, to see what is left there."""
-    monkeypatch.setattr("bertline.export.measure.ROUNDS", 1)
+    """Brief timing, and a folder of our own for temporary files: returned, to see what is left there."""
+    measure_briefly(monkeypatch)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     return tmp_path / "temporary"

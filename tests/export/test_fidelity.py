@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from bertline.artifacts.errors import GateError
-from bertline.bench.compare import Measured
 from bertline.export import fidelity
-
-
-def measured(logits: np.ndarray) -> Measured:
-    return Measured("one", list(logits), [], 0.0, 0, 0)
 
 
 def lengths(texts: list[tuple[str, str | None]]) -> list[int]:
@@ -41,7 +36,7 @@ def test_both_texts_of_a_pair_are_cut() -> None:
 
 def test_the_gate_passes_what_is_within_the_bound() -> None:
     logits = np.zeros((256, 2), np.float32)
-    proof = fidelity.gate(measured(logits), measured(logits + np.float32(0.0009)), 256)
+    proof = fidelity.gate(list(logits), list(logits + np.float32(0.0009)), 256)
     assert proof.texts == 256
     assert proof.max_abs_logit_diff == pytest.approx(0.0009)
 
@@ -52,4 +47,4 @@ def test_one_logit_beyond_the_bound_is_refused(wrong: float) -> None:
     other = logits.copy()
     other[200, 1] = wrong
     with pytest.raises(GateError, match="is not the PyTorch model"):
-        fidelity.gate(measured(logits), measured(other), 256)
+        fidelity.gate(list(logits), list(other), 256)
