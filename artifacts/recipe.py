@@ -146,6 +146,15 @@ class Training(Section):
     seed: Whole = Field(42, ge=0, lt=2**31, description="Seed of splits, order, dropout and new weights. Default: 42.")
 
 
+class Mlflow(Section):
+    """Where MLflow tracks the run, beside its own folder."""
+
+    tracking_uri: StrictStr | None = Field(
+        None, description="MLflow's server, for example http://HOST:5000. Default: MLflow is not used."
+    )
+    experiment: StrictStr = Field("bertline", min_length=1, description="MLflow's experiment. Default: bertline.")
+
+
 class Recipe(Section):
     """All of a run. See docs/recipe.md."""
 
@@ -160,6 +169,7 @@ class Recipe(Section):
     tokens: Tokens = Tokens()
     training: Training = Training()
     deepspeed: dict[str, Any] = Field({}, description="Merged last into DeepSpeed's configuration. Default: nothing.")
+    mlflow: Mlflow = Mlflow()
 
     @property
     def metric(self) -> str:

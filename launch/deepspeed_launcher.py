@@ -6,11 +6,13 @@ imported by the child alone. Which GPUs there are is asked of `nvidia-smi`, so t
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -80,12 +82,17 @@ def command(
         line += ["--hostfile", str(hostfile)]
     elif kind == "cpu" or "CUDA_VISIBLE_DEVICES" not in os.environ:  # else DeepSpeed goes by that variable
         line += ["--num_gpus", str(count)]
-    line += ["--module", "bertline.train", str(recipe)]
+    rank = [str(recipe)]
     for override in sets:
-        line += ["--set", override]
+        rank += ["--set", override]
+    far = hostfile is not None and len(_slots(hostfile)) > 1
     if run is not None:
-        line += ["--run", str(run)]
-    return [*line, "--resume"] if resume else line
+        rank += ["--run", str(run.absolute() if far else run)]  # `asking` knows the ranks by it
+    if resume:
+        rank.append("--resume")
+    if far:
+        rank = [_quoted(word) for word in rank]
+    return [*line, "--module", "bertline.train", *rank]
 
 
 def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Path | None = None) -> dict[str, str]:
@@ -93,10 +100,19 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
 
     CPU ranks get their share of the cores; the folder of this Python's programs (ninja) is on PATH, for DeepSpeed ops
     that a recipe's `deepspeed` section may need.
+
+    Raises:
+        InputError: as `where`; or what reaches other machines is not installed.
     """
     kind, count = where(gpus, ranks, hostfile)
     variables = dict(os.environ)
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
+    missing = [name for name in ("pdsh", "ssh") if kind == "hosts" and not shutil.which(name, path=variables["PATH"])]
+    if missing:
+        raise InputError(
+            f"--hostfile: {' and '.join(missing)} not found on PATH; DeepSpeed's launcher reaches machines by them. "
+            "Slurm and Kubernetes need neither: docs/cluster.md"
+        )
     if kind == "cpu":
         variables.pop("CUDA_VISIBLE_DEVICES", None)
         variables["DS_ACCELERATOR"] = "cpu"
@@ -106,11 +122,28 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
     return variables
 
 
-def run(line: Sequence[str], variables: dict[str, str]) -> int:
+def asking(hostfile: Path | None, run: Path) -> list[str]:
+    """The command that passes SIGUSR1 on to a run's ranks on all machines; none where they are on this one.
+
+    DeepSpeed's launcher has no signal for its ranks but one that ends every run on those machines, unheard.
+    """
+    hosts = list(_slots(hostfile)) if hostfile is not None else []
+    if len(hosts) < 2:
+        return []
+    ranks = rf"bertline\.train --local_rank=.* --run {re.escape(str(run.absolute()))}( |$)"
+    return ["pdsh", "-R", "ssh", "-w", ",".join(hosts), f"pkill -USR1 -f {shlex.quote(ranks)}".replace("%", "%%")]
+
+
+def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] = ()) -> int:
     """Start the ranks and wait for them; whatever ends this process ends them too.
 
     SIGTERM and SIGUSR1 are passed on to the ranks, which save a checkpoint and end, after SIGTERM within GRACE seconds.
     A second signal does not wait.
+
+    Args:
+        line: made by `command`.
+        variables: made by `environment`.
+        remotely: made by `asking`, where ranks are on other machines.
 
     Returns:
         the exit code of the rank that failed, or 0. What it writes to stdout goes to stderr.
@@ -118,7 +151,14 @@ def run(line: Sequence[str], variables: dict[str, str]) -> int:
     # an ignored signal stays ignored in DeepSpeed's launchers, which would die of it; the ranks take it again
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     launcher = subprocess.Popen(line, env=variables, stdout=STDERR, start_new_session=True)
-    with _ending(launcher):
+
+    def ask() -> None:
+        if remotely:
+            subprocess.Popen(remotely, env=variables, stdin=subprocess.DEVNULL, stdout=STDERR)
+        else:
+            os.killpg(launcher.pid, signal.SIGUSR1)
+
+    with _ending(launcher, ask):
         code = launcher.wait()
     signal.signal(signal.SIGUSR1, before)
     if code not in (0, 1, 2, PreemptedError.exit_code):
@@ -127,22 +167,22 @@ def run(line: Sequence[str], variables: dict[str, str]) -> int:
 
 
 @contextmanager
-def _ending(launcher: "subprocess.Popen[Any]") -> Iterator[None]:
+def _ending(launcher: "subprocess.Popen[Any]", ask: Callable[[], None]) -> Iterator[None]:
     """End the launcher and its ranks with the block: they are a session of their own, which Ctrl-C does not reach."""
 
     def leave(number: int, _: object) -> None:
         sys.exit(128 + number)
 
-    def ask(number: int, _: object) -> None:
-        for asking in PREEMPTION:
-            signal.signal(asking, leave)
+    def preempt(number: int, _: object) -> None:
+        for again in PREEMPTION:
+            signal.signal(again, leave)
         if number == signal.SIGTERM:  # SIGKILL follows it soon, and would leave the ranks behind
             signal.signal(signal.SIGALRM, lambda *_: leave(number, None))
             signal.setitimer(signal.ITIMER_REAL, GRACE)
         with suppress(ProcessLookupError):
-            os.killpg(launcher.pid, signal.SIGUSR1)
+            ask()
 
-    handlers = {signal.SIGHUP: leave, **dict.fromkeys(PREEMPTION, ask)}
+    handlers = {signal.SIGHUP: leave, **dict.fromkeys(PREEMPTION, preempt)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
@@ -171,10 +211,9 @@ def where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[s
     if hostfile is not None:
         if not hostfile.is_file():
             raise InputError(f"{hostfile}: no such file; a hostfile has a line `HOST slots=N` for each machine")
-        slots = re.findall(r"^[^#\n]*\bslots=(\d+)", hostfile.read_text(), re.MULTILINE)
-        if not slots:
+        if not (slots := _slots(hostfile)):
             raise InputError(f"{hostfile}: names no slots; a hostfile has a line `HOST slots=N` for each machine")
-        return "hosts", sum(map(int, slots))
+        return "hosts", sum(slots.values())
     if ranks is not None:
         return "cpu", ranks
     if gpus is None:
@@ -184,6 +223,21 @@ def where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[s
     if gpus > len(present):
         raise InputError(f"--gpus {gpus}: there are {len(present)} that CUDA may use; --ranks N trains on the CPU")
     return "gpu", gpus
+
+
+def _slots(hostfile: Path) -> dict[str, int]:
+    """Ranks of each machine."""
+    lines = re.findall(r"^[ \t]*([^#\s]+)[ \t][^#\n]*\bslots=(\d+)", hostfile.read_text(), re.MULTILINE)
+    return {host: int(count) for host, count in lines}
+
+
+def _quoted(word: str) -> str:
+    """A word that comes through pdsh, which replaces %n, and then the shells of the machines, as it is here.
+
+    DeepSpeed itself puts a word with a blank between double quotes, and leaves $ and the like within them.
+    """
+    word = word.replace("%", "%%")
+    return re.sub(r"([\\$`])", r"\\\1", word) if " " in word else shlex.quote(word)
 
 
 def _torch_version() -> str:

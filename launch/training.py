@@ -54,7 +54,8 @@ def start(
         config = json.dumps(deepspeed_configuration(recipe, *deepspeed_launcher.where(gpus, ranks, hostfile)), indent=2)
         click.echo(f"{recipes.dump(recipe)}---\n{config}\n---\n{shlex.join(line)}")
         return None
-    code = deepspeed_launcher.run(line, deepspeed_launcher.environment(gpus, ranks, hostfile))
+    variables = deepspeed_launcher.environment(gpus, ranks, hostfile)
+    code = deepspeed_launcher.run(line, variables, deepspeed_launcher.asking(hostfile, folder))
     if code == PreemptedError.exit_code:
         again = shlex.join(["bertline", "train", str(path), "--run", str(folder), "--resume"])
         raise PreemptedError(f"{folder}: stopped as asked; go on with {again} and the same --set, --gpus or --ranks")

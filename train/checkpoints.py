@@ -22,6 +22,8 @@ from bertline.artifacts.files import FileEntry
 INDEX = "checkpoint.json"
 TAG = "deepspeed"
 """The folder in a checkpoint that DeepSpeed's files stand in."""
+LEFT = (".step-*", ".universal-step-*")
+"""The names of folders that are no checkpoints, or not yet, or not any more."""
 UNIVERSAL: dict[str, Any] = {"universal_checkpoint_info": {}}
 """What DeepSpeed's converter looks for, so that another number of ranks can load a checkpoint."""
 
@@ -150,7 +152,14 @@ def verify(checkpoint: Path) -> State:
 
 
 def set_aside(folder: Path, after: int) -> None:
-    """Rename the checkpoints after a step, which a run that goes on from there will write again, to damaged-step-N."""
+    """Make a folder ready for a run that goes on from a step, or begins.
+
+    The checkpoints after it, which the run will write again, are renamed to damaged-step-N. What a run that was killed
+    has left half-written, half-removed or half-converted is removed.
+    """
+    for pattern in LEFT:
+        for left in folder.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
     for checkpoint in found(folder):
         if int(checkpoint.name.removeprefix("step-")) > after:
             aside = checkpoint.with_name(f"damaged-{checkpoint.name}")

@@ -29,6 +29,8 @@ OWNED = {
     "amp": "training.precision",
 }
 """DeepSpeed's keys that the recipe decides, and the recipe's keys that do."""
+MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor")
+"""DeepSpeed's sections that are not for its engine: monitors.py opens them."""
 
 
 def micro_batch_size(training: Training, ranks: int) -> int:
@@ -75,7 +77,7 @@ def configure(recipe: Recipe, ranks: int, precision: Precision) -> dict[str, Any
     faults = list(_contradictions(recipe.deepspeed, own))
     if faults:
         raise InputError(*faults)
-    return _merged(config, recipe.deepspeed)
+    return _merged(config, {name: value for name, value in recipe.deepspeed.items() if name not in MONITORS})
 
 
 def _precision(precision: Precision) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         files=files.listing(trainer.run.best),
     )
+    trainer.monitors.write(state.step, {"test": scores})
     files.write_text(trainer.run.summary, summary.model_dump_json(indent=2) + "\n")
     trainer.progress.say(
         f"{trainer.run.path}: test {metric} {scores[metric]:.4f} on {len(prepared.splits.test):,} texts; "

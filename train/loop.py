@@ -26,6 +26,7 @@ from bertline.train.checkpoints import State
 from bertline.train.deepspeed_config import micro_batch_size
 from bertline.train.evaluation import Split
 from bertline.train.losses import Loss
+from bertline.train.monitors import Monitors
 from bertline.train.progress import Progress
 
 
@@ -48,6 +49,7 @@ class Trainer:
     best: Best | None
     """The best evaluation so far, whose model is best/."""
     progress: Progress
+    monitors: Monitors
     preempted: bool = False
     """A rank was asked to stop; all know of it."""
     taken: "Taken | None" = None
@@ -80,7 +82,7 @@ class Trainer:
                     raise PreemptedError(f"{self.run.path}: stopped as asked after step {state.step}, which is saved")
 
     def step(self, batch: Batch) -> None:
-        """One optimizer step; then the figures of the one before are counted and logged."""
+        """One optimizer step; on a GPU the figures of the one before are read meanwhile."""
         state, started = self.state, perf_counter()
         learning_rate = self.engine.get_lr()[0]
         figures = self.optimize(batch)
@@ -90,6 +92,8 @@ class Trainer:
         state.computed_tokens += batch.computed_tokens
         state.training_seconds += perf_counter() - started
         self.taken = Taken(state.step, learning_rate, figures, self.engine.was_step_applied())
+        if ranks.on_cpu():  # nothing is on its way
+            self.settle()
 
     def optimize(self, batch: Batch) -> "Figures":
         """Forward, backward and step for one global batch; returns its mean loss, and how many ranks are to stop.
@@ -115,7 +119,7 @@ class Trainer:
             self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # it averages gradients over ranks
             total += loss.detach()
         watchdog.beat(f"step {step}, update")
-        asked = torch.tensor(float(preemption.asked.is_set())).to(device, non_blocking=True)
+        asked = total.new_full((), float(preemption.asked.is_set()))
         figures = Figures(ranks.sum_over_ranks(torch.stack([total, asked])))
         self.engine.step()
         if not self.engine.was_step_applied() and self.state.precision != "fp16":
@@ -188,10 +192,11 @@ class Trainer:
             dist.barrier()
 
     def log(self, step: int, **values: Any) -> None:
-        """Add a line to metrics.jsonl."""
+        """Add a line to metrics.jsonl, and to what watches the run."""
         if ranks.is_first():
             epoch = round(step / self.batches.steps_per_epoch, 4)
             metrics.append(self.run.metrics, {"step": step, "epoch": epoch, **values})
+            self.monitors.write(step, values)
 
     def is_patience_lost(self) -> bool:
         """Whether so many evaluations in a row were not the best that the run is to end early."""

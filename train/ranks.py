@@ -29,7 +29,8 @@ def start() -> None:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
     os.environ.setdefault("LOCAL_RANK", "0")
     if on_cpu():
-        torch.set_num_threads(max(1, machine.cores() // int(os.environ.get("LOCAL_SIZE", "1"))))
+        here = os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE", "1")  # torchrun says the latter
+        torch.set_num_threads(max(1, machine.cores() // int(here)))
     else:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     # DeepSpeed would compile a shared-memory collective here (50 seconds, a C++ compiler) that only inference calls.

@@ -17,7 +17,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Recipe, Training
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Task
-from bertline.train import checkpoints, deepspeed_config, elastic, memory, metrics, model, prepared, ranks
+from bertline.train import checkpoints, deepspeed_config, elastic, memory, metrics, model, monitors, prepared, ranks
 from bertline.train.batches import Batches
 from bertline.train.checkpoints import State
 from bertline.train.data import Splits
@@ -36,8 +36,9 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         InputError: the run folder, recipe, data, model or checkpoint does not allow it; nothing has been changed then.
     """
     check_run(recipe, run, resume)
+    ranks.from_first(lambda: monitors.check(recipe))
     precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
-    config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
+    deepspeed_config.configure(recipe, dist.get_world_size(), precision)  # its faults are told before data is read
     folder = places.model_folder(recipe.model)
     check_length(recipe, folder)
     with model.tokenizer_folder(folder) as tokenizer_folder:
@@ -52,37 +53,32 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         tokenizer = task.tokenizer(tokenizer_folder)
         loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
         make_batches = partial(Batches, ready.train, loss, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size())
-        asked = recipe
-        if not ranks.on_cpu():
-            recipe = fitted(recipe, folder, task, make_batches, loss, precision, progress)
-            config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
+        asked, recipe = recipe, fitted(recipe, folder, task, make_batches, loss, precision, progress)
         batches = make_batches(recipe.training)
-        if found is None:
-            engine = make_engine(recipe, folder, task, config, batches.steps)
-        else:
-            checkpoint, then = found
-            moved = then.ranks != state.ranks and recipe.training.zero_stage > 0
-            make = partial(make_engine, recipe, folder, task, steps=batches.steps)
-            engine = elastic_engine(make, config, checkpoint) if moved else resumed_engine(make, config, checkpoint)
-            state = then.model_copy(update={"ranks": state.ranks})
+        make = partial(make_engine, recipe, folder, task, precision, batches.steps)
+        engine = started_engine(make, found, recipe.training.zero_stage)
+        if found is not None:
+            state = found[1].model_copy(update={"ranks": state.ranks})
         claim(asked, run, splits, state)
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
-        trainer = Trainer(
-            recipe=recipe,
-            run=run,
-            task=task,
-            tokenizer=tokenizer,
-            tokenizer_folder=tokenizer_folder,
-            engine=engine,
-            loss=loss,
-            batches=batches,
-            validation=ready.validation,
-            state=state,
-            best=None if best is None else best[0],
-            progress=progress,
-        )
-        yield trainer, ready
+        with monitors.opened(asked, run, progress.say) as written:
+            trainer = Trainer(
+                recipe=recipe,
+                run=run,
+                task=task,
+                tokenizer=tokenizer,
+                tokenizer_folder=tokenizer_folder,
+                engine=engine,
+                loss=loss,
+                batches=batches,
+                validation=ready.validation,
+                state=state,
+                best=None if best is None else best[0],
+                progress=progress,
+                monitors=written,
+            )
+            yield trainer, ready
 
 
 def check_run(recipe: Recipe, run: RunFolder, resume: bool) -> None:
@@ -151,11 +147,15 @@ def resumed_from(run: RunFolder, now: State, progress: Progress) -> tuple[Path, 
     return found
 
 
-def make_engine(recipe: Recipe, folder: Path, task: Task, config: dict[str, Any], steps: int) -> Any:
-    """DeepSpeed's engine around the model, its optimizer and its schedule."""
+def make_engine(
+    recipe: Recipe, folder: Path, task: Task, precision: Precision, steps: int, besides: dict[str, Any] | None = None
+) -> Any:
+    """DeepSpeed's engine around the model, its optimizer and its schedule; `besides` is added to its configuration."""
+    config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
     loaded = model.load(folder, task, recipe.training)
     optimizer = model.optimizer(loaded, recipe.training)
     schedule = model.schedule(optimizer, recipe.training, steps)
+    config |= besides or {}
     engine, *_ = deepspeed.initialize(model=loaded, optimizer=optimizer, lr_scheduler=schedule, config=config)
     return engine
 
@@ -169,7 +169,9 @@ def fitted(
     precision: Precision,
     progress: Progress,
 ) -> Recipe:
-    """The recipe with micro-batches that the devices have memory for."""
+    """The recipe with micro-batches that the GPUs have memory for; a CPU's memory gives way before it says no."""
+    if ranks.on_cpu():
+        return recipe
     training = memory.fit(
         recipe.training, lambda: model.load(folder, task, recipe.training), make_batches, loss, precision
     )
@@ -182,17 +184,22 @@ def fitted(
     return recipe.model_copy(update={"training": training})
 
 
-def resumed_engine(make: Callable[..., Any], config: dict[str, Any], checkpoint: Path) -> Any:
-    """An engine at a checkpoint that as many ranks have written, or any number under ZeRO 0."""
-    engine = make(config=config)
+def started_engine(make: Callable[..., Any], found: tuple[Path, State] | None, zero_stage: int) -> Any:
+    """An engine at the first step, or at a checkpoint, whatever the number of ranks that have written it."""
+    if found is None:
+        return make()
+    checkpoint, then = found
+    if then.ranks != dist.get_world_size() and zero_stage > 0:
+        return elastic_engine(make, checkpoint)
+    engine = make()
     checkpoints.load(engine, checkpoint)
     return engine
 
 
-def elastic_engine(make: Callable[..., Any], config: dict[str, Any], checkpoint: Path) -> Any:
+def elastic_engine(make: Callable[..., Any], checkpoint: Path) -> Any:
     """An engine at a checkpoint that another number of ranks has written."""
     converted = ranks.from_first(lambda: elastic.convert(checkpoint))
-    engine = make(config={**config, **elastic.CONFIG})
+    engine = make(besides=elastic.CONFIG)
     optimizer = engine.optimizer.optimizer
     groups = elastic.settings(optimizer)
     checkpoints.load(engine, converted)

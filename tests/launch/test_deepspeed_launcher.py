@@ -1,6 +1,8 @@
 """The line that starts the ranks, its environment, and what becomes of a child that fails or is interrupted."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -83,6 +85,29 @@ def test_hosts(tmp_path: Path) -> None:
     hostfile.write_text("# spare slots=9\none slots=8\ntwo slots=4 # slots=7\n")
     assert deepspeed_launcher.where(None, None, hostfile) == ("hosts", 12)
     assert arguments(deepspeed_launcher.command(RECIPE, hostfile=hostfile))[:2] == ["--hostfile", str(hostfile)]
+
+
+def test_words_for_other_machines_come_through_their_shells(tmp_path: Path) -> None:
+    hostfile = tmp_path / "hosts"
+    run = Path("/runs/it's 100%n")
+    hostfile.write_text("one slots=8\n")
+    assert arguments(deepspeed_launcher.command(RECIPE, ["a={b,c}"], run, hostfile=hostfile))[-3:-1] == [
+        "a={b,c}",
+        "--run",
+    ]
+    assert deepspeed_launcher.asking(hostfile, run) == []
+    hostfile.write_text("spare\none slots=8\n\ntwo slots=4\n")
+    assert arguments(deepspeed_launcher.command(RECIPE, ["a={b,c}"], run, hostfile=hostfile))[-3:] == [
+        "'a={b,c}'", "--run", "/runs/it's 100%%n",
+    ]  # fmt: skip
+    asking = deepspeed_launcher.asking(hostfile, run)
+    assert asking[:5] == ["pdsh", "-R", "ssh", "-w", "one,two"]
+    assert shlex.split(asking[5].replace("%%", "%"))[:3] == ["pkill", "-USR1", "-f"]
+    pattern = re.compile(shlex.split(asking[5].replace("%%", "%"))[3])
+    assert pattern.search(f"python -u -m bertline.train --local_rank=0 recipe.yaml --run {run} --resume")
+    assert not pattern.search(f"python -u -m bertline.train --local_rank=0 recipe.yaml --run {run}-2")
+    assert not pattern.search(asking[5])
+    assert deepspeed_launcher.asking(hostfile, Path("a"))[5].count(f"{Path.cwd()}/a") == 1
 
 
 def test_only_one_kind_of_rank() -> None:

@@ -1,0 +1,71 @@
+"""The training image: there is no Docker here, so its instructions are read, and its copies made."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertline import __version__
+
+ROOT = Path(__file__).parents[2]
+INSTRUCTIONS = [
+    tuple(line.split(maxsplit=1))
+    for line in (ROOT / "launch" / "cluster" / "train.Dockerfile").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+
+
+def arguments(instruction: str) -> list[str]:
+    """Those of each such instruction."""
+    return [words for name, words in INSTRUCTIONS if name == instruction]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """The folder that the image is installed from."""
+    folder = tmp_path / "image"
+    folder.mkdir()
+    for words in arguments("COPY"):
+        *sources, target = words.split()
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, folder / target, symlinks=True)
+            else:
+                shutil.copy(ROOT / source, folder / target)
+    return folder
+
+
+def test_it_is_built_of_known_instructions() -> None:
+    names = [name for name, _ in INSTRUCTIONS]
+    assert names[0] == "FROM"
+    assert set(names) <= {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "ENTRYPOINT"}
+    assert json.loads(arguments("ENTRYPOINT")[0]) == ["bertline"]
+    assert names.index("USER") > names.index("RUN")
+    assert arguments("USER") == ["1000"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["-c", "import bertline; print(bertline.__file__)"], "{image}/bertline/__init__.py"),
+        (["-m", "bertline.launch.command", "--version"], __version__),
+        (["-m", "bertline.train", "--help"], "usage: bertline.train"),
+    ],
+)
+def test_what_is_copied_is_all_that_runs(image: Path, line: list[str], said: str) -> None:
+    """From a folder of its own, with the packages that are installed here."""
+    done = subprocess.run([sys.executable, *line], cwd=image, capture_output=True, text=True)
+    assert said.format(image=image) in done.stdout, done.stderr
+
+
+def test_the_extras_and_the_constraints_are_there(image: Path) -> None:
+    (line,) = (words for words in arguments("RUN") if words.startswith("pip"))
+    (extras,) = re.findall(r"'\.\[(.*)\]'", line)
+    project = (image / "pyproject.toml").read_text()
+    assert extras.split(",") == ["train", "export"]
+    assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras.split(","))
+    assert (image / "constraints.txt").read_text().count("==") > 50

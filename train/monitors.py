@@ -1,0 +1,233 @@
+"""A run's figures where people watch many: TensorBoard, W&B, Comet and CSV by DeepSpeed's monitor, MLflow beside it.
+
+They get what metrics.jsonl gets, at the same moments and by optimizer steps. DeepSpeed's engine itself is given no
+monitor: it would count by samples, those of short batches too, and write the learning rate of the next step. Only
+rank 0 writes.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from time import time
+from typing import Any
+
+from deepspeed.monitor.config import get_monitor_config
+from deepspeed.monitor.monitor import MonitorMaster
+from pydantic import ValidationError
+
+from bertline.artifacts import files
+from bertline.artifacts.errors import InputError, PreemptedError
+from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.run import RunFolder
+from bertline.train import ranks
+from bertline.train.deepspeed_config import MONITORS
+
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
+"""That DeepSpeed's monitors need."""
+MLFLOW = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # a server that does not answer is given up soon: metrics.jsonl has it all
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+"""Of the environment, unless it says otherwise."""
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a monitor that could not be written to, before anything is computed.
+
+    Raises:
+        InputError: a key that DeepSpeed's monitors do not know, a value they refuse, a package that is not installed.
+    """
+    faults = []
+    try:
+        config = get_monitor_config(sections(recipe.deepspeed))
+    except ValidationError as error:
+        faults = [f"deepspeed.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise InputError(*faults) from None
+    for name, package in PACKAGES.items():
+        if getattr(config, name).enabled and not find_spec(package):
+            faults.append(f"deepspeed.{name}: needs {package}, which is not installed: pip install {package}")
+    if recipe.mlflow.tracking_uri and not find_spec("mlflow"):
+        faults.append("mlflow.tracking_uri: needs MLflow, which is not installed: pip install 'bertline[mlflow]'")
+    if faults:
+        raise InputError(*faults)
+
+
+def sections(deepspeed: dict[str, Any]) -> dict[str, Any]:
+    """Those of a recipe's `deepspeed` that are monitors'."""
+    return {name: deepspeed[name] for name in MONITORS if name in deepspeed}
+
+
+class Monitors:
+    """All that a run's figures are written to."""
+
+    def __init__(self, deepspeed: MonitorMaster | None = None, mlflow: "Mlflow | None" = None) -> None:
+        self._deepspeed = deepspeed
+        self._mlflow = mlflow
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Write a line of metrics.jsonl, or {"test": scores}."""
+        found = figures(values)
+        if self._deepspeed is not None:
+            self._deepspeed.write_events([(name, value, step) for name, value in found.items()])
+        if self._mlflow is not None:
+            self._mlflow.write(step, found)
+
+
+@contextmanager
+def opened(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> Iterator[Monitors]:
+    """What the recipe asks for, on rank 0, while the block runs; nothing on the others.
+
+    Args:
+        recipe: checked by `check`.
+        run: what it resumes, or has just begun.
+        say: gets a line where MLflow does not answer.
+
+    Raises:
+        InputError: a monitor does not start, for example W&B without a login; on every rank.
+    """
+    made: list[MonitorMaster] = []
+    ranks.from_first(lambda: made.append(start(recipe, run)))
+    if not made:
+        yield Monitors()
+    elif recipe.mlflow.tracking_uri is None:
+        yield Monitors(made[0])
+    else:
+        with mlflow(recipe, run, say) as tracked:
+            yield Monitors(made[0], tracked)
+
+
+def start(recipe: Recipe, run: RunFolder) -> MonitorMaster:
+    """DeepSpeed's monitors, which write into the run where the recipe does not say where.
+
+    Raises:
+        InputError: one of them does not start.
+    """
+    config = get_monitor_config(placed(recipe, run))
+    try:
+        master = MonitorMaster(config)
+    except Exception as error:  # each package has errors of its own
+        names = " and ".join(f"deepspeed.{name}" for name in MONITORS if getattr(config, name).enabled)
+        raise InputError(f"{names}: does not start: {' '.join(str(error).split())}") from error
+    if master.csv_monitor is not None:  # a resumed run's files have their headings
+        master.csv_monitor.filenames = [path.stem for path in Path(master.csv_monitor.log_dir).glob("*.csv")]
+    return master
+
+
+def placed(recipe: Recipe, run: RunFolder) -> dict[str, Any]:
+    """The monitors' sections, with defaults of bertline's own for where they write, under what name and how often."""
+    asked = sections(recipe.deepspeed)
+    return {name: {**_defaults(name, section, recipe, run), **section} for name, section in asked.items()}
+
+
+def _defaults(name: str, section: dict[str, Any], recipe: Recipe, run: RunFolder) -> dict[str, Any]:
+    if name == "wandb":
+        return {}
+    if name == "comet":  # its interval is of what `step` counts
+        return {"experiment_name": recipe.name, "samples_log_interval": 1}
+    return {"job_name": recipe.name} if "output_path" in section else {"output_path": str(run.path), "job_name": name}
+
+
+def figures(values: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a line of metrics.jsonl by name: train/loss, validation/accuracy."""
+    found = {f"train/{name}": float(value) for name, value in values.items() if is_number(value)}
+    for split in ("validation", "test"):
+        scores = values.get(split, {})
+        found |= {f"{split}/{name}": float(value) for name, value in scores.items() if is_number(value)}
+    return found
+
+
+def is_number(value: object) -> bool:
+    """Whether it can be drawn."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+class Mlflow:
+    """A run of MLflow's, written to in a thread: a server that is slow or gone holds up no step."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> None:
+        self._recipe = recipe
+        self._file = run.path / "mlflow.json"
+        self._say = say
+        self._client: Any = None
+        self._run_id = ""
+        self._lost = False
+        self._thread = ThreadPoolExecutor(1, "mlflow")
+        self._later(self._begin)
+
+    def write(self, step: int, found: dict[str, float]) -> None:
+        """Add figures."""
+        now = int(time() * 1000)
+        self._later(lambda: self._log(step, found, now))
+
+    def end(self, status: str) -> None:
+        """Say how the run ended, once all is written."""
+        self._later(lambda: self._client.set_terminated(self._run_id, status))
+        self._thread.shutdown()
+
+    def _later(self, act: Callable[[], Any]) -> None:
+        def acting() -> None:
+            if self._lost:
+                return
+            try:
+                act()
+            except Exception as error:  # whatever a server, or what stands before it, does
+                self._lost = True
+                self._say(f"mlflow: {' '.join(str(error).split()):.300}; the run goes on without it")
+
+        self._thread.submit(acting)
+
+    def _log(self, step: int, found: dict[str, float], now: int) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(name, value, now, step) for name, value in found.items()]
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _begin(self) -> None:
+        """Go on with the run that mlflow.json names, or begin one with the recipe's values as its parameters."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        settings = self._recipe.mlflow
+        self._client = MlflowClient(tracking_uri=settings.tracking_uri)
+        if self._file.exists():
+            self._run_id = json.loads(self._file.read_text())["run_id"]
+            self._client.update_run(self._run_id, status="RUNNING")
+            return
+        found = self._client.get_experiment_by_name(settings.experiment)
+        experiment = found.experiment_id if found else self._client.create_experiment(settings.experiment)
+        self._run_id = self._client.create_run(experiment, run_name=self._recipe.name).info.run_id
+        files.write_json(self._file, {"run_id": self._run_id})
+        params = [Param(name, str(value)) for name, value in flat(self._recipe.model_dump(mode="json"))]
+        self._client.log_batch(self._run_id, params=params)
+
+
+@contextmanager
+def mlflow(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> Iterator[Mlflow]:
+    """MLflow's side of a run while the block runs."""
+    for name, value in MLFLOW.items():
+        os.environ.setdefault(name, value)
+    tracked = Mlflow(recipe, run, say)
+    status = "FAILED"
+    try:
+        yield tracked
+        status = "FINISHED"
+    except PreemptedError:
+        status = "SCHEDULED"  # to go on later
+        raise
+    finally:
+        tracked.end(status)
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a recipe by dotted key."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from flat(inner, f"{prefix}.{key}" if prefix else key)
+    elif value is not None:
+        yield prefix, value
