@@ -4,6 +4,7 @@ Every write goes to a temporary name beside its target, is synced to the disk an
 rename as well. Hashes are sha256.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -84,6 +85,15 @@ def new_folder(path: Path) -> Iterator[Path]:
         publish(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_left(path: Path) -> None:
+    """Remove what writers of `path`, a file or a folder, left beside it when they were killed; none may be at work."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink()
 
 
 def publish(folder: Path, path: Path) -> None:

@@ -32,6 +32,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def truncate(path: Path, step: int) -> None:
     """Forget what came after `step`, which a resumed run does again."""
+    files.remove_left(path)
     kept = [line for line in read(path) if line["step"] <= step]
     files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 

@@ -163,6 +163,7 @@ def recover(folder: Path) -> None:
     new, old = _beside(folder)
     if new.exists() and not folder.exists():
         new.rename(folder)
+    files.remove_left(new)
     shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -215,8 +215,9 @@ def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State) -> None:
     dist.barrier()  # every rank has seen the folder as it was
     if ranks.is_first():
         if not run.recipe.exists():
+            recipes.save(recipe, run.recipe)  # first: what has a recipe can be resumed
+        if state.step == 0:
             splits.save(run)
-            recipes.save(recipe, run.recipe)
         model.recover(run.best)
         checkpoints.set_aside(run.checkpoints, state.step)
         metrics.truncate(run.metrics, state.step)

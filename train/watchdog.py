@@ -93,7 +93,7 @@ def beat(doing: str) -> None:
 def allow(seconds: float | None) -> None:
     """How long a rank may stand still from now on; None: for ever, as a disk may need."""
     if _watch is not None:
-        _watch.limit = seconds
+        _watch.allow(seconds)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ class Watch:
         self._rank = rank
         self._others = [other for other in range(ranks) if other != rank]
         self.limit: float | None = None
-        self._tick = self._beats = self._since = self._longest = 0
+        self._tick = self._beats = self._since = self._longest = self._allowed = 0
         self._doing = "the start"
         self._heard: dict[int, Heard] = {}
         self._store = _store()
@@ -138,10 +138,15 @@ class Watch:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
+    def allow(self, seconds: float | None) -> None:
+        """As the function; time counts from now if this is another limit than before."""
+        if seconds != self.limit:
+            self.limit, self._allowed = seconds, self._tick
+
     def beat(self, doing: str) -> None:
         """Count on."""
         if self.limit is not None:
-            self._longest = max(self._longest, self._tick - self._since)
+            self._longest = max(self._longest, self._tick - max(self._since, self._allowed))
         self._since = self._tick
         self._doing = doing
         self._beats += 1
@@ -150,15 +155,15 @@ class Watch:
         """End the thread: this rank is done, and that it says no more is no fault."""
         self._left.set()
         self._thread.join()
-        with suppress(RuntimeError):
-            self._store.set(f"left/{self._rank}", "")
+        self._store.set(f"left/{self._rank}", "")
 
     def fail(self, error: Exception) -> int:
         """As `end`. An error that says only that another rank is gone waits for that one's fault to be found."""
         if _is_echo(error):
             self._thread.join(2 * SILENCE * TICK)  # the thread ends this process once it is
-        fault = _own(error, self._rank, f"rank {self._rank}, {self._doing}: ")
-        return self._post(fault, error).exit_code
+        fault = self._post(_own(error, self._rank, f"rank {self._rank}, {self._doing}: "), error)
+        self._bow_out()
+        return fault.exit_code
 
     def _watch(self) -> None:
         while not self._left.wait(TICK):
@@ -172,7 +177,16 @@ class Watch:
                 if self._rank == 1:
                     _tell(fault)
             if fault is not None:
+                self._bow_out()
                 os._exit(fault.exit_code)
+
+    def _bow_out(self) -> None:
+        """Before a process ends: the store is rank 0's, which goes last, so that all can read whose fault it was."""
+        with suppress(RuntimeError):
+            if self._rank == 0:
+                self._store.wait([f"left/{other}" for other in self._others], timedelta(seconds=4 * TICK))
+            else:
+                self._store.set(f"left/{self._rank}", "")
 
     def _post(self, fault: Fault, error: Exception | None = None) -> Fault:
         """The fault that all ranks end by: this one, which is told then, or another that was posted before."""
@@ -232,7 +246,7 @@ class Watch:
         places = {other: (word.beats, went_on, word.doing) for other, (word, _, went_on) in self._heard.items()}
         places[self._rank] = self._beats, self._since, self._doing
         beats, since, doing = min(places.values())
-        still = self._tick - since
+        still = self._tick - max(since, self._allowed)
         if still * TICK <= max(self.limit, SLACK * self._longest * TICK):
             return None
         last = [str(rank) for rank, place in sorted(places.items()) if place[0] == beats]
