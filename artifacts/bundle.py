@@ -61,7 +61,7 @@ class Golden(Part):
 class Source(Part):
     """What the bundle was made from."""
 
-    kind: Literal["run", "model"]
+    kind: Literal["run", "model", "checkpoint"]
     place: str
     """A local folder is named relative to the bundle."""
     model: str

@@ -1,4 +1,4 @@
-"""What a bundle is made from: a finished run, or any Hugging Face model with labelled texts to measure it on."""
+"""What a bundle is made from: a finished run, or any Hugging Face model or checkpoint with texts to measure it on."""
 
 import os
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import INPUTS
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskName, TaskSettings, Tokens
+from bertline.export import checkpoint
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Text
@@ -20,7 +21,7 @@ from bertline.tasks.tokens import Text
 class Origin:
     """A model that is complete on this machine, and the texts it is held to."""
 
-    kind: Literal["run", "model"]
+    kind: Literal["run", "model", "checkpoint"]
     place: str
     """As the user named it."""
     name: str
@@ -50,26 +51,41 @@ class Origin:
         return Source(
             kind=self.kind,
             place=place,
-            model=place if self.kind == "model" else self.model,
+            model=self.model if self.kind == "run" else place,
             weights_sha256=encoder.weights_sha256(self.folder),
         )
 
 
-def read(place: str, data: Path | None) -> Origin:
+def is_checkpoint(place: str, asked: bool) -> bool:
+    """Whether `place` is to be read as a DeepSpeed checkpoint: a model's weights beside one go first, unless asked."""
+    folder = Path(place).expanduser()
+    if _is_run(RunFolder(folder)) or (not asked and any(folder.glob("*.safetensors"))):
+        return False
+    return bool(checkpoint.found(folder))
+
+
+def read(place: str, data: Path | None, gathered: Path | None = None) -> Origin:
     """Read a source and check that it can be exported.
 
     Args:
         place: a run folder, or a model's place (local folder, pkg://, hub id).
         data: labelled texts (text[, text_pair], label) to measure on; a run has its validation split.
+        gathered: the model folder that was made of it, where `place` is a checkpoint.
 
     Raises:
         InputError: an unfinished run, a model that is refused or has no classification head, or no texts.
         DamagedError: best/ is not what the run recorded.
     """
+    if gathered is not None:
+        return _model(place, data, gathered, "checkpoint")
     folder = RunFolder(Path(place).expanduser())
-    if folder.summary.exists() or folder.recipe.exists():
+    if _is_run(folder):
         return _run(place, folder, data)
-    return _model(place, data)
+    return _model(place, data, places.model_folder(place), "model")
+
+
+def _is_run(folder: RunFolder) -> bool:
+    return folder.summary.exists() or folder.recipe.exists()
 
 
 def _run(place: str, folder: RunFolder, data: Path | None) -> Origin:
@@ -87,8 +103,7 @@ def _run(place: str, folder: RunFolder, data: Path | None) -> Origin:
     )
 
 
-def _model(place: str, data: Path | None) -> Origin:
-    folder = places.model_folder(place)
+def _model(place: str, data: Path | None, folder: Path, kind: Literal["model", "checkpoint"]) -> Origin:
     config = encoder.check(folder)
     faults = _head_faults(folder, config)
     if data is None:
@@ -97,7 +112,7 @@ def _model(place: str, data: Path | None) -> Origin:
         raise InputError(*faults)
     settings = _settings(config, data)
     return Origin(
-        kind="model",
+        kind=kind,
         place=place,
         name=place.rstrip("/").rpartition("/")[2],
         model=place,

@@ -65,7 +65,10 @@ def show(result: dict[str, Any]) -> None:
 
 def _source(folder: Path, manifest: Manifest) -> Path:
     """The model that a bundle was made from, if it still is that model."""
-    model = run.model(source_place(folder, manifest))
+    place = source_place(folder, manifest)
+    if manifest.source.kind == "checkpoint":
+        raise InputError(f"{place}: a DeepSpeed checkpoint: bertline gather it, and name what that makes: --against")
+    model = run.model(place)
     if encoder.weights_sha256(model) != manifest.source.weights_sha256:
         raise InputError(
             f"{model}: its weights have changed since {folder} was made from them; name what to use: --against"

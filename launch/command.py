@@ -19,6 +19,12 @@ from bertline.artifacts.errors import BertlineError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_type = click.Path(path_type=Path)
+model_option = click.option(
+    "--model", help="Model that a DeepSpeed checkpoint is of: a folder with config.json.  [default: the one beside it]"
+)
+trust_option = click.option(
+    "--trust-checkpoint", "trust", is_flag=True, help="Let a DeepSpeed checkpoint's pickles run code as they load."
+)
 
 
 class Group(click.Group):
@@ -77,7 +83,7 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("source", metavar="RUN|MODEL")
+@click.argument("source", metavar="RUN|MODEL|CHECKPOINT")
 @click.option("-o", "--output", type=path_type, metavar="BUNDLE", help="Folder to make.  [default: bundles/NAME]")
 @click.option("--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Metric it may lose.")
 @click.option(
@@ -88,14 +94,29 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     help="CPU class that will serve the bundle; auto: this machine's.",
 )
 @click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
+@model_option
+@trust_option
 @json_option
-def export(source: str, output: Path | None, max_drop: float, target: str, data: Path | None, as_json: bool) -> None:
+def export(source: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """Make a bundle: the fastest int8 ONNX model of a run that is still right on this CPU."""
     from bertline.export.export import export as make
 
-    result = make(source, output or Path("bundles", Path(source).absolute().name), max_drop, target, data, _say)
+    result = make(source, output or Path("bundles", Path(source).absolute().name), say=_say, **options)
     if as_json:
         _print(result, as_json)
+
+
+@main.command()
+@click.argument("checkpoint", type=path_type)
+@click.option("-o", "--output", type=path_type, metavar="FOLDER", required=True, help="Folder to make.")
+@model_option
+@trust_option
+@json_option
+def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_json: bool) -> None:
+    """Make a Hugging Face folder of a DeepSpeed CHECKPOINT: safetensors, of all its ranks' pieces."""
+    from bertline.export.gather import gather as make
+
+    _print(make(checkpoint, output, model, trust), as_json)
 
 
 @main.command()

@@ -14,7 +14,17 @@ from bertline.launch.command import main
 FLAGS = {
     "train": ["RECIPE", "--set", "--gpus", "--ranks", "--hostfile", "--run", "--resume", "--dry-run", "--json"],
     "check": ["RECIPE", "--set", "--json"],
-    "export": ["RUN|MODEL", "--output", "--max-drop", "--target", "--data", "--json"],
+    "export": [
+        "RUN|MODEL|CHECKPOINT",
+        "--output",
+        "--max-drop",
+        "--target",
+        "--data",
+        "--model",
+        "--trust-checkpoint",
+        "--json",
+    ],
+    "gather": ["CHECKPOINT", "--output", "--model", "--trust-checkpoint", "--json"],
     "bench": ["BUNDLE", "--against", "--data", "--html", "--json"],
     "predict": ["BUNDLE", "[TEXT]...", "--in", "--out", "--json"],
     "inspect": ["RUN|BUNDLE", "--json"],
@@ -49,6 +59,8 @@ def test_help_imports_nothing_heavy() -> None:
     [
         (["train", "nowhere.yaml"], "nowhere.yaml: No such file or directory; a recipe is a YAML file"),
         (["export", "./nowhere", "-o", "out"], "./nowhere"),
+        (["export", "./nowhere", "-o", "out", "--trust-checkpoint"], "./nowhere: no DeepSpeed checkpoint"),
+        (["gather", "nowhere", "-o", "out"], "nowhere: no DeepSpeed checkpoint"),
         (["bench", "nowhere"], "nowhere: not a bundle"),
         (["predict", "nowhere", "text"], "nowhere: not a bundle"),
         (["predict", "nowhere"], "nothing to answer"),
