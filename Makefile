@@ -2,16 +2,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format test-gpu clean
+.PHONY: demo test test-faults test-gpu lint format bench-train bench-train-accuracy clean
 
 demo: .venv/installed  ## train, export, measure and ask a real model on real reviews
 	$(BIN)/bertline demo
 
-test: .venv/installed  ## all tests but those that need a GPU
-	$(BIN)/python -m pytest -m "not gpu"
+test: .venv/installed  ## all tests but those that need a GPU or take long
+	$(BIN)/python -m pytest -m "not gpu and not faults"
+
+test-faults: .venv/installed  ## 200 kills of ranks, and ranks that hang, for minutes
+	$(BIN)/python -m pytest -m faults -rP
 
 test-gpu: .venv/installed  ## those that need a GPU
 	$(BIN)/python -m pytest -m gpu
+
+bench-train: .venv/installed  ## training speed beside PyTorch's loop and the Trainer; the machine should be quiet
+	$(BIN)/python -m bertline.launch.train_benchmark
+
+bench-train-accuracy: .venv/installed  ## whether batching by length or bf16 costs accuracy
+	$(BIN)/python -m bertline.launch.train_benchmark.accuracy
 
 lint: .venv/installed  ## style, types, and the floors of the house
 	$(BIN)/ruff check .

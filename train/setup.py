@@ -11,7 +11,7 @@ from typing import Any
 import deepspeed
 import deepspeed.comm as dist
 
-from bertline.artifacts import encoder, places
+from bertline.artifacts import encoder, files, places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Recipe, Training
@@ -92,7 +92,7 @@ def check_run(recipe: Recipe, run: RunFolder, resume: bool) -> None:
         )
     if not begun and resume:
         raise InputError(f"{run.path}: holds no run to resume; leave out --resume to begin one")
-    if not begun and run.path.exists() and any(run.path.iterdir()):
+    if not begun and run.path.exists() and any(not path.name.startswith(".") for path in run.path.iterdir()):
         raise InputError(f"{run.path}: exists and is no run; name another folder with --run")
     if begun:
         check_same(recipe, recipes.read(run.recipe), run)
@@ -219,6 +219,8 @@ def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State) -> None:
         if state.step == 0:
             splits.save(run)
         model.recover(run.best)
+        for written in (run.recipe, run.summary):
+            files.remove_left(written)
         checkpoints.set_aside(run.checkpoints, state.step)
         metrics.truncate(run.metrics, state.step)
     dist.barrier()
