@@ -3,6 +3,7 @@
 One process is one rank, with one GPU or with its share of the CPU's cores. Nothing here knows of models or data.
 """
 
+import ctypes
 import os
 import socket
 import warnings
@@ -20,6 +21,8 @@ from bertline.artifacts import machine
 from bertline.artifacts.errors import BertlineError
 
 Made = TypeVar("Made")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Of glibc's malloc.h."""
 
 
 def start() -> None:
@@ -31,6 +34,7 @@ def start() -> None:
     if on_cpu():
         here = os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE", "1")  # torchrun says the latter
         torch.set_num_threads(max(1, machine.cores() // int(here)))
+        _keep_memory()
     else:
         get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
     # DeepSpeed would compile a shared-memory collective here (50 seconds, a C++ compiler) that only inference calls.
@@ -91,6 +95,18 @@ def from_first(make: Callable[[], Made]) -> Made:
     if fault is not None:
         raise fault
     return result  # type: ignore[no-any-return]
+
+
+def _keep_memory() -> None:
+    """Let glibc's malloc keep what a step frees for the next one, which asks for just as much.
+
+    By default it gives large blocks back to the kernel, which clears each of their pages when they are asked for again:
+    a quarter of a step's time on a CPU, for a quarter less memory. mallopt(3); other systems' malloc is left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _quiet() -> None:

@@ -28,9 +28,8 @@ def test_figures_are_of_the_steps_after_the_warm_up() -> None:
     told = [Told(ends=ends, peak_bytes=5, counts=None), Told(ends=ends, peak_bytes=6, counts=None)]
     counts = [(9, 90), (9, 90), (9, 90), (30, 40), (50, 60), (7, 7)]  # the last is a step that was not measured
     found = figures.figures(10.0, told, counts)
-    assert found == Figures(
-        tokens_per_second=pytest.approx(20.0), padding_share=pytest.approx(0.2), peak_bytes=11, first_step_seconds=2.0
-    )
+    assert found._fields == ("tokens_per_second", "padding_share", "peak_bytes", "first_step_seconds")
+    assert found == pytest.approx((20.0, 0.2, 11, 2.0))
 
 
 def run(speed: float, first: float = 1.0) -> Figures:
@@ -120,8 +119,9 @@ def test_a_turn_of_the_others(kind: Kind, work: Path, tmp_path: Path) -> None:
     worker.main(todo.save())
     (told,) = todo.told()
     assert len(told.ends) == STEPS
-    assert launched < told.ends[0] and told.ends == sorted(told.ends)
-    assert told.counts is not None and len(told.counts) == STEPS
+    assert [launched, *told.ends] == sorted([launched, *told.ends])
+    assert told.counts is not None
+    assert len(told.counts) == STEPS
     if kind == "bare":
         assert told.counts == counts(work, ranks=1)[:STEPS]
     if kind == "tutorial":
@@ -155,10 +155,11 @@ def test_the_tables() -> None:
         "systems": [figures.row(figures.BERTLINE, [Figures(1234.5, 0.0213, 2_000_000, 9.96)])],
         "ratios": [{**figures.RATIOS[0]._asdict(), "ratio": 1.4, "rounds": [1.4]}],
     }
-    console = Console(width=120, record=True, quiet=True)
+    console = Console(width=120)
     with console.capture() as shown:
         console.print(command.show(result))
-    assert all(words in shown.get() for words in ("bertline", "1,23", "2.1%", "10.0", "1.400", "1.30"))
+    for figure in ("bertline", "1,234", "2.1%", "10.0", "bertline / Trainer", "1.400", "1.30"):
+        assert figure in shown.get()
 
 
 def test_the_clock_waits_for_no_gpu_on_a_cpu(tmp_path: Path) -> None:

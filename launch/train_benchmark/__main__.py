@@ -1,0 +1,66 @@
+"""Training speed beside a bare PyTorch loop, the Hugging Face Trainer and the loop of tutorials.
+
+    python -m bertline.launch.train_benchmark [--steps N] [--rounds N] [--json FILE]
+
+Every system runs in processes of its own, alone, in turns: the same texts, token ids, model, optimizer, learning rate,
+precision, batch size and number of steps. Figures are medians over the rounds. The machine should be quiet.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from bertline.artifacts import files
+from bertline.launch.train_benchmark import turns
+from bertline.launch.train_benchmark.report import Command, dated
+
+RECIPE = Path(__file__).with_name("reviews.yaml")
+
+
+@click.command(cls=Command)
+@click.option("--steps", type=click.IntRange(4), default=24, show_default=True, help="Optimizer steps of each run.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of each system.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
+def main(steps: int, rounds: int, report: Path | None) -> None:
+    """Measure training on full IMDb reviews, each system in turns."""
+    if report is not None:
+        files.refuse_existing(report)
+    say = Console(stderr=True, highlight=False).print
+    with tempfile.TemporaryDirectory(prefix="bertline-") as work:
+        result = dated(turns.measure(RECIPE, Path(work), steps, rounds, say))
+    Console().print(show(result))
+    if report is not None:
+        files.write_json(report, result)
+
+
+def show(result: Mapping[str, Any]) -> RenderableType:
+    """A table of systems and one of ratios."""
+    utilisation = ["FLOP utilisation"] if "gpu" in result else []
+    table = Table(result["precision"], "tokens/s", "range", "padding", "peak MB", "first step, s", *utilisation)
+    for row in result["systems"]:
+        speeds = [one["tokens_per_second"] for one in row["rounds"]]
+        used = row.get("flop_utilisation")
+        table.add_row(
+            row["name"],
+            f"{row['tokens_per_second']:,.0f}",
+            f"{min(speeds):,.0f}–{max(speeds):,.0f}",
+            f"{row['padding_share']:.1%}",
+            f"{row['peak_bytes'] / 1e6:,.0f}",
+            f"{row['first_step_seconds']:.1f}",
+            *([] if not utilisation else ["unknown GPU" if used is None else f"{used:.1%}"]),
+        )
+    ratios = Table("tokens/s of … over …", "ratio", "by round", "to reach")
+    for ratio in result["ratios"]:
+        rounds = "  ".join(f"{one:.2f}" for one in ratio["rounds"])
+        goal = "" if ratio["at_least"] is None else f"{ratio['at_least']:.2f}"
+        ratios.add_row(f"{ratio['of']} / {ratio['over']}", f"{ratio['ratio']:.3f}", rounds, goal)
+    return Group(table, ratios)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Whether batching by length, or bf16, costs accuracy: the same trainings with and without, by seed.
+
+    python -m bertline.launch.train_benchmark.accuracy [--json FILE]
+
+A seed decides the splits, the order, dropout and the head, and the trainings of a seed differ in nothing but what is
+compared: differences are taken within seeds. Nothing is timed, so the machine may be busy.
+"""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from bertline.artifacts import files
+from bertline.artifacts import run as runs
+from bertline.artifacts.errors import BertlineError
+from bertline.launch.train_benchmark import ranks
+from bertline.launch.train_benchmark.report import Command, dated
+
+RECIPE = Path(__file__).with_name("accuracy.yaml")
+SEEDS = (1, 2, 3)
+
+
+class Way(NamedTuple):
+    """One way to train: what each rank executes, and in which precision."""
+
+    program: str
+    precision: str
+
+
+BASE, RANDOM, FP32 = "bf16, by length", "bf16, at random", "fp32, by length"
+WAYS = {
+    BASE: Way(ranks.PROGRAM, "bf16"),
+    RANDOM: Way("bertline.launch.train_benchmark.random_batches", "bf16"),
+    FP32: Way(ranks.PROGRAM, "fp32"),
+}
+
+
+class Difference(NamedTuple):
+    """Of accuracies of the same seeds: their mean, and its standard error."""
+
+    mean: float
+    error: float
+
+
+def difference(scores: Sequence[float], than: Sequence[float]) -> Difference:
+    """How much better `scores` are than others, seed by seed; two seeds at least."""
+    apart = [one - other for one, other in zip(scores, than, strict=True)]
+    return Difference(mean(apart), stdev(apart) / math.sqrt(len(apart)))
+
+
+def measure(recipe: Path, seeds: Sequence[int], work: Path, console: Console) -> dict[str, Any]:
+    """Train every way with every seed; returns test accuracies and padding shares by way, in the order of the seeds.
+
+    Raises:
+        BertlineError: a training failed.
+    """
+    accuracy: dict[str, list[float]] = {name: [] for name in WAYS}
+    padding: dict[str, list[float]] = {name: [] for name in WAYS}
+    for seed in seeds:
+        for name, way in WAYS.items():
+            folder = work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+            sets = [f"training.seed={seed}", f"training.precision={way.precision}"]
+            if code := ranks.start(way.program, recipe, sets, folder, ranks=1):
+                raise BertlineError(f"{name}, seed {seed}: training ended with exit code {code}; the reason is above")
+            summary = runs.read_summary(folder)
+            accuracy[name].append(summary.test["accuracy"])
+            padding[name].append(summary.padding_share)
+            console.print(f"seed {seed}, {name}: accuracy {accuracy[name][-1]:.4f}, padding {padding[name][-1]:.1%}")
+    return {"seeds": list(seeds), "accuracy": accuracy, "padding_share": padding}
+
+
+def show(result: Mapping[str, Any]) -> RenderableType:
+    """A table of accuracies and one of differences."""
+    table = Table("accuracy", *(f"seed {seed}" for seed in result["seeds"]), "mean", "spread", "padding")
+    for name, scores in result["accuracy"].items():
+        figures = (*scores, mean(scores), max(scores) - min(scores))
+        table.add_row(name, *(f"{figure:.4f}" for figure in figures), f"{mean(result['padding_share'][name]):.1%}")
+    apart = Table("difference within seeds", "mean", "standard error")
+    for name, found in result["differences"].items():
+        apart.add_row(name, f"{found['mean']:+.4f}", f"{found['error']:.4f}")
+    return Group(table, apart)
+
+
+def differences(accuracy: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """What batching by length and what bf16 change."""
+    return {f"{BASE} less {other}": difference(accuracy[BASE], accuracy[other])._asdict() for other in (RANDOM, FP32)}
+
+
+@click.command(cls=Command)
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
+def main(report: Path | None) -> None:
+    """Train with three seeds by length and at random, in bf16 and fp32, and compare the accuracies."""
+    if report is not None:
+        files.refuse_existing(report)
+    console = Console(stderr=True, highlight=False)
+    with tempfile.TemporaryDirectory(prefix="bertline-") as work:
+        result = measure(RECIPE, SEEDS, Path(work), console)
+    result = dated({**result, "differences": differences(result["accuracy"])})
+    Console().print(show(result))
+    if report is not None:
+        files.write_json(report, result)
+
+
+if __name__ == "__main__":
+    main()

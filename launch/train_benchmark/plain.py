@@ -1,0 +1,96 @@
+"""Loops in plain PyTorch: one fed as well as bertline is, and one as tutorials have it.
+
+Same model, tokens, precision, batch size and learning rate as bertline; neither has a schedule.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from bertline.artifacts import places
+from bertline.artifacts import recipe as recipes
+from bertline.launch.train_benchmark.job import Clock, Counts, Job
+from bertline.train import model as models
+
+
+def bare(job: Job, clock: Clock) -> Counts:
+    """The loop bertline is held against: the same batches, built ahead; fused AdamW; clipped gradients."""
+    from bertline.launch.train_benchmark import prepare
+
+    recipe = recipes.read(job.recipe)
+    ready = prepare.load(recipe, job.work)
+    batches = prepare.batches(recipe, ready, ranks=1)
+    model = classifier(job, len(ready.splits.task.labels))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.training.learning_rate, fused=True)
+    counts = []
+    for batch in islice(batches.ahead(0, pin=job.device == "cuda"), job.steps):
+        micro_batch = batch.micro_batches[0].to(torch.device(job.device))
+        with autocast(job):
+            logits = model(**micro_batch.inputs).logits
+        loss: Any = functional.cross_entropy(logits.float(), micro_batch.targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.training.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        counts.append((batch.tokens, batch.computed_tokens))
+        clock.tick()
+    return counts
+
+
+def tutorial(job: Job, clock: Clock) -> Counts:
+    """The loop that tutorials show: texts in random order, each padded to `max_length`; AdamW as it comes."""
+    recipe = recipes.read(job.recipe)
+    labels, rows = examples(job)
+    padded = [{name: _tensor(values, recipe.tokens.max_length) for name, values in row.items()} for row in rows]
+    model = classifier(job, labels)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.training.learning_rate)
+    counts = []
+    loader: Iterator[Any] = iter(DataLoader(padded, recipe.training.batch_size, shuffle=True))  # type: ignore[arg-type]
+    for batch in islice(loader, job.steps):
+        counts.append(tokens(batch))
+        batch = {name: values.to(job.device) for name, values in batch.items()}
+        with autocast(job):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        clock.tick()
+    return counts
+
+
+def examples(job: Job) -> tuple[int, list[dict[str, Any]]]:
+    """How many labels there are, and the rows that `prepare` wrote."""
+    made = json.loads((job.work / "examples.json").read_bytes())
+    return made["labels"], made["rows"]
+
+
+def classifier(job: Job, labels: int) -> nn.Module:
+    """The recipe's encoder with a new head, to be trained."""
+    recipe = recipes.read(job.recipe)
+    torch.manual_seed(recipe.training.seed)
+    folder = places.model_folder(recipe.model)
+    return models.from_folder(folder, "ForSequenceClassification", num_labels=labels).to(job.device).train()
+
+
+def autocast(job: Job) -> torch.autocast:
+    """The recipe's precision for a forward pass, as bertline has it."""
+    return torch.autocast(job.device, torch.bfloat16, enabled=recipes.read(job.recipe).training.precision == "bf16")
+
+
+def tokens(batch: dict[str, torch.Tensor]) -> tuple[int, int]:
+    """Real and computed tokens of a batch."""
+    mask = batch["attention_mask"]
+    return int(mask.sum()), mask.numel()
+
+
+def _tensor(values: list[int] | int, length: int) -> torch.Tensor:
+    """A label, or token ids, types or mask with zeros up to a length: BERT's padding is 0 in each."""
+    if isinstance(values, int):
+        return torch.tensor(values)
+    return functional.pad(torch.tensor(values), (0, length - len(values)))

@@ -1,0 +1,99 @@
+"""The data of the measurement, made once for all systems, and the same texts and token ids for each.
+
+    python -m bertline.launch.train_benchmark.prepare RECIPE WORK DEVICE PRECISION...
+
+In the folder WORK: a resolved recipe for each precision, `runs/` with the data as bertline keeps it, `examples.json`
+with the rows that the other systems read, and `counts.json` with the tokens of bertline's batches by number of ranks.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bertline.artifacts import files, places
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts.recipe import Recipe
+from bertline.launch.train_benchmark.job import Counts, Device
+from bertline.train import model as models
+from bertline.train import prepared
+from bertline.train.batches import Batches
+from bertline.train.losses import Loss
+from bertline.train.prepared import Prepared
+from bertline.train.progress import Progress
+
+RANKS = (1, 2)
+
+
+def prepare(path: Path, work: Path, device: Device, precisions: list[str]) -> None:
+    """Make the folder.
+
+    Args:
+        path: the recipe.
+        work: an empty folder.
+        device: a GPU gets BERT-base.
+        precisions: a resolved recipe is made for each.
+
+    Raises:
+        InputError: as `recipes.load` and `data.make`.
+    """
+    recipe = recipes.load(path)
+    if device == "cuda":
+        recipe = recipe.model_copy(update={"model": str(bert_base(places.model_folder(recipe.model), work / "model"))})
+    for precision in precisions:
+        training = recipe.training.model_copy(update={"precision": precision})
+        recipes.save(recipe.model_copy(update={"training": training}), work / f"{precision}.yaml")
+    ready = load(recipe, work)
+    rows = [_row(ready, index) for index in range(len(ready.train.windows))]
+    files.write_text(work / "examples.json", json.dumps({"labels": len(ready.splits.task.labels), "rows": rows}))
+    counts = {ranks: count(batches(recipe, ready, ranks)) for ranks in RANKS}
+    files.write_text(work / "counts.json", json.dumps(counts))
+
+
+def load(recipe: Recipe, work: Path) -> Prepared:
+    """The data as bertline keeps it, for the runs in `work/runs`; made if need be."""
+    with models.tokenizer_folder(places.model_folder(recipe.model)) as tokenizer:
+        made = prepared.prepare(recipe, tokenizer, work / "runs" / prepared.FOLDER, Progress(speaks=False))
+    return prepared.load(recipe, made)
+
+
+def batches(recipe: Recipe, ready: Prepared, ranks: int) -> Batches:
+    """The batches of bertline's rank 0."""
+    task = ready.splits.task
+    loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
+    with models.tokenizer_folder(places.model_folder(recipe.model)) as tokenizer:
+        return Batches(ready.train, loss, task.tokenizer(tokenizer), recipe.training, rank=0, ranks=ranks)
+
+
+def count(made: Batches) -> Counts:
+    """The tokens of each step of an epoch."""
+    each = map(made.at, range(made.steps_per_epoch))
+    return [(batch.tokens, batch.computed_tokens) for batch in each]
+
+
+def bert_base(tokenizer: Path, folder: Path) -> Path:
+    """BERT-base with random weights (seed 0) and another model's tokenizer, whose vocabulary is BERT's."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    BertModel(BertConfig()).save_pretrained(folder, safe_serialization=True)
+    with models.tokenizer_folder(tokenizer) as found:
+        for file in found.iterdir():
+            files.write_bytes(folder / file.name, file.read_bytes())
+    return folder
+
+
+def _row(ready: Prepared, index: int) -> dict[str, Any]:
+    """An example as a tokenizer of transformers gives it, not padded."""
+    window = ready.train.windows[index]
+    return {
+        "input_ids": window.input_ids.tolist(),
+        "token_type_ids": window.type_ids.tolist(),
+        "attention_mask": [1] * len(window.input_ids),
+        "labels": int(ready.train.windows.targets[index]),
+    }
+
+
+if __name__ == "__main__":
+    prepare(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:])  # type: ignore[arg-type]
