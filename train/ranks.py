@@ -101,7 +101,7 @@ def _keep_memory() -> None:
     """Let glibc's malloc keep what a step frees for the next one, which asks for just as much.
 
     By default it gives large blocks back to the kernel, which clears each of their pages when they are asked for again:
-    a quarter of a step's time on a CPU, for a quarter less memory. mallopt(3); other systems' malloc is left alone.
+    a fifth of a step's time, where keeping them takes a fifth more memory. mallopt(3); another malloc is left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
