@@ -1,37 +1,81 @@
-"""A micro-batch that does not fit into memory is halved until it does."""
+"""A micro-batch that does not fit into memory is halved until it does; the test on a real device is in test_gpu.py."""
 
-import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from bertline.artifacts.recipe import Training
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
+from bertline.train import memory
+from bertline.train import model as models
 from bertline.train.batches import Batches
+from bertline.train.deepspeed_config import Precision
 from bertline.train.losses import Loss
 from tests.conftest import classifier, make_texts
 from tests.train.conftest import encode
-from tests.train.short_of_memory import TEXTS
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("rank")
+ROOM = 20
+"""Texts at once that the model of the test has memory for, forward; one less fits backward as well."""
+
+
+def limited(model: nn.Module, seen: list[int]) -> nn.Module:
+    """A model that runs out of memory as torch says it of a GPU: of some sizes forward, of one only backward."""
+
+    def forward(module: nn.Module, arguments: Any, named: dict[str, torch.Tensor]) -> None:
+        seen.append(len(named["input_ids"]))
+        if seen[-1] > ROOM:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def backward(gradient: torch.Tensor) -> None:
+        if seen[-1] > ROOM - 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model.register_forward_pre_hook(forward, with_kwargs=True)
+    model.get_parameter("classifier.weight").register_hook(backward)
+    return model
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_micro_batch_is_halved_until_it_fits(model: Path, precision: str) -> None:
-    """In a process of its own, for malloc keeps what this one had."""
-    line = [sys.executable, "-m", "tests.train.short_of_memory", str(model), precision]
-    variables = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    few, many = json.loads(done.stdout.splitlines()[-1])
-    assert many == TEXTS
-    assert few in (32, 64, 128, 256, 512, 1024)
+@pytest.mark.parametrize(("batch_size", "sizes"), [(64, [64, 32, 16]), (20, [20, 10]), (16, [16]), (1, [])])
+def test_a_micro_batch_is_halved_until_it_fits(
+    model: Path, precision: Precision, batch_size: int, sizes: list[int]
+) -> None:
+    task = catalog.make(classifier())
+    tokenizer = task.tokenizer(model)
+    split = encode([Example(row["text"], None, row["label"]) for row in make_texts(64)], task, tokenizer)
+    training = Training(batch_size=batch_size)
+    loss = Loss(task.settings, training, split.windows.targets)
+    make_batches = partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
+    seen: list[int] = []
+    fitted = memory.fit(
+        training, lambda: limited(models.load(model, task, training), seen), make_batches, loss, precision
+    )
+    assert seen == sizes
+    assert fitted.batch_size == batch_size
+    assert fitted.micro_batch_size == (sizes or [1])[-1]
+
+
+def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:
+    task = catalog.make(classifier())
+    tokenizer = task.tokenizer(model)
+    split = encode([Example(row["text"], None, row["label"]) for row in make_texts(8)], task, tokenizer)
+    training = Training(batch_size=8)
+    loss = Loss(task.settings, training, split.windows.targets)
+    make_batches = partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
+
+    def broken() -> nn.Module:
+        made = models.load(model, task, training)
+        made.get_parameter("classifier.weight").data = torch.zeros(2, 3)
+        return made
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        memory.fit(training, broken, make_batches, loss, "fp32")
 
 
 def test_the_rest_of_a_batch_is_made_up_for(model: Path) -> None:
