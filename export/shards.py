@@ -32,8 +32,20 @@ class LeftOut:
     """Takes the place of an object that says nothing of weights: it keeps its values and does nothing."""
 
 
+ZERO_STAGES = {"disabled": 0, "optimizer_states": 1, "gradients": 2, "weights": 3}
+"""DeepSpeed's ZeroStageEnum."""
+
+
+def named_stage(enumeration: Any, name: str) -> int:
+    """Takes the place of `getattr`, by which Python before 3.11.4 writes a member of an enumeration, and no more."""
+    if enumeration is not int or name not in ZERO_STAGES:
+        raise pickle.UnpicklingError("GLOBAL getattr was not an allowed global")
+    return ZERO_STAGES[name]
+
+
 STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
+    (named_stage, "__builtin__.getattr"),
     (LeftOut, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
     (LeftOut, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
     (LeftOut, "deepspeed.utils.tensor_fragment.fragment_address"),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM
@@ -21,7 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import BertlineError, DamagedError, InputError
-from bertline.export import checkpoint
+from bertline.export import checkpoint, shards
 from bertline.export.export import export
 from bertline.export.gather import gather
 from bertline.launch import benchmark, deepspeed_launcher
@@ -351,3 +352,21 @@ def test_export_says_what_is_not_a_checkpoint_or_lacks_texts(
     assert done.exit_code == 2
     assert "add --data FILE" in done.stderr
     assert not (tmp_path / "bundle").exists()
+
+
+class Got:
+    """An object that is written as Python before 3.11.4 writes a member of an enumeration."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> Any:
+        return getattr, (ZeroStageEnum, self.name)
+
+
+def test_a_stage_that_an_older_python_wrote(tmp_path: Path) -> None:
+    torch.save({"zero_stage": Got("gradients")}, tmp_path / "stage.pt")
+    assert shards.load(tmp_path / "stage.pt", trust=False) == {"zero_stage": 2}
+    torch.save({"zero_stage": Got("mro")}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="asks for getattr"):
+        shards.load(tmp_path / "other.pt", trust=False)

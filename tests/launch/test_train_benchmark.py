@@ -96,7 +96,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_cpu() -> Iterator[None]:
     """The environment as it was, whatever the Trainer sets."""
     before = dict(os.environ)
-    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
     yield
     os.environ.clear()
     os.environ.update(before)

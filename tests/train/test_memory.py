@@ -37,7 +37,7 @@ def limited(model: nn.Module, seen: list[int]) -> nn.Module:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     model.register_forward_pre_hook(forward, with_kwargs=True)
-    model.get_parameter("classifier.weight").register_hook(backward)
+    model.get_parameter("classifier.weight").register_hook(backward)  # type: ignore[no-untyped-call]
     return model
 
 
