@@ -45,7 +45,7 @@ def named_stage(enumeration: Any, name: str) -> int:
 
 STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
-    (named_stage, "__builtin__.getattr"),
+    (named_stage, "builtins.getattr"),
     (LeftOut, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
     (LeftOut, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
     (LeftOut, "deepspeed.utils.tensor_fragment.fragment_address"),
