@@ -101,8 +101,10 @@ def patient() -> Iterator[None]:
     """Let the ranks stand still while the block runs."""
     before = _watch.limit if _watch is not None else None
     allow(None)
-    yield
-    allow(before)
+    try:
+        yield
+    finally:
+        allow(before)
 
 
 def end(error: Exception) -> int:

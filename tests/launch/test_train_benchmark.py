@@ -76,8 +76,9 @@ def test_differences_are_taken_within_seeds() -> None:
 
 
 def test_the_recipes_are_sound() -> None:
-    for path in (command.RECIPE, accuracy.RECIPE):
-        recipes.load(path)
+    for path, length in ((command.RECIPE, 256), (accuracy.RECIPE, 128)):
+        recipe = recipes.load(path)
+        assert (recipe.tokens.max_length, recipe.training.batch_size) == (length, 32)
 
 
 @pytest.fixture(scope="module")

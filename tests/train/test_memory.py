@@ -1,5 +1,6 @@
 """A micro-batch that does not fit into memory is halved until it does; the test on a real device is in test_gpu.py."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 
 from bertline.artifacts.recipe import Training
 from bertline.tasks import catalog
-from bertline.tasks.task import Example
+from bertline.tasks.task import Example, Task
 from bertline.train import memory
 from bertline.train import model as models
 from bertline.train.batches import Batches
@@ -41,17 +42,22 @@ def limited(model: nn.Module, seen: list[int]) -> nn.Module:
     return model
 
 
+def trial(model: Path, training: Training) -> tuple[Task, Loss, Callable[[Training], Batches]]:
+    """What `memory.fit` is given for 64 texts."""
+    task = catalog.make(classifier())
+    tokenizer = task.tokenizer(model)
+    split = encode([Example(row["text"], None, row["label"]) for row in make_texts(64)], task, tokenizer)
+    loss = Loss(task.settings, training, split.windows.targets)
+    return task, loss, partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("batch_size", "sizes"), [(64, [64, 32, 16]), (20, [20, 10]), (16, [16]), (1, [])])
 def test_a_micro_batch_is_halved_until_it_fits(
     model: Path, precision: Precision, batch_size: int, sizes: list[int]
 ) -> None:
-    task = catalog.make(classifier())
-    tokenizer = task.tokenizer(model)
-    split = encode([Example(row["text"], None, row["label"]) for row in make_texts(64)], task, tokenizer)
     training = Training(batch_size=batch_size)
-    loss = Loss(task.settings, training, split.windows.targets)
-    make_batches = partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
+    task, loss, make_batches = trial(model, training)
     seen: list[int] = []
     fitted = memory.fit(
         training, lambda: limited(models.load(model, task, training), seen), make_batches, loss, precision
@@ -62,12 +68,8 @@ def test_a_micro_batch_is_halved_until_it_fits(
 
 
 def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:
-    task = catalog.make(classifier())
-    tokenizer = task.tokenizer(model)
-    split = encode([Example(row["text"], None, row["label"]) for row in make_texts(8)], task, tokenizer)
     training = Training(batch_size=8)
-    loss = Loss(task.settings, training, split.windows.targets)
-    make_batches = partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
+    task, loss, make_batches = trial(model, training)
 
     def broken() -> nn.Module:
         made = models.load(model, task, training)
@@ -79,12 +81,8 @@ def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:
 
 
 def test_the_rest_of_a_batch_is_made_up_for(model: Path) -> None:
-    task = catalog.make(classifier())
-    tokenizer = task.tokenizer(model)
-    split = encode([Example(row["text"], None, row["label"]) for row in make_texts(64)], task, tokenizer)
     training = Training(batch_size=64)
-    loss = Loss(task.settings, training, split.windows.targets)
-    make_batches = partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
+    _, _, make_batches = trial(model, training)
     micro_batches = make_batches(training.model_copy(update={"micro_batch_size": 16})).at(0).micro_batches
     assert [len(part.targets) for part in micro_batches] == [16] * 4
 
