@@ -143,7 +143,8 @@ class Tokenizer:
         """Which tokens are read of a text or pair that is too long."""
         length, long = self.tokens.max_length, self.tokens.long
         if long == "head+tail":
-            return np.r_[: length - length // 2, len(sequence) - length // 2 : len(sequence)]
+            tail = length // 2
+            return np.concatenate([np.arange(length - tail), np.arange(len(sequence) - tail, len(sequence))])
         special, first, second = (np.flatnonzero(sequence == which) for which in (-1, 0, 1))
         counts = shares(len(first), len(second), length - len(special))
         parts = zip((first, second), counts, strict=True)
