@@ -44,8 +44,19 @@ class Asked:
     texts: Sequence[Text]
     real: int
     """Texts of the user's, before the adversarial ones."""
+    read: Sequence[Encoded]
+    """All windows of the texts, in their order."""
     windows: Sequence[Encoded]
-    """Those that are computed, in the order of the texts."""
+    """Those that are computed."""
+
+    @classmethod
+    def of(cls, origin: Origin) -> "Asked":
+        """Texts of the user's and adversarial ones, as the task takes them."""
+        tokenizer = origin.task.tokenizer(origin.folder)
+        real = of_mixed_lengths(origin.texts, origin.settings)
+        texts = [*real, *adversarial.texts(len(origin.settings.inputs) == 2)]
+        read = tokenizer.encode(texts)
+        return cls(origin.task, tokenizer, texts, len(real), read, few(read))
 
     def engine(self, runtime: Runtime) -> Engine:
         """What answers by that runtime."""
@@ -78,13 +89,9 @@ def gates(origin: Origin, yardstick: Worker, workers: Sequence[Worker]) -> tuple
     """
     for worker in (yardstick, *workers):
         worker.prepare()
-    paired = len(origin.settings.inputs) == 2
-    real, hard = texts(origin.texts, origin.settings), adversarial.texts(paired)
-    tokenizer = origin.task.tokenizer(origin.folder)
-    windows = tokenizer.encode([*real, *hard])
-    tokens = tokenization.gate(tokenizer, [*real, *hard], windows, yardstick.read([*real, *hard]))
-    tokenization.refusal(tokenizer, adversarial.surrogates(paired))
-    asked = Asked(origin.task, tokenizer, [*real, *hard], len(real), few(windows))
+    asked = Asked.of(origin)
+    tokenization.refusal(asked.tokenizer, adversarial.surrogates(len(origin.settings.inputs) == 2))
+    tokens = tokenization.gate(asked.tokenizer, asked.texts, asked.read, yardstick.read(asked.texts))
     pytorch = asked.engine(yardstick).outputs(asked.windows)
     first, *others = [hold(asked, pytorch, worker) for worker in workers]
     if first.fault:
@@ -92,8 +99,8 @@ def gates(origin: Origin, yardstick: Worker, workers: Sequence[Worker]) -> tuple
     proof = Fidelity(
         max_abs_logit_diff=first.to_pytorch,
         max_abs_padding_diff=first.by_padding,
-        texts=len(real),
-        adversarial_texts=len(hard),
+        texts=asked.real,
+        adversarial_texts=len(asked.texts) - asked.real,
         tokens_compared=tokens,
     )
     return proof, [other.fault for other in others if other.fault]
@@ -145,7 +152,7 @@ def few(windows: Sequence[Encoded]) -> list[Encoded]:
     return kept
 
 
-def texts(given: Sequence[Text], settings: TaskSettings) -> list[Text]:
+def of_mixed_lengths(given: Sequence[Text], settings: TaskSettings) -> list[Text]:
     """The user's texts, of mixed lengths.
 
     Both of a pair are cut to several times what is read of them: the tokenizers library, as transformers has it cut
