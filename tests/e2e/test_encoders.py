@@ -13,7 +13,7 @@ import yaml
 from bertline.artifacts import bundle
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.run import RunFolder, read_summary
-from bertline.export import measure
+from bertline.export import adversarial, measure
 from bertline.export.export import export
 from bertline.serve.engine import Engine
 from tests import encoders
@@ -66,6 +66,7 @@ def write(folder: Path, encoder: str, task: str) -> Path:
 def test_the_line(encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "LENGTHS", (16,))
     measure_briefly(monkeypatch)
+    monkeypatch.setattr(adversarial, "LONGEST", [text[:2000] for text in adversarial.LONGEST])  # whole in tests/export
     run: RunFolder = train_here(write(tmp_path, encoder, task), tmp_path / "run")
     assert len(losses(run)) == 2
     assert np.isfinite(losses(run)).all()
@@ -75,7 +76,10 @@ def test_the_line(encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.M
         return
     export(str(run.path), tmp_path / "bundle", max_drop=1.0)
     manifest = bundle.verify(tmp_path / "bundle")
-    assert manifest.fidelity.max_abs_logit_diff <= 1e-3
+    proof = manifest.fidelity
+    assert max(proof.max_abs_logit_diff, proof.max_abs_padding_diff) <= 1e-3
+    assert (proof.texts, proof.adversarial_texts) == (256, len(adversarial.texts(len(manifest.inputs) == 2)))
+    assert proof.tokens_compared > 256 * 5
     assert manifest.alone == read_summary(run.path).alone
     engine = Engine.load(tmp_path / "bundle")
     examples = engine.task.read_file(run.split("test"))
