@@ -35,7 +35,7 @@ format: .venv/installed
 # The exact versions of constraints.txt; made again when those or the project's own list change.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --use-pep517 --constraint constraints.txt --editable '.[train,export,demo,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --use-pep517 --constraint constraints.txt --editable '.[train,export,openvino,demo,dev]'
 	touch $@
 
 clean:

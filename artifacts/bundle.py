@@ -8,20 +8,34 @@ from pydantic import Field, ValidationError
 from bertline.artifacts import files
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.files import FileEntry
-from bertline.artifacts.machine import Machine
+from bertline.artifacts.machine import CpuClass, Machine
 from bertline.artifacts.task import Part, TaskSettings
 
 MANIFEST = "bertline.json"
 MODEL = "onnx/model.onnx"
 
 
+RuntimeName = Literal["onnxruntime", "openvino"]
+
+
 class Runtime(Part):
     """What runs the model."""
 
-    name: Literal["onnxruntime"] = "onnxruntime"
+    name: RuntimeName = "onnxruntime"
     model: str = MODEL
     """The ONNX file, relative to the bundle."""
     opset: int
+    cpu_classes: list[CpuClass] = Field([])
+    """Where it is to be used; empty where the golden texts alone decide."""
+
+
+class Variant(Part):
+    """A model sealed beside the chosen one, for machines that lack its runtime or are of another CPU class."""
+
+    candidate: str
+    runtime: Runtime
+    golden: list[list[float]]
+    """The logits of each golden text."""
 
 
 class Fidelity(Part):
@@ -35,12 +49,12 @@ class Candidate(Part):
     """A model that was tried: what it measured and why it was or was not chosen."""
 
     name: str
-    runtime: str
-    value: float
-    """Of the metric, on the validation split."""
-    drop: float
+    runtime: RuntimeName
+    value: float | None
+    """Of the metric, on the validation split; None where it was not scored, since a faster one was chosen."""
+    drop: float | None
     """PyTorch's value minus this one's."""
-    drop_interval: tuple[float, float]
+    drop_interval: tuple[float, float] | None
     """95 % interval of the drop, paired bootstrap over the validation examples."""
     size_bytes: int
     p50_ms: dict[str, float]
@@ -75,6 +89,7 @@ class Manifest(TaskSettings):
     schema_version: Literal[1] = 1
     name: str
     runtime: Runtime
+    variants: list[Variant] = Field([])
     metric: str
     baseline: float
     """PyTorch's value of the metric on the validation split."""
@@ -93,6 +108,7 @@ class Manifest(TaskSettings):
     versions: dict[str, str]
     source: Source
     golden: list[Golden]
+    """What the chosen model answers; `variants` hold what theirs do."""
     notices: list[str] = Field([])
     """What was left out or could not be done, and why."""
     created: str

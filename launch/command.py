@@ -93,15 +93,38 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     show_default=True,
     help="CPU class that will serve the bundle; auto: this machine's.",
 )
+@click.option("--portable", is_flag=True, help="Seal a model for every CPU class.")
+@click.option(
+    "--prefer", type=click.Choice(["latency", "size", "accuracy"]), default="latency", show_default=True,
+    help="What is best, among those that lose no more.",
+)  # fmt: skip
+@click.option("--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="What the model may weigh.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Texts at once to be fast for, too."
+)
+@click.option("--only", metavar="NAME", multiple=True, help="Try this candidate, and no other.")
+@click.option("--quick", is_flag=True, help="Try the usual winners, timed once.")
+@click.option("--allow-fp32", is_flag=True, help="Take an fp32 model where no other is right.")
+@click.option("--calibration", type=click.IntRange(1), default=100, show_default=True, help="Texts for static scales.")
 @click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
 @model_option
 @trust_option
 @json_option
-def export(source: str, output: Path | None, as_json: bool, **options: Any) -> None:
+def export(
+    source: str,
+    output: Path | None,
+    data: Path | None,
+    model: str | None,
+    trust: bool,
+    as_json: bool,
+    **terms: Any,
+) -> None:
     """Make a bundle: the fastest int8 ONNX model of a run that is still right on this CPU."""
     from bertline.export.export import export as make
+    from bertline.export.terms import Terms
 
-    result = make(source, output or Path("bundles", Path(source).absolute().name), say=_say, **options)
+    bundle = output or Path("bundles", Path(source).absolute().name)
+    result = make(source, bundle, Terms(**terms), data, _say, model, trust)
     if as_json:
         _print(result, as_json)
 

@@ -13,8 +13,8 @@ import yaml
 from bertline.artifacts import bundle
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.run import RunFolder, read_summary
-from bertline.export import measure
 from bertline.export.export import export
+from bertline.export.terms import Terms
 from bertline.serve.engine import Engine
 from tests import encoders
 from tests.export.conftest import measure_briefly
@@ -33,6 +33,9 @@ EXTRA = [("bert", problem) for problem in LABELS if problem not in TASKS]
 """Which problem a classifier is for is nothing to the encoder: one will do."""
 UNSUPPORTED = {("modernbert", "question-answering"): "optimum does not convert 'modernbert' for question-answering"}
 """What the libraries do not do, and what is said of it."""
+
+TERMS = Terms(max_drop=2.0, quick=True)
+"""Whatever is lost: two steps teach nothing, and a correlation may turn round."""
 
 
 def row(task: str, number: int) -> dict[str, Any]:
@@ -64,16 +67,15 @@ def write(folder: Path, encoder: str, task: str) -> Path:
 
 @pytest.mark.parametrize(("encoder", "task"), [*itertools.product(encoders.ENCODERS, TASKS), *EXTRA])
 def test_the_line(encoder: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "LENGTHS", (16,))
     measure_briefly(monkeypatch)
     run: RunFolder = train_here(write(tmp_path, encoder, task), tmp_path / "run")
     assert len(losses(run)) == 2
     assert np.isfinite(losses(run)).all()
     if (encoder, task) in UNSUPPORTED:
         with pytest.raises(InputError, match=UNSUPPORTED[encoder, task]):
-            export(str(run.path), tmp_path / "bundle", max_drop=1.0)
+            export(str(run.path), tmp_path / "bundle", TERMS)
         return
-    export(str(run.path), tmp_path / "bundle", max_drop=1.0)
+    export(str(run.path), tmp_path / "bundle", TERMS)
     manifest = bundle.verify(tmp_path / "bundle")
     assert manifest.fidelity.max_abs_logit_diff <= 1e-3
     assert manifest.alone == read_summary(run.path).alone
