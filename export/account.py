@@ -35,6 +35,7 @@ def describe(
     target = here.cpu_class if target == "auto" else target
     return Manifest(
         **origin.settings.model_dump(),
+        schema_version=1,
         name=origin.name,
         runtime=Runtime(opset=graphs.opset(made.graph(chosen.name).path)),
         metric=origin.metric,

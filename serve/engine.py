@@ -4,7 +4,8 @@ The same engine answers for users, for the export gate and for every system that
 differs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ class Engine:
 
     @classmethod
     def load(cls, folder: Path, threads: int | None = None) -> "Engine":
-        """Load a bundle: its files are held against the manifest, then its golden texts are answered again.
+        """Load a bundle: what `bundle.load` checks, then an embedding for every token, then the logits of golden texts.
 
         Args:
             folder: the bundle.
@@ -42,9 +43,14 @@ class Engine:
             InputError: `folder` is no bundle.
             DamagedError: a file is not the recorded one, or this CPU answers otherwise than the one that sealed it.
         """
-        manifest = bundle.verify(folder)
+        manifest, models = bundle.load(folder)
+        model = models[manifest.runtime.model]
         task = catalog.make(manifest)
-        engine = cls(task, task.tokenizer(folder), OnnxRuntime(folder / manifest.runtime.model, threads))
+        with _refusing(folder / manifest.runtime.model):
+            runtime = OnnxRuntime(model.content, threads)
+        with _refusing(folder / "tokenizer.json"):
+            engine = cls(task, task.tokenizer(folder), runtime)
+            engine._hold_vocabulary(model.embedding_rows)
         engine._replay(manifest)
         return engine
 
@@ -72,12 +78,35 @@ class Engine:
         outputs = self.outputs(self.tokenizer.encode([text]), batch_size=1)
         return [float(one) for output in outputs for one in output.ravel()]
 
+    def _hold_vocabulary(self, rows: int | None) -> None:
+        if rows is not None and (largest := self.tokenizer.largest_id()) >= rows:
+            raise DamagedError(f"its largest token id is {largest:,}, but the model has embeddings for {rows:,} ids")
+
     def _replay(self, manifest: Manifest) -> None:
+        if not manifest.golden:
+            raise DamagedError(
+                f"{manifest.name}: the manifest has no golden texts; nothing shows how the model answers"
+            )
         for number, golden in enumerate(manifest.golden):
-            found = self.logits((golden.text, golden.text_pair))
-            if (difference := np.abs(np.subtract(found, golden.logits)).max()) > GOLDEN_TOLERANCE:
+            text = (golden.text, golden.text_pair)
+            with _refusing(f"golden text {number}"):
+                found = self.logits(text)
+                self.predict([text])  # as many logits as labels
+                if len(found) != len(golden.logits):
+                    raise DamagedError(f"{len(found)} logits where {len(golden.logits)} are recorded")
+            difference = np.abs(np.subtract(found, golden.logits)).max()
+            if not difference <= GOLDEN_TOLERANCE:  # NaN is not
                 raise DamagedError(
                     f"golden text {number}: logits differ by {difference:.3f} from those recorded on "
                     f"{manifest.machine.cpu} ({manifest.machine.cpu_class}); this CPU or runtime answers otherwise: "
                     "export the model again here, or for this CPU's class with --target"
                 )
+
+
+@contextmanager
+def _refusing(name: object) -> Iterator[None]:
+    """Whatever fails is a fault of the bundle: neither tokenizers nor ONNX Runtime has a base class for its errors."""
+    try:
+        yield
+    except Exception as error:
+        raise DamagedError(f"{name}: {error}") from None
