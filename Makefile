@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-faults test-gpu lint format bench-train bench-train-accuracy clean
+.PHONY: demo test test-faults test-gpu lint format schema bench-train bench-train-accuracy clean
 
 demo: .venv/installed  ## train, export, measure and ask a real model on real reviews
 	$(BIN)/bertline demo
@@ -31,6 +31,9 @@ lint: .venv/installed  ## style, types, and the floors of the house
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schema: .venv/installed  ## docs/bertline.schema.json, of the manifest as the code has it
+	$(BIN)/python -c "import json; from bertline.artifacts import bundle; print(json.dumps(bundle.schema(), indent=2))" > docs/bertline.schema.json
 
 # The exact versions of constraints.txt; made again when those or the project's own list change.
 .venv/installed: pyproject.toml constraints.txt

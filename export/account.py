@@ -55,6 +55,7 @@ def describe(
     runtimes = {name: runtime(outcome.graphs[name], place, classes) for name, (place, classes) in places.items()}
     manifest = Manifest(
         **origin.settings.model_dump(),
+        schema_version=1,
         name=origin.name,
         runtime=runtimes[chosen.plan.name],
         variants=[

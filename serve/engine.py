@@ -4,7 +4,8 @@ The same engine answers for users, for the export gate and for every system that
 differs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ class Engine:
 
     @classmethod
     def load(cls, folder: Path, threads: int | None = None) -> "Engine":
-        """Load a bundle: its files are held against the manifest, then its golden texts are answered again.
+        """Load a bundle: what `bundle.load` checks, then an embedding for every token, then the logits of golden texts.
 
         Args:
             folder: the bundle.
@@ -45,11 +46,15 @@ class Engine:
             InputError: `folder` is no bundle.
             DamagedError: a file is not the recorded one, or this CPU answers otherwise than the one that sealed it.
         """
-        manifest = bundle.verify(folder)
+        manifest, models = bundle.load(folder)
         task = catalog.make(manifest)
         picked = variants.pick(manifest)
-        runtime = RUNTIMES[picked.runtime.name](folder / picked.runtime.model, threads)
-        engine = cls(task, task.tokenizer(folder), runtime, picked.notice)
+        model = models[picked.runtime.model]
+        with _refusing(folder / picked.runtime.model):
+            runtime = RUNTIMES[picked.runtime.name](model.content, threads)
+        with _refusing(folder / "tokenizer.json"):
+            engine = cls(task, task.tokenizer(folder), runtime, picked.notice)
+            engine._hold_vocabulary(model.embedding_rows)
         engine._replay(manifest, picked.golden)
         return engine
 
@@ -77,12 +82,35 @@ class Engine:
         outputs = self.outputs(self.tokenizer.encode([text]), batch_size=1)
         return [float(one) for output in outputs for one in output.ravel()]
 
+    def _hold_vocabulary(self, rows: int | None) -> None:
+        if rows is not None and (largest := self.tokenizer.largest_id()) >= rows:
+            raise DamagedError(f"its largest token id is {largest:,}, but the model has embeddings for {rows:,} ids")
+
     def _replay(self, manifest: Manifest, logits: Sequence[list[float]]) -> None:
+        if not manifest.golden or len(logits) != len(manifest.golden):
+            raise DamagedError(
+                f"{manifest.name}: the manifest has no golden texts; nothing shows how the model answers"
+            )
         for number, (golden, expected) in enumerate(zip(manifest.golden, logits, strict=True)):
-            found = self.logits((golden.text, golden.text_pair))
-            if (difference := np.abs(np.subtract(found, expected)).max()) > GOLDEN_TOLERANCE:
+            text = (golden.text, golden.text_pair)
+            with _refusing(f"golden text {number}"):
+                found = self.logits(text)
+                self.predict([text])  # as many logits as labels
+                if len(found) != len(expected):
+                    raise DamagedError(f"{len(found)} logits where {len(expected)} are recorded")
+            difference = np.abs(np.subtract(found, expected)).max()
+            if not difference <= GOLDEN_TOLERANCE:  # NaN is not
                 raise DamagedError(
                     f"golden text {number}: logits differ by {difference:.3f} from those recorded on "
                     f"{manifest.machine.cpu} ({manifest.machine.cpu_class}); this CPU or runtime answers otherwise: "
                     "export the model again here, or for this CPU's class with --target"
                 )
+
+
+@contextmanager
+def _refusing(name: object) -> Iterator[None]:
+    """Whatever fails is a fault of the bundle: neither tokenizers nor ONNX Runtime has a base class for its errors."""
+    try:
+        yield
+    except Exception as error:
+        raise DamagedError(f"{name}: {error}") from None

@@ -46,6 +46,7 @@ class OnnxRuntime:
         try:
             content = model if isinstance(model, bytes) else str(model)
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session._model_bytes = None  # kept for a fallback that a CPU has not, and as large as the model
         except Exception as error:  # ONNX Runtime has no public base class for its errors
             raise DamagedError(
                 f"{_name(model)}: ONNX Runtime {onnxruntime.__version__} cannot load it ({error})"

@@ -83,6 +83,11 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in texts])
         return [one for index, encoding in enumerate(encodings) for one in self._windows(encoding, index, cut[index])]
 
+    def largest_id(self) -> int:
+        """The largest of all ids that a model may be given: words, special tokens, padding."""
+        special = self._tokenizer.encode("").ids
+        return int(max(self.pad_id, *special, *self._tokenizer.get_vocab(with_added_tokens=True).values()))
+
     def decode(self, window: Encoded) -> str:
         """What the model reads, as text again, special tokens among it."""
         return str(self._tokenizer.decode(window.input_ids.tolist(), skip_special_tokens=False))

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from jsonschema import Draft202012Validator
 from onnx import numpy_helper
 
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import files, machine
-from bertline.artifacts.errors import GateError, InputError
+from bertline.artifacts.errors import DamagedError, GateError, InputError
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
 from bertline.export import convert
@@ -26,7 +27,7 @@ from bertline.serve import variants
 from bertline.serve.engine import Engine
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Text
-from tests.conftest import make_texts
+from tests.conftest import WORDS, make_texts
 from tests.export.conftest import measure_briefly
 
 Sealed = tuple[Path, dict[str, Any], list[str]]
@@ -70,6 +71,27 @@ def test_the_manifest_accounts_for_everything(bundle: Sealed, run: Path) -> None
     assert manifest.drop == pytest.approx(manifest.baseline - manifest.value)
     assert (bundle[0] / manifest.source.place).resolve() == run
     assert 4 <= len(manifest.golden) <= 8
+
+
+def test_the_manifest_is_valid_by_the_published_schema(bundle: Sealed) -> None:
+    schema = json.loads(Path(__file__).parents[2].joinpath("docs/bertline.schema.json").read_text())
+    Draft202012Validator(schema).validate(json.loads((bundle[0] / "bertline.json").read_text()))
+
+
+def test_words_that_change_places_are_noticed_by_the_golden_texts(bundle: Sealed, tmp_path: Path) -> None:
+    """With size and hash put right."""
+    folder = Path(shutil.copytree(bundle[0], tmp_path / "changed"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    asked = " ".join(golden.text for golden in bundles.read(folder).golden).split()
+    positive, negative = (next(word for word in WORDS[label] if word in asked) for label in ("positive", "negative"))
+    words[positive], words[negative] = words[negative], words[positive]
+    files.write_json(folder / "tokenizer.json", tokenizer)
+    manifest = json.loads((folder / "bertline.json").read_text())
+    listed = [entry.model_dump() for entry in files.listing(folder, exclude=["bertline.json"])]
+    files.write_json(folder / "bertline.json", manifest | {"files": listed})
+    with pytest.raises(DamagedError, match=r"golden text \d: logits differ by"):
+        Engine.load(folder)
 
 
 def test_every_candidate_is_told_with_its_figures_and_a_reason(bundle: Sealed) -> None:

@@ -1,5 +1,6 @@
 """The fused and quantized graphs: what stands in the files, and that they still compute the same."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bertline.artifacts.graph import check
 from bertline.artifacts.task import Tokens
 from bertline.export import graphs, plans
 from bertline.export.graphs import Graph
@@ -81,6 +83,12 @@ def test_quantized_graphs_are_valid_and_take_int64(quantized: dict[str, Graph], 
     assert {one.name: one.type.tensor_type.elem_type for one in model.graph.input} == dict.fromkeys(
         ["input_ids", "attention_mask", "token_type_ids"], TensorProto.INT64
     )
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_graph_passes_the_check_of_loading(run: Path, quantized: dict[str, Graph], name: str) -> None:
+    vocabulary = json.loads((run / "best/config.json").read_text())["vocab_size"]
+    assert check(quantized[name].path.read_bytes(), "text-classification", ()) == (False, vocabulary)
 
 
 @pytest.mark.parametrize("name", EVERY)
