@@ -13,6 +13,8 @@ from bertline.artifacts.task import Part, TaskSettings
 
 MANIFEST = "bertline.json"
 MODEL = "onnx/model.onnx"
+SIGNATURE = "model.sig"
+"""Beside the manifest the only file that the manifest does not list: it is made of all others, last."""
 
 
 class Runtime(Part):
@@ -104,6 +106,12 @@ class Manifest(TaskSettings):
         return self.model_dump(mode="json", exclude={"files", "golden"})
 
 
+def demand(folder: Path) -> None:
+    """Raise InputError if `folder` is no bundle."""
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder}: not a bundle, it has no {MANIFEST}; bertline export makes one")
+
+
 def read(folder: Path) -> Manifest:
     """The manifest of a bundle.
 
@@ -111,9 +119,8 @@ def read(folder: Path) -> Manifest:
         InputError: `folder` is no bundle.
         DamagedError: bertline.json is not as bertline writes it.
     """
+    demand(folder)
     path = folder / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{folder}: not a bundle, it has no {MANIFEST}; bertline export makes one")
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -124,10 +131,12 @@ def read(folder: Path) -> Manifest:
 def verify(folder: Path) -> Manifest:
     """Read a bundle and compare its files with the exact list, sizes and hashes of its manifest.
 
+    Whose files they are, `signature.verify` tells.
+
     Raises:
         InputError: `folder` is no bundle.
         DamagedError: the first file that differs, is missing, is not listed or is a link.
     """
     manifest = read(folder)
-    files.compare(folder, manifest.files, besides=(MANIFEST,))
+    files.compare(folder, manifest.files, besides=(MANIFEST, SIGNATURE))
     return manifest

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts import files, machine
+from bertline.artifacts import files, machine, signature
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
 from bertline.export import account, candidates, measure, sources
@@ -25,6 +25,7 @@ def export(
     say: Say = lambda line: None,
     model: str | None = None,
     trust: bool = False,
+    sign: Path | None = None,
 ) -> dict[str, Any]:
     """Make a bundle of the fastest quantized candidate that loses at most `max_drop`.
 
@@ -36,17 +37,19 @@ def export(
         data: labelled texts to measure on; a run has its validation split.
         say: takes progress and, at the end, the words.
         model, trust: of a checkpoint alone, as `gather` takes them.
+        sign: the private key to sign the bundle with.
 
     Returns:
         What `bertline export --json` prints.
 
     Raises:
-        InputError: source, data, target or model are wrong, or `bundle` exists.
+        InputError: source, data, target, model or sign are wrong, or `bundle` exists.
         GateError: the ONNX model is not the PyTorch model, or no candidate is within `max_drop`.
         DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
     """
     candidates.check_target(target)
     files.refuse_existing(bundle)
+    signer = signature.signer(sign) if sign is not None else None
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as folder:
         gathered = _gathered(source, data, Path(folder, "gathered"), model, trust, say)
         origin = sources.read(source, data, gathered)
@@ -58,7 +61,7 @@ def export(
         manifest = account.describe(origin, bundle, made, measured, max_drop, target)
         result = account.answer(bundle, manifest, measured.pytorch)
         say(f"sealing {bundle}")
-        seal(bundle, origin, made.graph(result["chosen"]), manifest, result, measured.pytorch)
+        seal(bundle, origin, made.graph(result["chosen"]), manifest, result, measured.pytorch, signer)
     for line in account.words(manifest, bundle):
         say(line)
     return result

@@ -7,6 +7,7 @@ from typing import Any
 
 from bertline.artifacts import files
 from bertline.artifacts.bundle import MANIFEST, MODEL, Golden, Manifest
+from bertline.artifacts.signature import Sign
 from bertline.bench import report
 from bertline.bench.compare import Measured
 from bertline.export.card import card
@@ -38,7 +39,13 @@ GOLDEN_WORDS = 12
 
 
 def seal(
-    bundle: Path, origin: Origin, graph: Graph, manifest: Manifest, result: dict[str, Any], pytorch: Measured
+    bundle: Path,
+    origin: Origin,
+    graph: Graph,
+    manifest: Manifest,
+    result: dict[str, Any],
+    pytorch: Measured,
+    sign: Sign | None = None,
 ) -> None:
     """Make the bundle folder and load it as a server would, golden texts and all, before it gets its name.
 
@@ -49,6 +56,7 @@ def seal(
         manifest: of the bundle, but for golden texts and files.
         result: the `export` JSON, for the report.
         pytorch: for the model card.
+        sign: signs the folder once it has proven itself.
 
     Raises:
         InputError: `bundle` exists.
@@ -66,6 +74,8 @@ def seal(
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         Engine.load(folder, manifest.threads)
+        if sign is not None:
+            sign(folder)
 
 
 def golden_texts(examples: Sequence[Example]) -> list[Text]:

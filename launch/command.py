@@ -25,6 +25,9 @@ model_option = click.option(
 trust_option = click.option(
     "--trust-checkpoint", "trust", is_flag=True, help="Let a DeepSpeed checkpoint's pickles run code as they load."
 )
+signature_option = click.option(
+    "--trust", "public_key", type=path_type, metavar="PUBLIC_KEY", help="Demand a signature of BUNDLE by this key, PEM."
+)
 
 
 class Group(click.Group):
@@ -96,6 +99,7 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
 @model_option
 @trust_option
+@click.option("--sign", type=path_type, metavar="KEY", help="Sign the bundle: a private elliptic-curve key, PEM.")
 @json_option
 def export(source: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """Make a bundle: the fastest int8 ONNX model of a run that is still right on this CPU."""
@@ -126,12 +130,14 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
 )
 @click.option("--data", type=path_type, help="Labelled examples to score.  [default: the run's test split]")
 @click.option("--html", type=path_type, help="Write the report as a page that stands alone.")
+@signature_option
 @json_option
-def bench(bundle: Path, against: tuple[str, ...], data: Path | None, html: Path | None, as_json: bool) -> None:
+def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) -> None:
     """Measure BUNDLE beside the PyTorch model it came from and ONNX Runtime in fp32."""
     from bertline.launch import benchmark
 
-    result = benchmark.bench(bundle, against, data, html, _say)
+    _demand_signature(bundle, public_key)
+    result = benchmark.bench(bundle, say=_say, **options)
     _print(result, as_json) if as_json else benchmark.show(result)
 
 
@@ -140,21 +146,25 @@ def bench(bundle: Path, against: tuple[str, ...], data: Path | None, html: Path 
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
 @click.option("--in", "source", type=path_type, help="File of texts: CSV, JSONL or Parquet with the column text.")
 @click.option("--out", "target", type=path_type, help="JSON lines file of answers to write.  [default: stdout]")
+@signature_option
 @json_option
-def predict(bundle: Path, texts: tuple[str, ...], source: Path | None, target: Path | None, as_json: bool) -> None:
+def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
     """Answer TEXTs, or the rows of a file, with BUNDLE. A bundle on pairs takes TEXTs two by two."""
     from bertline.launch import prediction
 
-    prediction.predict(bundle, texts, source, target, as_json)
+    _demand_signature(bundle, public_key)
+    prediction.predict(bundle, **options)
 
 
 @main.command()
 @click.argument("folder", metavar="RUN|BUNDLE", type=path_type)
+@signature_option
 @json_option
-def inspect(folder: Path, as_json: bool) -> None:
+def inspect(folder: Path, public_key: Path | None, as_json: bool) -> None:
     """Tell what a folder is, where it comes from and what it measured; verify its checksums."""
     from bertline.launch import inspection
 
+    _demand_signature(folder, public_key)
     _print(inspection.facts(folder), as_json)
 
 
@@ -176,6 +186,15 @@ def doctor(as_json: bool) -> None:
     from bertline.launch import examination
 
     _print(examination.facts(), as_json)
+
+
+def _demand_signature(bundle: Path, public_key: Path | None) -> None:
+    """Where a key is named: before anything else of a bundle is read."""
+    if public_key is not None:
+        from bertline.artifacts import signature
+
+        signature.verify(bundle, public_key)
+        _say(f"{bundle}: signed by the owner of {public_key}")
 
 
 def _print(value: Any, as_json: bool) -> None:
