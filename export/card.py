@@ -61,13 +61,17 @@ def _purpose(manifest: Manifest) -> str:
 def _metadata(manifest: Manifest) -> dict[str, Any]:
     result = {
         "task": {"type": manifest.task},
-        "dataset": {"type": "validation", "name": f"validation split, {manifest.examples} texts"},
-        "metrics": [{"type": manifest.metric, "value": manifest.value}],
+        "dataset": {
+            "type": "validation",
+            "name": f"validation split, {manifest.examples} texts",
+            "split": "validation",
+        },
+        "metrics": [{"type": manifest.metric, "value": manifest.value, "name": manifest.metric.replace("_", " ")}],
     }
     base = {"base_model": manifest.source.model.partition("@")[0]} if places.is_hub_id(manifest.source.model) else {}
     return {
         **base,
-        "library_name": "transformers",
+        "library_name": "optimum",
         "pipeline_tag": manifest.task,
         "tags": ["bertline", "onnx", "onnxruntime", "optimum", "int8"],
         "model-index": [{"name": manifest.name, "results": [result]}],
@@ -81,5 +85,6 @@ def _pytorch_row(manifest: Manifest, pytorch: Measured) -> list[str]:
 
 def _row(one: Candidate) -> list[str]:
     name = f"**{one.name}**" if one.chosen else one.name
+    scores = ["", ""] if one.value is None else [f"{one.value:.4f}", f"{one.drop:+.4f}"]
     milliseconds = [f"{each:.2f}" for each in one.p50_ms.values()]
-    return [name, f"{one.value:.4f}", f"{one.drop:+.4f}", f"{one.size_bytes / 1e6:.1f}", *milliseconds, one.why]
+    return [name, *scores, f"{one.size_bytes / 1e6:.1f}", *milliseconds, one.why]

@@ -111,6 +111,20 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
 
 
 @main.command()
+@click.argument("bundle", type=path_type)
+@click.argument("repo", metavar="ORG/NAME")
+@click.option("--dry-run", is_flag=True, help="Tell what would go; ask nothing of the network.")
+@json_option
+def push(bundle: Path, repo: str, dry_run: bool, as_json: bool) -> None:
+    """Upload BUNDLE to a model hub in one commit; a repository that is missing is made, private."""
+    from bertline.export import publish
+
+    result = publish.push(bundle, repo, dry_run, _say)
+    if as_json:
+        _print(result, as_json)
+
+
+@main.command()
 @click.argument("checkpoint", type=path_type)
 @click.option("-o", "--output", type=path_type, metavar="FOLDER", required=True, help="Folder to make.")
 @model_option

@@ -25,6 +25,7 @@ FLAGS = {
         "--sign",
         "--json",
     ],
+    "push": ["BUNDLE", "ORG/NAME", "--dry-run", "--json"],
     "gather": ["CHECKPOINT", "--output", "--model", "--trust-checkpoint", "--json"],
     "bench": ["BUNDLE", "--against", "--data", "--html", "--trust", "--json"],
     "predict": ["BUNDLE", "[TEXT]...", "--in", "--out", "--trust", "--json"],
@@ -67,6 +68,9 @@ def test_help_imports_nothing_heavy() -> None:
         (["predict", "nowhere"], "nothing to answer"),
         (["export", "./nowhere", "-o", "out", "--sign", "nokey"], "nokey: not a private elliptic-curve key"),
         (["inspect", "nowhere", "--trust", "nokey"], "nowhere: not a bundle"),
+        (["push", "nowhere", "org/name"], "nowhere: not a bundle"),
+        (["push", "nowhere", "name"], "name: no name of a repository; write ORG/NAME"),
+        (["push", "nowhere", "org/of/name"], "org/of/name: no name of a repository"),
         (["inspect", "nowhere"], "nowhere: neither a run (run.json) nor a bundle (bertline.json)"),
     ],
 )
