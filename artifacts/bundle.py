@@ -14,7 +14,8 @@ from bertline.artifacts.task import Part, TaskSettings
 
 MANIFEST = "bertline.json"
 MODEL = "onnx/model.onnx"
-
+SIGNATURE = "model.sig"
+"""Beside the manifest the only file that the manifest does not list: it is made of all others, last."""
 
 RuntimeName = Literal["onnxruntime", "openvino"]
 
@@ -144,6 +145,12 @@ class Loaded(NamedTuple):
     """By path relative to the bundle."""
 
 
+def demand(folder: Path) -> None:
+    """Raise InputError if `folder` is no bundle."""
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder}: not a bundle, it has no {MANIFEST}; bertline export makes one")
+
+
 def read(folder: Path) -> Manifest:
     """The manifest of a bundle, whose files may be anything.
 
@@ -162,6 +169,8 @@ def verify(folder: Path) -> Manifest:
 def load(folder: Path) -> Loaded:
     """Check all of a bundle that takes no runtime: the set of its files, sizes, hashes, its schema, its ONNX graphs.
 
+    Whose files they are, `signature.verify` tells.
+
     Raises:
         InputError: `folder` is no bundle.
         DamagedError: the first file that differs, is missing, is not listed or is a link, or is not what a bundle's
@@ -170,7 +179,7 @@ def load(folder: Path) -> Loaded:
     content = _content(folder)
     listed = _valid(folder / MANIFEST, content, _Listed).files
     graphs = [entry.path for entry in listed if entry.path.endswith(".onnx")]
-    kept = files.compare(folder, listed, besides=(MANIFEST,), keep=graphs)
+    kept = files.compare(folder, listed, besides=(MANIFEST, SIGNATURE), keep=graphs)
     manifest = _valid(folder / MANIFEST, content, Manifest)
     for runtime in (manifest.runtime, *(variant.runtime for variant in manifest.variants)):
         if runtime.model not in kept:
@@ -196,9 +205,8 @@ def _model(folder: Path, name: str, content: bytes, manifest: Manifest) -> Model
 
 def _content(folder: Path) -> bytes:
     """bertline.json, which JSON readers cannot but read alike."""
+    demand(folder)
     path = folder / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{folder}: not a bundle, it has no {MANIFEST}; bertline export makes one")
     content = path.read_bytes()
     try:
         json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_no_number)

@@ -82,10 +82,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    folder = temporary / path.name  # as it will be called: a signature tells the name of what it signs
     try:
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        publish(temporary, path)
+        folder.mkdir()
+        yield folder
+        publish(folder, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -62,13 +62,17 @@ def _purpose(manifest: Manifest) -> str:
 def _metadata(manifest: Manifest) -> dict[str, Any]:
     result = {
         "task": {"type": manifest.task},
-        "dataset": {"type": "validation", "name": f"validation split, {manifest.examples} texts"},
-        "metrics": [{"type": manifest.metric, "value": manifest.value}],
+        "dataset": {
+            "type": "validation",
+            "name": f"validation split, {manifest.examples} texts",
+            "split": "validation",
+        },
+        "metrics": [{"type": manifest.metric, "value": manifest.value, "name": manifest.metric.replace("_", " ")}],
     }
     base = {"base_model": manifest.source.model.partition("@")[0]} if places.is_hub_id(manifest.source.model) else {}
     return {
         **base,
-        "library_name": "transformers",
+        "library_name": "optimum",
         "pipeline_tag": manifest.task,
         "tags": ["bertline", "onnx", "onnxruntime", "optimum", "int8"],
         "model-index": [{"name": manifest.name, "results": [result]}],

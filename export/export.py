@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts import files, machine
+from bertline.artifacts import files, machine, signature
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
 from bertline.export import account, contest, exact, sources
@@ -29,6 +29,7 @@ def export(
     say: Say = lambda line: None,
     model: str | None = None,
     trust: bool = False,
+    sign: Path | None = None,
 ) -> dict[str, Any]:
     """Make a bundle of the best candidate that is shown to lose no more than the terms allow.
 
@@ -39,17 +40,19 @@ def export(
         data: labelled texts to measure on; a run has its validation split.
         say: takes progress and, at the end, the words.
         model, trust: of a checkpoint alone, as `gather` takes them.
+        sign: the private key to sign the bundle with.
 
     Returns:
         What `bertline export --json` prints.
 
     Raises:
-        InputError: source, data, terms or model are wrong, or `bundle` exists.
+        InputError: source, data, terms, model or sign are wrong, or `bundle` exists.
         GateError: the ONNX model is not the PyTorch model, no candidate is right, or too few examples can tell.
         DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
     """
     terms.check()
     files.refuse_existing(bundle)
+    signer = signature.signer(sign) if sign is not None else None
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as folder:
         gathered = _gathered(source, data, Path(folder, "gathered"), model, trust, say)
         origin = sources.read(source, data, gathered)
@@ -68,7 +71,7 @@ def export(
         told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, notices)
         result = account.answer(bundle, told.manifest, outcome.pytorch)
         say(f"sealing {bundle}")
-        seal(bundle, origin, told.graphs, told.manifest, result)
+        seal(bundle, origin, told.graphs, told.manifest, result, signer)
     for line in account.words(told.manifest, bundle):
         say(line)
     return result

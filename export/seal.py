@@ -7,6 +7,7 @@ from typing import Any
 
 from bertline.artifacts import files
 from bertline.artifacts.bundle import MANIFEST, MODEL, Golden, Manifest, Runtime
+from bertline.artifacts.signature import Sign
 from bertline.bench import report
 from bertline.export.card import card
 from bertline.export.contest import pytorch
@@ -37,7 +38,14 @@ GOLDEN_TEXTS = 6
 GOLDEN_WORDS = 12
 
 
-def seal(bundle: Path, origin: Origin, graphs: Mapping[str, Graph], manifest: Manifest, result: dict[str, Any]) -> None:
+def seal(
+    bundle: Path,
+    origin: Origin,
+    graphs: Mapping[str, Graph],
+    manifest: Manifest,
+    result: dict[str, Any],
+    sign: Sign | None = None,
+) -> None:
     """Make the bundle folder and load it as a server would, golden texts and all, before it gets its name.
 
     Args:
@@ -46,6 +54,7 @@ def seal(bundle: Path, origin: Origin, graphs: Mapping[str, Graph], manifest: Ma
         graphs: what stands in the bundle's ONNX files, by their paths in it.
         manifest: of the bundle, but for golden texts and files.
         result: the `export` JSON, for the report and the model card.
+        sign: signs the folder once it has proven itself.
 
     Raises:
         InputError: `bundle` exists.
@@ -65,6 +74,8 @@ def seal(bundle: Path, origin: Origin, graphs: Mapping[str, Graph], manifest: Ma
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         Engine.load(folder, manifest.threads)
+        if sign is not None:
+            sign(folder)
 
 
 def golden_texts(examples: Sequence[Example]) -> list[Text]:

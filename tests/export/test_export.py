@@ -167,12 +167,18 @@ def test_optimum_opens_the_bundle_and_answers_alike(bundle: Sealed) -> None:
 
 def test_the_model_card_is_read_by_the_hub(bundle: Sealed) -> None:
     from huggingface_hub import ModelCard
+    from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
     card = ModelCard.load(bundle[0] / "README.md")
     (result,) = card.data.eval_results
     manifest = bundles.read(bundle[0])
-    assert (result.metric_type, result.metric_value) == ("f1", manifest.value)
-    assert card.data.pipeline_tag == "text-classification"
+    assert (result.metric_type, result.metric_value, result.metric_name) == ("f1", manifest.value, "f1")
+    assert (result.task_type, result.dataset_split) == ("text-classification", "validation")
+    assert result.dataset_name == "validation split, 200 texts"
+    index = eval_results_to_model_index(card.data.model_name, card.data.eval_results)
+    assert model_index_to_eval_results(index) == ("tiny", [result])
+    assert (card.data.pipeline_tag, card.data.library_name) == ("text-classification", "optimum")
+    assert "base_model" not in card.data.to_dict()  # it is none of the hub's
     assert all(one.name in card.text for one in manifest.candidates)
     assert manifest.golden[0].text in card.text
     assert "{{" not in card.content
