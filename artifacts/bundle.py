@@ -41,10 +41,18 @@ class Variant(Part):
 
 
 class Fidelity(Part):
-    """How far the fp32 ONNX model is from the PyTorch model it was converted from."""
+    """How far the fp32 ONNX model is from the PyTorch model it was converted from, on real and adversarial texts."""
 
     max_abs_logit_diff: float
+    """To PyTorch, each text alone."""
+    max_abs_padding_diff: float = 0.0
+    """Between a text alone and the same text padded, in a batch with others."""
     texts: int
+    """Of the user's, cut to mixed lengths."""
+    adversarial_texts: int = 0
+    """Of bertline's, that few data sets hold."""
+    tokens_compared: int = 0
+    """Of all windows of all these texts, each as transformers reads it."""
 
 
 class Candidate(Part):

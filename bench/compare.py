@@ -70,13 +70,6 @@ def started(systems: Sequence[System], threads: int) -> Iterator[list[Worker]]:
         yield [stack.enter_context(Worker(system, threads)) for system in systems]
 
 
-def outputs(workers: Sequence[Worker], texts: Sequence[Text]) -> list[list[Output]]:
-    """What each of them gives for each window of the texts, in order; nothing is timed."""
-    for worker in workers:
-        worker.prepare()
-    return [worker.outputs(texts) for worker in workers]
-
-
 def time(
     workers: Sequence[Worker],
     texts: Sequence[Text],

@@ -29,6 +29,7 @@ from time import perf_counter, process_time, sleep
 from typing import Any
 
 from bertline.artifacts.errors import BertlineError
+from bertline.bench import transformers_tokens
 from bertline.bench.systems import System
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import RUNTIMES, Runtime
@@ -77,6 +78,16 @@ class Worker:
         """What the model gives for each window of the texts, in order."""
         outputs: list[Output] = self._ask("outputs", list(texts))
         return outputs
+
+    def run(self, batch: Batch) -> Output:
+        """As `Runtime.run`: a worker is a runtime, too."""
+        output: Output = self._ask("run", batch)
+        return output
+
+    def read(self, texts: Sequence[Text]) -> transformers_tokens.Reading:
+        """What transformers makes of the texts, where the system is PyTorch's. See `transformers_tokens.read`."""
+        reading: transformers_tokens.Reading = self._ask("read", list(texts))
+        return reading
 
     def peak_rss_bytes(self) -> int:
         """The most memory the process has held so far, the interpreter and all libraries included."""
@@ -145,6 +156,12 @@ class _Inside:
     def outputs(self, texts: list[Text]) -> list[Output]:
         tokenizer = self.task.tokenizer(self.system.tokenizer)
         return Engine(self.task, tokenizer, self.runtime).outputs(tokenizer.encode(texts))
+
+    def run(self, batch: Batch) -> Output:
+        return self.runtime.run(batch)
+
+    def read(self, texts: list[Text]) -> transformers_tokens.Reading:
+        return transformers_tokens.read(self.system.tokenizer, self.task, texts)
 
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes()

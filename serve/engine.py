@@ -4,7 +4,7 @@ The same engine answers for users, for the export gate and for every system that
 differs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,12 +60,15 @@ class Engine:
 
     def outputs(self, windows: Sequence[Encoded], batch_size: int = 32) -> list[Output]:
         """What the model gives for each window, without padding, computed in batches of like length."""
-        lengths = [len(window.input_ids) for window in windows]
+        return self.outputs_of(windows, by_length([len(window.input_ids) for window in windows], batch_size))
+
+    def outputs_of(self, windows: Sequence[Encoded], batches: Iterable[Sequence[int]]) -> list[Output]:
+        """What the model gives for each window, without padding, computed in these batches of their indices."""
         outputs: dict[int, Output] = {}
-        for indices in by_length(lengths, batch_size):
+        for indices in batches:
             rows = self.runtime.run(self.tokenizer.pad([windows[index] for index in indices]))
             for index, row in zip(indices, rows, strict=True):
-                outputs[index] = row[: lengths[index]] if row.ndim == 2 else row
+                outputs[index] = row[: len(windows[index].input_ids)] if row.ndim == 2 else row
         return [outputs[index] for index in range(len(windows))]
 
     def predict(self, texts: Sequence[Text], batch_size: int = 32) -> list[Answer]:

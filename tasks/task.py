@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision, TaskSettings
-from bertline.tasks.tokens import Encoded, Text, Tokenizer
+from bertline.tasks.tokens import Encoded, Text, Tokenizer, refuse_lone_surrogates
 
 Output = npt.NDArray[np.float32]
 """What the model gives for a window: (labels,), or (tokens, channels) from a head on every token."""
@@ -186,10 +186,7 @@ def string(row: Mapping[str, Any], column: str, where: str) -> str:
     if not isinstance(value, str):
         found = "nothing" if value is None else f"a {type(value).__name__} ({value!r:.60})"
         raise InputError(f"{where}: column {column!r} holds {found}; a string is expected")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: column {column!r} holds a lone surrogate, which is no text") from None
+    refuse_lone_surrogates(value, f"{where}: column {column!r}")
     return value
 
 

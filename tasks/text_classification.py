@@ -145,8 +145,8 @@ class TextClassification(Task):
         return scores
 
     def essence(self, answer: Answer) -> Any:
-        """The label or labels."""
-        return answer["labels"] if self.multi_label else answer["label"]
+        """The label or labels; nothing of a number, which `agreement` correlates."""
+        return answer.get("labels", answer.get("label"))
 
     def agreement(self, answers: Sequence[Answer], others: Sequence[Answer]) -> float:
         """The share of texts with the same label or labels; of a regression, how the numbers correlate (Pearson)."""

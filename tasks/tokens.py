@@ -66,20 +66,22 @@ class Tokenizer:
         self._questions = self._for_questions(path) if paired and tokens.long == "windows" else None
         self.pad_id = self._pad_id(folder)
         self._tokenizer.no_padding()
-        if tokens.long == "head+tail":
-            self._tokenizer.no_truncation()
-            return
-        windows = tokens.long == "windows"
-        self._tokenizer.enable_truncation(
-            tokens.max_length,
-            stride=tokens.stride if windows else 0,
-            strategy="only_second" if windows and paired else "longest_first",
-            direction="left" if tokens.long == "tail" else "right",
-        )
+        # not the library's for what is cut: of two long texts it makes every pair of their overflowing parts
+        self._tokenizer.no_truncation()
+        if tokens.long == "windows":
+            strategy = "only_second" if paired else "longest_first"
+            self._tokenizer.enable_truncation(tokens.max_length, stride=tokens.stride, strategy=strategy)
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
-        """Token ids of each text, in order; of one read in windows, those of each window."""
-        texts, cut = self._with_room(texts)
+        """Token ids of each text, in order; of one read in windows, those of each window.
+
+        Raises:
+            InputError: a text holds a lone surrogate; told by the place among `texts`, from 1.
+        """
+        for number, (text, pair) in enumerate(texts, start=1):
+            refuse_lone_surrogates(text, f"text {number}")
+            refuse_lone_surrogates(pair or "", f"text {number}, the second of the pair,")
+        texts, cut = self.with_room(texts)
         encodings = self._tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in texts])
         return [one for index, encoding in enumerate(encodings) for one in self._windows(encoding, index, cut[index])]
 
@@ -87,6 +89,22 @@ class Tokenizer:
         """The largest of all ids that a model may be given: words, special tokens, padding."""
         special = self._tokenizer.encode("").ids
         return int(max(self.pad_id, *special, *self._tokenizer.get_vocab(with_added_tokens=True).values()))
+
+    def with_room(self, texts: Sequence[Text]) -> tuple[Sequence[Text], list[bool]]:
+        """Pairs whose first text leaves room for the second in every window, and which of them had to be cut for it."""
+        if self._questions is None:
+            return texts, [False] * len(texts)
+        firsts = self._questions.encode_batch([text for text, _ in texts], add_special_tokens=False)
+        cut = [bool(first.overflowing) for first in firsts]
+        return [
+            (text[: first.offsets[-1][1]] if shorter else text, pair)
+            for (text, pair), first, shorter in zip(texts, firsts, cut, strict=True)
+        ], cut
+
+    def token(self, index: int) -> str | None:
+        """How a token is spelled in the vocabulary; None where it has none of that index."""
+        spelled: str | None = self._tokenizer.id_to_token(index)
+        return spelled
 
     def decode(self, window: Encoded) -> str:
         """What the model reads, as text again, special tokens among it."""
@@ -115,30 +133,28 @@ class Tokenizer:
         questions.enable_truncation(max(1, (self.tokens.max_length - self.tokens.stride) // 2 - special))
         return questions
 
-    def _with_room(self, texts: Sequence[Text]) -> tuple[Sequence[Text], list[bool]]:
-        """Pairs whose first text leaves room for the second in every window, and which of them had to be cut for it."""
-        if self._questions is None:
-            return texts, [False] * len(texts)
-        firsts = self._questions.encode_batch([text for text, _ in texts], add_special_tokens=False)
-        cut = [bool(first.overflowing) for first in firsts]
-        return [
-            (text[: first.offsets[-1][1]] if shorter else text, pair)
-            for (text, pair), first, shorter in zip(texts, firsts, cut, strict=True)
-        ], cut
-
     def _windows(self, encoding: Any, index: int, cut: bool) -> list[Encoded]:
         if self.tokens.long == "windows":
             return [_encoded(one, index, cut) for one in (encoding, *encoding.overflowing)]
-        if self.tokens.long != "head+tail":
-            return [_encoded(encoding, index, bool(encoding.overflowing))]
         whole = _encoded(encoding, index, len(encoding.ids) > self.tokens.max_length)
         if not whole.truncated:
             return [whole]
-        tail = self.tokens.max_length // 2
-        kept = np.r_[: self.tokens.max_length - tail, len(encoding.ids) - tail : len(encoding.ids)]
+        kept = self._kept(whole.sequence)
         arrays = (whole.input_ids, whole.type_ids, whole.offsets, whole.sequence)
         ids, types, offsets, sequence = (array[kept] for array in arrays)
         return [Encoded(ids, types, offsets, sequence, index, True)]
+
+    def _kept(self, sequence: Ids) -> Ids:
+        """Which tokens are read of a text or pair that is too long."""
+        length, long = self.tokens.max_length, self.tokens.long
+        if long == "head+tail":
+            kept: Ids = np.r_[: length - length // 2, len(sequence) - length // 2 : len(sequence)]
+            return kept
+        special, first, second = (np.flatnonzero(sequence == which) for which in (-1, 0, 1))
+        counts = shares(len(first), len(second), length - len(special))
+        parts = zip((first, second), counts, strict=True)
+        read = [places[len(places) - count :] if long == "tail" else places[:count] for places, count in parts]
+        return np.sort(np.concatenate([special, *read]))
 
     def _pad_id(self, folder: Path) -> int:
         padding = self._tokenizer.padding
@@ -148,6 +164,24 @@ class Tokenizer:
         token = json.loads(settings.read_text(encoding="utf-8")).get("pad_token") if settings.is_file() else None
         token = token.get("content") if isinstance(token, dict) else token
         return self._tokenizer.token_to_id(token or "[PAD]") or 0
+
+
+def refuse_lone_surrogates(text: str, where: str) -> None:
+    """Raise InputError, which begins with `where`, for half of a character: JSON can spell one, UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"a lone surrogate (U+{ord(text[error.start]):04X}, character {error.start})"
+        raise InputError(f"{where} holds {found}, which is no text") from None
+
+
+def shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """Tokens kept of a pair that has more than `room`: the longer text loses them until both are alike, then both do.
+
+    It is `longest_first` of the tokenizers library: the odd one is the longer text's, or the second's of two alike.
+    """
+    shorter = min(first, second, room // 2)
+    return (room - shorter, shorter) if first > second else (shorter, room - shorter)
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

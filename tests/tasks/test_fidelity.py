@@ -46,8 +46,7 @@ def test_tokens_are_those_of_transformers(folder: Path, texts: list[Text]) -> No
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     ours = Tokenizer(folder, Tokens(max_length=MAX_LENGTH))
     windows = ours.encode(texts)
-    read = ours._tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in texts])
-    for text, window, encoding in zip(texts, windows, read, strict=True):
+    for text, window in zip(texts, windows, strict=True):
         # as a batch of one: called with a single pair, transformers drops a second text that is empty
         expected = theirs(
             *([part] for part in text if part is not None), truncation="longest_first", max_length=MAX_LENGTH,
@@ -55,7 +54,6 @@ def test_tokens_are_those_of_transformers(folder: Path, texts: list[Text]) -> No
         )[0]  # fmt: skip
         assert window.input_ids.tolist() == expected.ids
         assert window.type_ids.tolist() == expected.type_ids
-        assert encoding.word_ids == expected.word_ids
         assert window.offsets.tolist() == [list(place) for place in expected.offsets]
         assert window.sequence.tolist() == [-1 if one is None else one for one in expected.sequence_ids]
     padded = theirs.pad({"input_ids": [window.input_ids.tolist() for window in windows]}, padding_side="right")

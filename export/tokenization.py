@@ -1,0 +1,74 @@
+"""The tokenization gate: what serving reads of a text is, token for token, what transformers reads of it."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+
+from bertline.artifacts.errors import GateError, InputError
+from bertline.bench.transformers_tokens import Reading, Window
+from bertline.tasks.tokens import Encoded, Text, Tokenizer
+
+ADVICE = (
+    "transformers goes by tokenizer_config.json and by the defaults of the tokenizer's class as well; "
+    "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes a tokenizer.json that says the same; "
+    "no bundle was made"
+)
+Place = tuple[int, int, int]
+"""Text, window of the text, token of the window."""
+Token = tuple[int, ...]
+"""Its id, its mask, its type."""
+
+
+def gate(tokenizer: Tokenizer, texts: Sequence[Text], windows: Sequence[Encoded], theirs: Reading) -> int:
+    """Hold the windows of texts against transformers' reading of the same texts.
+
+    Returns:
+        How many tokens were compared.
+
+    Raises:
+        GateError: the first difference: which text, where, and both tokens; or what is padded with.
+    """
+    ours = [
+        Window(one.text, one.input_ids.tolist(), [1] * len(one.input_ids), one.type_ids.tolist()) for one in windows
+    ]
+    if ours != theirs.windows:
+        raise GateError(f"{_difference(tokenizer, texts, ours, theirs.windows)}; {ADVICE}")
+    if theirs.pad_id not in (None, tokenizer.pad_id):
+        raise GateError(f"bertline pads with token {tokenizer.pad_id}, transformers with {theirs.pad_id}; {ADVICE}")
+    return sum(len(window.input_ids) for window in windows)
+
+
+def refusal(tokenizer: Tokenizer, texts: Sequence[Text]) -> None:
+    """Raise GateError unless each of these, which are no texts, is refused by an InputError that names its place."""
+    for text in texts:
+        try:
+            tokenizer.encode([text])
+        except InputError as error:
+            if str(error).startswith("text 1"):
+                continue
+        raise GateError(f"{text!a} is no text, and was not refused; no bundle was made")
+
+
+def _difference(tokenizer: Tokenizer, texts: Sequence[Text], ours: Sequence[Window], theirs: Sequence[Window]) -> str:
+    """The first token that is not the same on both sides, or that one of them lacks."""
+    both = next(pair for pair in zip_longest(_tokens(ours), _tokens(theirs)) if pair[0] != pair[1])
+    place = min(one[0] for one in both if one is not None)
+    ours_told, theirs_told = (
+        _told(tokenizer, one[1]) if one is not None and one[0] == place else "nothing" for one in both
+    )
+    text, window, token = place
+    where = f"text {text + 1} ({texts[text][0]!a:.60}), window {window + 1}, token {token + 1}"
+    return f"{where}: bertline reads {ours_told}, transformers {theirs_told}"
+
+
+def _tokens(windows: Iterable[Window]) -> Iterator[tuple[Place, Token]]:
+    seen: Counter[int] = Counter()
+    for text, *rows in windows:
+        for token, values in enumerate(zip(*rows, strict=True)):
+            yield (text, seen[text], token), values
+        seen[text] += 1
+
+
+def _told(tokenizer: Tokenizer, token: Token) -> str:
+    index, mask, kind = token
+    return f"{index} ({tokenizer.token(index)!a}, mask {mask}, type {kind})"
