@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import Candidate, Manifest, Runtime
+from bertline.artifacts.bundle import Candidate, Manifest, Runtime, Vocabulary
 from bertline.bench.compare import Measured
 from bertline.export import choose, graphs
 from bertline.export.candidates import Made
@@ -17,12 +17,19 @@ PACKAGES = (
 )  # fmt: skip
 ANSWERED = {
     "metric", "baseline", "value", "drop", "max_drop", "examples", "fidelity", "candidates", "target", "notices",
+    "vocabulary",
 }  # fmt: skip
 """Keys of the manifest that the JSON answer has too."""
 
 
 def describe(
-    origin: Origin, bundle: Path, made: Made, measured: Measurements, max_drop: float, target: str
+    origin: Origin,
+    bundle: Path,
+    made: Made,
+    measured: Measurements,
+    max_drop: float,
+    target: str,
+    vocabulary: Vocabulary | None,
 ) -> Manifest:
     """Choose, and write down all that was found; golden texts and files are for `seal` to add.
 
@@ -51,8 +58,10 @@ def describe(
         versions=machine.versions(*PACKAGES),
         source=origin.source(bundle),
         golden=[],
+        vocabulary=vocabulary,
         notices=[
             *made.notices,
+            *trimmed(vocabulary, len(origin.examples)),
             *doubts(chosen, max_drop, len(origin.examples)),
             *measured_elsewhere(target, here.cpu_class),
         ],
@@ -69,6 +78,17 @@ def doubts(chosen: Candidate, max_drop: float, examples: int) -> list[str]:
     return [
         f"{examples:,} validation texts tell the drop of {chosen.name} no closer than [{low:+.4f}, {high:+.4f}], "
         f"which is wider than max-drop {max_drop:g}: more texts would tell more"
+    ]
+
+
+def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:
+    """What a smaller vocabulary means for other texts than those it was measured on."""
+    if vocabulary is None:
+        return []
+    return [
+        f"vocabulary trimmed to {vocabulary.kept:,} of {vocabulary.of:,} tokens, those of {vocabulary.texts:,} rows of "
+        f"texts and of {examples:,} validation texts; {vocabulary.unseen_share:.1%} of the latter hold a token that "
+        "the rows do not: of other texts as many will be read in shorter pieces, which was not measured"
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from bertline.artifacts import files, machine
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
-from bertline.export import account, candidates, measure, sources
+from bertline.export import account, candidates, measure, sources, vocabulary
 from bertline.export.measure import Say
 from bertline.export.seal import seal
 
@@ -25,6 +25,7 @@ def export(
     say: Say = lambda line: None,
     model: str | None = None,
     trust: bool = False,
+    trim_vocabulary: str | None = None,
 ) -> dict[str, Any]:
     """Make a bundle of the fastest quantized candidate that loses at most `max_drop`.
 
@@ -36,12 +37,13 @@ def export(
         data: labelled texts to measure on; a run has its validation split.
         say: takes progress and, at the end, the words.
         model, trust: of a checkpoint alone, as `gather` takes them.
+        trim_vocabulary: texts, as `vocabulary.trim` takes them, whose tokens are kept; None to keep all tokens.
 
     Returns:
         What `bertline export --json` prints.
 
     Raises:
-        InputError: source, data, target or model are wrong, or `bundle` exists.
+        InputError: source, data, target, model or trim_vocabulary are wrong, or `bundle` exists.
         GateError: the ONNX model is not the PyTorch model, or no candidate is within `max_drop`.
         DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
     """
@@ -53,12 +55,16 @@ def export(
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
         # one for both, from now: it imports for seconds, while the model is converted
         with Worker(measure.pytorch(origin), machine.cores()) as yardstick:
-            made = candidates.make(origin, yardstick, Path(folder), target, say)
-            measured = measure.measure(origin, yardstick, made.graphs, say)
-        manifest = account.describe(origin, bundle, made, measured, max_drop, target)
+            served, kept = origin, None
+            if trim_vocabulary is not None:
+                say(f"trimming the vocabulary to {trim_vocabulary}")
+                served, kept = vocabulary.trim(origin, trim_vocabulary, Path(folder, "trimmed"))
+            made = candidates.make(served, yardstick, Path(folder), target, say)
+            measured = measure.measure(served, yardstick, made.graphs, say)
+        manifest = account.describe(origin, bundle, made, measured, max_drop, target, kept)
         result = account.answer(bundle, manifest, measured.pytorch)
         say(f"sealing {bundle}")
-        seal(bundle, origin, made.graph(result["chosen"]), manifest, result, measured.pytorch)
+        seal(bundle, served, made.graph(result["chosen"]), manifest, result, measured.pytorch)
     for line in account.words(manifest, bundle):
         say(line)
     return result

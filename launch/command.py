@@ -94,6 +94,9 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     help="CPU class that will serve the bundle; auto: this machine's.",
 )
 @click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
+@click.option(
+    "--trim-vocabulary", metavar="TEXTS", help="Keep only the tokens of this file of texts and of the measured ones."
+)
 @model_option
 @trust_option
 @json_option
