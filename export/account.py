@@ -86,9 +86,9 @@ def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:
     if vocabulary is None:
         return []
     return [
-        f"vocabulary trimmed to {vocabulary.kept:,} of {vocabulary.of:,} tokens, those of {vocabulary.texts:,} rows of "
-        f"texts and of {examples:,} validation texts; {vocabulary.unseen_share:.1%} of the latter hold a token that "
-        "the rows do not: of other texts as many will be read in shorter pieces, which was not measured"
+        f"vocabulary trimmed to {vocabulary.kept:,} of {vocabulary.of:,} tokens, those in {vocabulary.texts:,} rows "
+        f"of texts and in the {examples:,} validation texts; {vocabulary.unseen_share:.1%} of the latter hold a token "
+        "that is not in the rows: as many of other texts are read in shorter pieces, at a cost that was not measured"
     ]
 
 

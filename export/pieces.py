@@ -19,6 +19,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from bertline.artifacts.errors import InputError
 
 MODELS = ("WordPiece", "Unigram", "BPE")
@@ -33,25 +35,20 @@ Json = dict[str, Any]
 
 
 def read(path: Path) -> Json:
-    """A tokenizer.json that can be trimmed.
+    """A tokenizer.json that can be trimmed, its model's type filled in where an older file does not say it.
 
     Raises:
-        InputError: its model is another, or ids stand in places that are not known here.
+        InputError: it cannot be: its model is another, or its post-processor.
     """
     content: Json = json.loads(path.read_text(encoding="utf-8"))
     advice = "leave out --trim-vocabulary"
-    if (kind := content["model"].get("type")) not in MODELS:
+    kind = type(tokenizers.Tokenizer.from_file(str(path)).model).__name__
+    content["model"]["type"] = kind
+    if kind not in MODELS:
         raise InputError(f"{path}: a tokenizer of type {kind}; only {', '.join(MODELS)} can be trimmed: {advice}")
     for processor in _processors(content):
-        if (kind := processor["type"]) not in (
-            "TemplateProcessing",
-            "BertProcessing",
-            "RobertaProcessing",
-            "ByteLevel",
-        ):
-            raise InputError(
-                f"{path}: a post-processor of type {kind}, whose ids are not known how to change: {advice}"
-            )
+        if (kind := processor["type"]) not in PROCESSORS:
+            raise InputError(f"{path}: a post-processor of type {kind}; known are {', '.join(PROCESSORS)}: {advice}")
     return content
 
 
@@ -62,11 +59,11 @@ def tokens(content: Json) -> dict[str, int]:
 
 def closed(content: Json, ids: Collection[int]) -> set[int]:
     """`ids`, and those of all tokens that must stay with them."""
-    own = _own(content)
-    pieces = {piece for piece, index in own.items() if index in ids} | _fallbacks(content["model"], own)
+    own, asked = _own(content), {*ids, *_fixed(content)}
+    pieces = {piece for piece, index in own.items() if index in asked} | _fallbacks(content["model"], own)
     if content["model"]["type"] == "BPE":
         pieces |= _merged_from(content["model"], pieces)
-    return {*ids, *_fixed(content), *(own[piece] for piece in pieces)}
+    return asked.union(own[piece] for piece in pieces)
 
 
 def renumbered(content: Json, new: Mapping[int, int]) -> Json:

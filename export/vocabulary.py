@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ def trim(origin: Origin, place: str, folder: Path) -> tuple[Origin, Vocabulary]:
         InputError: there is no text in `place`, or the tokenizer is none that can be trimmed.
         GateError: an evaluation text is read otherwise than before.
     """
-    content = pieces.read(origin.folder / "tokenizer.json")
     texts = [*origin.texts, *fidelity.mixed_lengths(origin.texts)]
     windows = origin.task.tokenizer(origin.folder).encode(texts)
+    content = pieces.read(origin.folder / "tokenizer.json")
     rows, seen = _seen(origin.folder, place)
     known = pieces.closed(content, seen | _special(origin, content))
     kept = pieces.closed(content, known.union(*(window.input_ids.tolist() for window in windows)))
@@ -73,8 +73,8 @@ def write_tokenizer(old: Path, folder: Path, new: Mapping[int, int]) -> None:
     """
     path = old / "tokenizer.json"
     content = pieces.read(path)
-    changed = pieces.renumbered(content, new)
-    files.write_json(folder / "tokenizer.json", changed)
+    changed = json.dumps(pieces.renumbered(content, new), ensure_ascii=False, separators=(",", ":"))
+    files.write_text(folder / "tokenizer.json", changed)
     vocabulary = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
     if vocabulary != {token: new[index] for token, index in pieces.tokens(content).items() if index in new}:
         raise InputError(f"{path}: its ids are not consecutive; leave out --trim-vocabulary")
@@ -83,7 +83,8 @@ def write_tokenizer(old: Path, folder: Path, new: Mapping[int, int]) -> None:
     if (old / "tokenizer_config.json").is_file():
         settings = json.loads((old / "tokenizer_config.json").read_text(encoding="utf-8"))
         if decoder := settings.get("added_tokens_decoder"):
-            settings["added_tokens_decoder"] = {str(new[int(index)]): token for index, token in decoder.items()}
+            kept = ((new[int(index)], token) for index, token in decoder.items() if int(index) in new)
+            settings["added_tokens_decoder"] = {str(index): token for index, token in kept}
         files.write_json(folder / "tokenizer_config.json", settings)
 
 
@@ -93,14 +94,19 @@ def prove(texts: Sequence[Text], before: Sequence[Encoded], after: Sequence[Enco
     Raises:
         GateError: the first text that is read otherwise.
     """
-    for one, other in zip(before, after, strict=True):
-        ids = [new.get(index) for index in one.input_ids.tolist()]
-        if ids != other.input_ids.tolist() or not np.array_equal(one.offsets, other.offsets):
-            text = " | ".join(part for part in texts[one.text] if part is not None)
+    for one, other in zip_longest(before, after):
+        if one is None or other is None or not _alike(one, other, new):
+            number = (one or other).text
+            text = " | ".join(part for part in texts[number] if part is not None)
             raise GateError(
-                f"the trimmed tokenizer reads evaluation text {one.text + 1} otherwise ({text!r:.200}); no bundle was "
+                f"the trimmed tokenizer reads evaluation text {number + 1} otherwise ({text!r:.200}); no bundle was "
                 "made: leave out --trim-vocabulary"
             )
+
+
+def _alike(one: Encoded, other: Encoded, new: Mapping[int, int]) -> bool:
+    ids = [new.get(index) for index in one.input_ids.tolist()]
+    return ids == other.input_ids.tolist() and np.array_equal(one.offsets, other.offsets)
 
 
 def _seen(folder: Path, place: str) -> tuple[int, set[int]]:

@@ -211,10 +211,11 @@ def test_what_an_unknown_character_costs_stays(tmp_path: Path) -> None:
     assert after.encode("xcyz").tokens == opened(tmp_path).encode("xcyz").tokens == ["x", "cy", "z"]
 
 
-def test_merges_may_be_written_the_older_way(tmp_path: Path) -> None:
+def test_files_may_be_written_the_older_way(tmp_path: Path) -> None:
     encoders.make_tokenizer("bpe").save_pretrained(tmp_path)
     newer, _ = trimmed(tmp_path, encoders.TEXTS[:1], tmp_path / "newer")
     content = json.loads((tmp_path / "tokenizer.json").read_text())
+    del content["model"]["type"]
     content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     older, _ = trimmed(tmp_path, encoders.TEXTS[:1], tmp_path / "older")
@@ -244,5 +245,7 @@ def test_a_text_that_is_read_otherwise_is_told(run: Path, tmp_path: Path) -> Non
     _, new = trimmed(run / "best", ["a good film", "the worst"], tmp_path)
     before, after = (opened_as_served(folder).encode(texts) for folder in (run / "best", tmp_path))
     vocabulary.prove(texts[:1], before[:1], after[:1], new)
+    with pytest.raises(GateError, match="reads evaluation text 1 otherwise"):
+        vocabulary.prove(texts[:1], before[:1], [], new)
     with pytest.raises(GateError, match=r"reads evaluation text 2 otherwise .'a wonderful movie'.; no bundle was made"):
         vocabulary.prove(texts, before, after, new)
