@@ -73,6 +73,22 @@ class Candidate(Part):
     why: str
 
 
+class Vocabulary(Part):
+    """What is left of the model's vocabulary."""
+
+    kept: int
+    """Tokens."""
+    of: int
+    """Tokens there were."""
+    bytes_saved: int
+    """Of the weights that the bundle was made from, most often fp32; int8 saves a quarter of it."""
+    texts: int
+    """Rows of texts whose tokens were kept, the validation examples not counted."""
+    unseen_share: float
+    """Of the validation examples, those with a token that stands in none of these texts: as many of the texts yet to
+    come will be read in shorter pieces."""
+
+
 class Golden(Part):
     """A text and what the sealed model gave for it where it was sealed."""
 
@@ -119,6 +135,8 @@ class Manifest(TaskSettings):
     source: Source
     golden: list[Golden]
     """What the chosen model answers; `variants` hold what theirs do."""
+    vocabulary: Vocabulary | None = None
+    """None where it is the model's own."""
     notices: list[str] = Field([])
     """What was left out or could not be done, and why."""
     created: str

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import MODEL, Fidelity, Manifest, Runtime, Variant
+from bertline.artifacts.bundle import MODEL, Fidelity, Manifest, Runtime, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
 from bertline.export import choose, graphs
 from bertline.export.contest import Outcome
@@ -22,6 +22,7 @@ PACKAGES = (
 )  # fmt: skip
 ANSWERED = {
     "metric", "baseline", "value", "drop", "max_drop", "examples", "fidelity", "candidates", "target", "notices",
+    "vocabulary",
 }  # fmt: skip
 """Keys of the manifest that the JSON answer has too."""
 
@@ -35,7 +36,13 @@ class Account:
 
 
 def describe(
-    origin: Origin, bundle: Path, outcome: Outcome, proof: Fidelity, terms: Terms, notices: Sequence[str]
+    origin: Origin,
+    bundle: Path,
+    outcome: Outcome,
+    proof: Fidelity,
+    terms: Terms,
+    vocabulary: Vocabulary | None,
+    notices: Sequence[str],
 ) -> Account:
     """Write down all that was found; golden texts and files are for `seal` to add.
 
@@ -45,6 +52,7 @@ def describe(
         outcome: of the contest.
         proof: of the fp32 graph.
         terms: of the export.
+        vocabulary: what was kept of it; None where all was.
         notices: what was left out before the contest, and why.
     """
     here = machine.describe()
@@ -75,7 +83,13 @@ def describe(
         versions=machine.versions(*PACKAGES),
         source=origin.source(bundle),
         golden=[],
-        notices=[*notices, *outcome.notices, *measured_elsewhere(target, here.cpu_class)],
+        vocabulary=vocabulary,
+        notices=[
+            *notices,
+            *outcome.notices,
+            *trimmed(vocabulary, len(origin.examples)),
+            *measured_elsewhere(target, here.cpu_class),
+        ],
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         files=[],
     )
@@ -92,7 +106,8 @@ def model_files(outcome: Outcome, here: CpuClass) -> dict[str, tuple[str, list[C
     for trial in special:
         plan = trial.plan
         name = "openvino" if plan.runtime == "openvino" else f"{'qint8' if plan.signed else 'quint8'}_{here}"
-        classes: list[CpuClass] = list(EXACT) if here in EXACT else [here]
+        alike = here in EXACT and plan.runtime == "onnxruntime"
+        classes: list[CpuClass] = list(EXACT) if alike else [here]
         portable = any(other.plan.right_everywhere for other in outcome.others)
         places[plan.name] = (f"onnx/model_{name}.onnx", classes if portable else [])
     return places
@@ -101,6 +116,17 @@ def model_files(outcome: Outcome, here: CpuClass) -> dict[str, tuple[str, list[C
 def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
     """As the manifest tells of a model."""
     return Runtime(name=graph.runtime, model=place, opset=graphs.opset(graph.path), cpu_classes=classes)
+
+
+def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:
+    """What a smaller vocabulary means for other texts than those it was measured on."""
+    if vocabulary is None:
+        return []
+    return [
+        f"vocabulary trimmed to {vocabulary.kept:,} of {vocabulary.of:,} tokens, those in {vocabulary.texts:,} rows "
+        f"of texts and in the {examples:,} validation texts; {vocabulary.unseen_share:.1%} of the latter hold a token "
+        "that is not in the rows: as many of other texts are read in shorter pieces, at a cost that was not measured"
+    ]
 
 
 def measured_elsewhere(target: str, here: str) -> list[str]:

@@ -24,19 +24,26 @@ class Exact:
     """Of fp32 to PyTorch."""
 
 
-def make(origin: Origin, yardstick: Worker, folder: Path, say: Say) -> Exact:
+def make(origin: Origin, served: Origin, yardstick: Worker, folder: Path, say: Say) -> Exact:
     """Convert and fuse, and hold both against PyTorch (the yardstick).
+
+    Args:
+        origin: what PyTorch computes.
+        served: what is converted: the same, or with a smaller vocabulary.
+        yardstick: PyTorch.
+        folder: for the graphs.
+        say: takes progress.
 
     Raises:
         GateError: the converted graph is not the PyTorch model.
     """
-    say(f"converting {origin.folder} to ONNX")
-    fp32 = Graph("fp32", convert.to_onnx(origin.folder, origin.settings, folder))
+    say(f"converting {served.folder} to ONNX")
+    fp32 = Graph("fp32", convert.to_onnx(served.folder, served.settings, folder))
     fused = graphs.fuse(fp32, "fp32-fused")
     say("comparing with PyTorch")
     both = [fp32, fused] if fused else [fp32]
-    with compare.started([system(origin, graph) for graph in both], machine.cores()) as workers:
-        proof, faults = fidelity.gates(origin, yardstick, workers)
+    with compare.started([system(served, graph) for graph in both], machine.cores()) as workers:
+        proof, faults = fidelity.gates(origin, served, yardstick, workers)
     if fused is None:
         return Exact(fp32, None, f"ONNX Runtime knows no fusion for {origin.config['model_type']}", proof)
     if faults:

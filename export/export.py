@@ -12,7 +12,7 @@ from typing import Any
 from bertline.artifacts import files, machine, signature
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
-from bertline.export import account, contest, exact, sources
+from bertline.export import account, contest, exact, sources, vocabulary
 from bertline.export.contest import Contest, Say
 from bertline.export.plans import Situation, select
 from bertline.export.seal import seal
@@ -30,6 +30,7 @@ def export(
     model: str | None = None,
     trust: bool = False,
     sign: Path | None = None,
+    trim_vocabulary: str | None = None,
 ) -> dict[str, Any]:
     """Make a bundle of the best candidate that is shown to lose no more than the terms allow.
 
@@ -41,12 +42,13 @@ def export(
         say: takes progress and, at the end, the words.
         model, trust: of a checkpoint alone, as `gather` takes them.
         sign: the private key to sign the bundle with.
+        trim_vocabulary: texts, as `vocabulary.trim` takes them, whose tokens are kept; None to keep all tokens.
 
     Returns:
         What `bertline export --json` prints.
 
     Raises:
-        InputError: source, data, terms, model or sign are wrong, or `bundle` exists.
+        InputError: source, data, terms, model, sign or trim_vocabulary are wrong, or `bundle` exists.
         GateError: the ONNX model is not the PyTorch model, no candidate is right, or too few examples can tell.
         DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
     """
@@ -60,18 +62,22 @@ def export(
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
         # one for both, from now: it imports for seconds, while the model is converted
         with Worker(contest.pytorch(origin), machine.cores()) as yardstick:
-            graphs = exact.make(origin, yardstick, Path(folder), say)
+            served, kept = origin, None
+            if trim_vocabulary is not None:
+                say(f"trimming the vocabulary to {trim_vocabulary}")
+                served, kept = vocabulary.trim(origin, trim_vocabulary, Path(folder, "trimmed"))
+            graphs = exact.make(origin, served, yardstick, Path(folder), say)
             situation = Situation(terms, machine.cpu_class(), graphs.why_not_fused, _openvino())
             plans, notices = select(situation)
             texts, notice = sources.calibration(origin)
-            workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration)
-            outcome = Contest(origin, yardstick, workshop, terms, say).hold(plans)
+            workshop = Workshop(served, graphs.fp32, graphs.fused, texts, terms.calibration)
+            outcome = Contest(served, yardstick, workshop, terms, say).hold(plans)
         if notice and any(trial.plan.calibrated for trial in outcome.trials):
             notices.append(notice)
-        told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, notices)
+        told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, kept, notices)
         result = account.answer(bundle, told.manifest, outcome.pytorch)
         say(f"sealing {bundle}")
-        seal(bundle, origin, told.graphs, told.manifest, result, signer)
+        seal(bundle, served, told.graphs, told.manifest, result, signer)
     for line in account.words(told.manifest, bundle):
         say(line)
     return result

@@ -111,6 +111,9 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--allow-fp32", is_flag=True, help="Take an fp32 model where no other is right.")
 @click.option("--calibration", type=click.IntRange(1), default=100, show_default=True, help="Texts for static scales.")
 @click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
+@click.option(
+    "--trim-vocabulary", metavar="TEXTS", help="Keep only the tokens of this file of texts and of the measured ones."
+)
 @model_option
 @trust_option
 @click.option("--sign", type=path_type, metavar="KEY", help="Sign the bundle: a private elliptic-curve key, PEM.")

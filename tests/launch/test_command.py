@@ -20,6 +20,7 @@ FLAGS = {
         "--max-drop",
         "--target",
         "--data",
+        "--trim-vocabulary",
         "--model",
         "--trust-checkpoint",
         "--sign",
