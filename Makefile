@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-faults test-gpu lint format schema bench-train bench-train-accuracy clean
+.PHONY: demo test test-faults test-gpu lint format schema bench-train bench-train-accuracy bench-export clean
 
 demo: .venv/installed  ## train, export, measure and ask a real model on real reviews
 	$(BIN)/bertline demo
@@ -21,6 +21,12 @@ bench-train: .venv/installed  ## training speed beside PyTorch's loop and the Tr
 
 bench-train-accuracy: .venv/installed  ## whether batching by length or bf16 costs accuracy
 	$(BIN)/python -m bertline.launch.train_benchmark.accuracy
+
+bench-export: .venv/installed runs/demo/run.json  ## bundles beside optimum's files and OpenVINO; the machine should be quiet
+	$(BIN)/python -m bertline.launch.export_benchmark runs/demo
+
+runs/demo/run.json: .venv/installed
+	$(BIN)/bertline train launch/recipes/demo.yaml
 
 lint: .venv/installed  ## style, types, and the floors of the house
 	$(BIN)/ruff check .

@@ -3,7 +3,6 @@
 Nothing here decides what is good: every result is measured later.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -79,8 +78,6 @@ def _static(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: li
 
 def _nncf(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
     """NNCF's post-training quantization for transformers: smoothed activations, QDQ nodes as OpenVINO likes them."""
-    if "nncf" not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # NNCF then tells no one of its use
     import nncf
 
     quantized = nncf.quantize(
