@@ -152,8 +152,8 @@ def show(result: Mapping[str, Any]) -> RenderableType:
         table.add_row(one["name"], *figures, f"{one['agreement']:.1%}", *sizes)
     apart = Table("times as fast", "over", "ratio", "to reach", "accuracy")
     for one in result["ratios"]:
-        figures = (f"{one['ratio']:.2f}", f"{one['at_least']:.2f}", f"{one['accuracy']:+.4f}")
-        apart.add_row(one["of"], one["over"], *figures)
+        shown = (f"{one['ratio']:.2f}", f"{one['at_least']:.2f}", f"{one['accuracy']:+.4f}")
+        apart.add_row(one["of"], one["over"], *shown)
     return Group(table, apart)
 
 
