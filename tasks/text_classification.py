@@ -9,7 +9,7 @@ import numpy.typing as npt
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision
 from bertline.tasks.task import Answer, Columns, Counts, Example, Output, Task, of_each_text, string
-from bertline.tasks.tokens import Encoded, Text
+from bertline.tasks.tokens import Encoded, Text, refuse_lone_surrogates
 
 UNTUNED = 0.5
 """The probability from which a label of several is given where no threshold was tuned."""
@@ -218,6 +218,7 @@ def best_threshold(probable: Output, true: npt.NDArray[np.bool_]) -> float:
 def _name(gold: Any, where: str) -> str:
     if not isinstance(gold, (str, int)):
         raise InputError(f"{where}: label {gold!r:.60} is a {type(gold).__name__}; a name or a whole number would do")
+    refuse_lone_surrogates(str(gold), f"{where}: the label")
     return str(gold)
 
 

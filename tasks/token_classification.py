@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
 from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Task, of_each_text, string
-from bertline.tasks.tokens import Encoded, Ids, Text
+from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
 
 Span = tuple[int, int]
 """Characters of a text, from start to before end."""
@@ -257,6 +257,7 @@ def _strings(row: Mapping[str, Any], column: str, where: str) -> list[str]:
             raise InputError(
                 f"{where}: column {column!r} item {number} is {one!r:.60}; a string, not blank, is expected"
             )
+        refuse_lone_surrogates(one, f"{where}: column {column!r} item {number}")
     return [one.strip() for one in value]
 
 
@@ -264,8 +265,7 @@ def _joined(row: Mapping[str, Any], columns: Columns, where: str) -> tuple[str, 
     """The text that tokens make with blanks between, and where each token is in it."""
     tokens = _strings(row, columns.tokens, where)
     ends = np.cumsum([len(token) + 1 for token in tokens], dtype=int) - 1
-    text = string({columns.tokens: " ".join(tokens)}, columns.tokens, where)
-    return text, [(end - len(token), end) for token, end in zip(tokens, ends.tolist(), strict=True)]
+    return " ".join(tokens), [(end - len(token), end) for token, end in zip(tokens, ends.tolist(), strict=True)]
 
 
 def _entities(text: str, value: Any, where: str) -> list[dict[str, Any]]:
@@ -275,6 +275,8 @@ def _entities(text: str, value: Any, where: str) -> list[dict[str, Any]]:
     faults = [f"{where}: entity {each!r:.120}: {fault}" for each in value if (fault := _fault(text, each))]
     if faults:
         raise InputError(*faults)
+    for each in value:
+        refuse_lone_surrogates(each["label"], f"{where}: the label of an entity")
     found = sorted(
         (_entity(each["label"], each["start"], each["end"]) for each in value), key=lambda each: each["start"]
     )

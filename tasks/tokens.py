@@ -148,13 +148,13 @@ class Tokenizer:
         """Which tokens are read of a text or pair that is too long."""
         length, long = self.tokens.max_length, self.tokens.long
         if long == "head+tail":
-            kept: Ids = np.r_[: length - length // 2, len(sequence) - length // 2 : len(sequence)]
-            return kept
+            tail = length // 2
+            return np.concatenate([np.arange(length - tail), np.arange(len(sequence) - tail, len(sequence))])
         special, first, second = (np.flatnonzero(sequence == which) for which in (-1, 0, 1))
         counts = shares(len(first), len(second), length - len(special))
         parts = zip((first, second), counts, strict=True)
-        read = [places[len(places) - count :] if long == "tail" else places[:count] for places, count in parts]
-        return np.sort(np.concatenate([special, *read]))
+        kept = [places[len(places) - count :] if long == "tail" else places[:count] for places, count in parts]
+        return np.sort(np.concatenate([special, *kept]))
 
     def _pad_id(self, folder: Path) -> int:
         padding = self._tokenizer.padding

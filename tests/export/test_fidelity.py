@@ -160,7 +160,7 @@ def test_one_logit_decides(asked: Asked, pytorch: list[Output], fp32: Graph, wro
 def test_tokens_are_those_of_transformers(origin: Origin, asked: Asked) -> None:
     theirs = transformers_tokens.read(origin.folder, origin.task, asked.texts)
     tokens = tokenization.gate(asked.tokenizer, asked.texts, asked.read, theirs)
-    assert tokens == sum(len(window.input_ids) for window in asked.read) > 5_000
+    assert tokens == sum(len(window.input_ids) for window in asked.read) > 3_000
     with pytest.raises(GateError, match=r"^text 278 \('x{40,}.*\), window 1, token 1: bertline reads nothing, transf"):
         tokenization.gate(asked.tokenizer, asked.texts, asked.read[:-1], theirs)
     with pytest.raises(GateError, match=r"pads with token 0, transformers with 4"):

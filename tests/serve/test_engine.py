@@ -50,6 +50,15 @@ def test_no_text_is_no_answer(tiny_bundle: Path) -> None:
     assert Engine.load(tiny_bundle).predict([]) == []
 
 
+def test_half_a_character_is_refused_by_its_place(tiny_bundle: Path, tmp_path: Path) -> None:
+    engine = Engine.load(tiny_bundle)
+    with pytest.raises(InputError, match=r"^text 2 holds a lone surrogate \(U\+DCFF, character 3\), which is no text"):
+        engine.predict([("fine", None), ("caf\udcff", None)])
+    (tmp_path / "in.jsonl").write_text('{"text": "fine \\ud83d\\ude00"}\n{"text": "half \\ud83d"}\n')
+    with pytest.raises(InputError, match=r"in\.jsonl line 2: column 'text' holds a lone surrogate \(U\+D83D"):
+        list(batch.answers(engine, tmp_path / "in.jsonl", Columns()))
+
+
 def test_a_file_is_answered_in_its_order(
     tiny_bundle: Path, tmp_path: Path, texts: Callable[..., list[dict[str, str]]]
 ) -> None:

@@ -74,6 +74,8 @@ def test_a_number_may_be_spelled(label: object, number: float) -> None:
         ("single_label_classification", {"review": 5, "stars": "a"}, "row 2: column 'review' holds a int"),
         ("single_label_classification", {"review": None, "stars": "a"}, "row 2: column 'review' holds nothing"),
         ("single_label_classification", {"review": "\ud800", "stars": "a"}, "'review' holds a lone surrogate"),
+        ("single_label_classification", {"review": "a", "stars": "\udc00"}, r"label holds a lone surrogate \(U\+DC00"),
+        ("multi_label_classification", {"review": "a", "stars": ["b", "\ud800"]}, "label holds a lone surrogate"),
         ("multi_label_classification", {"review": "a", "stars": 3}, "row 2: labels 3: a list of names"),
         ("multi_label_classification", {"review": "a", "stars": [0.5]}, "row 2: label 0.5 is a float"),
         ("regression", {"review": "a", "stars": "many"}, "row 2: label 'many' is no number"),

@@ -393,7 +393,9 @@ ENTITY = {"start": 0, "end": 4, "label": "LOC"}
         ({"tokens": ["a", "b"], "tags": ["O"]}, "2 tokens but 1 tags"),
         ({"tokens": ["a"], "tags": [3]}, "column 'tags' item 1 is 3; a string"),
         ({"tokens": ["a", "\u00a0"], "tags": ["O", "O"]}, r"column 'tokens' item 2 is '\xa0'; a string"),
-        ({"tokens": ["\ud800"], "tags": ["O"]}, "lone surrogate"),
+        ({"tokens": ["a", "\ud800"], "tags": ["O", "O"]}, "column 'tokens' item 2 holds a lone surrogate"),
+        ({"tokens": ["a"], "tags": ["B-\udc00"]}, "column 'tags' item 1 holds a lone surrogate (U+DC00, character 2)"),
+        ({"text": "Bonn", "entities": [ENTITY | {"label": "\ud800"}]}, "label of an entity holds a lone surrogate"),
     ],
 )  # fmt: skip
 def test_a_row_that_makes_no_sense_is_refused(row: dict[str, Any], fault: str) -> None:

@@ -1,6 +1,7 @@
 """The torch-free tokenization against transformers'."""
 
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
@@ -52,6 +53,49 @@ def test_what_is_read_of_a_long_text(tiny_model: Path, long: Long, expected: str
     assert all(one.sequence[0] == one.sequence[-1] == -1 for one in windows)
     assert [window.truncated for window in read] == [long != "windows"] * len(read)
     assert [len(window.input_ids) for window in windows if window.text == 1] == [4]
+
+
+@pytest.mark.parametrize("long", ["head", "tail"])
+@pytest.mark.parametrize("max_length", [9, 10])
+def test_the_longer_text_of_a_pair_is_cut_as_transformers_cuts_it(
+    tiny_model: Path, long: Long, max_length: int
+) -> None:
+    theirs = AutoTokenizer.from_pretrained(tiny_model, truncation_side="left" if long == "tail" else "right")
+    texts: list[Text] = [
+        ("a b c d e f g h i"[: 2 * m], "r s t u v w x y z"[: 2 * n]) for m in range(9) for n in range(9)
+    ]
+    windows = Tokenizer(tiny_model, Tokens(max_length=max_length, long=long)).encode(texts)
+    for (first, second), window in zip(texts, windows, strict=True):
+        expected = theirs([first], [second], truncation="longest_first", max_length=max_length)
+        assert [window.input_ids.tolist()] == expected["input_ids"]
+        assert [window.type_ids.tolist()] == expected["token_type_ids"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("long", ["head", "tail", "head+tail"])
+def test_two_texts_of_100_000_characters_are_read_at_once(
+    tiny_model: Path, long: Long, first: int, second: int
+) -> None:
+    """The library's own cut of both makes two million pairs of what is over: gigabytes, and a minute."""
+    text = "a good film. " * 7_700
+    tokenizer = Tokenizer(tiny_model, Tokens(max_length=32, long=long))
+    start = process_time()
+    (window,) = tokenizer.encode([(text * first, text * second)])
+    assert process_time() - start < 5
+    assert len(window.input_ids) == 32
+    assert window.truncated
+
+
+@pytest.mark.parametrize("text", ["\ud800", "half an emoji \ud83d", "\udc00\ud800"])
+def test_a_lone_surrogate_is_refused_by_its_place(tiny_model: Path, text: str) -> None:
+    tokenizer = Tokenizer(tiny_model, Tokens(max_length=32))
+    with pytest.raises(InputError, match=r"^text 2 holds a lone surrogate \(U\+D[0-9A-F]{3}, character \d+\)"):
+        tokenizer.encode([("fine", None), (text, None)])
+    with pytest.raises(InputError, match=r"^text 3, the second of the pair, holds a lone surrogate"):
+        tokenizer.encode([("a", "b"), ("", ""), ("fine", text)])
+    with pytest.raises(InputError, match=r"^text 1, the second of the pair, holds"):
+        Tokenizer(tiny_model, Tokens(max_length=32, stride=8, long="windows"), paired=True).encode([("q", text)])
+    assert tokenizer.encode([("a whole emoji \ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"), None)])
 
 
 def test_a_batch_is_padded_to_its_own_longest(tiny_model: Path) -> None:
