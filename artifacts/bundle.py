@@ -22,6 +22,8 @@ class Runtime(Part):
     model: str = MODEL
     """The ONNX file, relative to the bundle."""
     opset: int
+    ir_version: int
+    """Of the ONNX file format."""
 
 
 class Fidelity(Part):

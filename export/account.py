@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import Candidate, Manifest, Runtime
+from bertline.artifacts.bundle import Candidate, Manifest
 from bertline.bench.compare import Measured
-from bertline.export import choose, graphs
+from bertline.export import choose, portable
 from bertline.export.candidates import Made
 from bertline.export.measure import Measurements, p50_ms
 from bertline.export.sources import Origin
@@ -22,9 +22,9 @@ ANSWERED = {
 
 
 def describe(
-    origin: Origin, bundle: Path, made: Made, measured: Measurements, max_drop: float, target: str
+    origin: Origin, bundle: Path, made: Made, measured: Measurements, max_drop: float, target: str, place: str
 ) -> Manifest:
-    """Choose, and write down all that was found; golden texts and files are for `seal` to add.
+    """Choose, and write down all that was found; golden texts and files are for `seal` to add, the model at `place`.
 
     Raises:
         GateError: no candidate is within `max_drop`.
@@ -36,7 +36,7 @@ def describe(
     return Manifest(
         **origin.settings.model_dump(),
         name=origin.name,
-        runtime=Runtime(opset=graphs.opset(made.graph(chosen.name).path)),
+        runtime=portable.describe(made.graph(chosen.name).path, place),
         metric=origin.metric,
         baseline=round(measured.baseline, 6),
         value=chosen.value,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from bertline.export import portable
 from bertline.export.quiet import quiet
 
 
@@ -18,12 +19,6 @@ class Graph:
     name: str
     path: Path
     quantized: bool = False
-
-
-def opset(path: Path) -> int:
-    """The version of the ONNX operators that a file uses."""
-    imports = onnx.load(path, load_external_data=False).opset_import
-    return next(int(one.version) for one in imports if one.domain in ("", "ai.onnx"))
 
 
 def fuse(graph: Graph, name: str) -> Graph | None:
@@ -58,7 +53,8 @@ def fuse(graph: Graph, name: str) -> Graph | None:
         fused.model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     keep_sums_apart(fused.model)
     path = graph.path.with_name(f"{name}.onnx")
-    fused.save_model_to_file(str(path))
+    fused.topological_sort()
+    portable.save(fused.model, path)
     return Graph(name, path)
 
 
@@ -82,15 +78,18 @@ def quantize(graph: Graph, name: str, signed: bool) -> Graph:
     with quiet():
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        path = graph.path.with_name(f"{name}.onnx")
+        path, large = graph.path.with_name(f"{name}.onnx"), portable.is_external(graph.path)
         quantize_dynamic(
             graph.path,
             path,
             per_channel=True,
             weight_type=QuantType.QInt8 if signed else QuantType.QUInt8,
+            use_external_data_format=large,
             # shape inference does not know what the fused operators give
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
+        if large:
+            portable.pack(path)
     return Graph(name, path, quantized=True)
 
 
