@@ -2,15 +2,14 @@
 
 import json
 import shlex
-from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bertline.artifacts import places
 from bertline.artifacts.bundle import Candidate, Manifest
 from bertline.bench.compare import Measured
+from bertline.export.templates import render
 from bertline.tasks import catalog
 
 
@@ -21,16 +20,9 @@ def card(manifest: Manifest, pytorch: Measured) -> str:
         manifest: of the bundle; its file list may be missing yet.
         pytorch: the model it was made from, measured beside the candidates.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 (Markdown)
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     golden = manifest.golden[0]
-    return environment.get_template("card.md.j2").render(
+    return render(
+        "card.md.j2",
         manifest=manifest,
         metadata=yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True),
         purpose=_purpose(manifest),

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import files, machine
+from bertline.artifacts.bundle import MODEL
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
-from bertline.export import account, candidates, measure, sources
+from bertline.export import account, candidates, measure, sources, triton
 from bertline.export.measure import Say
 from bertline.export.seal import seal
+
+LAYOUTS = {"huggingface": MODEL, "triton": triton.MODEL}
+"""Where the model lies in the bundle."""
 
 
 def export(
@@ -25,6 +29,7 @@ def export(
     say: Say = lambda line: None,
     model: str | None = None,
     trust: bool = False,
+    layout: str = "huggingface",
 ) -> dict[str, Any]:
     """Make a bundle of the fastest quantized candidate that loses at most `max_drop`.
 
@@ -36,6 +41,7 @@ def export(
         data: labelled texts to measure on; a run has its validation split.
         say: takes progress and, at the end, the words.
         model, trust: of a checkpoint alone, as `gather` takes them.
+        layout: one of LAYOUTS.
 
     Returns:
         What `bertline export --json` prints.
@@ -55,7 +61,7 @@ def export(
         with Worker(measure.pytorch(origin), machine.cores()) as yardstick:
             made = candidates.make(origin, yardstick, Path(folder), target, say)
             measured = measure.measure(origin, yardstick, made.graphs, say)
-        manifest = account.describe(origin, bundle, made, measured, max_drop, target)
+        manifest = account.describe(origin, bundle, made, measured, max_drop, target, LAYOUTS[layout])
         result = account.answer(bundle, manifest, measured.pytorch)
         say(f"sealing {bundle}")
         seal(bundle, origin, made.graph(result["chosen"]), manifest, result, measured.pytorch)

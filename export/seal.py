@@ -1,14 +1,14 @@
 """The bundle folder: written beside its place, proven there, and renamed to it; complete, or not at all."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import files
-from bertline.artifacts.bundle import MANIFEST, MODEL, Golden, Manifest
+from bertline.artifacts.bundle import MANIFEST, Golden, Manifest
 from bertline.bench import report
 from bertline.bench.compare import Measured
+from bertline.export import hugging_face, portable, triton
 from bertline.export.card import card
 from bertline.export.fidelity import cut
 from bertline.export.graphs import Graph
@@ -19,20 +19,6 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.tasks.tokens import Text
 
-HUGGING_FACE_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "spm.model",
-)
-"""Copied where the model has them; nothing else of its folder is."""
 GOLDEN_TEXTS = 6
 GOLDEN_WORDS = 12
 
@@ -52,16 +38,21 @@ def seal(
 
     Raises:
         InputError: `bundle` exists.
+        GateError: the model is not as `portable.check` has it.
         DamagedError: the folder does not load or does not answer as it should.
     """
     with files.new_folder(bundle) as folder:
-        for name in HUGGING_FACE_FILES:
-            if (origin.folder / name).is_file():
-                shutil.copyfile(origin.folder / name, folder / name)
-        (folder / MODEL).parent.mkdir()
-        shutil.copyfile(graph.path, folder / MODEL)
+        model = folder / manifest.runtime.model
+        model.parent.mkdir()
+        portable.copy(graph.path, model)
+        portable.check(model)
+        hugging_face.write(folder, origin.folder, manifest, split=portable.is_external(model))
         manifest = manifest.model_copy(update={"golden": golden(folder, manifest, golden_texts(origin.examples))})
-        files.write_text(folder / "README.md", card(manifest, pytorch))
+        readme = card(manifest, pytorch)
+        if manifest.runtime.model == triton.MODEL:
+            triton.write(folder, manifest)
+            readme += triton.section(folder, manifest)
+        files.write_text(folder / "README.md", readme)
         files.write_text(folder / "report.html", report.export_page(result, manifest.model_dump(mode="json")))
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
@@ -78,5 +69,5 @@ def golden_texts(examples: Sequence[Example]) -> list[Text]:
 def golden(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> list[Golden]:
     """What the model in `folder` answers."""
     task = catalog.make(manifest)
-    engine = Engine(task, task.tokenizer(folder), OnnxRuntime(folder / MODEL, manifest.threads))
+    engine = Engine(task, task.tokenizer(folder), OnnxRuntime(folder / manifest.runtime.model, manifest.threads))
     return [Golden(text=text, text_pair=pair, logits=engine.logits((text, pair))) for text, pair in texts]

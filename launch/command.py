@@ -93,15 +93,23 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     show_default=True,
     help="CPU class that will serve the bundle; auto: this machine's.",
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["huggingface", "triton"]),
+    default="huggingface",
+    show_default=True,
+    help="triton: BUNDLE is a model of a Triton model repository, by default triton/NAME.",
+)
 @click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
 @model_option
 @trust_option
 @json_option
-def export(source: str, output: Path | None, as_json: bool, **options: Any) -> None:
+def export(source: str, output: Path | None, layout: str, as_json: bool, **options: Any) -> None:
     """Make a bundle: the fastest int8 ONNX model of a run that is still right on this CPU."""
     from bertline.export.export import export as make
 
-    result = make(source, output or Path("bundles", Path(source).absolute().name), say=_say, **options)
+    output = output or Path("triton" if layout == "triton" else "bundles", Path(source).absolute().name)
+    result = make(source, output, say=_say, layout=layout, **options)
     if as_json:
         _print(result, as_json)
 
