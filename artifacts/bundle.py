@@ -27,6 +27,8 @@ class Runtime(Part):
     model: str = MODEL
     """The ONNX file, relative to the bundle."""
     opset: int
+    ir_version: int
+    """Of the ONNX file format."""
     cpu_classes: list[CpuClass] = Field([])
     """Where it is to be used; empty where the golden texts alone decide."""
 

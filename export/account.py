@@ -9,7 +9,7 @@ from typing import Any
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import MODEL, Fidelity, Manifest, Runtime, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
-from bertline.export import choose, graphs
+from bertline.export import choose, portable, triton
 from bertline.export.contest import Outcome
 from bertline.export.graphs import Graph
 from bertline.export.plans import EXACT
@@ -25,6 +25,10 @@ ANSWERED = {
     "vocabulary",
 }  # fmt: skip
 """Keys of the manifest that the JSON answer has too."""
+
+
+LAYOUTS = {"huggingface": MODEL, "triton": triton.MODEL}
+"""Where the model lies that other tools open."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def describe(
     chosen, score = outcome.chosen, outcome.chosen.score
     assert score is not None, "what is chosen was scored"
     target = here.cpu_class if terms.target == "auto" else terms.target
-    places = model_files(outcome, here.cpu_class)
+    places = model_files(outcome, here.cpu_class, LAYOUTS[terms.layout])
     runtimes = {name: runtime(outcome.graphs[name], place, classes) for name, (place, classes) in places.items()}
     manifest = Manifest(
         **origin.settings.model_dump(),
@@ -96,13 +100,13 @@ def describe(
     return Account(manifest, {place: outcome.graphs[name] for name, (place, _) in places.items()})
 
 
-def model_files(outcome: Outcome, here: CpuClass) -> dict[str, tuple[str, list[CpuClass]]]:
+def model_files(outcome: Outcome, here: CpuClass, common: str) -> dict[str, tuple[str, list[CpuClass]]]:
     """Where the models go that are sealed, by candidate, and the CPU classes that each is for (none: all).
 
-    Everyone else's tools open onnx/model.onnx, by ONNX Runtime and on any CPU: it is the last one, which all can run.
+    Everyone else's tools open `common`, by ONNX Runtime and on any CPU: it is the last one, which all can run.
     """
     *special, usual = [outcome.chosen, *outcome.others]
-    places: dict[str, tuple[str, list[CpuClass]]] = {usual.plan.name: (MODEL, [])}
+    places: dict[str, tuple[str, list[CpuClass]]] = {usual.plan.name: (common, [])}
     for trial in special:
         plan = trial.plan
         name = "openvino" if plan.runtime == "openvino" else f"{'qint8' if plan.signed else 'quint8'}_{here}"
@@ -115,7 +119,7 @@ def model_files(outcome: Outcome, here: CpuClass) -> dict[str, tuple[str, list[C
 
 def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
     """As the manifest tells of a model."""
-    return Runtime(name=graph.runtime, model=place, opset=graphs.opset(graph.path), cpu_classes=classes)
+    return portable.describe(graph.path, place).model_copy(update={"name": graph.runtime, "cpu_classes": classes})
 
 
 def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:

@@ -3,14 +3,13 @@
 import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bertline.artifacts import places
 from bertline.artifacts.bundle import Candidate, Manifest
+from bertline.export.templates import render
 from bertline.tasks import catalog
 
 
@@ -22,16 +21,9 @@ def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> s
         pytorch: medians of the model it was made from, by BATCHxLENGTH, measured beside the candidates.
         size_bytes: of its weights.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 (Markdown)
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     golden = manifest.golden[0]
-    return environment.get_template("card.md.j2").render(
+    return render(
+        "card.md.j2",
         manifest=manifest,
         metadata=yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True),
         purpose=_purpose(manifest),

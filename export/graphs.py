@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 
 from bertline.artifacts.bundle import RuntimeName
+from bertline.export import portable
 from bertline.export.quiet import quiet
 
 
@@ -16,12 +17,6 @@ class Graph:
     name: str
     path: Path
     runtime: RuntimeName = "onnxruntime"
-
-
-def opset(path: Path) -> int:
-    """The version of the ONNX operators that a file uses."""
-    imports = onnx.load(path, load_external_data=False).opset_import
-    return next(int(one.version) for one in imports if one.domain in ("", "ai.onnx"))
 
 
 def fuse(graph: Graph, name: str) -> Graph | None:
@@ -56,7 +51,8 @@ def fuse(graph: Graph, name: str) -> Graph | None:
         fused.model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     keep_sums_apart(fused.model)
     path = graph.path.with_name(f"{name}.onnx")
-    fused.save_model_to_file(str(path))
+    fused.topological_sort()
+    portable.save(fused.model, path)
     return Graph(name, path)
 
 

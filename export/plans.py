@@ -129,6 +129,8 @@ def _impossible(plan: Plan, situation: Situation) -> str | None:
         return situation.fused
     if plan.runtime == "openvino" and not situation.openvino:
         return "OpenVINO and NNCF are not installed: pip install 'bertline[openvino]'"
+    if plan.runtime == "openvino" and terms.layout == "triton":
+        return "Triton's ONNX Runtime backend is what runs the model"
     if plan.runtime == "openvino" and terms.target not in ("auto", here):
         return f"what OpenVINO computes on a CPU of class {terms.target} cannot be known here"
     if plan.signed and (which := saturating(terms.target, here)):

@@ -1,14 +1,14 @@
 """The bundle folder: written beside its place, proven there, and renamed to it; complete, or not at all."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import files
-from bertline.artifacts.bundle import MANIFEST, MODEL, Golden, Manifest, Runtime
+from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, Runtime
 from bertline.artifacts.signature import Sign
 from bertline.bench import report
+from bertline.export import hugging_face, portable, triton
 from bertline.export.card import card
 from bertline.export.contest import pytorch
 from bertline.export.fidelity import cut
@@ -20,20 +20,6 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.tasks.tokens import Text
 
-HUGGING_FACE_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "spm.model",
-)
-"""Copied where the model has them; nothing else of its folder is."""
 GOLDEN_TEXTS = 6
 GOLDEN_WORDS = 12
 
@@ -58,18 +44,22 @@ def seal(
 
     Raises:
         InputError: `bundle` exists.
+        GateError: the model is not as `portable.check` has it.
         DamagedError: the folder does not load or does not answer as it should.
     """
     with files.new_folder(bundle) as folder:
-        for name in HUGGING_FACE_FILES:
-            if (origin.folder / name).is_file():
-                shutil.copyfile(origin.folder / name, folder / name)
-        (folder / MODEL).parent.mkdir()
         for place, graph in graphs.items():
-            shutil.copyfile(graph.path, folder / place)
+            (folder / place).parent.mkdir(exist_ok=True)
+            portable.copy(graph.path, folder / place)
+            portable.check(folder / place)
+        split = any(portable.is_external(folder / place) for place in graphs)
+        hugging_face.write(folder, origin.folder, manifest, split)
         manifest = answered(folder, manifest, golden_texts(origin.examples))
-        size = pytorch(origin).size_bytes
-        files.write_text(folder / "README.md", card(manifest, result["pytorch_p50_ms"], size))
+        readme = card(manifest, result["pytorch_p50_ms"], pytorch(origin).size_bytes)
+        if triton.MODEL in graphs:
+            triton.write(folder, manifest)
+            readme += triton.section(folder, manifest)
+        files.write_text(folder / "README.md", readme)
         files.write_text(folder / "report.html", report.export_page(result, manifest.model_dump(mode="json")))
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))

@@ -35,6 +35,8 @@ class Terms:
     """Whether an fp32 model may be chosen."""
     calibration: int = 100
     """Texts that static quantization takes its scales from."""
+    layout: str = "huggingface"
+    """Or triton: the bundle is a model of a Triton model repository as well."""
 
     def check(self) -> None:
         """Raise InputError for what no export can be held to."""
@@ -42,6 +44,10 @@ class Terms:
             raise InputError(f"target {self.target!r} is unknown; it is one of {', '.join(TARGETS)}")
         if self.prefer not in PREFERENCES:
             raise InputError(f"prefer {self.prefer!r} is unknown; it is one of {', '.join(PREFERENCES)}")
+        if self.portable and (self.target != "auto" or self.layout == "triton"):
+            raise InputError(
+                "--portable makes a Hugging Face folder for every CPU class: leave out --target and --layout"
+            )
 
     def check_examples(self, count: int) -> None:
         """Raise GateError where so few examples can prove nothing, before anything is converted."""

@@ -110,6 +110,13 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--quick", is_flag=True, help="Try the usual winners, timed once.")
 @click.option("--allow-fp32", is_flag=True, help="Take an fp32 model where no other is right.")
 @click.option("--calibration", type=click.IntRange(1), default=100, show_default=True, help="Texts for static scales.")
+@click.option(
+    "--layout",
+    type=click.Choice(["huggingface", "triton"]),
+    default="huggingface",
+    show_default=True,
+    help="triton: BUNDLE is a model of a Triton model repository, by default triton/NAME.",
+)
 @click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
 @click.option(
     "--trim-vocabulary", metavar="TEXTS", help="Keep only the tokens of this file of texts and of the measured ones."
@@ -124,7 +131,7 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
     from bertline.export.terms import Terms
 
     terms = Terms(**{field.name: options.pop(field.name) for field in fields(Terms)})
-    bundle = output or Path("bundles", Path(source).absolute().name)
+    bundle = output or Path("triton" if terms.layout == "triton" else "bundles", Path(source).absolute().name)
     result = make(source, bundle, terms, say=_say, **options)
     if as_json:
         _print(result, as_json)

@@ -10,8 +10,10 @@ import pytest
 from pyarrow import parquet
 
 from bertline.artifacts import bundle
+from bertline.serve.engine import Engine
 from tests.conftest import make_model, make_texts
 from tests.e2e.command import bertline
+from tests.e2e.elsewhere import opened, scores
 from tests.keys import write_keys
 
 LABELS = ["entailment", "neutral", "contradiction"]
@@ -75,3 +77,10 @@ def test_a_split_with_pairs_is_answered_and_measured(folder: Path) -> None:
     assert set(json.loads(split.read_text().splitlines()[0])) == {"text", "text_pair", "label"}
     lines = bertline("predict", "bundles/pairs", "--in", split, folder=folder).stdout.splitlines()
     assert len(lines) == 40
+
+
+def test_pairs_are_answered_alike_by_transformers(folder: Path) -> None:
+    (expected,) = Engine.load(folder / "bundles/pairs").predict([("a film", "a movie")])
+    ask = opened(folder / "bundles/pairs")
+    found = scores(ask({"text": "a film", "text_pair": "a movie"}, top_k=None))
+    assert found == pytest.approx(expected["scores"], abs=1e-4)

@@ -19,6 +19,7 @@ FLAGS = {
         "--output",
         "--max-drop",
         "--target",
+        "--layout",
         "--data",
         "--trim-vocabulary",
         "--model",

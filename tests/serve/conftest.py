@@ -57,7 +57,8 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine = Engine(task, task.tokenizer(folder), OnnxRuntime(folder / bundle.MODEL))
     golden = Golden(text="a good film", logits=engine.logits(("a good film", None)))
     manifest = Manifest(
-        **task.settings.model_dump(), schema_version=1, name="tiny", runtime=Runtime(opset=17), metric="accuracy",
+        **task.settings.model_dump(), schema_version=1, name="tiny", runtime=Runtime(opset=17, ir_version=8),
+        metric="accuracy",
         baseline=0.5, value=0.5, drop=0.0, max_drop=0.01, examples=1,
         fidelity=Fidelity(max_abs_logit_diff=0.0, texts=1), candidates=[], target="avx2", machine=machine.describe(),
         threads=1, versions={}, source=Source(kind="model", place="tiny", model="tiny", weights_sha256="0" * 64),
