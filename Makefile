@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-faults test-gpu lint format bench-train bench-train-accuracy clean
+.PHONY: demo test test-faults test-gpu lint format schema bench-train bench-train-accuracy bench-export clean
 
 demo: .venv/installed  ## train, export, measure and ask a real model on real reviews
 	$(BIN)/bertline demo
@@ -22,6 +22,12 @@ bench-train: .venv/installed  ## training speed beside PyTorch's loop and the Tr
 bench-train-accuracy: .venv/installed  ## whether batching by length or bf16 costs accuracy
 	$(BIN)/python -m bertline.launch.train_benchmark.accuracy
 
+bench-export: .venv/installed runs/demo/run.json  ## bundles beside optimum's files and OpenVINO; the machine should be quiet
+	$(BIN)/python -m bertline.launch.export_benchmark runs/demo
+
+runs/demo/run.json: .venv/installed
+	$(BIN)/bertline train launch/recipes/demo.yaml
+
 lint: .venv/installed  ## style, types, and the floors of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,10 +38,13 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+schema: .venv/installed  ## docs/bertline.schema.json, of the manifest as the code has it
+	$(BIN)/python -c "import json; from bertline.artifacts import bundle; print(json.dumps(bundle.schema(), indent=2))" > docs/bertline.schema.json
+
 # The exact versions of constraints.txt; made again when those or the project's own list change.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --use-pep517 --constraint constraints.txt --editable '.[train,export,demo,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --use-pep517 --constraint constraints.txt --editable '.[train,export,openvino,demo,dev]'
 	touch $@
 
 clean:

@@ -1,27 +1,45 @@
 """The bundle folder: a Hugging Face folder with one ONNX model, and bertline.json, which accounts for every file."""
 
-from pathlib import Path
-from typing import Any, Literal
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
-from bertline.artifacts import files
+from bertline.artifacts import files, graph
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.files import FileEntry
-from bertline.artifacts.machine import Machine
+from bertline.artifacts.machine import CpuClass, Machine
 from bertline.artifacts.task import Part, TaskSettings
 
 MANIFEST = "bertline.json"
 MODEL = "onnx/model.onnx"
+SIGNATURE = "model.sig"
+"""Beside the manifest the only file that the manifest does not list: it is made of all others, last."""
+
+RuntimeName = Literal["onnxruntime", "openvino"]
 
 
 class Runtime(Part):
     """What runs the model."""
 
-    name: Literal["onnxruntime"] = "onnxruntime"
+    name: RuntimeName = "onnxruntime"
     model: str = MODEL
     """The ONNX file, relative to the bundle."""
     opset: int
+    ir_version: int
+    """Of the ONNX file format."""
+    cpu_classes: list[CpuClass] = Field([])
+    """Where it is to be used; empty where the golden texts alone decide."""
+
+
+class Variant(Part):
+    """A model sealed beside the chosen one, for machines that lack its runtime or are of another CPU class."""
+
+    candidate: str
+    runtime: Runtime
+    golden: list[list[float]]
+    """The logits of each golden text."""
 
 
 class Fidelity(Part):
@@ -43,12 +61,12 @@ class Candidate(Part):
     """A model that was tried: what it measured and why it was or was not chosen."""
 
     name: str
-    runtime: str
-    value: float
-    """Of the metric, on the validation split."""
-    drop: float
+    runtime: RuntimeName
+    value: float | None
+    """Of the metric, on the validation split; None where it was not scored, since a faster one was chosen."""
+    drop: float | None
     """PyTorch's value minus this one's."""
-    drop_interval: tuple[float, float]
+    drop_interval: tuple[float, float] | None
     """95 % interval of the drop, paired bootstrap over the validation examples."""
     size_bytes: int
     p50_ms: dict[str, float]
@@ -57,12 +75,28 @@ class Candidate(Part):
     why: str
 
 
+class Vocabulary(Part):
+    """What is left of the model's vocabulary."""
+
+    kept: int
+    """Tokens."""
+    of: int
+    """Tokens there were."""
+    bytes_saved: int
+    """Of the weights that the bundle was made from, most often fp32; int8 saves a quarter of it."""
+    texts: int
+    """Rows of texts whose tokens were kept, the validation examples not counted."""
+    unseen_share: float
+    """Of the validation examples, those with a token that stands in none of these texts: as many of the texts yet to
+    come will be read in shorter pieces."""
+
+
 class Golden(Part):
     """A text and what the sealed model gave for it where it was sealed."""
 
     text: str
     text_pair: str | None = None
-    logits: list[float]
+    logits: list[FiniteFloat]
     """Of all its windows, one after the other."""
 
 
@@ -80,9 +114,10 @@ class Source(Part):
 class Manifest(TaskSettings):
     """bertline.json."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1]
     name: str
     runtime: Runtime
+    variants: list[Variant] = Field([])
     metric: str
     baseline: float
     """PyTorch's value of the metric on the validation split."""
@@ -101,6 +136,9 @@ class Manifest(TaskSettings):
     versions: dict[str, str]
     source: Source
     golden: list[Golden]
+    """What the chosen model answers; `variants` hold what theirs do."""
+    vocabulary: Vocabulary | None = None
+    """None where it is the model's own."""
     notices: list[str] = Field([])
     """What was left out or could not be done, and why."""
     created: str
@@ -112,30 +150,119 @@ class Manifest(TaskSettings):
         return self.model_dump(mode="json", exclude={"files", "golden"})
 
 
+class _Listed(BaseModel):
+    """What of bertline.json is read before its schema is checked."""
+
+    files: list[FileEntry]
+
+
+class Model(NamedTuple):
+    """An ONNX file of a bundle that was found to be as it should."""
+
+    content: bytes | Path
+    """The bytes that were hashed; the path of one with tensors in other files, which no session takes as bytes."""
+    embedding_rows: int | None
+    """As `graph.Graph` has it."""
+
+
+class Loaded(NamedTuple):
+    """A bundle that was found to be as it should."""
+
+    manifest: Manifest
+    models: dict[str, Model]
+    """By path relative to the bundle."""
+
+
+def demand(folder: Path) -> None:
+    """Raise InputError if `folder` is no bundle."""
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder}: not a bundle, it has no {MANIFEST}; bertline export makes one")
+
+
 def read(folder: Path) -> Manifest:
-    """The manifest of a bundle.
+    """The manifest of a bundle, whose files may be anything.
 
     Raises:
         InputError: `folder` is no bundle.
         DamagedError: bertline.json is not as bertline writes it.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{folder}: not a bundle, it has no {MANIFEST}; bertline export makes one")
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DamagedError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return _valid(folder / MANIFEST, _content(folder), Manifest)
 
 
 def verify(folder: Path) -> Manifest:
-    """Read a bundle and compare its files with the exact list, sizes and hashes of its manifest.
+    """The manifest of a bundle that was found to be as it should. Raises what `load` raises."""
+    return load(folder).manifest
+
+
+def load(folder: Path) -> Loaded:
+    """Check all of a bundle that takes no runtime: the set of its files, sizes, hashes, its schema, its ONNX graphs.
+
+    Whose files they are, `signature.verify` tells.
 
     Raises:
         InputError: `folder` is no bundle.
-        DamagedError: the first file that differs, is missing, is not listed or is a link.
+        DamagedError: the first file that differs, is missing, is not listed or is a link, or is not what a bundle's
+            file of its kind is.
     """
-    manifest = read(folder)
-    files.compare(folder, manifest.files, besides=(MANIFEST,))
-    return manifest
+    content = _content(folder)
+    listed = _valid(folder / MANIFEST, content, _Listed).files
+    graphs = [entry.path for entry in listed if entry.path.endswith(".onnx")]
+    kept = files.compare(folder, listed, besides=(MANIFEST, SIGNATURE), keep=graphs)
+    manifest = _valid(folder / MANIFEST, content, Manifest)
+    for runtime in (manifest.runtime, *(variant.runtime for variant in manifest.variants)):
+        if runtime.model not in kept:
+            raise DamagedError(f"{folder / MANIFEST}: runtime.model {runtime.model!r} is no ONNX file of the list")
+    return Loaded(manifest, {name: _model(folder, name, kept[name], manifest) for name in graphs})
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of bertline.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
+
+
+def _model(folder: Path, name: str, content: bytes, manifest: Manifest) -> Model:
+    place = PurePosixPath(name).parent
+    paths = [PurePosixPath(entry.path) for entry in manifest.files]
+    beside = {str(path.relative_to(place)) for path in paths if path.is_relative_to(place)}
+    try:
+        found = graph.check(content, manifest.task, beside)
+    except ValueError as error:
+        raise DamagedError(f"{folder / name}: {error}") from None
+    return Model(folder / name if found.outside else content, found.embedding_rows)
+
+
+def _content(folder: Path) -> bytes:
+    """bertline.json, which JSON readers cannot but read alike."""
+    demand(folder)
+    path = folder / MANIFEST
+    content = path.read_bytes()
+    try:
+        json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: not readable as JSON ({error})") from None
+    return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, unless a key stands twice in it: readers differ in which they take."""
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in keys if names.count(name) > 1)!r} stands twice")
+    return keys
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+
+def _valid(path: Path, content: bytes, model: type[AnyModel]) -> AnyModel:
+    try:
+        return model.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        # a bundle of another version differs in more than its version
+        first = min(error.errors(), key=lambda one: one["loc"] != ("schema_version",))
+        raise DamagedError(f"{path}: {'.'.join(map(str, first['loc'])) or 'as a whole'}: {first['msg']}") from None

@@ -12,23 +12,26 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bertline.artifacts.errors import DamagedError, InputError
+
+_PART = r"(?:[^/\x00]*[^./\x00][^/\x00]*|\.{3,})"
+"""Of a path: any name but . and .. (neither pydantic nor JSON Schema has a way to say it shorter)."""
 
 
 class FileEntry(BaseModel):
     """One regular file of a folder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    path: str
-    """Relative to the folder, with forward slashes."""
-    size_bytes: int
-    sha256: str
+    path: str = Field(pattern=f"^{_PART}(?:/{_PART})*$")
+    """Relative to the folder and within it, with forward slashes."""
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 @contextmanager
@@ -79,10 +82,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    folder = temporary / path.name  # as it will be called: a signature tells the name of what it signs
     try:
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        publish(temporary, path)
+        folder.mkdir()
+        yield folder
+        publish(folder, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -135,27 +139,54 @@ def listing(folder: Path, exclude: Collection[str] = ()) -> list[FileEntry]:
     ]
 
 
-def compare(folder: Path, expected: Sequence[FileEntry], besides: Collection[str] = ()) -> None:
-    """Hold `folder` against the exact list of files it should have.
+def compare(
+    folder: Path, expected: Sequence[FileEntry], besides: Collection[str] = (), keep: Collection[str] = ()
+) -> dict[str, bytes]:
+    """Hold `folder` against the exact list of files it should have: first their set, then all sizes, then all hashes.
+
+    Args:
+        folder: of regular files.
+        expected: what it should hold.
+        besides: what else it does.
+        keep: files whose content is wanted.
+
+    Returns:
+        The content of those files: the very bytes that were hashed, however the file changes from then on.
 
     Raises:
         DamagedError: the first file that is missing, not listed, a link, or of another size or content.
     """
-    listed = {entry.path: entry for entry in expected}
+    _compare_sets(folder, [entry.path for entry in expected], besides)
+    for entry in expected:
+        size = (folder / entry.path).stat().st_size
+        if size != entry.size_bytes:
+            raise DamagedError(f"{folder / entry.path}: {size:,} bytes where {entry.size_bytes:,} are recorded")
+    kept = {}
+    for entry in expected:
+        path = folder / entry.path
+        if entry.path in keep:
+            kept[entry.path] = path.read_bytes()
+        found = hashlib.sha256(kept[entry.path]).hexdigest() if entry.path in keep else sha256(path)
+        if found != entry.sha256:
+            raise DamagedError(f"{path}: its sha256 is not the one recorded")
+    return kept
+
+
+def _compare_sets(folder: Path, names: Sequence[str], besides: Collection[str]) -> None:
+    if len(listed := set(names)) < len(names):
+        raise DamagedError(f"{folder}: a file is listed twice among those that belong here")
+    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    found = set()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise DamagedError(f"{path}: a link or special file; only regular files belong here")
-        if path.is_file() and name not in listed and name not in besides:
+        if name not in folders if path.is_dir() else name not in listed and name not in besides:
             raise DamagedError(f"{path}: not in the list of files that belong here")
-    for name, entry in listed.items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedError(f"{path}: missing")
-        if path.stat().st_size != entry.size_bytes:
-            raise DamagedError(f"{path}: {path.stat().st_size:,} bytes where {entry.size_bytes:,} are recorded")
-        if sha256(path) != entry.sha256:
-            raise DamagedError(f"{path}: its sha256 is not the one recorded")
+        found.add(name)
+    for name in names:
+        if name not in found:
+            raise DamagedError(f"{folder / name}: missing")
 
 
 def _umask() -> int:

@@ -23,7 +23,7 @@ INSTRUCTION_SETS = (
 class Machine(BaseModel):
     """The CPU, memory and system that something was measured on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     cpu: str
     """The model's name."""

@@ -3,7 +3,7 @@
 recipe.yaml            the recipe as resolved
 checkpoints/step-N/    DeepSpeed's, for resuming
 best/                  the best checkpoint as a Hugging Face folder, safetensors
-splits/*.jsonl         the very examples held out
+splits/*.jsonl         the very examples held out, and some training examples for calibration
 metrics.jsonl          a line for each logged step and each evaluation
 run.json               what it was and what it scored; written last, so a run without it is unfinished
 """
@@ -47,7 +47,7 @@ class RunFolder:
     def summary(self) -> Path:
         return self.path / "run.json"
 
-    def split(self, name: Literal["validation", "test"]) -> Path:
+    def split(self, name: Literal["validation", "test", "calibration"]) -> Path:
         return self.path / "splits" / f"{name}.jsonl"
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 TaskName = Literal["text-classification", "token-classification", "question-answering"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -23,15 +23,15 @@ one that counts where nothing else is said."""
 class Part(BaseModel):
     """A part of an artefact: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class Tokens(Part):
     """How texts become tokens."""
 
-    max_length: int
+    max_length: int = Field(gt=0)
     """Tokens the model reads at once, special ones included."""
-    stride: int = 0
+    stride: int = Field(0, ge=0)
     """Tokens that neighboring windows of a long text share."""
     long: Long = "head"
     """What is read of a text that is longer."""

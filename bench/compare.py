@@ -70,6 +70,25 @@ def started(systems: Sequence[System], threads: int) -> Iterator[list[Worker]]:
         yield [stack.enter_context(Worker(system, threads)) for system in systems]
 
 
+def time(
+    workers: Sequence[Worker],
+    texts: Sequence[Text],
+    grid: Sequence[tuple[int, int]],
+    rounds: int,
+    on_progress: OnProgress = lambda what, done, steps: None,
+) -> list[list[Point]]:
+    """Time every system at every point (batch, length) of the grid in each round, in turns, from loading on.
+
+    Systems whose tokenizer.json is the same get the same token ids.
+
+    Raises:
+        BertlineError, InputError: a system failed; the message names it.
+    """
+    return [
+        timed.grid for timed in _timed(workers, texts, grid, rounds, _Steps(len(workers) * (rounds + 1), on_progress))
+    ]
+
+
 def measure(
     workers: Sequence[Worker],
     texts: Sequence[Text],
@@ -77,15 +96,31 @@ def measure(
     rounds: int,
     on_progress: OnProgress = lambda what, done, steps: None,
 ) -> list[Measured]:
-    """Time every system at every point (batch, length) of the grid in each round, and let it score every text.
-
-    Systems whose tokenizer.json is the same get the same token ids. Load time and peak memory are told in `Worker`.
+    """Time every system as `time` does, and let it score every text. Load time and peak memory are told in `Worker`.
 
     Raises:
         BertlineError, InputError: a system failed; the message names it.
     """
-    batches = [inputs.make(worker.system.tokenizer, texts, grid) for worker in workers]
     steps = _Steps(len(workers) * (rounds + 2), on_progress)
+    measured = []
+    for worker, timed in zip(workers, _timed(workers, texts, grid, rounds, steps), strict=True):
+        system, found = worker.system, worker.outputs(texts)
+        memory = worker.peak_rss_bytes()
+        measured.append(Measured(system.name, found, timed.grid, timed.load_seconds, memory, system.size_bytes))
+        steps.did(f"{system.name}: {len(texts):,} texts scored")
+    return measured
+
+
+@dataclass(frozen=True)
+class _Timed:
+    load_seconds: float
+    grid: list[Point]
+
+
+def _timed(
+    workers: Sequence[Worker], texts: Sequence[Text], grid: Sequence[tuple[int, int]], rounds: int, steps: _Steps
+) -> list[_Timed]:
+    batches = [inputs.make(worker.system.tokenizer, texts, grid) for worker in workers]
     for worker in workers:
         worker.prepare()
     loads = []
@@ -98,13 +133,10 @@ def measure(
             for so_far, more in zip(times, worker.time(own), strict=True):
                 so_far += more
             steps.did(f"{worker.system.name}: round {turn + 1} of {rounds} timed")
-    measured = []
-    for worker, load, times in zip(workers, loads, seconds, strict=True):
-        system, found = worker.system, worker.outputs(texts)
-        points = [point(batch, length, each) for (batch, length), each in zip(grid, times, strict=True)]
-        measured.append(Measured(system.name, found, points, load, worker.peak_rss_bytes(), system.size_bytes))
-        steps.did(f"{system.name}: {len(texts):,} texts scored")
-    return measured
+    return [
+        _Timed(load, [point(batch, length, each) for (batch, length), each in zip(grid, times, strict=True)])
+        for load, times in zip(loads, seconds, strict=True)
+    ]
 
 
 def point(batch: int, length: int, seconds: Sequence[float]) -> Point:

@@ -7,7 +7,6 @@ The same figures give the same bytes (no dates, no random ids). Colors are CSS v
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +68,12 @@ class Bubble(NamedTuple):
     marked: bool = False
 
 
+Label = tuple[float, float, str, int]
+"""x, y, text, color."""
+GAP = 10
+"""Points between two lines of text."""
+
+
 class Bar(NamedTuple):
     """One bar and what is written at its end."""
 
@@ -96,15 +101,26 @@ def latency(lines: Sequence[Line]) -> str:
         axes.set_xlabel("tokens in the text")
         axes.set_ylabel("milliseconds")
         ends = [(line.lengths[-1], line.p50_ms[-1], line.label, line.color) for line in lines]
-        _label_right(axes, ends, [8] * len(ends))
+        _label_right(axes, ends)
     return drawing.svg
 
 
 def speed_and_quality(
-    bubbles: Sequence[Bubble], metric: str, ms: str, baseline: float | None = None, limit: float | None = None
+    bubbles: Sequence[Bubble],
+    metric: str,
+    ms: str,
+    baseline: tuple[float, float] | None = None,
+    limit: float | None = None,
 ) -> str:
-    """Quality over latency: up and to the left is better. `limit` is the lowest value that may be chosen."""
-    with _axes("quality", 2.9) as drawing:
+    """Quality over latency: up and to the left is better.
+
+    Args:
+        bubbles: what is compared; one whose label is a digit or two stays readable among many.
+        metric, ms: what the axes say.
+        baseline: milliseconds and value of what they are held against, a diamond on a line.
+        limit: the lowest value that may be chosen.
+    """
+    with _axes("quality", 3.2) as drawing:
         axes = drawing.axes
         largest = max(bubble.size_bytes for bubble in bubbles)
         areas = [max(20.0, 420 * bubble.size_bytes / largest) for bubble in bubbles]
@@ -115,19 +131,16 @@ def speed_and_quality(
             if bubble.marked:
                 axes.scatter(x, y, s=area + 90, facecolor="none", edgecolor=_INK, linewidth=1.3)
         axes.set_xscale("log")
-        axes.margins(x=0.16)
+        axes.margins(x=0.12, y=0.12)
         if baseline is not None:
-            axes.axhline(baseline, color=_INK, linewidth=0.8, linestyle=(0, (1, 2)))
+            axes.axhline(baseline[1], color=_INK, linewidth=0.8, linestyle=(0, (1, 2)))
+            axes.plot(*baseline, color=_INK, marker="D", markersize=5)
         if limit is not None:
             _forbid(axes, limit)
         _plain_log(axes, "x")
         axes.set_xlabel(ms)
         axes.set_ylabel(metric)
-        _label_right(
-            axes,
-            [(bubble.ms, bubble.value, bubble.label, bubble.color) for bubble in bubbles],
-            [6 + (area / math.pi) ** 0.5 for area in areas],
-        )
+        _label_above(axes, [(bubble.ms, bubble.interval[1], bubble.label, bubble.color) for bubble in bubbles])
     return drawing.svg
 
 
@@ -209,17 +222,34 @@ def _forbid(axes: Axes, limit: float) -> None:
     axes.set_ylim(bottom, top)
 
 
-def _label_right(axes: Axes, labels: Sequence[tuple[float, float, str, int]], distances: Sequence[float]) -> None:
-    """Write each label (x, y, text, color) to the right of its point, moved up or down where two would overlap."""
+def _label_right(axes: Axes, labels: Sequence[Label]) -> None:
+    """Write each label to the right of its point, moved up or down where two would overlap."""
+    heights = [height for _, height in _in_points(axes, labels)]
+    for (x, y, text, color), height, moved in zip(labels, heights, spread(heights, GAP), strict=True):
+        offset = (8, moved - height)
+        axes.annotate(text, (x, y), offset, textcoords="offset points", va="center", color=_color(color))
+
+
+def _label_above(axes: Axes, labels: Sequence[Label]) -> None:
+    """Write each label above its point, and above those that would be under it."""
+    written: list[tuple[float, float, float]] = []
+    for (x, y, text, color), (left, height) in sorted(zip(labels, _in_points(axes, labels), strict=True)):
+        moved, wide = height + 2, 3.0 * len(text) + 1
+        for other, its, half in sorted(written, key=lambda one: one[1]):
+            if abs(other - left) < half + wide and abs(its - moved) < GAP:
+                moved = its + GAP
+        written.append((left, moved, wide))
+        offset = (0, moved - height)
+        axes.annotate(text, (x, y), offset, textcoords="offset points", ha="center", va="bottom", color=_color(color))
+
+
+def _in_points(axes: Axes, labels: Sequence[Label]) -> list[tuple[float, float]]:
+    """Where the points of labels are on the page."""
     root = axes.get_figure(root=True)
     assert root is not None
     root.draw_without_rendering()  # settles the layout, so that pixels are final
-    heights = [float(axes.transData.transform((x, y))[1]) * 72 / root.dpi for x, y, _, _ in labels]
-    for (x, y, text, color), distance, height, moved in zip(
-        labels, distances, heights, spread(heights, 10), strict=True
-    ):
-        offset = (distance, moved - height)
-        axes.annotate(text, (x, y), offset, textcoords="offset points", va="center", color=_color(color))
+    places = [axes.transData.transform((x, y)) * 72 / root.dpi for x, y, _, _ in labels]
+    return [(float(x), float(y)) for x, y in places]
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

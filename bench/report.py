@@ -39,6 +39,7 @@ class Plot(NamedTuple):
     svg: str
     legend: Sequence[tuple[int, str, str]]  # color, what stands in it, name
     table: Table
+    words: str = ""  # what is to be seen, for those who cannot
 
 
 def terminal(result: Result) -> RenderableType:
@@ -230,10 +231,9 @@ def _throughput_table(result: Result) -> Table:
 def _export_tiles(result: Result, chosen: Result) -> list[tuple[str, str]]:
     low, high = chosen["drop_interval"]
     fidelity = result["fidelity"]
-    pytorch = {_key(point): point["p50_ms"] for point in _grid(result["pytorch_p50_ms"])}
-    factor = geometric_mean(pytorch[_key(point)] / point["p50_ms"] for point in _single(_grid(chosen["p50_ms"])))
+    factor = _mean(result["pytorch_p50_ms"]) / _mean(chosen["p50_ms"])
     return [
-        (f"{factor:.1f} ×", "as fast as PyTorch, batch 1, geometric mean"),
+        (f"{factor:.1f} ×", "as fast as PyTorch, geometric mean"),
         (f"{chosen['value']:.3f}", f"{result['metric']} of the bundle; PyTorch {result['baseline']:.3f}"),
         (f"{chosen['drop']:+.3f}", f"drop; 95 % interval {low:+.3f} to {high:+.3f}"),
         (_megabytes(chosen["size_bytes"]), "on disk"),
@@ -242,26 +242,31 @@ def _export_tiles(result: Result, chosen: Result) -> list[tuple[str, str]]:
 
 
 def _candidates_plot(result: Result, max_drop: float) -> Plot:
-    candidates, baseline = result["candidates"], result["baseline"]
-    length = _typical(_grid(result["pytorch_p50_ms"]))["length"]
-    legend = _numbered(candidates)
-    bubbles, rows = [], []
-    for (color, mark, _), row in zip(legend, candidates, strict=True):
+    """Accuracy, latency and size of all candidates that were scored."""
+    metric, baseline = result["metric"], result["baseline"]
+    pytorch = _mean(result["pytorch_p50_ms"])
+    numbered = zip(_numbered(result["candidates"]), result["candidates"], strict=True)
+    scored = [(entry, row) for entry, row in numbered if row["value"] is not None]
+    bubbles, rows, words = [], [], [f"pytorch {baseline:.4f} at {figure(pytorch)} ms"]
+    for (color, mark, name), row in scored:
         low, high = row["drop_interval"]
-        interval = baseline - high, baseline - low
-        ms = row["p50_ms"][f"1x{length}"]
-        rows.append([row["name"], f"{row['value']:.4f}", figure(ms), _megabytes(row["size_bytes"])])
-        bubbles.append(Bubble(mark, color, ms, row["value"], interval, row["size_bytes"], row["chosen"]))
+        ms, size = _mean(row["p50_ms"]), row["size_bytes"]
+        bubbles.append(Bubble(mark, color, ms, row["value"], (baseline - high, baseline - low), size, row["chosen"]))
+        rows.append([name, f"{row['value']:.4f}", figure(ms), _megabytes(size)])
+        words.append(f"{name}{', chosen' * row['chosen']} {row['value']:.4f} at {figure(ms)} ms, {_megabytes(size)}")
+    left = len(result["candidates"]) - len(scored)
     return Plot(
         "All candidates",
-        f"Validation {result['metric']} over the median milliseconds for one text of {length} tokens; the area is the "
-        f"size on disk, the ring marks the chosen one. Dotted: PyTorch's {baseline:.4f}. Below the dashed line, "
-        f"{max_drop:g} under it, none is chosen. The whiskers are the 95 % interval of the drop.",
+        f"Validation {_words(metric)} over milliseconds, the geometric mean of the medians below; the area is the "
+        f"size on disk, the ring marks the chosen one. Diamond and dotted line: PyTorch's {baseline:.4f} in "
+        f"{figure(pytorch)} ms. Below the dashed line, {max_drop:g} under it, none is chosen. The whiskers are the "
+        f"95 % interval of the drop.{f' Not scored, and not here: {left}.' if left else ''}",
         plots.speed_and_quality(
-            bubbles, result["metric"], f"milliseconds for one text of {length} tokens", baseline, baseline - max_drop
+            bubbles, _words(metric), "milliseconds, geometric mean", (pytorch, baseline), baseline - max_drop
         ),
-        legend,
-        Table(["candidate", result["metric"], f"p50 ms, 1×{length}", "size"], rows),
+        [entry for entry, _ in scored],
+        Table(["candidate", metric, "mean of p50 ms", "size"], rows),
+        "; ".join(words),
     )
 
 
@@ -274,9 +279,10 @@ def _candidates_latency_plot(result: Result) -> Plot:
         lengths, p50 = ([point[key] for point in points] for key in ("length", "p50_ms"))
         lines.append(Line(mark, color, lengths, p50))
     grid = _grid(result["pytorch_p50_ms"])
+    texts = _count(grid[0]["batch"], "text")
     return Plot(
-        "Latency of one text",
-        "Median milliseconds for a single text by its length in tokens. Both axes are logarithmic. Lower is better.",
+        f"Latency of {texts}",
+        f"Median milliseconds for {texts} at a time by length in tokens. Both axes are logarithmic. Lower is better.",
         plots.latency(lines),
         legend,
         Table(
@@ -289,10 +295,11 @@ def _candidates_latency_plot(result: Result) -> Plot:
 def _candidates_table(candidates: Sequence[Result]) -> Table:
     rows = []
     for row in candidates:
-        low, high = row["drop_interval"]
-        drop = [f"{row['drop']:+.4f}", f"{low:+.3f} to {high:+.3f}"]
-        size = _megabytes(row["size_bytes"])
-        rows.append([row["name"], row["runtime"], f"{row['value']:.4f}", *drop, size, row["why"]])
+        scores = ["not scored", "", ""]
+        if row["value"] is not None:
+            low, high = row["drop_interval"]
+            scores = [f"{row['value']:.4f}", f"{row['drop']:+.4f}", f"{low:+.3f} to {high:+.3f}"]
+        rows.append([row["name"], row["runtime"], *scores, _megabytes(row["size_bytes"]), row["why"]])
     marked = [row["chosen"] for row in candidates].index(True)
     return Table(["candidate", "runtime", "value", "drop", "95 % interval", "size", "why"], rows, marked, words=6)
 
@@ -352,7 +359,14 @@ def _grid(p50_ms: Mapping[str, float]) -> list[Result]:
 
 
 def _single(grid: Sequence[Result]) -> list[Result]:
-    return sorted((point for point in grid if point["batch"] == 1), key=lambda point: int(point["length"]))
+    """The points of the smallest batch, mostly one text, by length."""
+    smallest = min(point["batch"] for point in grid)
+    return sorted((point for point in grid if point["batch"] == smallest), key=lambda point: int(point["length"]))
+
+
+def _mean(p50_ms: Mapping[str, float]) -> float:
+    """Milliseconds that stand for all that were measured, as candidates are compared."""
+    return geometric_mean(p50_ms.values())
 
 
 def _typical(grid: Sequence[Result]) -> Result:

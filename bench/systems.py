@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from bertline.artifacts import bundle, encoder
+from bertline.artifacts.bundle import RuntimeName
 from bertline.artifacts.task import TaskSettings
+from bertline.serve import variants
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,8 @@ class System:
     """One way to compute one model."""
 
     name: str  # as it stands in tables: "pytorch", "onnxruntime-fp32", "bundle", …
-    kind: Literal["pytorch", "onnxruntime"]
-    model: Path  # pytorch: a Hugging Face folder; onnxruntime: the .onnx file
+    kind: Literal["pytorch"] | RuntimeName
+    model: Path  # pytorch: a Hugging Face folder; else the .onnx file
     tokenizer: Path  # the folder of tokenizer.json and config.json
     settings: TaskSettings  # how texts are read and scored
 
@@ -39,12 +41,13 @@ class System:
 
 
 def from_bundle(folder: Path, name: str = "bundle") -> System:
-    """The system that a bundle is. Raises what `bundle.read` raises."""
+    """The system that a bundle is on this machine. Raises what `bundle.read` raises."""
     manifest = bundle.read(folder)
+    runtime = variants.pick(manifest).runtime
     return System(
         name=name,
-        kind="onnxruntime",
-        model=folder / manifest.runtime.model,
+        kind=runtime.name,
+        model=folder / runtime.model,
         tokenizer=folder,
         settings=manifest.alone,
     )

@@ -32,7 +32,7 @@ from bertline.artifacts.errors import BertlineError
 from bertline.bench import transformers_tokens
 from bertline.bench.systems import System
 from bertline.serve.engine import Engine
-from bertline.serve.runtimes import OnnxRuntime, Runtime
+from bertline.serve.runtimes import RUNTIMES, Runtime
 from bertline.tasks import catalog
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch, Text
@@ -172,7 +172,7 @@ class _Inside:
             from bertline.bench.pytorch import PyTorchRuntime
 
             return PyTorchRuntime(self.system.model, self.task.architecture, self.threads)
-        return OnnxRuntime(self.system.model, self.threads)
+        return RUNTIMES[self.system.kind](self.system.model, self.threads)
 
 
 @contextmanager

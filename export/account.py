@@ -1,74 +1,135 @@
 """What is told of an export: the manifest, the JSON answer, and the words."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import Candidate, Manifest, Runtime
-from bertline.bench.compare import Measured
-from bertline.export import choose, graphs
-from bertline.export.candidates import Made
-from bertline.export.measure import Measurements, p50_ms
+from bertline.artifacts.bundle import MODEL, Fidelity, Manifest, Runtime, Variant, Vocabulary
+from bertline.artifacts.machine import CpuClass
+from bertline.export import choose, portable, triton
+from bertline.export.contest import Outcome
+from bertline.export.graphs import Graph
+from bertline.export.plans import EXACT
 from bertline.export.sources import Origin
+from bertline.export.terms import Terms
 
 PACKAGES = (
-    "bertline", "numpy", "onnx", "onnxruntime", "optimum", "optimum-onnx", "tokenizers", "torch", "transformers",
+    "bertline", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optimum", "optimum-onnx", "tokenizers", "torch",
+    "transformers",
 )  # fmt: skip
 ANSWERED = {
     "metric", "baseline", "value", "drop", "max_drop", "examples", "fidelity", "candidates", "target", "notices",
+    "vocabulary",
 }  # fmt: skip
 """Keys of the manifest that the JSON answer has too."""
 
 
-def describe(
-    origin: Origin, bundle: Path, made: Made, measured: Measurements, max_drop: float, target: str
-) -> Manifest:
-    """Choose, and write down all that was found; golden texts and files are for `seal` to add.
+LAYOUTS = {"huggingface": MODEL, "triton": triton.MODEL}
+"""Where the model lies that other tools open."""
 
-    Raises:
-        GateError: no candidate is within `max_drop`.
+
+@dataclass(frozen=True)
+class Account:
+    """A manifest, and what stands in the bundle's ONNX files, by their paths in it."""
+
+    manifest: Manifest
+    graphs: dict[str, Graph]
+
+
+def describe(
+    origin: Origin,
+    bundle: Path,
+    outcome: Outcome,
+    proof: Fidelity,
+    terms: Terms,
+    vocabulary: Vocabulary | None,
+    notices: Sequence[str],
+) -> Account:
+    """Write down all that was found; golden texts and files are for `seal` to add.
+
+    Args:
+        origin: what was exported.
+        bundle: where it will be.
+        outcome: of the contest.
+        proof: of the fp32 graph.
+        terms: of the export.
+        vocabulary: what was kept of it; None where all was.
+        notices: what was left out before the contest, and why.
     """
     here = machine.describe()
-    candidates = choose.choose(measured.trials, max_drop)
-    chosen = next(one for one in candidates if one.chosen)
-    target = here.cpu_class if target == "auto" else target
-    return Manifest(
+    chosen, score = outcome.chosen, outcome.chosen.score
+    assert score is not None, "what is chosen was scored"
+    target = here.cpu_class if terms.target == "auto" else terms.target
+    places = model_files(outcome, here.cpu_class, LAYOUTS[terms.layout])
+    runtimes = {name: runtime(outcome.graphs[name], place, classes) for name, (place, classes) in places.items()}
+    manifest = Manifest(
         **origin.settings.model_dump(),
+        schema_version=1,
         name=origin.name,
-        runtime=Runtime(opset=graphs.opset(made.graph(chosen.name).path)),
+        runtime=runtimes[chosen.plan.name],
+        variants=[
+            Variant(candidate=one.plan.name, runtime=runtimes[one.plan.name], golden=[]) for one in outcome.others
+        ],
         metric=origin.metric,
-        baseline=round(measured.baseline, 6),
-        value=chosen.value,
-        drop=chosen.drop,
-        max_drop=max_drop,
+        baseline=outcome.baseline,
+        value=score.value,
+        drop=score.drop,
+        max_drop=terms.max_drop,
         examples=len(origin.examples),
-        fidelity=made.fidelity,
-        candidates=candidates,
+        fidelity=proof,
+        candidates=choose.candidates(outcome.trials, chosen, outcome.others, terms),
         target=target,
         machine=here,
         threads=machine.cores(),
         versions=machine.versions(*PACKAGES),
         source=origin.source(bundle),
         golden=[],
+        vocabulary=vocabulary,
         notices=[
-            *made.notices,
-            *doubts(chosen, max_drop, len(origin.examples)),
+            *notices,
+            *outcome.notices,
+            *trimmed(vocabulary, len(origin.examples)),
             *measured_elsewhere(target, here.cpu_class),
         ],
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         files=[],
     )
+    return Account(manifest, {place: outcome.graphs[name] for name, (place, _) in places.items()})
 
 
-def doubts(chosen: Candidate, max_drop: float, examples: int) -> list[str]:
-    """What the figures cannot tell."""
-    low, high = chosen.drop_interval
-    if high - low <= max_drop:
+def model_files(outcome: Outcome, here: CpuClass, common: str) -> dict[str, tuple[str, list[CpuClass]]]:
+    """Where the models go that are sealed, by candidate, and the CPU classes that each is for (none: all).
+
+    Everyone else's tools open `common`, by ONNX Runtime and on any CPU: it is the last one, which all can run.
+    """
+    *special, usual = [outcome.chosen, *outcome.others]
+    places: dict[str, tuple[str, list[CpuClass]]] = {usual.plan.name: (common, [])}
+    for trial in special:
+        plan = trial.plan
+        name = "openvino" if plan.runtime == "openvino" else f"{'qint8' if plan.signed else 'quint8'}_{here}"
+        alike = here in EXACT and plan.runtime == "onnxruntime"
+        classes: list[CpuClass] = list(EXACT) if alike else [here]
+        portable = any(other.plan.right_everywhere for other in outcome.others)
+        places[plan.name] = (f"onnx/model_{name}.onnx", classes if portable else [])
+    return places
+
+
+def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
+    """As the manifest tells of a model."""
+    return portable.describe(graph.path, place).model_copy(update={"name": graph.runtime, "cpu_classes": classes})
+
+
+def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:
+    """What a smaller vocabulary means for other texts than those it was measured on."""
+    if vocabulary is None:
         return []
     return [
-        f"{examples:,} validation texts tell the drop of {chosen.name} no closer than [{low:+.4f}, {high:+.4f}], "
-        f"which is wider than max-drop {max_drop:g}: more texts would tell more"
+        f"vocabulary trimmed to {vocabulary.kept:,} of {vocabulary.of:,} tokens, those in {vocabulary.texts:,} rows "
+        f"of texts and in the {examples:,} validation texts; {vocabulary.unseen_share:.1%} of the latter hold a token "
+        "that is not in the rows: as many of other texts are read in shorter pieces, at a cost that was not measured"
     ]
 
 
@@ -77,13 +138,13 @@ def measured_elsewhere(target: str, here: str) -> list[str]:
     return [] if target == here else [f"meant for {target}; latencies and answers were measured on {here}"]
 
 
-def answer(bundle: Path, manifest: Manifest, pytorch: Measured) -> dict[str, Any]:
+def answer(bundle: Path, manifest: Manifest, pytorch: Mapping[str, float]) -> dict[str, Any]:
     """The `export` JSON."""
     told = manifest.model_dump(mode="json", include=ANSWERED)
     chosen = next(one.name for one in manifest.candidates if one.chosen)
     measured_on = manifest.machine.cpu_class
     return {
-        "bundle": str(bundle), "chosen": chosen, **told, "measured_on": measured_on, "pytorch_p50_ms": p50_ms(pytorch)
+        "bundle": str(bundle), "chosen": chosen, **told, "measured_on": measured_on, "pytorch_p50_ms": dict(pytorch)
     }  # fmt: skip
 
 

@@ -2,42 +2,35 @@
 
 import json
 import shlex
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bertline.artifacts import places
 from bertline.artifacts.bundle import Candidate, Manifest
-from bertline.bench.compare import Measured
+from bertline.export.templates import render
 from bertline.tasks import catalog
 
 
-def card(manifest: Manifest, pytorch: Measured) -> str:
+def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> str:
     """Markdown with YAML metadata, a model-index of the measured metric among it.
 
     Args:
         manifest: of the bundle; its file list may be missing yet.
-        pytorch: the model it was made from, measured beside the candidates.
+        pytorch: medians of the model it was made from, by BATCHxLENGTH, measured beside the candidates.
+        size_bytes: of its weights.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 (Markdown)
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     golden = manifest.golden[0]
-    return environment.get_template("card.md.j2").render(
+    return render(
+        "card.md.j2",
         manifest=manifest,
         metadata=yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True),
         purpose=_purpose(manifest),
         architecture=catalog.make(manifest).architecture,
         chosen=next(one for one in manifest.candidates if one.chosen),
-        lengths=[point.length for point in pytorch.grid],
-        rows=[_pytorch_row(manifest, pytorch), *(_row(one) for one in manifest.candidates)],
+        points=[point.replace("x", " × ") for point in pytorch],
+        rows=[_pytorch_row(manifest, pytorch, size_bytes), *(_row(one) for one in manifest.candidates)],
         example=" ".join(shlex.quote(text) for text in (golden.text, golden.text_pair) if text is not None),
         text=json.dumps(golden.text, ensure_ascii=False),
         pair="None" if golden.text_pair is None else json.dumps(golden.text_pair, ensure_ascii=False),
@@ -61,25 +54,30 @@ def _purpose(manifest: Manifest) -> str:
 def _metadata(manifest: Manifest) -> dict[str, Any]:
     result = {
         "task": {"type": manifest.task},
-        "dataset": {"type": "validation", "name": f"validation split, {manifest.examples} texts"},
-        "metrics": [{"type": manifest.metric, "value": manifest.value}],
+        "dataset": {
+            "type": "validation",
+            "name": f"validation split, {manifest.examples} texts",
+            "split": "validation",
+        },
+        "metrics": [{"type": manifest.metric, "value": manifest.value, "name": manifest.metric.replace("_", " ")}],
     }
     base = {"base_model": manifest.source.model.partition("@")[0]} if places.is_hub_id(manifest.source.model) else {}
     return {
         **base,
-        "library_name": "transformers",
+        "library_name": "optimum",
         "pipeline_tag": manifest.task,
         "tags": ["bertline", "onnx", "onnxruntime", "optimum", "int8"],
         "model-index": [{"name": manifest.name, "results": [result]}],
     }
 
 
-def _pytorch_row(manifest: Manifest, pytorch: Measured) -> list[str]:
-    milliseconds = [f"{point.p50_ms:.2f}" for point in pytorch.grid]
-    return ["PyTorch, fp32", f"{manifest.baseline:.4f}", "", f"{pytorch.size_bytes / 1e6:.1f}", *milliseconds, ""]
+def _pytorch_row(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> list[str]:
+    milliseconds = [f"{each:.2f}" for each in pytorch.values()]
+    return ["PyTorch, fp32", f"{manifest.baseline:.4f}", "", f"{size_bytes / 1e6:.1f}", *milliseconds, ""]
 
 
 def _row(one: Candidate) -> list[str]:
     name = f"**{one.name}**" if one.chosen else one.name
+    scored = ["", ""] if one.value is None else [f"{one.value:.4f}", f"{one.drop:+.4f}"]
     milliseconds = [f"{each:.2f}" for each in one.p50_ms.values()]
-    return [name, f"{one.value:.4f}", f"{one.drop:+.4f}", f"{one.size_bytes / 1e6:.1f}", *milliseconds, one.why]
+    return [name, *scored, f"{one.size_bytes / 1e6:.1f}", *milliseconds, one.why]

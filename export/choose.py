@@ -1,27 +1,42 @@
-"""Which candidate is taken, and why the others are not. Figures in, words out: nothing is measured here."""
+"""Whether a candidate is right, which is best, and why the others are not taken. Figures in, words out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, log
+from math import ceil, exp, log
 
 from bertline.artifacts.bundle import Candidate
-from bertline.artifacts.errors import GateError
+from bertline.export.plans import Plan
+from bertline.export.terms import RULE_OF_THREE, Terms
 
 ROUNDING = 1e-9
 """0.85 - 0.84 is a little more than 0.01 in binary; it is within 0.01 all the same."""
 
 
 @dataclass(frozen=True)
+class Score:
+    """What a candidate's answers to the validation examples are worth."""
+
+    value: float
+    drop: float
+    interval: tuple[float, float]
+    """95 % interval of the drop."""
+    examples: int
+
+    @property
+    def most(self) -> float:
+        """The most that may be lost: where hardly any answer is worse, few examples tell little."""
+        high = self.interval[1]
+        return high if high < 0 else max(high, RULE_OF_THREE / self.examples)
+
+
+@dataclass(frozen=True)
 class Trial:
     """What was measured of a candidate."""
 
-    name: str
-    quantized: bool
-    value: float
-    drop: float
-    drop_interval: tuple[float, float]
+    plan: Plan
     size_bytes: int
     p50_ms: dict[str, float]
+    score: Score | None = None
 
     @property
     def milliseconds(self) -> float:
@@ -29,55 +44,90 @@ class Trial:
         return exp(sum(map(log, self.p50_ms.values())) / len(self.p50_ms))
 
 
-def choose(trials: Sequence[Trial], max_drop: float) -> list[Candidate]:
-    """The fastest quantized candidate that loses at most `max_drop` is chosen, the smaller one of two alike.
+def order(trial: Trial, terms: Terms) -> tuple[float, ...]:
+    """What is better stands first; of two alike the smaller, or the faster."""
+    if terms.prefer == "size":
+        return (trial.size_bytes, trial.milliseconds)
+    if terms.prefer == "accuracy" and trial.score:
+        return (-trial.score.value, trial.milliseconds)
+    return (trial.milliseconds, trial.size_bytes)
 
-    Returns:
-        All trials in their order, each with the reason.
 
-    Raises:
-        GateError: none is within `max_drop`; the message is a table of what was tried.
-    """
-    within = [trial for trial in trials if trial.quantized and trial.drop <= max_drop + ROUNDING]
-    if not within:
-        raise GateError(
-            f"no quantized candidate loses at most {max_drop:g}; no bundle was made. Tried:\n" + table(trials)
-        )
-    best = min(within, key=lambda trial: (trial.milliseconds, trial.size_bytes))
+def fault(trial: Trial, terms: Terms) -> str | None:
+    """Why a candidate cannot be taken, as far as is known; None where it can, or may once it is scored."""
+    if terms.max_size is not None and trial.size_bytes > terms.max_size * 1e6:
+        return f"{trial.size_bytes / 1e6:.1f} MB, more than {terms.max_size:g}"
+    if not trial.plan.quantized:
+        # its logits were held against PyTorch's: it needs no examples to be right
+        return None if terms.allow_fp32 else "fp32: measured for comparison, chosen with --allow-fp32 only"
+    return doubt(trial.score, terms.max_drop) if trial.score else None
+
+
+def doubt(score: Score, max_drop: float) -> str | None:
+    """Why a drop of at most `max_drop` is not shown; None where it is."""
+    if score.most <= max_drop + ROUNDING:
+        return None
+    if score.drop > max_drop + ROUNDING:
+        return f"loses {score.drop:.4f}, more than {max_drop:g}"
+    known = f"loses {score.drop:.4f}, but {score.examples:,} examples let it be {score.most:.4f}"
+    return f"{known}: {_enough(score, max_drop)}"
+
+
+def _enough(score: Score, max_drop: float) -> str:
+    """How many examples would do: an interval narrows with the square root of their number."""
+    if max_drop - score.drop < ROUNDING or max_drop == 0:
+        return "no number of them would tell"
+    wide = (score.interval[1] - score.drop) / (max_drop - score.drop)
+    return f"about {max(ceil(score.examples * wide**2), ceil(RULE_OF_THREE / max_drop)):,} would tell"
+
+
+def candidates(trials: Sequence[Trial], chosen: Trial, sealed: Sequence[Trial], terms: Terms) -> list[Candidate]:
+    """All trials, each with the reason why it was taken or not."""
     return [
         Candidate(
-            name=trial.name,
-            runtime="onnxruntime",
-            value=trial.value,
-            drop=trial.drop,
-            drop_interval=trial.drop_interval,
+            name=trial.plan.name,
+            runtime=trial.plan.runtime,
+            value=trial.score and trial.score.value,
+            drop=trial.score and trial.score.drop,
+            drop_interval=trial.score and trial.score.interval,
             size_bytes=trial.size_bytes,
             p50_ms=trial.p50_ms,
-            chosen=trial is best,
-            why=_why(trial, best, max_drop),
+            chosen=trial is chosen,
+            why=_why(trial, chosen, sealed, terms),
         )
         for trial in trials
     ]
 
 
-def table(trials: Sequence[Trial]) -> str:
-    """A line for each trial: value, drop with its interval, speed, size."""
-    width = max(len(trial.name) for trial in trials)
+def table(trials: Sequence[Trial], terms: Terms) -> str:
+    """A line for each trial: value, drop with its interval, speed, size, and what is wrong with it."""
+    width = max(len(trial.plan.name) for trial in trials)
     return "\n".join(
-        f"  {trial.name:{width}}  value {trial.value:.4f}  drop {trial.drop:+.4f} "
-        f"[{trial.drop_interval[0]:+.4f}, {trial.drop_interval[1]:+.4f}]  "
-        f"{trial.milliseconds:.2f} ms  {trial.size_bytes / 1e6:.1f} MB"
-        for trial in trials
+        f"  {trial.plan.name:{width}}  {_scored(trial.score)}  {trial.milliseconds:.2f} ms  "
+        f"{trial.size_bytes / 1e6:.1f} MB  {fault(trial, terms) or ''}".rstrip()
+        for trial in sorted(trials, key=lambda trial: order(trial, terms))
     )
 
 
-def _why(trial: Trial, best: Trial, max_drop: float) -> str:
-    if trial is best:
-        return f"chosen: the fastest that loses at most {max_drop:g}"
-    if not trial.quantized:
-        return "fp32: measured for comparison, never chosen"
-    if trial.drop > max_drop + ROUNDING:
-        return f"loses {trial.drop:.4f}, more than {max_drop:g}"
-    if trial.milliseconds == best.milliseconds:
-        return f"as fast as {best.name}, but larger: {trial.size_bytes:,} bytes against {best.size_bytes:,}"
-    return f"slower than {best.name}: {trial.milliseconds:.2f} ms against {best.milliseconds:.2f}"
+def _scored(score: Score | None) -> str:
+    if score is None:
+        return "not scored"
+    low, high = score.interval
+    return f"value {score.value:.4f}  drop {score.drop:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def _why(trial: Trial, chosen: Trial, sealed: Sequence[Trial], terms: Terms) -> str:
+    best = {"latency": "fastest", "size": "smallest", "accuracy": "most accurate"}[terms.prefer]
+    if trial is chosen:
+        return f"chosen: the {best} that loses at most {terms.max_drop:g}"
+    if trial in sealed:
+        return f"sealed too, for machines that {chosen.plan.name} is not for"
+    if wrong := fault(trial, terms):
+        return wrong
+    if terms.prefer == "size" and trial.size_bytes > chosen.size_bytes:
+        return f"larger than {chosen.plan.name}: {trial.size_bytes:,} bytes against {chosen.size_bytes:,}"
+    if terms.prefer == "accuracy" and trial.score and chosen.score and trial.score.value < chosen.score.value:
+        return f"less accurate than {chosen.plan.name}: {trial.score.value:.4f} against {chosen.score.value:.4f}"
+    if trial.milliseconds == chosen.milliseconds:
+        return f"as fast as {chosen.plan.name}, but larger: {trial.size_bytes:,} bytes against {chosen.size_bytes:,}"
+    return f"slower than {chosen.plan.name}: {trial.milliseconds:.2f} ms against {chosen.milliseconds:.2f}"

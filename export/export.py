@@ -1,67 +1,91 @@
-"""From a trained model to a bundle: convert, fuse, hold against PyTorch, quantize, measure, choose, seal.
+"""From a trained model to a bundle: convert, fuse, hold against PyTorch, quantize, time, score, choose, seal.
 
 Nothing is assumed of a CPU: every candidate answers the validation texts and is timed on this one, each in a process of
 its own. A gate that is not met ends in GateError, and there is no bundle.
 """
 
+import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts import files, machine
+from bertline.artifacts import files, machine, signature
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
-from bertline.export import account, candidates, measure, sources
-from bertline.export.measure import Say
+from bertline.export import account, contest, exact, sources, vocabulary
+from bertline.export.contest import Contest, Say
+from bertline.export.plans import Situation, select
 from bertline.export.seal import seal
+from bertline.export.terms import Terms
+from bertline.export.workshop import Workshop
+from bertline.serve.runtimes import installed
 
 
 def export(
     source: str,
     bundle: Path,
-    max_drop: float,
-    target: str = "auto",
+    terms: Terms,
     data: Path | None = None,
     say: Say = lambda line: None,
     model: str | None = None,
     trust: bool = False,
+    sign: Path | None = None,
+    trim_vocabulary: str | None = None,
 ) -> dict[str, Any]:
-    """Make a bundle of the fastest quantized candidate that loses at most `max_drop`.
+    """Make a bundle of the best candidate that is shown to lose no more than the terms allow.
 
     Args:
         source: a run folder, the place of a Hugging Face model, or a DeepSpeed checkpoint of one.
         bundle: the folder to make.
-        max_drop: how much of the metric may be lost, as a difference (0.01: one point of a hundred).
-        target: the CPU class that the bundle is for; auto for this machine's.
+        terms: what is asked.
         data: labelled texts to measure on; a run has its validation split.
         say: takes progress and, at the end, the words.
         model, trust: of a checkpoint alone, as `gather` takes them.
+        sign: the private key to sign the bundle with.
+        trim_vocabulary: texts, as `vocabulary.trim` takes them, whose tokens are kept; None to keep all tokens.
 
     Returns:
         What `bertline export --json` prints.
 
     Raises:
-        InputError: source, data, target or model are wrong, or `bundle` exists.
-        GateError: the ONNX model is not the PyTorch model, or no candidate is within `max_drop`.
+        InputError: source, data, terms, model, sign or trim_vocabulary are wrong, or `bundle` exists.
+        GateError: the ONNX model is not the PyTorch model, no candidate is right, or too few examples can tell.
         DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
     """
-    candidates.check_target(target)
+    terms.check()
     files.refuse_existing(bundle)
+    signer = signature.signer(sign) if sign is not None else None
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as folder:
         gathered = _gathered(source, data, Path(folder, "gathered"), model, trust, say)
         origin = sources.read(source, data, gathered)
+        terms.check_examples(len(origin.examples))
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
         # one for both, from now: it imports for seconds, while the model is converted
-        with Worker(measure.pytorch(origin), machine.cores()) as yardstick:
-            made = candidates.make(origin, yardstick, Path(folder), target, say)
-            measured = measure.measure(origin, yardstick, made.graphs, say)
-        manifest = account.describe(origin, bundle, made, measured, max_drop, target)
-        result = account.answer(bundle, manifest, measured.pytorch)
+        with Worker(contest.pytorch(origin), machine.cores()) as yardstick:
+            served, kept = origin, None
+            if trim_vocabulary is not None:
+                say(f"trimming the vocabulary to {trim_vocabulary}")
+                served, kept = vocabulary.trim(origin, trim_vocabulary, Path(folder, "trimmed"))
+            graphs = exact.make(origin, served, yardstick, Path(folder), say)
+            situation = Situation(terms, machine.cpu_class(), graphs.why_not_fused, _openvino())
+            plans, notices = select(situation)
+            texts, notice = sources.calibration(origin)
+            workshop = Workshop(served, graphs.fp32, graphs.fused, texts, terms.calibration)
+            outcome = Contest(served, yardstick, workshop, terms, say).hold(plans)
+        if notice and any(trial.plan.calibrated for trial in outcome.trials):
+            notices.append(notice)
+        told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, kept, notices)
+        result = account.answer(bundle, told.manifest, outcome.pytorch)
         say(f"sealing {bundle}")
-        seal(bundle, origin, made.graph(result["chosen"]), manifest, result, measured.pytorch)
-    for line in account.words(manifest, bundle):
+        seal(bundle, served, told.graphs, told.manifest, result, signer)
+    for line in account.words(told.manifest, bundle):
         say(line)
     return result
+
+
+def _openvino() -> bool:
+    """Whether candidates for OpenVINO can be made and measured."""
+    return installed("openvino") and importlib.util.find_spec("nncf") is not None
 
 
 def _gathered(source: str, data: Path | None, folder: Path, model: str | None, trust: bool, say: Say) -> Path | None:

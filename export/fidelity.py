@@ -52,11 +52,15 @@ class Asked:
     @classmethod
     def of(cls, origin: Origin) -> "Asked":
         """Texts of the user's and adversarial ones, as the task takes them."""
-        tokenizer = origin.task.tokenizer(origin.folder)
         real = of_mixed_lengths(origin.texts, origin.settings)
-        texts = [*real, *adversarial.texts(len(origin.settings.inputs) == 2)]
-        read = tokenizer.encode(texts)
-        return cls(origin.task, tokenizer, texts, len(real), read, few(read))
+        return cls.read_by(origin, real, adversarial.texts(len(origin.settings.inputs) == 2))
+
+    @classmethod
+    def read_by(cls, origin: Origin, real: Sequence[Text], hard: Sequence[Text]) -> "Asked":
+        """The texts as the tokenizer of `origin` reads them."""
+        tokenizer = origin.task.tokenizer(origin.folder)
+        read = tokenizer.encode([*real, *hard])
+        return cls(origin.task, tokenizer, [*real, *hard], len(real), read, few(read))
 
     def engine(self, runtime: Runtime) -> Engine:
         """What answers by that runtime."""
@@ -77,8 +81,10 @@ class Found:
     """What is not let pass; to be read after the graph's name."""
 
 
-def gates(origin: Origin, yardstick: Worker, workers: Sequence[Worker]) -> tuple[Fidelity, list[str]]:
+def gates(origin: Origin, served: Origin, yardstick: Worker, workers: Sequence[Worker]) -> tuple[Fidelity, list[str]]:
     """Hold graphs against PyTorch (the yardstick). The first, as it was converted, must pass; the others may fail.
+
+    PyTorch computes `origin`, the graphs `served`: the same, or with a smaller vocabulary.
 
     Returns:
         What was proved of the first, and the faults of the others.
@@ -92,8 +98,12 @@ def gates(origin: Origin, yardstick: Worker, workers: Sequence[Worker]) -> tuple
     asked = Asked.of(origin)
     tokenization.refusal(asked.tokenizer, adversarial.surrogates(len(origin.settings.inputs) == 2))
     tokens = tokenization.gate(asked.tokenizer, asked.texts, asked.read, yardstick.read(asked.texts))
+    if served is not origin:
+        asked, served_asked = read_alike(asked, origin, served)
+    else:
+        served_asked = asked
     pytorch = asked.engine(yardstick).outputs(asked.windows)
-    first, *others = [hold(asked, pytorch, worker) for worker in workers]
+    first, *others = [hold(served_asked, pytorch, worker) for worker in workers]
     if first.fault:
         raise GateError(f"the fp32 ONNX model {first.fault}; no bundle was made")
     proof = Fidelity(
@@ -104,6 +114,23 @@ def gates(origin: Origin, yardstick: Worker, workers: Sequence[Worker]) -> tuple
         tokens_compared=tokens,
     )
     return proof, [other.fault for other in others if other.fault]
+
+
+def read_alike(asked: Asked, origin: Origin, served: Origin) -> tuple[Asked, Asked]:
+    """As both tokenizers read them, the texts that have the same tokens with the smaller vocabulary.
+
+    Those of the user's all have: `vocabulary.trim` proves it.
+    """
+    other = served.task.tokenizer(served.folder)
+    alike = [spelled(asked.tokenizer, text) == spelled(other, text) for text in asked.texts]
+    kept = [text for text, same in zip(asked.texts, alike, strict=True) if same]
+    real = sum(alike[: asked.real])
+    return Asked.read_by(origin, kept[:real], kept[real:]), Asked.read_by(served, kept[:real], kept[real:])
+
+
+def spelled(tokenizer: Tokenizer, text: Text) -> list[list[str | None]]:
+    """The tokens of each window of a text."""
+    return [[tokenizer.token(int(index)) for index in window.input_ids] for window in tokenizer.encode([text])]
 
 
 def hold(asked: Asked, pytorch: Sequence[Output], runtime: Runtime) -> Found:

@@ -14,9 +14,8 @@ from torch import nn
 
 from bertline.artifacts import encoder, files, places
 from bertline.artifacts.errors import InputError
-from bertline.export import checkpoint, shards
+from bertline.export import checkpoint, hugging_face, shards
 from bertline.export.quiet import quiet
-from bertline.export.seal import HUGGING_FACE_FILES
 from bertline.export.shards import Weights
 
 SHOWN = 3
@@ -50,7 +49,7 @@ def gather(place: Path, output: Path, model: str | None = None, trust: bool = Fa
         _fill(built, weights, folder, settings)
         with files.new_folder(output) as made:
             built.save_pretrained(made, safe_serialization=True)
-            for name in HUGGING_FACE_FILES:
+            for name in hugging_face.FILES:
                 if name != "config.json" and (settings / name).is_file():
                     shutil.copyfile(settings / name, made / name)
     return {

@@ -1,29 +1,22 @@
-"""What is done to the fp32 ONNX graph: fusing it, and quantizing its weights to eight bits.
-
-Every step is exact in what it computes or is measured later; nothing here decides what is good.
-"""
+"""The ONNX graph as a file, and the fusion of its attention, which changes nothing that it computes."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+from bertline.artifacts.bundle import RuntimeName
+from bertline.export import portable
 from bertline.export.quiet import quiet
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A candidate: an ONNX file under the name it has in tables."""
+    """An ONNX file under the name it has in tables, for the runtime that is to compute it."""
 
     name: str
     path: Path
-    quantized: bool = False
-
-
-def opset(path: Path) -> int:
-    """The version of the ONNX operators that a file uses."""
-    imports = onnx.load(path, load_external_data=False).opset_import
-    return next(int(one.version) for one in imports if one.domain in ("", "ai.onnx"))
+    runtime: RuntimeName = "onnxruntime"
 
 
 def fuse(graph: Graph, name: str) -> Graph | None:
@@ -58,7 +51,8 @@ def fuse(graph: Graph, name: str) -> Graph | None:
         fused.model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     keep_sums_apart(fused.model)
     path = graph.path.with_name(f"{name}.onnx")
-    fused.save_model_to_file(str(path))
+    fused.topological_sort()
+    portable.save(fused.model, path)
     return Graph(name, path)
 
 
@@ -69,36 +63,3 @@ def keep_sums_apart(model: onnx.ModelProto) -> None:
         before = made_by.get(node.input[0]) if node.op_type == "LayerNormalization" else None
         if before is not None and before.op_type == "Add":
             before.op_type = "Sum"
-
-
-def quantize(graph: Graph, name: str, signed: bool) -> Graph:
-    """Quantize weights to eight bits per channel; activations follow as unsigned eight bits while the model runs.
-
-    Args:
-        graph: fp32, fused or not.
-        name: of the result, and of its file beside that of `graph`.
-        signed: int8 weights, else uint8. A CPU without VNNI saturates when it multiplies u8 by s8.
-    """
-    with quiet():
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        path = graph.path.with_name(f"{name}.onnx")
-        quantize_dynamic(
-            graph.path,
-            path,
-            per_channel=True,
-            weight_type=QuantType.QInt8 if signed else QuantType.QUInt8,
-            # shape inference does not know what the fused operators give
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
-    return Graph(name, path, quantized=True)
-
-
-def quantized(graphs: list[Graph], signed: bool) -> list[Graph]:
-    """Every fp32 graph quantized with unsigned weights and, if `signed`, with signed ones too."""
-    kinds = {"int8-signed": True, "int8-unsigned": False} if signed else {"int8-unsigned": False}
-    return [
-        quantize(graph, graph.name.replace("fp32", kind), is_signed)
-        for graph in graphs
-        for kind, is_signed in kinds.items()
-    ]

@@ -1,71 +1,71 @@
 """The bundle folder: written beside its place, proven there, and renamed to it; complete, or not at all."""
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import files
-from bertline.artifacts.bundle import MANIFEST, MODEL, Golden, Manifest
+from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, Runtime
+from bertline.artifacts.signature import Sign
 from bertline.bench import report
-from bertline.bench.compare import Measured
+from bertline.export import hugging_face, portable, triton
 from bertline.export.card import card
+from bertline.export.contest import pytorch
 from bertline.export.fidelity import cut
 from bertline.export.graphs import Graph
 from bertline.export.sources import Origin
 from bertline.serve.engine import Engine
-from bertline.serve.runtimes import OnnxRuntime
+from bertline.serve.runtimes import RUNTIMES
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.tasks.tokens import Text
 
-HUGGING_FACE_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "spm.model",
-)
-"""Copied where the model has them; nothing else of its folder is."""
 GOLDEN_TEXTS = 6
 GOLDEN_WORDS = 12
 
 
 def seal(
-    bundle: Path, origin: Origin, graph: Graph, manifest: Manifest, result: dict[str, Any], pytorch: Measured
+    bundle: Path,
+    origin: Origin,
+    graphs: Mapping[str, Graph],
+    manifest: Manifest,
+    result: dict[str, Any],
+    sign: Sign | None = None,
 ) -> None:
     """Make the bundle folder and load it as a server would, golden texts and all, before it gets its name.
 
     Args:
         bundle: where; must not exist.
         origin: gives configuration, tokenizer and golden texts.
-        graph: the chosen one.
+        graphs: what stands in the bundle's ONNX files, by their paths in it.
         manifest: of the bundle, but for golden texts and files.
-        result: the `export` JSON, for the report.
-        pytorch: for the model card.
+        result: the `export` JSON, for the report and the model card.
+        sign: signs the folder once it has proven itself.
 
     Raises:
         InputError: `bundle` exists.
+        GateError: the model is not as `portable.check` has it.
         DamagedError: the folder does not load or does not answer as it should.
     """
     with files.new_folder(bundle) as folder:
-        for name in HUGGING_FACE_FILES:
-            if (origin.folder / name).is_file():
-                shutil.copyfile(origin.folder / name, folder / name)
-        (folder / MODEL).parent.mkdir()
-        shutil.copyfile(graph.path, folder / MODEL)
-        manifest = manifest.model_copy(update={"golden": golden(folder, manifest, golden_texts(origin.examples))})
-        files.write_text(folder / "README.md", card(manifest, pytorch))
+        for place, graph in graphs.items():
+            (folder / place).parent.mkdir(exist_ok=True)
+            portable.copy(graph.path, folder / place)
+            portable.check(folder / place)
+        split = any(portable.is_external(folder / place) for place in graphs)
+        hugging_face.write(folder, origin.folder, manifest, split)
+        manifest = answered(folder, manifest, golden_texts(origin.examples))
+        readme = card(manifest, result["pytorch_p50_ms"], pytorch(origin).size_bytes)
+        if triton.MODEL in graphs:
+            triton.write(folder, manifest)
+            readme += triton.section(folder, manifest)
+        files.write_text(folder / "README.md", readme)
         files.write_text(folder / "report.html", report.export_page(result, manifest.model_dump(mode="json")))
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         Engine.load(folder, manifest.threads)
+        if sign is not None:
+            sign(folder)
 
 
 def golden_texts(examples: Sequence[Example]) -> list[Text]:
@@ -75,8 +75,19 @@ def golden_texts(examples: Sequence[Example]) -> list[Text]:
     return list(dict.fromkeys(texts))
 
 
-def golden(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> list[Golden]:
-    """What the model in `folder` answers."""
+def answered(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> Manifest:
+    """The manifest with what each of the bundle's models answers to the golden texts."""
+    chosen = logits(folder, manifest, manifest.runtime, texts)
+    golden = [Golden(text=one, text_pair=two, logits=own) for (one, two), own in zip(texts, chosen, strict=True)]
+    variants = [
+        one.model_copy(update={"golden": logits(folder, manifest, one.runtime, texts)}) for one in manifest.variants
+    ]
+    return manifest.model_copy(update={"golden": golden, "variants": variants})
+
+
+def logits(folder: Path, manifest: Manifest, runtime: Runtime, texts: Sequence[Text]) -> list[list[float]]:
+    """What a model in `folder` gives for each text."""
     task = catalog.make(manifest)
-    engine = Engine(task, task.tokenizer(folder), OnnxRuntime(folder / MODEL, manifest.threads))
-    return [Golden(text=text, text_pair=pair, logits=engine.logits((text, pair))) for text, pair in texts]
+    loaded = RUNTIMES[runtime.name](folder / runtime.model, manifest.threads)
+    engine = Engine(task, task.tokenizer(folder), loaded)
+    return [engine.logits(text) for text in texts]

@@ -84,6 +84,15 @@ def read(place: str, data: Path | None, gathered: Path | None = None) -> Origin:
     return _model(place, data, places.model_folder(place), "model")
 
 
+def calibration(origin: Origin) -> tuple[list[Text], str | None]:
+    """Texts that quantizers may look at, and a notice where these are not training texts."""
+    place = RunFolder(Path(origin.place).expanduser()).split("calibration") if origin.kind == "run" else None
+    if place is not None and place.is_file():
+        columns = origin.task.columns(place)
+        return [origin.task.read_texts(row, columns, where) for where, row in tables.rows(place)], None
+    return origin.texts, "scales of static quantization were taken from the texts that the candidates were measured on"
+
+
 def _is_run(folder: RunFolder) -> bool:
     return folder.summary.exists() or folder.recipe.exists()
 

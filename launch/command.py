@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ model_option = click.option(
 )
 trust_option = click.option(
     "--trust-checkpoint", "trust", is_flag=True, help="Let a DeepSpeed checkpoint's pickles run code as they load."
+)
+signature_option = click.option(
+    "--trust", "public_key", type=path_type, metavar="PUBLIC_KEY", help="Demand a signature of BUNDLE by this key, PEM."
 )
 
 
@@ -93,15 +97,56 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     show_default=True,
     help="CPU class that will serve the bundle; auto: this machine's.",
 )
+@click.option("--portable", is_flag=True, help="Seal a model for every CPU class.")
+@click.option(
+    "--prefer", type=click.Choice(["latency", "size", "accuracy"]), default="latency", show_default=True,
+    help="What is best, among those that lose no more.",
+)  # fmt: skip
+@click.option("--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="What the model may weigh.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Texts at once to be fast for, too."
+)
+@click.option("--only", metavar="NAME", multiple=True, help="Try this candidate, and no other.")
+@click.option("--quick", is_flag=True, help="Try the usual winners, timed once.")
+@click.option("--allow-fp32", is_flag=True, help="Take an fp32 model where no other is right.")
+@click.option("--calibration", type=click.IntRange(1), default=100, show_default=True, help="Texts for static scales.")
+@click.option(
+    "--layout",
+    type=click.Choice(["huggingface", "triton"]),
+    default="huggingface",
+    show_default=True,
+    help="triton: BUNDLE is a model of a Triton model repository, by default triton/NAME.",
+)
 @click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
+@click.option(
+    "--trim-vocabulary", metavar="TEXTS", help="Keep only the tokens of this file of texts and of the measured ones."
+)
 @model_option
 @trust_option
+@click.option("--sign", type=path_type, metavar="KEY", help="Sign the bundle: a private elliptic-curve key, PEM.")
 @json_option
 def export(source: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """Make a bundle: the fastest int8 ONNX model of a run that is still right on this CPU."""
     from bertline.export.export import export as make
+    from bertline.export.terms import Terms
 
-    result = make(source, output or Path("bundles", Path(source).absolute().name), say=_say, **options)
+    terms = Terms(**{field.name: options.pop(field.name) for field in fields(Terms)})
+    bundle = output or Path("triton" if terms.layout == "triton" else "bundles", Path(source).absolute().name)
+    result = make(source, bundle, terms, say=_say, **options)
+    if as_json:
+        _print(result, as_json)
+
+
+@main.command()
+@click.argument("bundle", type=path_type)
+@click.argument("repo", metavar="ORG/NAME")
+@click.option("--dry-run", is_flag=True, help="Tell what would go; ask nothing of the network.")
+@json_option
+def push(bundle: Path, repo: str, dry_run: bool, as_json: bool) -> None:
+    """Upload BUNDLE to a model hub in one commit; a repository that is missing is made, private."""
+    from bertline.export import publish
+
+    result = publish.push(bundle, repo, dry_run, _say)
     if as_json:
         _print(result, as_json)
 
@@ -126,12 +171,14 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
 )
 @click.option("--data", type=path_type, help="Labelled examples to score.  [default: the run's test split]")
 @click.option("--html", type=path_type, help="Write the report as a page that stands alone.")
+@signature_option
 @json_option
-def bench(bundle: Path, against: tuple[str, ...], data: Path | None, html: Path | None, as_json: bool) -> None:
+def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) -> None:
     """Measure BUNDLE beside the PyTorch model it came from and ONNX Runtime in fp32."""
     from bertline.launch import benchmark
 
-    result = benchmark.bench(bundle, against, data, html, _say)
+    _demand_signature(bundle, public_key)
+    result = benchmark.bench(bundle, say=_say, **options)
     _print(result, as_json) if as_json else benchmark.show(result)
 
 
@@ -140,21 +187,25 @@ def bench(bundle: Path, against: tuple[str, ...], data: Path | None, html: Path 
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
 @click.option("--in", "source", type=path_type, help="File of texts: CSV, JSONL or Parquet with the column text.")
 @click.option("--out", "target", type=path_type, help="JSON lines file of answers to write.  [default: stdout]")
+@signature_option
 @json_option
-def predict(bundle: Path, texts: tuple[str, ...], source: Path | None, target: Path | None, as_json: bool) -> None:
+def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
     """Answer TEXTs, or the rows of a file, with BUNDLE. A bundle on pairs takes TEXTs two by two."""
     from bertline.launch import prediction
 
-    prediction.predict(bundle, texts, source, target, as_json)
+    _demand_signature(bundle, public_key)
+    prediction.predict(bundle, **options)
 
 
 @main.command()
 @click.argument("folder", metavar="RUN|BUNDLE", type=path_type)
+@signature_option
 @json_option
-def inspect(folder: Path, as_json: bool) -> None:
+def inspect(folder: Path, public_key: Path | None, as_json: bool) -> None:
     """Tell what a folder is, where it comes from and what it measured; verify its checksums."""
     from bertline.launch import inspection
 
+    _demand_signature(folder, public_key)
     _print(inspection.facts(folder), as_json)
 
 
@@ -176,6 +227,15 @@ def doctor(as_json: bool) -> None:
     from bertline.launch import examination
 
     _print(examination.facts(), as_json)
+
+
+def _demand_signature(bundle: Path, public_key: Path | None) -> None:
+    """Where a key is named: before anything else of a bundle is read."""
+    if public_key is not None:
+        from bertline.artifacts import signature
+
+        signature.verify(bundle, public_key)
+        _say(f"{bundle}: signed by the owner of {public_key}")
 
 
 def _print(value: Any, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from rich.table import Table
 from bertline.artifacts import encoder, places, recipe, run
 from bertline.artifacts.errors import DamagedError
 from bertline.export.export import export
+from bertline.export.terms import Terms
 from bertline.launch import benchmark, training
 from bertline.serve.engine import Engine
 
@@ -47,7 +48,7 @@ def demo(say: Callable[[str], None]) -> dict[str, Any]:
     bundle = _free(BUNDLE)
     page = bundle.with_name(f"{bundle.name}-bench.html")
     screen.print(Rule(f"2/4  export: {RUN} -> {bundle}"))
-    exported = export(str(RUN), bundle, MAX_DROP, "auto", None, say)
+    exported = export(str(RUN), bundle, Terms(MAX_DROP), say=say)
     screen.print(Rule(f"3/4  bench: {bundle} against PyTorch"))
     measured = benchmark.bench(bundle, (), None, page, say)
     screen.print(Rule("4/4  predict"))

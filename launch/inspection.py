@@ -1,4 +1,7 @@
-"""`bertline inspect`: what a folder is, where it comes from, what it measured; its checksums are verified first."""
+"""`bertline inspect`: what a folder is, where it comes from, what it measured; its checksums are verified first.
+
+A bundle is loaded, so that what is refused here is what would be refused where it serves.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 from bertline.artifacts import bundle, run
 from bertline.artifacts.errors import InputError
+from bertline.serve.engine import Engine
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -14,10 +18,11 @@ def facts(folder: Path) -> dict[str, Any]:
 
     Raises:
         InputError: `folder` is neither.
-        DamagedError: a file differs, is missing or does not belong there.
+        DamagedError: a file differs, is missing or does not belong there, or the bundle would not load here.
     """
     if (folder / bundle.MANIFEST).exists():
-        manifest = bundle.verify(folder)
+        Engine.load(folder)
+        manifest = bundle.read(folder)
         return {"kind": "bundle", "verified_files": len(manifest.files), **manifest.summary()}
     if run.RunFolder(folder).recipe.exists():
         summary = run.verify(folder)

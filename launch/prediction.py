@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from bertline.artifacts import bundle, files
+from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.serve import batch
 from bertline.serve.engine import Engine
@@ -26,9 +26,9 @@ def predict(folder: Path, texts: Sequence[str], source: Path | None, target: Pat
         raise InputError("nothing to answer, or two things at once: give TEXTs or --in FILE")
     if target is not None:
         files.refuse_existing(target)
-    inputs = bundle.read(folder).inputs
-    asked = _texts(texts, inputs)
     engine = Engine.load(folder)
+    inputs = engine.task.settings.inputs
+    asked = _texts(texts, inputs)
     if source is not None:
         answers = batch.answers(engine, source, Columns(text_pair="text_pair" if "text_pair" in inputs else None))
     else:

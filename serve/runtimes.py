@@ -1,22 +1,25 @@
-"""What computes a model's logits from a padded batch."""
+"""What computes a model's logits from a padded batch: ONNX Runtime, or OpenVINO where it is installed."""
 
+import importlib.util
 from pathlib import Path
+from threading import local
 from typing import Protocol
 
 import numpy as np
 import onnxruntime
 
 from bertline.artifacts import machine
+from bertline.artifacts.bundle import RuntimeName
 from bertline.artifacts.errors import DamagedError
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch
 
 
 class Runtime(Protocol):
-    """A loaded model."""
+    """A loaded model; may be called from several threads."""
 
     def run(self, batch: Batch) -> Output:
-        """What the model's head gives in fp32 for arrays (batch, longest).
+        """What the model's head gives in fp32 for arrays (batch, longest); inputs that the graph lacks are left out.
 
         (batch, labels); from a head on every token (batch, longest, labels); of starts and ends (batch, longest, 2).
         """
@@ -43,14 +46,72 @@ class OnnxRuntime:
         try:
             content = model if isinstance(model, bytes) else str(model)
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session._model_bytes = None  # kept for a fallback that a CPU has not, and as large as the model
         except Exception as error:  # ONNX Runtime has no public base class for its errors
-            name = "the model" if isinstance(model, bytes) else str(model)
-            raise DamagedError(f"{name}: ONNX Runtime {onnxruntime.__version__} cannot load it ({error})") from None
+            raise DamagedError(
+                f"{_name(model)}: ONNX Runtime {onnxruntime.__version__} cannot load it ({error})"
+            ) from None
         self.inputs = [one.name for one in self._session.get_inputs()]
-        given = [one.name for one in self._session.get_outputs()]
-        self.outputs = [name for name in ("start_logits", "end_logits") if name in given] or given[:1]
+        self.outputs = _heads([one.name for one in self._session.get_outputs()])
 
     def run(self, batch: Batch) -> Output:
-        """As `Runtime.run`; inputs that the graph lacks are left out."""
-        found = self._session.run(self.outputs, {name: batch[name] for name in self.inputs})
-        return np.asarray(found[0] if len(found) == 1 else np.stack(found, axis=-1), np.float32)
+        """As `Runtime.run`."""
+        return _joined(self._session.run(self.outputs, {name: batch[name] for name in self.inputs}))
+
+
+class OpenVino:
+    """An ONNX file on OpenVINO's CPU plugin, which computes what is not int8 in bf16 where the CPU does so natively."""
+
+    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+        """Load a model.
+
+        Args:
+            model: as `OnnxRuntime` takes it.
+            threads: inference_num_threads; None for one a physical core that this process may use.
+
+        Raises:
+            DamagedError: OpenVINO cannot load it.
+        """
+        import openvino
+
+        settings = {
+            "INFERENCE_NUM_THREADS": threads or machine.cores(),
+            "NUM_STREAMS": 1,
+            "CACHE_DIR": "",  # nothing is written but where the user says
+        }
+        try:
+            self._model = openvino.Core().compile_model(
+                model if isinstance(model, bytes) else str(model), "CPU", settings
+            )
+        except Exception as error:  # OpenVINO raises RuntimeError and others of its own
+            raise DamagedError(f"{_name(model)}: OpenVINO {openvino.__version__} cannot load it ({error})") from None
+        self.inputs = [one.any_name for one in self._model.inputs]
+        self.outputs = _heads([one.any_name for one in self._model.outputs])
+        self._of_thread = local()  # a request holds the tensors of one call
+
+    def run(self, batch: Batch) -> Output:
+        """As `Runtime.run`."""
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._model.create_infer_request()
+        found = self._of_thread.request.infer({name: batch[name] for name in self.inputs}, share_inputs=True)
+        return _joined([found[name] for name in self.outputs])
+
+
+RUNTIMES: dict[RuntimeName, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+
+
+def installed(name: RuntimeName) -> bool:
+    """Whether this Python has a runtime; onnxruntime it always has."""
+    return importlib.util.find_spec(name) is not None
+
+
+def _heads(outputs: list[str]) -> list[str]:
+    return [name for name in ("start_logits", "end_logits") if name in outputs] or outputs[:1]
+
+
+def _joined(found: list[Output]) -> Output:
+    return np.array(found[0] if len(found) == 1 else np.stack(found, axis=-1), np.float32)
+
+
+def _name(model: Path | bytes) -> str:
+    return "the model" if isinstance(model, bytes) else str(model)

@@ -85,6 +85,11 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in texts])
         return [one for index, encoding in enumerate(encodings) for one in self._windows(encoding, index, cut[index])]
 
+    def largest_id(self) -> int:
+        """The largest of all ids that a model may be given: words, special tokens, padding."""
+        special = self._tokenizer.encode("").ids
+        return int(max(self.pad_id, *special, *self._tokenizer.get_vocab(with_added_tokens=True).values()))
+
     def with_room(self, texts: Sequence[Text]) -> tuple[Sequence[Text], list[bool]]:
         """Pairs whose first text leaves room for the second in every window, and which of them had to be cut for it."""
         if self._questions is None:

@@ -27,6 +27,8 @@ from bertline.train.mapped import Examples
 
 Indices = npt.NDArray[np.int64]
 SPLITS = ("train", "validation", "test")
+CALIBRATION = 512
+"""Training examples that the run keeps for those who calibrate: more change no scale that is seen."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,14 @@ class Splits:
         return {name: len(getattr(self, name)) for name in SPLITS}
 
     def save(self, run: RunFolder) -> None:
-        """Write the held-out examples into the run."""
-        for path, examples in ((run.split("validation"), self.validation), (run.split("test"), self.test)):
+        """Write into the run what is held out, and a few of the training examples, from all over."""
+        every = max(1, len(self.train) // CALIBRATION)
+        calibration = [self.train[index] for index in range(0, len(self.train), every)][:CALIBRATION]
+        for path, examples in (
+            (run.split("validation"), self.validation),
+            (run.split("test"), self.test),
+            (run.split("calibration"), calibration),
+        ):
             with files.new_file(path) as stream:
                 for example in examples:
                     stream.write((json.dumps(self.task.row(example), ensure_ascii=False) + "\n").encode())

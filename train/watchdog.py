@@ -16,9 +16,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NoAnswer  # not the built-in one before Python 3.11
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import deepspeed.comm as dist
 import torch
@@ -168,19 +170,32 @@ class Watch:
         return fault.exit_code
 
     def _watch(self) -> None:
+        talk = ThreadPoolExecutor(1, "watchdog's talk")
         while not self._left.wait(TICK):
             self._tick += 1
             try:
-                fault = self._posted()
-                if fault is None and (found := self._found()):
-                    fault = self._post(found)
-            except RuntimeError:  # the store was rank 0's
-                fault = self._gone(0, "died: it is not reached any more")
-                if self._rank == 1:
-                    _tell(fault)
+                fault = talk.submit(self._exchange).result(SILENCE * TICK)
+            except (RuntimeError, NoAnswer) as error:  # the store is rank 0's; no answer is waited for without end
+                self._end_without_store("died" if isinstance(error, RuntimeError) else "died or was stopped")
             if fault is not None:
                 self._bow_out()
                 os._exit(fault.exit_code)
+
+    def _exchange(self) -> Fault | None:
+        """The fault that was posted, or is now that the others' words are known."""
+        fault = self._posted()
+        if fault is None and (found := self._found()):
+            fault = self._post(found)
+        return fault
+
+    def _end_without_store(self, how: str) -> NoReturn:
+        """End this process, since rank 0 is gone and nothing more can be said to anyone."""
+        fault = self._gone(0, f"{how}: it is not reached any more")
+        if self._rank == 1:
+            _tell(fault)
+        if 0 in self._heard:
+            _kill(self._heard[0].word)
+        os._exit(fault.exit_code)
 
     def _bow_out(self) -> None:
         """Before a process ends: the store is rank 0's, which goes last, so that all can read whose fault it was."""
@@ -230,9 +245,7 @@ class Watch:
     def _silent(self) -> Fault | None:
         for other, (word, came, _) in self._heard.items():
             if self._tick - came > SILENCE:
-                if word.host == socket.gethostname():  # one that is stopped would outlive the run
-                    with suppress(ProcessLookupError):
-                        os.kill(word.process, signal.SIGKILL)
+                _kill(word)
                 silence = f"nothing heard of it for {SILENCE * TICK:.0f} seconds"
                 return self._gone(other, f"died or was stopped: {silence}; perhaps memory ran out there")
         return None
@@ -256,6 +269,13 @@ class Watch:
         return Fault(
             self._rank, 1, f"{who}, {doing}: no step forward for {still * TICK:.0f} seconds (training.timeout)"
         )
+
+
+def _kill(word: Word) -> None:
+    """End a rank that says no more, where it is on this machine: one that is stopped would outlive the run."""
+    if word.host == socket.gethostname():
+        with suppress(ProcessLookupError):
+            os.kill(word.process, signal.SIGKILL)
 
 
 def _store() -> Store:

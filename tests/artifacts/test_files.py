@@ -97,6 +97,7 @@ def test_a_folder_that_is_as_listed_passes(folder: Path) -> None:
         (lambda folder: (folder / "sub" / "b.txt").unlink(), "b.txt: missing"),
         (lambda folder: (folder / "c.txt").write_text(""), "c.txt: not in the list"),
         (lambda folder: (folder / "c.txt").symlink_to("a.txt"), "c.txt: a link"),
+        (lambda folder: (folder / "sub" / "c").mkdir(), "sub/c: not in the list"),
     ],
 )
 def test_every_difference_is_found(folder: Path, damage: object, told: str) -> None:
@@ -105,3 +106,7 @@ def test_every_difference_is_found(folder: Path, damage: object, told: str) -> N
     damage(folder)
     with pytest.raises(DamagedError, match=told):
         files.compare(folder, entries)
+
+
+def test_the_content_that_was_hashed_is_kept_where_it_is_wanted(folder: Path) -> None:
+    assert files.compare(folder, files.listing(folder), keep=["sub/b.txt"]) == {"sub/b.txt": b"b"}

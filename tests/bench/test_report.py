@@ -76,13 +76,19 @@ def candidate(name: str, factor: float, drop: float, chosen: bool = False) -> di
     }
 
 
+UNSCORED = candidate("int8-static", 0.9, 0.0) | {"value": None, "drop": None, "drop_interval": None}
 EXPORT: dict[str, Any] = {
     "metric": "accuracy",
     "baseline": 0.85,
     "drop": 0.002,
     "pytorch_p50_ms": {"1x16": 5.6, "1x128": 19.3, "32x128": 557.0},
     "fidelity": {"max_abs_logit_diff": 3.2e-6, "texts": 256},
-    "candidates": [candidate("fp32", 1.0, 0.0), candidate("int8", 0.5, 0.002, True), candidate("int4", 0.4, 0.05)],
+    "candidates": [
+        candidate("fp32", 1.0, 0.0),
+        candidate("int8", 0.5, 0.002, True),
+        candidate("int4", 0.4, 0.05),
+        UNSCORED,
+    ],
 }
 MANIFEST: dict[str, Any] = {
     "name": "reviews",
@@ -177,11 +183,37 @@ def test_the_export_page_shows_every_candidate_and_marks_the_chosen_one() -> Non
     for row in EXPORT["candidates"]:
         assert row["why"] in words
         assert all(plots.figure(ms) in words for ms in row["p50_ms"].values())
-        assert f"{row['drop']:+.4f}" in words
+        assert (f"{row['drop']:+.4f}" if row["drop"] is not None else "not scored") in words
     assert "no fused candidates, for a reason" in words
-    assert "4.9 ×" in words  # √(5.6 / 1.05 · 19.3 / 4.25)
+    assert "4.6 ×" in words  # ∛(5.6 / 1.05 · 19.3 / 4.25 · 557 / 142.5)
     assert re.findall(r'<tr class="marked">\s*<th scope="row">(\w+)', html) == ["int8"]
     assert "var(--warn)" in html  # the line that max_drop draws
+
+
+def test_all_that_was_scored_is_drawn_and_told_to_those_who_do_not_see_it() -> None:
+    html = html_of("export")
+    (label,) = [value for key, value in Page(html).attributes if key == "aria-label" and "All candidates" in value]
+    assert "PyTorch's 0.8500 in 39.2 ms" in label  # ∛(5.6 · 19.3 · 557)
+    assert "int8, chosen 0.8480 at 8.60 ms, 23.1 MB" in label  # ∛(1.05 · 4.25 · 142.5)
+    assert "Not scored, and not here: 1." in label
+    assert UNSCORED["name"] not in label
+    (svg,) = [one for one in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if 'id="quality-' in one]
+    assert set(heights(svg)) == {"1", "2", "3"}
+
+
+def heights(svg: str) -> dict[str, float]:
+    """The labels of a plot's systems, which are written in their colors, and how far down each stands, in points."""
+    found = re.findall(r'<text [^>]*fill: var\(--c\d\)" x="[\d.]+" y="([\d.]+)"[^>]*>([^<]*)</text>', svg)
+    return {text: float(y) for y, text in found}
+
+
+def test_labels_of_systems_that_are_alike_stand_over_each_other() -> None:
+    near = [plots.Bubble(str(n), n, 4 + n / 100, 0.84, (0.83, 0.85), 23_000_000, n == 1) for n in range(1, 4)]
+    svg = plots.speed_and_quality([*near, plots.Bubble("9", 4, 40.0, 0.84, (0.83, 0.85), 90_000_000)], "f1", "ms")
+    first, second, third, alone = (heights(svg)[label] for label in "1239")
+    assert first - second == pytest.approx(plots.GAP, abs=0.1)
+    assert second - third == pytest.approx(plots.GAP, abs=0.1)
+    assert alone == pytest.approx(first, abs=0.1)
 
 
 def test_the_terminal_shows_all_in_80_columns() -> None:

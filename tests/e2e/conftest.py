@@ -1,9 +1,14 @@
-"""One small pass over the whole line, by the installed command, shared by the tests of this folder."""
+"""Runs and bundles that the tests of this folder share: one by the installed command, tiny ones in this process."""
 
 import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import pytest
 
+from bertline.artifacts.run import RunFolder
+from tests.e2e import tiny
 from tests.e2e.command import Line, bertline
 
 RECIPE = """
@@ -29,3 +34,15 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     export = bertline("export", "runs/reviews", "--max-drop", 0.1, "--json", folder=folder)
     bench = bertline("bench", "bundles/reviews", "--html", "bench.html", "--json", folder=folder)
     return Line(folder, json.loads(train.stdout), json.loads(export.stdout), json.loads(bench.stdout))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(rank: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], RunFolder]:
+    """The run of an encoder and a task, of those in `tiny`; each is made once."""
+    return cache(lambda encoder, task: tiny.trained(encoder, task, tmp_path_factory.mktemp(f"{encoder}-{task}")))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_run: Callable[[str, str], RunFolder]) -> Callable[[str, str], Path]:
+    """The bundle of that run."""
+    return cache(lambda encoder, task: tiny.exported(tiny_run(encoder, task), encoder))

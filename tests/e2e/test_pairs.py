@@ -1,5 +1,6 @@
-"""Pairs of texts and three labels through the whole line, from Parquet, on a tiny encoder."""
+"""Pairs of texts and three labels through the whole line, from Parquet, on a tiny encoder, signed."""
 
+import base64
 import json
 import random
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 from pyarrow import parquet
 
 from bertline.artifacts import bundle
+from bertline.serve.engine import Engine
 from tests.conftest import make_model, make_texts
 from tests.e2e.command import bertline
+from tests.e2e.elsewhere import opened, scores
+from tests.keys import write_keys
 
 LABELS = ["entailment", "neutral", "contradiction"]
 RECIPE = """
@@ -37,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parquet.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
     (folder / "pairs.yaml").write_text(RECIPE)
     bertline("train", "pairs.yaml", "--ranks", 1, folder=folder)
-    bertline("export", "runs/pairs", "--max-drop", 1, folder=folder)
+    write_keys(folder, "mine")
+    bertline("export", "runs/pairs", "--max-drop", 1, "--sign", "mine.pem", folder=folder)
     return folder
 
 
@@ -49,8 +54,19 @@ def test_the_manifest_says_that_it_reads_pairs(folder: Path) -> None:
     assert all(golden.text_pair for golden in manifest.golden)
 
 
+def test_the_bundle_is_signed_under_its_name(folder: Path) -> None:
+    done = bertline("inspect", "bundles/pairs", "--trust", "mine.pub", "--json", folder=folder)
+    assert done.stderr == "bundles/pairs: signed by the owner of mine.pub\n"
+    signature = json.loads((folder / "bundles/pairs/model.sig").read_bytes())
+    statement = json.loads(base64.b64decode(signature["dsseEnvelope"]["payload"]))
+    listed = {entry.path for entry in bundle.read(folder / "bundles/pairs").files}
+    assert {one["name"] for one in statement["predicate"]["resources"]} == {bundle.MANIFEST, *listed}
+    assert statement["subject"][0]["name"] == "pairs"
+
+
 def test_texts_are_answered_two_by_two(folder: Path) -> None:
-    done = bertline("predict", "bundles/pairs", "a film", "a movie", "good", "bad", "--json", folder=folder)
+    texts = ("a film", "a movie", "good", "bad")
+    done = bertline("predict", "bundles/pairs", *texts, "--trust", "mine.pub", "--json", folder=folder)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [list(answer["scores"]) for answer in answers] == [sorted(LABELS)] * 2
     assert "an odd number" in bertline("predict", "bundles/pairs", "alone", folder=folder, expect=2).stderr
@@ -61,3 +77,10 @@ def test_a_split_with_pairs_is_answered_and_measured(folder: Path) -> None:
     assert set(json.loads(split.read_text().splitlines()[0])) == {"text", "text_pair", "label"}
     lines = bertline("predict", "bundles/pairs", "--in", split, folder=folder).stdout.splitlines()
     assert len(lines) == 40
+
+
+def test_pairs_are_answered_alike_by_transformers(folder: Path) -> None:
+    (expected,) = Engine.load(folder / "bundles/pairs").predict([("a film", "a movie")])
+    ask = opened(folder / "bundles/pairs")
+    found = scores(ask({"text": "a film", "text_pair": "a movie"}, top_k=None))
+    assert found == pytest.approx(expected["scores"], abs=1e-4)

@@ -8,9 +8,11 @@ import pytest
 
 from bertline.artifacts import files, machine
 from bertline.artifacts.run import Best, RunFolder, Summary
-from bertline.export import convert, graphs
+from bertline.export import convert, graphs, plans, sources
 from bertline.export.export import export
 from bertline.export.graphs import Graph
+from bertline.export.terms import Terms
+from bertline.export.workshop import Workshop
 from tests.conftest import classifier, make_model, make_texts
 
 LABELS = ("negative", "positive")
@@ -61,7 +63,7 @@ def write_run(folder: Path) -> Path:
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
     """One round of a few repetitions, where what is measured is whether it can be."""
-    patch.setattr("bertline.export.measure.ROUNDS", 1)
+    patch.setattr("bertline.export.contest.ROUNDS", 1)
     patch.setattr("bertline.bench.worker.WARM_UP_SECONDS", 0.0)
     patch.setattr("bertline.bench.worker.TURN_SECONDS", 0.0)
 
@@ -84,8 +86,15 @@ def fused(fp32: Graph) -> Graph:
 
 
 @pytest.fixture(scope="session")
-def quantized(fp32: Graph, fused: Graph) -> dict[str, Graph]:
-    return {graph.name: graph for graph in graphs.quantized([fp32, fused], signed=True)}
+def workshop(run: Path, fp32: Graph, fused: Graph) -> Workshop:
+    origin = sources.read(str(run), None)
+    return Workshop(origin, fp32, fused, origin.texts, 20)
+
+
+@pytest.fixture(scope="session")
+def quantized(workshop: Workshop) -> dict[str, Graph]:
+    """The graph of every plan."""
+    return {plan.name: workshop.make(plan) for plan in plans.PLANS}
 
 
 @pytest.fixture(scope="session")
@@ -95,4 +104,4 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         measure_briefly(patch)
-        return folder, export(str(run), folder, max_drop=0.05, say=said.append), said
+        return folder, export(str(run), folder, Terms(0.05), say=said.append), said

@@ -1,5 +1,6 @@
 """The fused and quantized graphs: what stands in the files, and that they still compute the same."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bertline.artifacts.graph import check
 from bertline.artifacts.task import Tokens
-from bertline.export import graphs
+from bertline.export import graphs, plans
 from bertline.export.graphs import Graph
-from bertline.serve.runtimes import OnnxRuntime
+from bertline.export.workshop import Workshop
+from bertline.serve.runtimes import RUNTIMES, OnnxRuntime
 from bertline.tasks.tokens import Batch, Tokenizer
 from tests.conftest import make_texts
 
 NAMES = ["int8-signed", "int8-unsigned", "int8-signed-fused", "int8-unsigned-fused"]
+EVERY = [plan.name for plan in plans.PLANS]
 
 
 def operators(path: Path) -> Counter[str]:
@@ -72,7 +76,7 @@ def test_weights_are_eight_bits_per_channel(quantized: dict[str, Graph], name: s
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_quantized_graphs_are_valid_and_take_int64(quantized: dict[str, Graph], name: str) -> None:
     model = onnx.load(quantized[name].path)
     onnx.checker.check_model(model)
@@ -81,29 +85,27 @@ def test_quantized_graphs_are_valid_and_take_int64(quantized: dict[str, Graph], 
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_quantized_graphs_answer_alike(fp32: Graph, quantized: dict[str, Graph], name: str, batch: Batch) -> None:
+@pytest.mark.parametrize("name", EVERY)
+def test_every_graph_passes_the_check_of_loading(run: Path, quantized: dict[str, Graph], name: str) -> None:
+    vocabulary = json.loads((run / "best/config.json").read_text())["vocab_size"]
+    assert check(quantized[name].path.read_bytes(), "text-classification", ()) == (False, vocabulary)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_candidate_answers_alike(fp32: Graph, quantized: dict[str, Graph], name: str, batch: Batch) -> None:
     expected = OnnxRuntime(fp32.path, 1).run(batch)
-    found = OnnxRuntime(quantized[name].path, 1).run(batch)
+    graph = quantized[name]
+    found = RUNTIMES[graph.runtime](graph.path, 1).run(batch)
     assert np.mean(found.argmax(axis=1) == expected.argmax(axis=1)) >= 0.9
+    assert np.abs(found - expected).max() > 0 or name == "fp32"
 
 
-def test_the_same_graph_gives_the_same_bytes(
-    fp32: Graph, fused: Graph, quantized: dict[str, Graph], tmp_path: Path
-) -> None:
+def test_the_same_graph_gives_the_same_bytes(workshop: Workshop, quantized: dict[str, Graph], tmp_path: Path) -> None:
     copy = Graph("fp32", tmp_path / "fp32.onnx")
-    copy.path.write_bytes(fp32.path.read_bytes())
-    again = graphs.fuse(copy, "fp32-fused")
-    assert again is not None
-    assert again.path.read_bytes() == fused.path.read_bytes()
-    for graph in graphs.quantized([copy, again], signed=True):
-        assert graph.path.read_bytes() == quantized[graph.name].path.read_bytes()
-
-
-def test_signed_weights_are_made_only_where_asked(fp32: Graph, tmp_path: Path) -> None:
-    copy = Graph("fp32", tmp_path / "fp32.onnx")
-    copy.path.write_bytes(fp32.path.read_bytes())
-    assert [graph.name for graph in graphs.quantized([copy], signed=False)] == ["int8-unsigned"]
+    copy.path.write_bytes(workshop.fp32.path.read_bytes())
+    again = Workshop(workshop.origin, copy, graphs.fuse(copy, "fp32-fused"), workshop.origin.texts, 20)
+    for plan in plans.PLANS:
+        assert again.make(plan).path.read_bytes() == quantized[plan.name].path.read_bytes(), plan.name
 
 
 def test_a_graph_without_attention_is_not_fused(tmp_path: Path) -> None:

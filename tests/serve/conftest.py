@@ -9,7 +9,7 @@ import pytest
 
 from bertline.artifacts import bundle, files, machine
 from bertline.artifacts.bundle import Fidelity, Golden, Manifest, Runtime, Source
-from tests.conftest import classifier
+from tests.conftest import classifier, make_model
 
 
 def to_onnx(model: Path, path: Path) -> None:
@@ -40,23 +40,25 @@ def to_onnx(model: Path, path: Path) -> None:
         )  # fmt: skip
 
 
-@pytest.fixture
-def tiny_bundle(tmp_path: Path, tiny_classifier: Path) -> Path:
-    """Sealed from `tiny_classifier`, with one golden text."""
+@pytest.fixture(scope="session")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sealed from a tiny classifier, with one golden text; not to be changed."""
     from bertline.serve.engine import Engine
     from bertline.serve.runtimes import OnnxRuntime
     from bertline.tasks import catalog
 
-    folder = tmp_path / "bundle"
+    model = make_model(tmp_path_factory.mktemp("sealed") / "model", ("negative", "positive"))
+    folder = model.with_name("bundle")
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny_classifier / name, folder)
-    to_onnx(tiny_classifier, folder / bundle.MODEL)
+        shutil.copy(model / name, folder)
+    to_onnx(model, folder / bundle.MODEL)
     task = catalog.make(classifier())
     engine = Engine(task, task.tokenizer(folder), OnnxRuntime(folder / bundle.MODEL))
     golden = Golden(text="a good film", logits=engine.logits(("a good film", None)))
     manifest = Manifest(
-        **task.settings.model_dump(), name="tiny", runtime=Runtime(opset=17), metric="accuracy",
+        **task.settings.model_dump(), schema_version=1, name="tiny", runtime=Runtime(opset=17, ir_version=8),
+        metric="accuracy",
         baseline=0.5, value=0.5, drop=0.0, max_drop=0.01, examples=1,
         fidelity=Fidelity(max_abs_logit_diff=0.0, texts=1), candidates=[], target="avx2", machine=machine.describe(),
         threads=1, versions={}, source=Source(kind="model", place="tiny", model="tiny", weights_sha256="0" * 64),
@@ -64,3 +66,9 @@ def tiny_bundle(tmp_path: Path, tiny_classifier: Path) -> Path:
     )  # fmt: skip
     files.write_json(folder / bundle.MANIFEST, manifest.model_dump(mode="json"))
     return folder
+
+
+@pytest.fixture
+def tiny_bundle(sealed: Path, tmp_path: Path) -> Path:
+    """A copy of it, whose model is `tiny_classifier`'s as well."""
+    return Path(shutil.copytree(sealed, tmp_path / "bundle"))

@@ -43,13 +43,13 @@ def check(recipe: Path, folder: Path, said: str, way: str, victim: int, seconds:
     assert seconds < 30
 
 
-@pytest.mark.parametrize("way", ["hang", "die", "run_out_of_memory"])
+@pytest.mark.parametrize(("way", "victim"), [("hang", 1), ("die", 1), ("run_out_of_memory", 1), ("stop", 0)])
 def test_a_rank_that_fails_ends_the_run(
-    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], way: str
+    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], way: str, victim: int
 ) -> None:
-    code, seconds = launch(recipe, tmp_path, way, 1, 0.25, "training.timeout=4")
+    code, seconds = launch(recipe, tmp_path, way, victim, 0.25, "training.timeout=4")
     assert code != 0
-    check(recipe, tmp_path, capfd.readouterr().err, way, 1, seconds)
+    check(recipe, tmp_path, capfd.readouterr().err, way, victim, seconds)
 
 
 @pytest.mark.faults

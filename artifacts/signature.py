@@ -1,0 +1,102 @@
+"""Signatures of bundles, as OpenSSF's model-signing makes them: model.sig, over every other file of the folder.
+
+The key is an elliptic-curve one (P-256, P-384 or P-521) in PEM; nothing is asked of the network. Anyone can check a
+bundle with that project's own command, too: `model_signing verify key BUNDLE --signature BUNDLE/model.sig
+--public_key PUBLIC_KEY`. The package is an extra, `bertline[sign]`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bertline.artifacts import bundle
+from bertline.artifacts.bundle import MANIFEST, SIGNATURE
+from bertline.artifacts.errors import DamagedError, InputError
+
+if TYPE_CHECKING:
+    from model_signing.hashing import Config as Hashing
+
+Sign = Callable[[Path], None]
+
+
+def signer(private_key: Path) -> Sign:
+    """What signs a folder with a key: made before the work that is signed at its end.
+
+    Args:
+        private_key: a PEM file, not encrypted.
+
+    Returns:
+        A function that writes model.sig into the folder it is given.
+
+    Raises:
+        InputError: the file holds no such key, or model-signing is not installed.
+    """
+    _need()
+    from model_signing import signing
+
+    try:
+        config = signing.Config().use_elliptic_key_signer(private_key=private_key)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise _no_key(private_key, "a private elliptic-curve key, in PEM and without a password", error) from None
+    return lambda folder: config.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
+
+
+def verify(folder: Path, public_key: Path) -> None:
+    """Demand that the files of a bundle are those which the owner of a key signed.
+
+    Raises:
+        InputError: `folder` is no bundle, the file holds no such key, or model-signing is not installed.
+        DamagedError: there is no signature, it is another key's, or a file is not what was signed.
+    """
+    bundle.demand(folder)
+    _need()
+    from model_signing import verifying
+
+    try:
+        config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise _no_key(public_key, "a public elliptic-curve key, in PEM", error) from None
+    path = folder / SIGNATURE
+    if not path.is_file():
+        raise DamagedError(f"{folder}: not signed, it has no {SIGNATURE}; bertline export --sign KEY signs")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # where the library prints a warning
+            config.set_hashing_config(_hashing()).verify(folder.resolve(), path)
+        covered = _covered(path)
+    except Exception as error:  # of what a stranger wrote the readers complain in many ways; each means no
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedError(f"{path}: no valid signature by {public_key}: {reason}") from None
+    if MANIFEST not in covered:
+        raise DamagedError(f"{path}: signs a part of the folder that {MANIFEST} is not in")
+
+
+def _hashing() -> Hashing:
+    """One digest a file, of every file but the signature: a signature of another form than this is refused."""
+    from model_signing import hashing
+
+    config = hashing.Config().use_file_serialization(hashing_algorithm="sha256", allow_symlinks=False)
+    return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+
+
+def _covered(path: Path) -> set[str]:
+    """The files that a verified signature is about: whoever signs may leave files out, and it says so itself."""
+    payload = base64.b64decode(json.loads(path.read_bytes())["dsseEnvelope"]["payload"])
+    return {resource["name"] for resource in json.loads(payload)["predicate"]["resources"]}
+
+
+def _need() -> None:
+    try:
+        import model_signing  # noqa: F401
+    except ImportError:
+        raise InputError("signatures need model-signing: pip install -c constraints.txt '.[sign]'") from None
+
+
+def _no_key(path: Path, meant: str, error: Exception) -> InputError:
+    found = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+    return InputError(f"{path}: not {meant} ({found}); openssl ecparam -genkey -name prime256v1 makes one")

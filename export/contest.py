@@ -1,0 +1,209 @@
+"""The contest: all candidates are timed in turns; then they answer the examples, the best first, until one is right.
+
+What is slower than the one that is taken need not be scored, so most of the time goes into what can win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bertline.artifacts import machine
+from bertline.artifacts.errors import GateError
+from bertline.bench import bootstrap, compare
+from bertline.bench.compare import Point
+from bertline.bench.systems import System
+from bertline.bench.worker import Worker
+from bertline.export import choose
+from bertline.export.choose import Score, Trial
+from bertline.export.graphs import Graph
+from bertline.export.plans import Plan
+from bertline.export.sources import Origin
+from bertline.export.terms import Terms
+from bertline.export.workshop import Workshop
+from bertline.tasks.task import Counts, Output
+
+ROUNDS = 3
+SHARES = (0.125, 0.375, 0.625, 0.875)
+"""The middles of four equal parts of the texts, from the shortest to the longest."""
+FP32_SHARES = (0.25, 0.5)
+"""Of the layers, what is left in fp32 where no candidate is right."""
+
+Say = Callable[[str], None]
+"""Takes a line of progress for a person."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    trials: list[Trial]
+    chosen: Trial
+    others: list[Trial]
+    """Sealed beside the chosen one, for machines that it is not for."""
+    graphs: dict[str, Graph]
+    """By candidate."""
+    baseline: float
+    """PyTorch's value of the metric."""
+    pytorch: dict[str, float]
+    """PyTorch's medians by BATCHxLENGTH."""
+    notices: list[str]
+
+
+class Contest:
+    """Candidates, what was measured of them so far, and a process for each."""
+
+    def __init__(self, origin: Origin, yardstick: Worker, workshop: Workshop, terms: Terms, say: Say) -> None:
+        self.origin, self.workshop, self.terms, self.say = origin, workshop, terms, say
+        self._yardstick = yardstick
+        self._grid = grid(origin, terms.batch)
+        self._graphs: dict[str, Graph] = {}
+        self._trials: dict[str, Trial] = {}
+        self._workers: dict[str, Worker] = {}
+        self._notices: list[str] = []
+
+    def hold(self, plans: Sequence[Plan]) -> Outcome:
+        """Make, time and score until the best that is right is known.
+
+        Raises:
+            GateError: none is; the message is a table of what was tried.
+        """
+        with ExitStack() as processes:
+            pytorch = p50_ms(self._time(plans, processes))
+            self.say(f"pytorch: answering {len(self.origin.texts):,} texts")
+            self._before = self._counts(self._yardstick.outputs(self.origin.texts))
+            if (chosen := self._best()) is None:
+                self._mend(processes)
+                chosen = self._best()
+            if chosen is None:
+                raise GateError(
+                    f"no candidate is known to lose at most {self.terms.max_drop:g}; no bundle was made. Tried:\n"
+                    + choose.table(list(self._trials.values()), self.terms)
+                )
+            others = self._others(chosen)
+        trials = list(self._trials.values())
+        baseline = value(self.origin, self._before)
+        return Outcome(trials, self._trials[chosen.plan.name], others, self._graphs, baseline, pytorch, self._notices)
+
+    def _time(self, plans: Sequence[Plan], processes: ExitStack) -> list[Point]:
+        """Make the plans and time them in turns with PyTorch, whose figures are returned."""
+        made = [plan for plan in plans if self._make(plan)]
+        systems = [system(self.origin, self._graphs[plan.name]) for plan in made]
+        workers = [processes.enter_context(Worker(one, machine.cores())) for one in systems]
+        self._workers |= {plan.name: worker for plan, worker in zip(made, workers, strict=True)}
+        rounds = 1 if self.terms.quick else ROUNDS
+        tell = lambda what, done, steps: self.say(f"[{done}/{steps}] {what}")  # noqa: E731
+        timed = compare.time([self._yardstick, *workers], self.origin.texts, self._grid, rounds, tell)
+        for plan, one, points in zip(made, systems, timed[1:], strict=True):
+            self._trials[plan.name] = Trial(plan, one.size_bytes, p50_ms(points))
+        return timed[0]
+
+    def _make(self, plan: Plan) -> bool:
+        """Make a candidate's graph; what a quantizer cannot do is told, and the others go on."""
+        self.say(f"{plan.name}: making")
+        try:
+            self._graphs[plan.name] = self.workshop.make(plan)
+        except Exception as error:  # the quantizers are other people's, and raise whatever they come upon
+            if not plan.quantized:
+                raise
+            reason = " ".join(str(error).split())
+            self._notices.append(f"not tried: {plan.name}: it cannot be made ({type(error).__name__}: {reason:.200})")
+            return False
+        return True
+
+    def _best(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
+        """The best of those that fit and are right, scoring no more than it takes to know."""
+        if self.terms.prefer == "accuracy":
+            for name in self._trials:
+                self._score(name)
+        for trial in sorted(self._trials.values(), key=lambda trial: choose.order(trial, self.terms)):
+            if fit(trial.plan) and not choose.fault(trial, self.terms):
+                scored = self._score(trial.plan.name)
+                if not choose.fault(scored, self.terms):
+                    return scored
+        return None
+
+    def _score(self, name: str) -> Trial:
+        """A trial with the score of its answers, which are asked for once."""
+        trial = self._trials[name]
+        if trial.score is None:
+            self.say(f"{name}: answering {len(self.origin.texts):,} texts")
+            after = self._counts(self._workers[name].outputs(self.origin.texts))
+            self._trials[name] = trial = replace(trial, score=score(self.origin, self._before, after))
+        return trial
+
+    def _mend(self, processes: ExitStack) -> None:
+        """Where none is right: other calibrations, and the most sensitive layers left in fp32."""
+        failed = [trial for trial in self._trials.values() if trial.score and trial.score.drop > self.terms.max_drop]
+        if failed and not self.terms.only:
+            self.say("none is right: trying what is slower, but loses less")
+            fastest = min(failed, key=lambda trial: trial.milliseconds).plan
+            self._time(remedies(fastest), processes)
+
+    def _others(self, chosen: Trial) -> list[Trial]:
+        """What is sealed beside the chosen one: for ONNX Runtime alone, and for every CPU class."""
+        wanted: list[Callable[[Plan], bool]] = []
+        if self.terms.portable and not chosen.plan.right_everywhere:
+            wanted = [lambda plan: plan.right_everywhere]
+            if chosen.plan.runtime != "onnxruntime":
+                wanted.insert(0, lambda plan: plan.runtime == "onnxruntime")
+        elif chosen.plan.runtime != "onnxruntime":
+            wanted = [lambda plan: plan.runtime == "onnxruntime"]
+        found = [self._best(fit) or self._exact() for fit in wanted]
+        return list({trial.plan.name: trial for trial in found}.values())
+
+    def _exact(self) -> Trial:
+        """The fp32 graph: the answers are PyTorch's."""
+        return self._trials["fp32"]
+
+    def _counts(self, outputs: Sequence[Output]) -> Counts:
+        """What the scores of the answers are made of."""
+        origin = self.origin
+        answered = compare.answers(pytorch(origin), origin.examples, outputs)
+        return origin.task.counts(origin.examples, answered)
+
+
+def remedies(plan: Plan) -> list[Plan]:
+    """Candidates that may be right where this one is not."""
+    kept = [replace(plan, name=f"{plan.name}-mixed-{share * 100:.0f}", fp32_share=share) for share in FP32_SHARES]
+    if plan.method != "static":
+        return kept
+    other = [replace(plan, name=f"int8-static-{how}", calibration=how) for how in ("entropy", "percentile")]
+    return [*other, *kept]
+
+
+def grid(origin: Origin, batch: int) -> list[tuple[int, int]]:
+    """(batch, length) of what is timed: the lengths of the texts, by quarters, one at a time and `batch` at once."""
+    lengths = [len(one.input_ids) for one in origin.task.tokenizer(origin.folder).encode(origin.texts)]
+    profile = sorted({int(length) for length in np.quantile(lengths, SHARES)})
+    return [(count, length) for count in sorted({1, batch}) for length in profile]
+
+
+def value(origin: Origin, counts: Counts) -> float:
+    """The metric of what was answered."""
+    return round(float(origin.task.values(counts.sum(axis=0))[origin.metric]), 6)
+
+
+def score(origin: Origin, before: Counts, after: Counts) -> Score:
+    """A candidate's answers held against PyTorch's to the same texts."""
+    one, other = value(origin, before), value(origin, after)
+    interval = bootstrap.drop_interval(origin.task, origin.metric, before, after)
+    return Score(other, round(one - other, 6), interval, len(origin.examples))
+
+
+def pytorch(origin: Origin) -> System:
+    """The model as it is, which all graphs are held against."""
+    return System("pytorch", "pytorch", origin.folder, origin.folder, origin.settings)
+
+
+def system(origin: Origin, graph: Graph) -> System:
+    """A graph, to be measured."""
+    return System(graph.name, graph.runtime, graph.path, origin.folder, origin.settings)
+
+
+def p50_ms(points: Sequence[Point]) -> dict[str, float]:
+    """Medians by BATCHxLENGTH, to the microsecond."""
+    return {f"{point.batch}x{point.length}": round(point.p50_ms, 3) for point in points}

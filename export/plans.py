@@ -1,0 +1,153 @@
+"""The candidates that there can be, by name, and why some are not even made."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bertline.artifacts.bundle import RuntimeName
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.machine import CpuClass
+from bertline.export.terms import Terms
+
+EXACT: tuple[CpuClass, ...] = ("avx512_vnni", "arm64")
+"""CPU classes that multiply unsigned by signed bytes exactly; the others saturate, and answer otherwise."""
+
+Method = Literal["fp32", "dynamic", "static", "nncf", "weights"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A candidate to be made."""
+
+    name: str
+    method: Method
+    runtime: RuntimeName = "onnxruntime"
+    fused: bool = False
+    signed: bool = False
+    """Whether weights are s8, which activations, u8, are multiplied with."""
+    per_channel: bool = True
+    reduce_range: bool = False
+    calibration: str = "minmax"
+    bits: int = 8
+    fp32_share: float = 0.0
+    """Of the layers, how many of the most sensitive stay in fp32."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights have fewer bits than 32."""
+        return self.method != "fp32"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether texts give its scales."""
+        return self.method in ("static", "nncf")
+
+    @property
+    def right_everywhere(self) -> bool:
+        """Whether all CPUs compute the same of it."""
+        return self.runtime == "onnxruntime" and not self.signed
+
+
+def dynamic(signed: bool, fused: bool, per_channel: bool = True, reduce_range: bool = False) -> Plan:
+    """Int8 weights; activations are quantized as the model runs."""
+    name = "int8-signed" if signed else "int8-unsigned"
+    name += "-reduced" * reduce_range + "-fused" * fused + "-per-tensor" * (not per_channel)
+    return Plan(name, "dynamic", "onnxruntime", fused, signed, per_channel, reduce_range)
+
+
+PLANS = (
+    Plan("fp32", "fp32"),
+    Plan("fp32-fused", "fp32", fused=True),
+    Plan("fp32-openvino", "fp32", "openvino"),
+    *(dynamic(signed, fused) for fused in (False, True) for signed in (True, False)),
+    *(dynamic(True, fused, reduce_range=True) for fused in (False, True)),
+    *(dynamic(signed, fused, per_channel=False) for fused in (False, True) for signed in (True, False)),
+    Plan("int8-static-minmax", "static", signed=True),
+    Plan("int8-static-entropy", "static", signed=True, calibration="entropy"),
+    Plan("int8-static-percentile", "static", signed=True, calibration="percentile"),
+    Plan("int8-nncf-openvino", "nncf", "openvino", signed=True),
+    Plan("int8-weights", "weights"),
+    Plan("int4-weights", "weights", bits=4),
+)
+QUICK = (dynamic(signed=True, fused=False).name, dynamic(signed=False, fused=False).name)
+"""What wins on most machines by ONNX Runtime, fused or not as the encoder is."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What decides which plans can win."""
+
+    terms: Terms
+    here: CpuClass
+    fused: str | None
+    """Why there is no fused graph; None where there is one."""
+    openvino: bool
+    """Whether it is installed, and NNCF with it."""
+
+
+def select(situation: Situation) -> tuple[list[Plan], list[str]]:
+    """The plans to be carried out, and notices of why others are not.
+
+    Raises:
+        InputError: `only` names what is no candidate, or one that cannot be right or made here.
+    """
+    only = situation.terms.only
+    names = [plan.name for plan in PLANS]
+    if unknown := [name for name in only if name not in names]:
+        raise InputError(f"--only {', '.join(unknown)}: no such candidate; there are {', '.join(names)}")
+    reasons = {plan: _impossible(plan, situation) or _hopeless(plan, situation) for plan in PLANS}
+    if only:
+        refused = [
+            f"--only {plan.name}: {why}"
+            for plan in PLANS
+            if plan.name in only and (why := _impossible(plan, situation))
+        ]
+        if refused:
+            raise InputError(*refused)
+        return [plan for plan in PLANS if plan.name in (*only, "fp32")], []
+    left_out: dict[str, list[str]] = {}
+    for plan, reason in reasons.items():
+        if reason:
+            left_out.setdefault(reason, []).append(plan.name)
+    notices = [f"not tried: {', '.join(names)}: {reason}" for reason, names in left_out.items()]
+    return [plan for plan, reason in reasons.items() if reason is None], notices
+
+
+def saturating(target: str, here: CpuClass) -> str | None:
+    """The CPU class on which signed weights would answer otherwise; None where what is measured here holds.
+
+    auto is this very machine, whatever it does: its own answers are measured. A class is all CPUs of it.
+    """
+    if target == "auto" or {target, here} <= set(EXACT):
+        return None
+    return target if target not in EXACT else here
+
+
+def _impossible(plan: Plan, situation: Situation) -> str | None:
+    """Why a plan cannot be made, or what is measured here would not hold."""
+    terms, here = situation.terms, situation.here
+    if plan.fused and situation.fused:
+        return situation.fused
+    if plan.runtime == "openvino" and not situation.openvino:
+        return "OpenVINO and NNCF are not installed: pip install 'bertline[openvino]'"
+    if plan.runtime == "openvino" and terms.layout == "triton":
+        return "Triton's ONNX Runtime backend is what runs the model"
+    if plan.runtime == "openvino" and terms.target not in ("auto", here):
+        return f"what OpenVINO computes on a CPU of class {terms.target} cannot be known here"
+    if plan.signed and (which := saturating(terms.target, here)):
+        return f"CPUs of class {which} saturate when they multiply unsigned by signed bytes, and answer otherwise"
+    return None
+
+
+def _hopeless(plan: Plan, situation: Situation) -> str | None:
+    """Why a plan cannot win."""
+    terms, here = situation.terms, situation.here
+    usual = plan.fused == (situation.fused is None) and plan.name.removesuffix("-fused") in QUICK
+    if terms.quick and plan.name != "fp32" and not usual:
+        return "--quick"
+    if plan.reduce_range and here in EXACT:
+        return f"CPUs of class {here} do not saturate, so that a bit would be given up for nothing"
+    if plan.method == "weights" and terms.prefer != "size":
+        return "slower than fp32, since weights are expanded at every run: tried with --prefer size"
+    if plan.calibration != "minmax":
+        return "as fast as int8-static-minmax: made where that is the fastest but loses too much"
+    return None

@@ -1,0 +1,81 @@
+"""ONNX files that many runtimes open: which opset and IR version, and where weights lie that one file cannot hold."""
+
+import shutil
+from pathlib import Path
+
+import onnx
+
+from bertline.artifacts.bundle import Runtime
+from bertline.artifacts.errors import GateError
+
+OPSET = 18
+"""The oldest that optimum promises its conversions for, of ONNX 1.13 (December 2022)."""
+IR_VERSION = 8
+"""The file format of that ONNX release."""
+ONE_FILE = onnx.checker.MAXIMUM_PROTOBUF
+"""Bytes: more does not fit into one protobuf message."""
+
+
+def stamp(path: Path) -> None:
+    """Write IR_VERSION into a file whose writer may have stamped it with a newer one, though it uses nothing of it."""
+    model = onnx.load(path, load_external_data=False)
+    if model.ir_version != IR_VERSION:
+        model.ir_version = IR_VERSION
+        onnx.save(model, path)
+
+
+def is_external(path: Path) -> bool:
+    """Whether weights of the model lie in a file beside it."""
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    return any(one.data_location == onnx.TensorProto.EXTERNAL for one in tensors)
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model to one file, or its weights to PATH_data beside it where they are over ONE_FILE.
+
+    The name is the one that optimum and transformers.js look for. `model` holds no weights afterwards.
+    """
+    data = path.with_name(f"{path.name}_data")
+    data.unlink(missing_ok=True)  # or it would grow
+    onnx.save(model, path, save_as_external_data=model.ByteSize() > ONE_FILE, location=data.name)
+
+
+def pack(path: Path) -> None:
+    """Write a file as `save` does if ONNX Runtime's quantizer split it in two."""
+    if (data := path.with_name(f"{path.name}.data")).exists():
+        model = onnx.load(path)
+        data.unlink()
+        save(model, path)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a model with its weights; what lies beside it follows the new name."""
+    if is_external(source):
+        save(onnx.load(source), target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def describe(path: Path, place: str) -> Runtime:
+    """What the manifest says of the file, which is to lie at `place` in the bundle."""
+    model = onnx.load(path, load_external_data=False)
+    opset = next(int(one.version) for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    return Runtime(model=place, opset=opset, ir_version=model.ir_version)
+
+
+def check(path: Path) -> None:
+    """Hold a file against what is promised of it.
+
+    Raises:
+        GateError: onnx.checker refuses it, or it needs a newer runtime than OPSET and IR_VERSION do.
+    """
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as error:
+        raise GateError(f"{path.name}: onnx.checker refuses the model ({error}); no bundle was made") from None
+    found = describe(path, path.name)
+    if found.opset > OPSET or found.ir_version > IR_VERSION:
+        raise GateError(
+            f"{path.name}: opset {found.opset} and IR version {found.ir_version}; at most {OPSET} and {IR_VERSION} are "
+            "sealed, so that older runtimes open the bundle; no bundle was made"
+        )

@@ -1,0 +1,161 @@
+"""A bundle beside PyTorch, optimum's fp32 and int8 files, and OpenVINO: latency, accuracy and size, in one run.
+
+    python -m bertline.launch.export_benchmark RUN [--json FILE]
+
+RUN is a finished run of reviews, as `bertline demo` leaves it: its test split is what all are scored on. Then the same
+is timed of BERT-base with random weights, whose scores say nothing. Every system has a process of its own, the same
+token ids and the same threads, and is timed in turns. The machine should be quiet; it takes about half an hour on two
+cores.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from bertline.artifacts import bundle, files, machine
+from bertline.artifacts.run import RunFolder
+from bertline.bench import compare
+from bertline.bench.systems import System
+from bertline.export import contest, sources
+from bertline.export.export import export
+from bertline.export.quiet import quiet
+from bertline.export.sources import Origin
+from bertline.export.terms import Terms
+from bertline.launch.export_benchmark import peers
+from bertline.launch.train_benchmark.report import Command, dated
+
+GRID = ((1, 16), (1, 64), (1, 128), (1, 512))
+ROUNDS = 3
+GOALS = {"pytorch": (3.0, 6.5), "optimum fp32": (1.5, 2.7), "optimum int8": (1.15, 1.35), "openvino": (1.3, 1.0)}
+"""What is to be reached over each, on AVX2 alone and on AVX-512 with VNNI."""
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
+def main(run: Path, report: Path | None) -> None:
+    """Hold a bundle of RUN, and one of BERT-base, against the others."""
+    if report is not None:
+        files.refuse_existing(report)
+    say = Console(stderr=True, highlight=False).print
+    with tempfile.TemporaryDirectory(prefix="bertline-") as work:
+        origin = sources.read(str(run), RunFolder(run).split("test"))
+        real = measure(origin, Terms(0.01), run, Path(work, "real"), say)
+        large = base(origin, Path(work, "base-model"))
+        sized = measure(large, Terms(1.0), large.folder, Path(work, "base"), say)
+    result = dated({"models": {origin.name: real, "BERT-base, random weights": sized}, "threads": machine.cores()})
+    for name, one in result["models"].items():
+        Console().print(name, show(one))
+    if report is not None:
+        files.write_json(report, result)
+
+
+def measure(origin: Origin, terms: Terms, source: Path, work: Path, say: Any) -> dict[str, Any]:
+    """Make all systems of a model and measure them side by side.
+
+    Args:
+        origin: the model and the examples it is scored on.
+        terms: of the export.
+        source: what is exported.
+        work: a folder to make.
+        say: takes a line of progress.
+    """
+    work.mkdir()
+    data = None if (source / "run.json").exists() else _texts(origin, work / "texts.jsonl")
+    made = export(str(source), work / "bundle", terms, data, say)
+    say("making what it is held against")
+    optimum = peers.optimum(origin, work)
+    texts, _ = sources.calibration(origin)
+    openvino = peers.openvino(origin, optimum[0].model, texts, work)
+    ours = bundles(origin, work / "bundle")
+    systems = [contest.pytorch(origin), *optimum, *openvino, *ours]
+    tell = lambda what, done, steps: say(f"[{done}/{steps}] {what}")  # noqa: E731
+    found = compare.bench(systems, origin.examples, GRID, ROUNDS, machine.cores(), tell)
+    return {"chosen": made["chosen"], "systems": found["systems"], "ratios": ratios(found["systems"])}
+
+
+def bundles(origin: Origin, folder: Path) -> list[System]:
+    """The bundle as it answers here, and its model for ONNX Runtime where that is another."""
+    manifest = bundle.read(folder)
+    runtimes = [manifest.runtime, *(one.runtime for one in manifest.variants)]
+    names = ("bundle", *("bundle, onnxruntime alone" for _ in manifest.variants))
+    return [
+        System(name, one.name, folder / one.model, origin.folder, origin.settings)
+        for name, one in zip(names, runtimes, strict=True)
+    ]
+
+
+def base(origin: Origin, folder: Path) -> Origin:
+    """A classifier of BERT-base's size: random weights take as long as any."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    with quiet():
+        config = transformers.BertConfig(num_labels=len(origin.settings.labels))
+        config.id2label = dict(enumerate(origin.settings.labels))
+        config.label2id = {label: index for index, label in config.id2label.items()}
+        transformers.BertForSequenceClassification(config).save_pretrained(folder)
+        transformers.AutoTokenizer.from_pretrained(origin.folder).save_pretrained(folder)
+    return replace(origin, kind="model", place=str(folder), folder=folder, examples=origin.examples[:200])
+
+
+def _texts(origin: Origin, path: Path) -> Path:
+    """The examples as a file, which the export of a model without a run is measured on."""
+    files.write_text(path, "".join(json.dumps(origin.task.row(one)) + "\n" for one in origin.examples))
+    return path
+
+
+def ratios(systems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How many times as fast the bundle is as each, by the geometric mean of the medians; of presets the best."""
+    speed = {one["name"]: geometric_mean(point["p50_ms"] for point in one["grid"]) for one in systems}
+    accuracy = {one["name"]: one["accuracy"] for one in systems}
+    presets = [name for name in speed if name.startswith("optimum ") and name != "optimum fp32"]
+    rivals = {
+        "pytorch": "pytorch",
+        "optimum fp32": "optimum fp32",
+        "optimum int8": min(presets, key=speed.__getitem__),
+        "openvino": min((name for name in speed if name.startswith("openvino")), key=speed.__getitem__),
+    }
+    which = int(machine.cpu_class() == "avx512_vnni")
+    return [
+        {
+            "over": rival,
+            "ratio": speed[rival] / speed[ours],
+            "of": ours,
+            "at_least": GOALS[kind][which],
+            "accuracy": accuracy[ours] - accuracy[rival],
+        }
+        for ours in speed
+        if ours.startswith("bundle")
+        for kind, rival in rivals.items()
+    ]
+
+
+def show(result: Mapping[str, Any]) -> RenderableType:
+    """A table of systems and one of ratios."""
+    lengths = [f"{point['length']} tokens, ms" for point in result["systems"][0]["grid"]]
+    heads = (*lengths, "mean, ms", "accuracy", "as PyTorch", "MB", "peak MB")
+    table = Table("", *heads, title=f"chosen: {result['chosen']}")
+    for one in result["systems"]:
+        medians = [point["p50_ms"] for point in one["grid"]]
+        figures = [*(f"{each:.2f}" for each in medians), f"{geometric_mean(medians):.2f}", f"{one['accuracy']:.4f}"]
+        sizes = [f"{one['size_bytes'] / 1e6:.0f}", f"{one['peak_rss_bytes'] / 1e6:.0f}"]
+        table.add_row(one["name"], *figures, f"{one['agreement']:.1%}", *sizes)
+    apart = Table("times as fast", "over", "ratio", "to reach", "accuracy")
+    for one in result["ratios"]:
+        shown = (f"{one['ratio']:.2f}", f"{one['at_least']:.2f}", f"{one['accuracy']:+.4f}")
+        apart.add_row(one["of"], one["over"], *shown)
+    return Group(table, apart)
+
+
+if __name__ == "__main__":
+    main()

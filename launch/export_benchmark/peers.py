@@ -1,0 +1,60 @@
+"""What bundles are held against, made as their own documentation says: each a model file, and the runtime for it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bertline.bench.systems import System
+from bertline.export.quiet import quiet
+from bertline.export.sources import Origin
+from bertline.tasks.tokens import Text
+
+PRESETS = ("avx2", "avx512", "avx512_vnni")
+CALIBRATION = 100
+"""Texts that NNCF sees."""
+
+
+def optimum(origin: Origin, folder: Path) -> list[System]:
+    """fp32 of `optimum-cli export onnx`, and every preset of `optimum-cli onnxruntime quantize` for x86, both ways."""
+    fp32 = folder / "optimum-fp32"
+    _cli("export", "onnx", "--model", str(origin.folder), "--task", origin.settings.task, str(fp32))
+    made = [_system(origin, "optimum fp32", fp32 / "model.onnx")]
+    for preset in PRESETS:
+        for words in ([], ["--per_channel"]):
+            name = " ".join(["optimum", preset, *("per channel" for _ in words)])
+            place = folder / name.replace(" ", "-")
+            _cli("onnxruntime", "quantize", "--onnx_model", str(fp32), "-o", str(place), f"--{preset}", *words)
+            made.append(_system(origin, name, place / "model_quantized.onnx"))
+    return made
+
+
+def openvino(origin: Origin, fp32: Path, texts: Sequence[Text], folder: Path) -> list[System]:
+    """OpenVINO on the fp32 ONNX file, in bf16 where the CPU has it, and on NNCF's int8 in OpenVINO's own format."""
+    with quiet():
+        import nncf
+        import openvino as ov
+
+        model = ov.convert_model(fp32)
+        inputs = {one.any_name for one in model.inputs}
+        tokenizer = origin.task.tokenizer(origin.folder)
+
+        def batches() -> Iterator[dict[str, object]]:
+            for window in tokenizer.encode(texts[:CALIBRATION]):
+                yield {name: array for name, array in tokenizer.pad([window]).items() if name in inputs}
+
+        quantized = nncf.quantize(
+            model, nncf.Dataset(list(batches())), model_type=nncf.ModelType.TRANSFORMER, subset_size=CALIBRATION
+        )
+        ov.save_model(quantized, folder / "nncf.xml")
+    names = {"openvino": fp32, "openvino nncf int8": folder / "nncf.xml"}
+    return [System(name, "openvino", path, origin.folder, origin.settings) for name, path in names.items()]
+
+
+def _system(origin: Origin, name: str, path: Path) -> System:
+    return System(name, "onnxruntime", path, origin.folder, origin.settings)
+
+
+def _cli(*words: str) -> None:
+    program = Path(sys.executable).with_name("optimum-cli")
+    subprocess.run([program, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

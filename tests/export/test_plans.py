@@ -1,0 +1,85 @@
+"""Which candidates are made, and why the others are not."""
+
+import pytest
+
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.machine import CpuClass
+from bertline.export.plans import PLANS, Situation, saturating, select
+from bertline.export.terms import Terms
+
+
+def situation(
+    here: CpuClass = "avx512_vnni", openvino: bool = True, fused: str | None = None, **terms: object
+) -> Situation:
+    return Situation(Terms(0.01, **terms), here, fused, openvino)  # type: ignore[arg-type]
+
+
+def names(found: Situation) -> set[str]:
+    return {plan.name for plan in select(found)[0]}
+
+
+def test_every_plan_has_a_name_of_its_own() -> None:
+    assert len({plan.name for plan in PLANS}) == len(PLANS)
+
+
+@pytest.mark.parametrize("here", ["avx2", "avx512_vnni", "arm64"])
+def test_what_is_not_tried_is_told_with_the_reason(here: CpuClass) -> None:
+    tried, notices = select(situation(here))
+    assert all(
+        plan in tried or any(f" {plan.name}," in f"{notice.replace(':', ',')}," for notice in notices) for plan in PLANS
+    )
+    assert all(notice.startswith("not tried: ") for notice in notices)
+
+
+def test_a_bit_is_given_up_only_where_the_cpu_saturates() -> None:
+    assert "int8-signed-reduced" not in names(situation("avx512_vnni"))
+    assert {"int8-signed-reduced", "int8-signed"} < names(situation("avx2"))
+
+
+def test_weights_alone_are_quantized_for_size() -> None:
+    assert {"int4-weights", "int8-weights"} < names(situation(prefer="size"))
+    assert not {"int4-weights", "int8-weights"} & names(situation())
+
+
+def test_without_openvino_its_candidates_are_left_out() -> None:
+    assert "int8-nncf-openvino" in names(situation())
+    without = situation(openvino=False)
+    assert not any("openvino" in name for name in names(without))
+    assert any("pip install 'bertline[openvino]'" in notice for notice in select(without)[1])
+
+
+def test_another_target_leaves_out_what_it_computes_otherwise() -> None:
+    found = names(situation(target="avx2"))
+    assert "int8-unsigned-fused" in found
+    assert not any("-signed" in name or "openvino" in name or "static" in name for name in found)
+
+
+def test_quick_tries_the_usual_winners() -> None:
+    assert names(situation(quick=True)) == {"fp32", "int8-signed-fused", "int8-unsigned-fused"}
+    assert names(situation(quick=True, fused="none")) == {"fp32", "int8-signed", "int8-unsigned"}
+
+
+def test_only_what_is_named_is_tried_with_fp32_to_compare() -> None:
+    assert names(situation(only=("int8-unsigned",))) == {"fp32", "int8-unsigned"}
+    with pytest.raises(InputError, match="--only int9: no such candidate; there are fp32, fp32-fused"):
+        select(situation(only=("int9",)))
+    with pytest.raises(InputError, match="--only int8-signed: CPUs of class avx2 saturate"):
+        select(situation(only=("int8-signed",), target="avx2"))
+
+
+@pytest.mark.parametrize(
+    ("target", "here", "saturates"),
+    [
+        ("auto", "avx2", None),
+        ("auto", "avx512_vnni", None),
+        ("avx512_vnni", "avx512_vnni", None),
+        ("arm64", "avx512_vnni", None),
+        ("avx2", "avx512_vnni", "avx2"),
+        ("avx512", "avx512", "avx512"),
+        ("avx512_vnni", "avx2", "avx2"),
+    ],
+)
+def test_signed_weights_are_left_out_where_they_would_answer_otherwise(
+    target: str, here: CpuClass, saturates: str | None
+) -> None:
+    assert saturating(target, here) == saturates
