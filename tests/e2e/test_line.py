@@ -1,6 +1,7 @@
 """The installed command on real reviews: what each stage prints, and exactly which files it leaves."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,11 @@ def test_predict_answers_in_the_order_asked(line: Line) -> None:
         {"label", "score", "scores", "truncated"}
     ]
     assert all(answer["score"] == max(answer["scores"].values()) for answer in answers)
+
+
+def test_bytes_that_are_no_text_are_refused_by_their_place(line: Line) -> None:
+    done = bertline("predict", "bundles/reviews", "loved it", os.fsdecode(b"caf\xe9"), folder=line.folder, expect=2)
+    assert done.stderr.rstrip().endswith("text 2 holds a lone surrogate (U+DCE9, character 3), which is no text")
 
 
 def test_predict_answers_a_file(line: Line, tmp_path: Path) -> None:

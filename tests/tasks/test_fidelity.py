@@ -137,3 +137,16 @@ def test_answers_are_those_of_a_plain_script(tmp_path: Path) -> None:
         assert (answer["start"], answer["end"]) == spans[0][1:]
         score = torch.tensor([logit for logit, _, _ in spans]).softmax(0)[0]
         assert answer["score"] == pytest.approx(float(score), abs=1e-4)
+
+
+def test_nothing_to_read_is_answered_with_nothing(tmp_path: Path) -> None:
+    labels = ["O", "B-A", "I-A"]
+    model(tmp_path / "entities", "ForTokenClassification", labels)
+    found = engine(tmp_path / "entities", "token-classification", labels).predict([("", None), (" \n\u00a0", None)])
+    assert found == [{"entities": []}] * 2
+    model(tmp_path / "answers", "ForQuestionAnswering", ())
+    answers = engine(tmp_path / "answers", "question-answering", ())
+    *nothing, something = answers.predict([("", ""), ("which?", ""), ("which?", " \n"), ("", "a lazy dog")])
+    assert [(one["answer"], one["score"], one["start"], one["end"]) for one in nothing] == [("", 1.0, 0, 0)] * 3
+    assert something["answer"] in "a lazy dog"
+    assert something["answer"]
