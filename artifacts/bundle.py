@@ -14,6 +14,7 @@ from bertline.artifacts.task import Part, TaskSettings
 
 MANIFEST = "bertline.json"
 MODEL = "onnx/model.onnx"
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
 class Runtime(Part):
@@ -201,9 +202,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number")
-
-
-AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
 def _valid(path: Path, content: bytes, model: type[AnyModel]) -> AnyModel:
