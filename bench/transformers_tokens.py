@@ -30,6 +30,7 @@ class Window(NamedTuple):
     input_ids: list[int]
     attention_mask: list[int]
     token_type_ids: list[int]
+    """0 where transformers gives the model none: it takes them for that."""
 
 
 class Reading(NamedTuple):
@@ -61,7 +62,10 @@ def read(folder: Path, task: Task, texts: Sequence[Text]) -> Reading:
         return_attention_mask=True, stride=tokens.stride, **asked,
     )  # fmt: skip
     of = found.get("overflow_to_sample_mapping", range(len(texts)))
-    rows = zip(of, found["input_ids"], found["attention_mask"], found["token_type_ids"], strict=True)
+    types = found["token_type_ids"]
+    if "token_type_ids" not in tokenizer.model_input_names:
+        types = [[0] * len(one) for one in types]
+    rows = zip(of, found["input_ids"], found["attention_mask"], types, strict=True)
     return Reading([_cut(Window(*row), tokens.max_length) for row in rows], tokenizer.pad_token_id)
 
 

@@ -68,7 +68,7 @@ class Asked:
 
     def place(self, text: int) -> str:
         """Which text it is, in a message."""
-        return f"text {text + 1} ({self.texts[text][0]!a:.60})"
+        return f"text {text + 1} ({self.texts[text][0]!r:.60})"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _difference(tokenizer: Tokenizer, texts: Sequence[Text], ours: Sequence[Wind
         _told(tokenizer, one[1]) if one is not None and one[0] == place else "nothing" for one in both
     )
     text, window, token = place
-    where = f"text {text + 1} ({texts[text][0]!a:.60}), window {window + 1}, token {token + 1}"
+    where = f"text {text + 1} ({texts[text][0]!r:.60}), window {window + 1}, token {token + 1}"
     return f"{where}: bertline reads {ours_told}, transformers {theirs_told}"
 
 
@@ -71,4 +71,4 @@ def _tokens(windows: Iterable[Window]) -> Iterator[tuple[Place, Token]]:
 
 def _told(tokenizer: Tokenizer, token: Token) -> str:
     index, mask, kind = token
-    return f"{index} ({tokenizer.token(index)!a}, mask {mask}, type {kind})"
+    return f"{index} ({tokenizer.token(index)!r}, mask {mask}, type {kind})"

@@ -135,7 +135,8 @@ class Tokenizer:
 
     def _windows(self, encoding: Any, index: int, cut: bool) -> list[Encoded]:
         if self.tokens.long == "windows":
-            return [_encoded(one, index, cut) for one in (encoding, *encoding.overflowing)]
+            first = _encoded(encoding, index, cut)
+            return [first, *(_typed_as(first, _encoded(one, index, cut)) for one in encoding.overflowing)]
         whole = _encoded(encoding, index, len(encoding.ids) > self.tokens.max_length)
         if not whole.truncated:
             return [whole]
@@ -206,3 +207,15 @@ def _encoded(encoding: Any, index: int, truncated: bool) -> Encoded:
         index,
         truncated,
     )
+
+
+def _typed_as(first: Encoded, window: Encoded) -> Encoded:
+    """A later window with the token types that the first one has.
+
+    The library gives a second text type 1 there, whatever tokenizer.json says: RoBERTa's kind knows no type but 0.
+    """
+    types = window.type_ids.copy()
+    for which in (0, 1):
+        own = first.type_ids[first.sequence == which]
+        types[window.sequence == which] = own[0] if len(own) else 0
+    return window._replace(type_ids=types)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -124,15 +125,22 @@ def schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -
 
 @contextmanager
 def tokenizer_folder(source: Path) -> Iterator[Path]:
-    """A temporary folder with the tokenizer's files, tokenizer.json among them: made where the source has none."""
+    """A temporary folder with the tokenizer's files, tokenizer.json among them.
+
+    It is made where the source has none, or one that transformers reads in another way: the model knows what
+    transformers read, which goes by tokenizer_config.json and the defaults of the tokenizer's class as well.
+    """
     with tempfile.TemporaryDirectory(prefix="bertline-tokenizer-") as name:
         folder = Path(name)
-        if (source / "tokenizer.json").is_file():
+        tokenizer = _tokenizer(source)
+        if _is_as_written(tokenizer, source / "tokenizer.json"):
             for file in TOKENIZER_FILES:
                 if (source / file).is_file():
                     shutil.copyfile(source / file, folder / file)
         else:
-            _convert_tokenizer(source, folder)
+            tokenizer.save_pretrained(folder)
+        if not (folder / "tokenizer.json").is_file():
+            raise InputError(f"{source}: its tokenizer has no fast version, so no tokenizer.json can be made")
         yield folder
 
 
@@ -221,13 +229,23 @@ def _layers(model: nn.Module) -> nn.ModuleList:
     return found[0] if found else nn.ModuleList()
 
 
-def _convert_tokenizer(source: Path, folder: Path) -> None:
+def _tokenizer(source: Path) -> Any:
+    """As transformers reads it."""
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
+        return transformers.AutoTokenizer.from_pretrained(
             source, use_fast=True, trust_remote_code=False, local_files_only=True
         )
-    except (ValueError, OSError) as error:
-        raise InputError(f"{source}: no tokenizer.json, and none can be made of what is there ({error})") from error
-    tokenizer.save_pretrained(folder)
-    if not (folder / "tokenizer.json").is_file():
-        raise InputError(f"{source}: its tokenizer has no fast version, so no tokenizer.json can be made")
+    except Exception as error:  # the tokenizers library raises bare Exception
+        found = "no tokenizer.json, and none" if not (source / "tokenizer.json").is_file() else "no tokenizer"
+        raise InputError(f"{source}: {found} can be made of what is there ({error})") from error
+
+
+def _is_as_written(tokenizer: Any, path: Path) -> bool:
+    """Whether transformers reads texts as a tokenizer.json says, but for their length and padding."""
+    if not (path.is_file() and tokenizer.is_fast):
+        return path.is_file()
+    both = tokenizer.backend_tokenizer, tokenizers.Tokenizer.from_file(str(path))
+    for one in both:
+        one.no_truncation()
+        one.no_padding()
+    return bool(both[0].to_str() == both[1].to_str())

@@ -10,6 +10,7 @@ import pytest
 from bertline.artifacts import bundle
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.run import RunFolder, read_summary
+from bertline.export import adversarial
 from bertline.serve.engine import Engine
 from tests import encoders
 from tests.e2e import tiny
@@ -34,7 +35,10 @@ def test_the_line(
         return
     folder = tiny_bundle(encoder, task)
     manifest = bundle.verify(folder)
-    assert manifest.fidelity.max_abs_logit_diff <= 1e-3
+    proof = manifest.fidelity
+    assert max(proof.max_abs_logit_diff, proof.max_abs_padding_diff) <= 1e-3
+    assert (proof.texts, proof.adversarial_texts) == (256, len(adversarial.texts(len(manifest.inputs) == 2)))
+    assert proof.tokens_compared > 256 * 5
     assert manifest.alone == read_summary(run.path).alone
     assert (manifest.runtime.opset, manifest.runtime.ir_version) == (18, 8)
     engine = Engine.load(folder)

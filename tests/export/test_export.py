@@ -65,8 +65,9 @@ def test_the_manifest_accounts_for_everything(bundle: Sealed, run: Path) -> None
     manifest = bundles.verify(bundle[0])
     assert (manifest.name, manifest.labels, manifest.inputs) == ("tiny", ["negative", "positive"], ["text"])
     assert (manifest.tokens.max_length, manifest.metric, manifest.examples) == (48, "f1", 200)
-    assert manifest.fidelity.texts == 256
-    assert manifest.fidelity.max_abs_logit_diff <= 1e-3
+    assert (manifest.fidelity.texts, manifest.fidelity.adversarial_texts) == (256, 22)
+    assert max(manifest.fidelity.max_abs_logit_diff, manifest.fidelity.max_abs_padding_diff) <= 1e-3
+    assert manifest.fidelity.tokens_compared > 3_000
     assert manifest.baseline > 0.9
     assert manifest.drop == pytest.approx(manifest.baseline - manifest.value)
     assert (bundle[0] / manifest.source.place).resolve() == run

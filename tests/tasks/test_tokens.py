@@ -11,6 +11,7 @@ from bertline.artifacts import places
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Long, Tokens
 from bertline.tasks.tokens import Text, Tokenizer, by_length
+from tests import encoders
 
 TEXTS: list[Text] = [
     ("a plain one", None),
@@ -96,6 +97,18 @@ def test_a_lone_surrogate_is_refused_by_its_place(tiny_model: Path, text: str) -
     with pytest.raises(InputError, match=r"^text 1, the second of the pair, holds"):
         Tokenizer(tiny_model, Tokens(max_length=32, stride=8, long="windows"), paired=True).encode([("q", text)])
     assert tokenizer.encode([("a whole emoji \ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"), None)])
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_every_window_of_a_context_has_the_types_of_the_first(tmp_path: Path, kind: str) -> None:
+    """The library's own types of later windows are 1, which is an index too far for RoBERTa's kind."""
+    encoders.make_tokenizer(kind).save_pretrained(tmp_path)
+    tokenizer = Tokenizer(tmp_path, Tokens(max_length=24, stride=4, long="windows"), paired=True)
+    windows = tokenizer.encode([("which?", "fox dog " * 60)])
+    assert len(windows) > 3
+    for window in windows:
+        assert set(window.type_ids[window.sequence == 1].tolist()) == {1 if kind == "wordpiece" else 0}
+        assert set(window.type_ids[window.sequence == 0].tolist()) == {0}
 
 
 def test_a_batch_is_padded_to_its_own_longest(tiny_model: Path) -> None:

@@ -17,6 +17,7 @@ from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
+from tests import encoders
 
 LABELS = ["negative", "neutral", "positive"]
 TASK = catalog.make(
@@ -134,6 +135,21 @@ def test_a_tokenizer_is_converted_where_there_is_no_fast_one(model: Path, tmp_pa
         )
     with pytest.raises(InputError, match=r"no tokenizer.json"), models.tokenizer_folder(tmp_path / "none"):
         pass
+
+
+def test_a_tokenizer_that_transformers_reads_otherwise_is_written_as_it_reads_it(tmp_path: Path) -> None:
+    """BertTokenizerFast makes small letters unless tokenizer_config.json says no, whatever tokenizer.json says."""
+    source = encoders.make("bert-cased", tmp_path / "cased")
+    with models.tokenizer_folder(source) as same:
+        assert (same / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "BertTokenizerFast"}))
+    text = "Anna Müller works in Berlin"
+    theirs = transformers.AutoTokenizer.from_pretrained(source)(text)["input_ids"]
+    assert Tokenizer(source, Tokens(max_length=32)).encode([(text, None)])[0].input_ids.tolist() != theirs
+    with models.tokenizer_folder(source) as made:
+        assert Tokenizer(made, Tokens(max_length=32)).encode([(text, None)])[0].input_ids.tolist() == theirs
+        assert transformers.AutoTokenizer.from_pretrained(made)(text)["input_ids"] == theirs
 
 
 def test_a_saved_folder_is_replaced_whole(model: Path, tmp_path: Path) -> None:
