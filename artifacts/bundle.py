@@ -16,6 +16,7 @@ MANIFEST = "bertline.json"
 MODEL = "onnx/model.onnx"
 SIGNATURE = "model.sig"
 """Beside the manifest the only file that the manifest does not list: it is made of all others, last."""
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 RuntimeName = Literal["onnxruntime", "openvino"]
 
@@ -254,9 +255,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number")
-
-
-AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
 def _valid(path: Path, content: bytes, model: type[AnyModel]) -> AnyModel:

@@ -77,10 +77,10 @@ def export(
         told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, kept, notices)
         result = account.answer(bundle, told.manifest, outcome.pytorch)
         say(f"sealing {bundle}")
-        seal(bundle, served, told.graphs, told.manifest, result, signer)
-    for line in account.words(told.manifest, bundle):
+        sealed = seal(bundle, served, told.graphs, told.manifest, result, signer)
+    for line in account.words(sealed, bundle):
         say(line)
-    return result
+    return {**result, "notices": sealed.notices}
 
 
 def _openvino() -> bool:

@@ -8,7 +8,7 @@ from bertline.artifacts import files
 from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, Runtime
 from bertline.artifacts.signature import Sign
 from bertline.bench import report
-from bertline.export import hugging_face, portable, triton
+from bertline.export import emulation, hugging_face, portable, triton
 from bertline.export.card import card
 from bertline.export.contest import pytorch
 from bertline.export.fidelity import cut
@@ -31,8 +31,10 @@ def seal(
     manifest: Manifest,
     result: dict[str, Any],
     sign: Sign | None = None,
-) -> None:
+) -> Manifest:
     """Make the bundle folder and load it as a server would, golden texts and all, before it gets its name.
+
+    Where it is meant for another CPU class it is loaded as on one of those, too, if that can be emulated.
 
     Args:
         bundle: where; must not exist.
@@ -64,8 +66,12 @@ def seal(
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         Engine.load(folder, manifest.threads)
+        if told := emulation.prove(folder, manifest.target, manifest.machine.cpu_class):
+            manifest = manifest.model_copy(update={"notices": [*manifest.notices, told]})
+            files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         if sign is not None:
             sign(folder)
+    return manifest
 
 
 def golden_texts(examples: Sequence[Example]) -> list[Text]:

@@ -27,6 +27,8 @@ def predict(folder: Path, texts: Sequence[str], source: Path | None, target: Pat
     if target is not None:
         files.refuse_existing(target)
     engine = Engine.load(folder)
+    if engine.notice:
+        click.echo(f"note: {engine.notice}", err=True)
     inputs = engine.task.settings.inputs
     asked = _texts(texts, inputs)
     if source is not None:

@@ -116,4 +116,4 @@ def _refusing(name: object) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise DamagedError(f"{name}: {error}") from None
+        raise DamagedError(f"{name}: {error}") from error

@@ -1,6 +1,7 @@
 """What computes a model's logits from a padded batch: ONNX Runtime, or OpenVINO where it is installed."""
 
 import importlib.util
+import io
 from pathlib import Path
 from threading import local
 from typing import Protocol
@@ -79,10 +80,10 @@ class OpenVino:
             "NUM_STREAMS": 1,
             "CACHE_DIR": "",  # nothing is written but where the user says
         }
+        core = openvino.Core()
         try:
-            self._model = openvino.Core().compile_model(
-                model if isinstance(model, bytes) else str(model), "CPU", settings
-            )
+            graph = core.read_model(io.BytesIO(model) if isinstance(model, bytes) else str(model))
+            self._model = core.compile_model(graph, "CPU", settings)
         except Exception as error:  # OpenVINO raises RuntimeError and others of its own
             raise DamagedError(f"{_name(model)}: OpenVINO {openvino.__version__} cannot load it ({error})") from None
         self.inputs = [one.any_name for one in self._model.inputs]

@@ -82,13 +82,14 @@ def nested(depth: int) -> bytes:
         (b"\x08", "Model is cut off"),
         (b"\x3a\x05\x0a\x00", "Model is cut off"),
         (b"\x08" + b"\xff" * 10 + b"\x01", "more than 64 bits"),
+        (b"\x08" + b"\xff" * 9 + b"\x02", "more than 64 bits"),
         (b"\x38\x01", r"Model\.graph has the wire type 0"),
         (b"\x3b", r"Model\.graph has the wire type 3"),
         (b"\x3a\x00\x3a\x00", r"Model\.graph stands twice"),
         (nested(40), "more than 100 deep"),
-        (b"\x42\x00" * (protobuf.MAX_FIELDS + 1), "more than 500,000 fields"),
+        (b"\x42\x00" * (protobuf.MAX_FIELDS + 1), "more than 1,000,000 fields"),
     ],
-    ids=["text", "no number", "cut off", "long number", "other type", "group", "twice", "deep", "many"],
+    ids=["text", "no number", "cut off", "long number", "large number", "other type", "group", "twice", "deep", "many"],
 )
 def test_what_is_no_model_is_refused(content: bytes, told: str) -> None:
     with pytest.raises(ValueError, match=told):

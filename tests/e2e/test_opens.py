@@ -59,6 +59,17 @@ def tokens(engine: Engine, text: str, left_out: int | None = None) -> list[tuple
     return [(engine.task.labels[row.argmax()], pytest.approx(float(row.max()), abs=TOLERANCE)) for row in probable[own]]
 
 
+def span_probability(engine: Engine, pair: tuple[str, str], span: dict[str, Any]) -> float:
+    """The product of the probabilities of its first and last token, among those of the context and the first of all."""
+    (window,) = engine.tokenizer.encode([pair])
+    (output,) = engine.outputs([window])
+    context = np.flatnonzero(window.sequence == 1)
+    among = np.exp(output[[0, *context]]).sum(axis=0)
+    (first,) = context[window.offsets[context, 0] == span["start"]]
+    (last,) = context[window.offsets[context, 1] == span["end"]]
+    return float(np.exp(output[first, 0]) / among[0] * np.exp(output[last, 1]) / among[1])
+
+
 @pytest.mark.parametrize("encoder", ["bert", "electra"])
 def test_labels(encoder: str, tiny_bundle: Bundle) -> None:
     """electra's bundle is laid out for Triton, and opens all the same."""
@@ -198,8 +209,9 @@ def test_answers_in_javascript(tiny_bundle: Bundle, javascript: Any) -> None:
     folder = tiny_bundle("bert", "question-answering")
     engine = Engine.load(folder)
     for pair, found in zip(QUESTIONS, javascript(folder, [list(pair) for pair in QUESTIONS]), strict=True):
-        best = engine.predict([pair])[0]["n_best"][0]["answer"]
-        assert re.sub(" |##", "", found["answer"]) == re.sub(" ", "", best.lower()).replace("ü", "u")
+        best = engine.predict([pair])[0]["n_best"][0]
+        assert re.sub(" |##", "", found["answer"]) == re.sub(" ", "", best["answer"].lower()).replace("ü", "u")
+        assert found["score"] == pytest.approx(span_probability(engine, pair, best), abs=TOLERANCE)
 
 
 def test_logits_in_the_runtime_of_browsers(tiny_bundle: Bundle, node: Callable[[str, Any], Any]) -> None:

@@ -157,7 +157,7 @@ def test_optimum_opens_the_bundle_and_answers_alike(bundle: Sealed) -> None:
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoTokenizer
 
-    model = ORTModelForSequenceClassification.from_pretrained(bundle[0], subfolder="onnx", file_name="model.onnx")
+    model = ORTModelForSequenceClassification.from_pretrained(bundle[0])
     tokenizer = AutoTokenizer.from_pretrained(bundle[0])
     text = make_texts(1, seed=9)[0]["text"]
     logits = model(**tokenizer(text, truncation=True, max_length=48, return_tensors="pt")).logits

@@ -88,7 +88,8 @@ def test_quantized_graphs_are_valid_and_take_int64(quantized: dict[str, Graph], 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_graph_passes_the_check_of_loading(run: Path, quantized: dict[str, Graph], name: str) -> None:
     vocabulary = json.loads((run / "best/config.json").read_text())["vocab_size"]
-    assert check(quantized[name].path.read_bytes(), "text-classification", ()) == (False, vocabulary)
+    rows = None if name == "int4-weights" else vocabulary  # its embeddings are in blocks, which hide how many there are
+    assert check(quantized[name].path.read_bytes(), "text-classification", ()) == (False, rows)
 
 
 @pytest.mark.parametrize("name", EVERY)
