@@ -31,7 +31,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     folder = tmp_path_factory.mktemp("line")
     (folder / "reviews.yaml").write_text(RECIPE)
     train = bertline("train", "reviews.yaml", "--ranks", 2, "--json", folder=folder)
-    export = bertline("export", "runs/reviews", "--max-drop", 0.1, "--json", folder=folder)
+    export = bertline("export", "runs/reviews", "--max-drop", 0.1, "--quick", "--json", folder=folder)
     bench = bertline("bench", "bundles/reviews", "--html", "bench.html", "--json", folder=folder)
     return Line(folder, json.loads(train.stdout), json.loads(export.stdout), json.loads(bench.stdout))
 

@@ -35,6 +35,7 @@ def test_the_files_of_a_run(line: Line) -> None:
         "metrics.jsonl",
         "recipe.yaml",
         "run.json",
+        "splits/calibration.jsonl",
         "splits/test.jsonl",
         "splits/validation.jsonl",
     ]

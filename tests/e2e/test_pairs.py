@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pairs.yaml").write_text(RECIPE)
     bertline("train", "pairs.yaml", "--ranks", 1, folder=folder)
     write_keys(folder, "mine")
-    bertline("export", "runs/pairs", "--max-drop", 1, "--sign", "mine.pem", folder=folder)
+    bertline("export", "runs/pairs", "--max-drop", 1, "--quick", "--sign", "mine.pem", folder=folder)
     return folder
 
 

@@ -50,7 +50,7 @@ def test_the_line(case: str, tmp_path: Path) -> None:
         recipe["data"] = {"train": "rows.jsonl", "take": {"validation": 40, "test": 30}}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(recipe))
     trained = json.loads(bertline("train", "a.yaml", "--ranks", 1, "--json", folder=tmp_path).stdout)
-    exported = json.loads(bertline("export", "runs/a", "--max-drop", 1, "--json", folder=tmp_path).stdout)
+    exported = json.loads(bertline("export", "runs/a", "--max-drop", 1, "--quick", "--json", folder=tmp_path).stdout)
     assert trained["metric"] == exported["metric"] == METRICS[case][0]
     measured = json.loads(bertline("bench", "bundles/a", "--html", "a.html", "--json", folder=tmp_path).stdout)
     assert measured["metrics"] == METRICS[case]
