@@ -1,6 +1,8 @@
 """ONNX files that many runtimes open: which opset and IR version, and where weights lie that one file cannot hold."""
 
 import shutil
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import onnx
@@ -17,11 +19,42 @@ ONE_FILE = onnx.checker.MAXIMUM_PROTOBUF
 
 
 def stamp(path: Path) -> None:
-    """Write IR_VERSION into a file whose writer may have stamped it with a newer one, though it uses nothing of it."""
+    """Write IR_VERSION into a file whose writer may have stamped it with a newer one, though it uses nothing of it.
+
+    Nodes are put in order as well: see `sort_nodes`.
+    """
     model = onnx.load(path, load_external_data=False)
-    if model.ir_version != IR_VERSION:
+    if sort_nodes(model.graph) or model.ir_version != IR_VERSION:
         model.ir_version = IR_VERSION
         onnx.save(model, path)
+
+
+def sort_nodes(graph: onnx.GraphProto) -> bool:
+    """Put every node after those that make what it reads; whether one had to be moved.
+
+    ONNX Runtime's quantizer does not look into branches (DeBERTa's layers have some), and leaves nodes behind an If
+    that reads what they make; ONNX Runtime loads that, the ONNX standard forbids it.
+    """
+    made_by = {output: index for index, node in enumerate(graph.node) for output in node.output}
+    needs = {
+        index: [made_by[name] for name in _reads(node) if name in made_by] for index, node in enumerate(graph.node)
+    }
+    if all(need < index for index, all_of in needs.items() for need in all_of):
+        return False
+    nodes = [graph.node[index] for index in TopologicalSorter(needs).static_order()]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    return True
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads, also from within its branches; names that those make for themselves are among it."""
+    yield from node.input
+    for attribute in node.attribute:
+        for branch in (attribute.g, *attribute.graphs):
+            for inner in branch.node:
+                yield from _reads(inner)
 
 
 def is_external(path: Path) -> bool:

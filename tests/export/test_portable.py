@@ -35,6 +35,33 @@ def test_a_newer_stamp_is_replaced(tmp_path: Path) -> None:
     portable.check(tmp_path / "model.onnx")
 
 
+def test_nodes_come_after_all_that_their_branches_read(tmp_path: Path) -> None:
+    """As ONNX Runtime's quantizer leaves a graph with branches: the If stands before what it reads from within."""
+    branch = helper.make_graph(
+        [helper.make_node("Neg", ["late"], ["z"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n"])],
+    )
+    made = model()
+    made.graph.input.append(helper.make_tensor_value_info("which", TensorProto.BOOL, []))
+    del made.graph.node[:]
+    made.graph.node.extend([
+        helper.make_node("If", ["which"], ["y"], then_branch=branch, else_branch=branch),
+        helper.make_node("Exp", ["early"], ["late"]),
+        helper.make_node("Abs", ["x"], ["early"]),
+    ])  # fmt: skip
+    onnx.save(made, tmp_path / "model.onnx")
+    with pytest.raises(GateError, match="topologically sorted"):
+        portable.check(tmp_path / "model.onnx")
+    portable.stamp(tmp_path / "model.onnx")
+    portable.check(tmp_path / "model.onnx")
+    sorted_once = (tmp_path / "model.onnx").read_bytes()
+    assert [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node] == ["Abs", "Exp", "If"]
+    portable.stamp(tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").read_bytes() == sorted_once
+
+
 @pytest.mark.parametrize(
     ("made", "words"),
     [
