@@ -1,0 +1,46 @@
+"""Every encoder with every task by every candidate: made, loaded by its runtime, and near the fp32 graph."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertline.artifacts.run import RunFolder
+from bertline.export import convert, graphs, sources
+from bertline.export.graphs import Graph
+from bertline.export.plans import PLANS
+from bertline.export.workshop import Workshop
+from bertline.serve.engine import Engine
+from bertline.serve.runtimes import RUNTIMES
+from tests import encoders
+from tests.e2e import tiny
+from tests.e2e.test_encoders import UNSUPPORTED
+
+NEAR = 0.1
+"""Of the spread of the logits, the mean difference that eight bits, or four, may make."""
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("encoder", "task"), [*itertools.product(encoders.ENCODERS, tiny.TASKS)])
+def test_every_candidate_of_every_encoder(
+    encoder: str, task: str, tiny_run: Callable[[str, str], RunFolder], tmp_path: Path
+) -> None:
+    if (encoder, task) in UNSUPPORTED:
+        pytest.skip(UNSUPPORTED[encoder, task])
+    origin = sources.read(str(tiny_run(encoder, task).path), None)
+    fp32 = Graph("fp32", convert.to_onnx(origin.folder, origin.settings, tmp_path))
+    workshop = Workshop(origin, fp32, graphs.fuse(fp32, "fp32-fused"), origin.texts, 10)
+    tokenizer = origin.task.tokenizer(origin.folder)
+    windows = tokenizer.encode(origin.texts)
+
+    def logits(graph: Graph) -> np.ndarray:
+        engine = Engine(origin.task, tokenizer, RUNTIMES[graph.runtime](graph.path, 1))
+        return np.concatenate([output.ravel() for output in engine.outputs(windows, batch_size=1)])
+
+    expected = logits(fp32)
+    for plan in PLANS:
+        if not plan.fused or workshop.fused:
+            off = np.abs(logits(workshop.make(plan)) - expected).mean()
+            assert off <= NEAR * (expected.std() + 0.1), (plan.name, off, expected.std())
