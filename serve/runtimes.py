@@ -94,7 +94,7 @@ class OpenVino:
         """As `Runtime.run`."""
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._model.create_infer_request()
-        found = self._of_thread.request.infer({name: batch[name] for name in self.inputs}, share_inputs=True)
+        found = self._of_thread.request.infer({name: batch[name] for name in self.inputs})
         return _joined([found[name] for name in self.outputs])
 
 
