@@ -90,29 +90,31 @@ class Contest:
 
     def _time(self, plans: Sequence[Plan], processes: ExitStack) -> list[Point]:
         """Make the plans and time them in turns with PyTorch, whose figures are returned."""
-        made = [plan for plan in plans if self._make(plan)]
-        systems = [system(self.origin, self._graphs[plan.name]) for plan in made]
-        workers = [processes.enter_context(Worker(one, machine.cores())) for one in systems]
-        self._workers |= {plan.name: worker for plan, worker in zip(made, workers, strict=True)}
+        for plan in plans:
+            self._make(plan, processes)
+        made = [plan for plan in plans if plan.name in self._workers]
+        workers = [self._workers[plan.name] for plan in made]
         rounds = 1 if self.terms.quick else ROUNDS
         tell = lambda what, done, steps: self.say(f"[{done}/{steps}] {what}")  # noqa: E731
         timed = compare.time([self._yardstick, *workers], self.origin.texts, self._grid, rounds, tell)
-        for plan, one, points in zip(made, systems, timed[1:], strict=True):
-            self._trials[plan.name] = Trial(plan, one.size_bytes, p50_ms(points))
+        for plan, worker, points in zip(made, workers, timed[1:], strict=True):
+            self._trials[plan.name] = Trial(plan, worker.system.size_bytes, p50_ms(points))
         return timed[0]
 
-    def _make(self, plan: Plan) -> bool:
-        """Make a candidate's graph; what a quantizer cannot do is told, and the others go on."""
+    def _make(self, plan: Plan, processes: ExitStack) -> None:
+        """Make a candidate and let it answer a text; what its quantizer or runtime cannot do is told, and no more."""
         self.say(f"{plan.name}: making")
         try:
-            self._graphs[plan.name] = self.workshop.make(plan)
+            graph = self.workshop.make(plan)
+            worker = processes.enter_context(Worker(system(self.origin, graph), machine.cores()))
+            worker.outputs(self.origin.texts[:1])
         except Exception as error:  # the quantizers are other people's, and raise whatever they come upon
-            if not plan.quantized:
+            if plan.name == "fp32":
                 raise
             reason = " ".join(str(error).split())
             self._notices.append(f"not tried: {plan.name}: it cannot be made ({type(error).__name__}: {reason:.200})")
-            return False
-        return True
+        else:
+            self._graphs[plan.name], self._workers[plan.name] = graph, worker
 
     def _best(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
         """The best of those that fit and are right, scoring no more than it takes to know."""

@@ -18,6 +18,15 @@ from tests import encoders
 from tests.e2e import tiny
 from tests.e2e.test_encoders import UNSUPPORTED
 
+UNMADE = {
+    ("albert", "int8-nncf-openvino"): "'NoneType' object has no attribute 'shape'",  # layers share their weights
+    ("mobilebert", "int8-static-percentile"): "Too many bins for data range",
+    ("deberta", "fp32-openvino"): "doesn't support If operation with dynamic rank",
+    ("deberta", "int8-nncf-openvino"): "doesn't support If operation with dynamic rank",
+    ("deberta-v2", "fp32-openvino"): "doesn't support If operation with dynamic rank",
+    ("deberta-v2", "int8-nncf-openvino"): "doesn't support If operation with dynamic rank",
+}
+"""What a quantizer or a runtime cannot do; an export goes on without it, and says so."""
 NEAR = 0.1
 """Of the spread of the logits, the mean difference that eight bits, or four, may make."""
 
@@ -41,6 +50,11 @@ def test_every_candidate_of_every_encoder(
 
     expected = logits(fp32)
     for plan in PLANS:
-        if not plan.fused or workshop.fused:
+        if plan.fused and not workshop.fused:
+            continue
+        if (encoder, plan.name) in UNMADE:
+            with pytest.raises(Exception, match=UNMADE[encoder, plan.name]):  # the libraries' own, of any kind
+                logits(workshop.make(plan))
+        else:
             off = np.abs(logits(workshop.make(plan)) - expected).mean()
             assert off <= NEAR * (expected.std() + 0.1), (plan.name, off, expected.std())
