@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from string import printable
 
 import pytest
 
@@ -29,7 +30,7 @@ def make_texts(count: int, seed: int = 0) -> list[dict[str, str]]:
 
 
 def make_model(folder: Path, labels: tuple[str, ...] | None = None, layers: int = 2, hidden: int = 32) -> Path:
-    """A random BERT with a WordPiece vocabulary trained on the texts above, as a Hugging Face folder.
+    """A random BERT with a WordPiece vocabulary of the texts above, as a Hugging Face folder.
 
     Args:
         folder: made if need be.
@@ -38,16 +39,18 @@ def make_model(folder: Path, labels: tuple[str, ...] | None = None, layers: int 
         hidden: size, four heads.
     """
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # written down, since a vocabulary that is trained is another one each time, and so is what the model learns
+    words = sorted({word for row in make_texts(500) for word in row["text"].lower().split() if word.isalpha()})
+    pieces = [mark + letter for mark in ("", "##") for letter in sorted(set(printable.lower()))]
+    vocabulary = dict.fromkeys([*special, *pieces, *words, *(f"##{word[1:]}" for word in words)])
+    tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(
-        (row["text"] for row in make_texts(500)), trainers.WordPieceTrainer(vocab_size=400, special_tokens=special)
-    )
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

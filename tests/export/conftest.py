@@ -25,7 +25,7 @@ def train(folder: Path, steps: int = 40) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     rows = make_texts(32 * steps, seed=1)
     for start in range(0, len(rows), 32):
         batch = rows[start : start + 32]

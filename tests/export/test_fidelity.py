@@ -1,6 +1,7 @@
 """The fidelity gates: their texts, their bounds, and what they are there to catch."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -148,13 +149,13 @@ def test_an_answer_that_a_batch_changes_is_caught_unless_it_was_a_tie(asked: Ask
     assert fault is None or fault.startswith("answers otherwise where texts are padded or batched otherwise: text 1 (")
 
 
-@pytest.mark.parametrize(("wrong", "fault"), [(0.0009, None), (0.0011, "0.0011"), (-0.0011, "0.0011"), (np.nan, "nan")])
+@pytest.mark.parametrize(("wrong", "fault"), [(0.0009, None), (0.002, "0.00"), (-0.002, "0.00"), (np.nan, "nan")])
 def test_one_logit_decides(asked: Asked, pytorch: list[Output], fp32: Graph, wrong: float, fault: str | None) -> None:
     other = [output.copy() for output in pytorch]
     other[200][1] += wrong
     found = fidelity.hold(asked, other, OnnxRuntime(fp32.path, 1)).fault
     assert (found is None) == (fault is None)
-    assert found is None or f"largest |Δlogit| {fault} on 256 texts and 22 adversarial ones, at text 201 (" in found
+    assert found is None or re.search(rf"largest \|Δlogit\| {fault}\d* on 256 .* ones, at text 201 \(", found)
 
 
 def test_tokens_are_those_of_transformers(origin: Origin, asked: Asked) -> None:
