@@ -29,6 +29,7 @@ from bertline.export.export import export
 from bertline.export.quiet import quiet
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
+from bertline.launch.demonstration import MAX_DROP
 from bertline.launch.export_benchmark import peers
 from bertline.launch.train_benchmark.report import Command, dated
 
@@ -48,7 +49,7 @@ def main(run: Path, report: Path | None) -> None:
     say = Console(stderr=True, highlight=False).print
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         origin = sources.read(str(run), RunFolder(run).split("test"))
-        real = measure(origin, Terms(0.01), run, Path(work, "real"), say)
+        real = measure(origin, Terms(MAX_DROP), run, Path(work, "real"), say)
         large = base(origin, Path(work, "base-model"))
         sized = measure(large, Terms(1.0), large.folder, Path(work, "base"), say)
     result = dated({"models": {origin.name: real, "BERT-base, random weights": sized}, "threads": machine.cores()})
