@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from bertline.artifacts.bundle import RuntimeName
@@ -31,7 +32,7 @@ def fuse(graph: Graph, name: str) -> Graph | None:
     - SkipLayerNormalization takes four times as long as an addition and LayerNormalization. ONNX Runtime makes one of
       every Add before a LayerNormalization when it loads a model, but not of a Sum.
 
-    The attention mask stays the input's, so that padding may stand on either side.
+    The attention mask stays the input's, so that padding may stand on either side. Where there is none it is spared.
     """
     with quiet():
         from onnxruntime.transformers.fusion_options import FusionOptions
@@ -50,6 +51,7 @@ def fuse(graph: Graph, name: str) -> Graph | None:
     if all(one.domain != "com.microsoft" for one in fused.model.opset_import):
         fused.model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     keep_sums_apart(fused.model)
+    spare_the_mask(fused.model.graph)
     path = graph.path.with_name(f"{name}.onnx")
     fused.topological_sort()
     portable.save(fused.model, path)
@@ -63,3 +65,43 @@ def keep_sums_apart(model: onnx.ModelProto) -> None:
         before = made_by.get(node.input[0]) if node.op_type == "LayerNormalization" else None
         if before is not None and before.op_type == "Add":
             before.op_type = "Sum"
+
+
+def spare_the_mask(graph: onnx.GraphProto) -> None:
+    """Leave the mask out of attention where nothing is padded, by a branch that is taken while the model runs.
+
+    Without one ONNX Runtime attends block by block (flash attention), and never writes all weights of all tokens: a
+    text alone took 9 % less time (geometric mean of 16 to 512 tokens, MiniLM in int8 on Zen 4). The fusion gives the
+    mask as `key_padding_mask`, the fifth input.
+    """
+    masks = {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] == "attention_mask"}
+    whole = "nothing_is_padded"
+    nodes = [_branch(node, whole) if _is_masked(node, masks) else node for node in graph.node]
+    if nodes == list(graph.node):
+        return
+    one = onnx.numpy_helper.from_array(np.array(1, np.int64), "real_token")
+    condition = [
+        onnx.helper.make_node("ReduceMin", ["attention_mask"], ["least_of_mask"], "least_of_mask", keepdims=0),
+        onnx.helper.make_node("Equal", ["least_of_mask", one.name], [whole], whole),
+    ]
+    del graph.node[:]
+    graph.node.extend([*condition, *nodes])
+    graph.initializer.append(one)
+
+
+def _is_masked(node: onnx.NodeProto, masks: set[str]) -> bool:
+    return node.op_type == "MultiHeadAttention" and len(node.input) == 5 and node.input[4] in masks
+
+
+def _branch(attention: onnx.NodeProto, whole: str) -> onnx.NodeProto:
+    """The same attention without its mask if `whole`, else as it is."""
+    branches = {}
+    for branch, inputs in (("then_branch", attention.input[:4]), ("else_branch", attention.input)):
+        node = onnx.NodeProto()
+        node.CopyFrom(attention)
+        del node.input[:]
+        node.input.extend(inputs)
+        node.output[0] = f"{attention.output[0]}_{branch}"
+        output = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
+        branches[branch] = onnx.helper.make_graph([node], f"{attention.name}_{branch}", [], [output])
+    return onnx.helper.make_node("If", [whole], attention.output, f"{attention.name}_If", **branches)

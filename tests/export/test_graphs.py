@@ -24,7 +24,10 @@ EVERY = [plan.name for plan in plans.PLANS]
 
 
 def operators(path: Path) -> Counter[str]:
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
+    """Of the graph and, counted once, of the branches in it that attend with a mask."""
+    nodes = list(onnx.load(path).graph.node)
+    masked = [each.g for node in nodes if node.op_type == "If" for each in node.attribute if each.name == "else_branch"]
+    return Counter(node.op_type for some in (nodes, *(graph.node for graph in masked)) for node in some)
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:
@@ -43,6 +46,16 @@ def test_attention_is_fused_and_logits_stay(fp32: Graph, fused: Graph, batch: Ba
     assert operators(fused.path)["MultiHeadAttention"] == 2
     assert operators(fused.path)["Softmax"] == 0
     np.testing.assert_allclose(OnnxRuntime(fused.path, 1).run(batch), OnnxRuntime(fp32.path, 1).run(batch), atol=1e-5)
+
+
+def test_attention_without_padding_has_no_mask(fp32: Graph, fused: Graph, batch: Batch) -> None:
+    """Nor is it another answer."""
+    branches = [node for node in onnx.load(fused.path).graph.node if node.op_type == "If"]
+    inputs = [{each.name: len(each.g.node[0].input) for each in node.attribute} for node in branches]
+    assert inputs == [{"then_branch": 4, "else_branch": 5}] * 2
+    short = {name: array[:, :4].copy() for name, array in batch.items()}
+    assert short["attention_mask"].all()
+    np.testing.assert_allclose(OnnxRuntime(fused.path, 1).run(short), OnnxRuntime(fp32.path, 1).run(short), atol=1e-5)
 
 
 def test_padding_may_stand_on_the_left(fp32: Graph, fused: Graph, batch: Batch) -> None:
