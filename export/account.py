@@ -9,7 +9,7 @@ from typing import Any
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import MODEL, Fidelity, Manifest, Runtime, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
-from bertline.export import choose, portable, triton
+from bertline.export import choose, onnx_files, triton
 from bertline.export.contest import Outcome
 from bertline.export.graphs import Graph
 from bertline.export.plans import EXACT
@@ -119,7 +119,7 @@ def model_files(outcome: Outcome, here: CpuClass, common: str) -> dict[str, tupl
 
 def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
     """As the manifest tells of a model."""
-    return portable.describe(graph.path, place).model_copy(update={"name": graph.runtime, "cpu_classes": classes})
+    return onnx_files.describe(graph.path, place).model_copy(update={"name": graph.runtime, "cpu_classes": classes})
 
 
 def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:

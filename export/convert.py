@@ -9,7 +9,7 @@ from pathlib import Path
 from bertline.artifacts import encoder, machine
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import TaskSettings
-from bertline.export import portable
+from bertline.export import onnx_files
 from bertline.export.quiet import quiet
 from bertline.tasks import catalog
 
@@ -42,6 +42,6 @@ def to_onnx(model: Path, settings: TaskSettings, folder: Path) -> Path:
                 f"does: {', '.join(sorted(known))}"
             )
         loaded = PyTorchRuntime(model, catalog.make(settings).architecture, machine.cores()).model
-        onnx_export_from_model(loaded, folder, task=settings.task, opset=portable.OPSET, do_validation=False)
-    portable.stamp(folder / "model.onnx")
+        onnx_export_from_model(loaded, folder, task=settings.task, opset=onnx_files.OPSET, do_validation=False)
+    onnx_files.stamp(folder / "model.onnx")
     return folder / "model.onnx"

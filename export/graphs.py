@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from bertline.artifacts.bundle import RuntimeName
-from bertline.export import portable
+from bertline.export import onnx_files
 from bertline.export.quiet import quiet
 
 
@@ -54,7 +54,7 @@ def fuse(graph: Graph, name: str) -> Graph | None:
     spare_the_mask(fused.model.graph)
     path = graph.path.with_name(f"{name}.onnx")
     fused.topological_sort()
-    portable.save(fused.model, path)
+    onnx_files.save(fused.model, path)
     return Graph(name, path)
 
 

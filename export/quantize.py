@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from bertline.artifacts.errors import InputError
-from bertline.export import portable
+from bertline.export import onnx_files
 from bertline.export.plans import Plan
 from bertline.export.quiet import quiet
 from bertline.tasks.tokens import Batch
@@ -37,7 +37,7 @@ def quantize(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: S
         raise InputError(f"nodes to leave in fp32: {', '.join(sorted(unknown))}: no node of {fp32.name} has that name")
     with quiet():
         METHODS[plan.method](plan, fp32, path, texts, list(keep))
-    portable.stamp(path)
+    onnx_files.stamp(path)
 
 
 def _dynamic(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
@@ -51,11 +51,11 @@ def _dynamic(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: l
         reduce_range=plan.reduce_range,
         weight_type=QuantType.QInt8 if plan.signed else QuantType.QUInt8,
         nodes_to_exclude=keep,
-        use_external_data_format=portable.is_external(fp32),
+        use_external_data_format=onnx_files.is_external(fp32),
         # shape inference does not know what the fused operators give
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
-    portable.pack(path)
+    onnx_files.pack(path)
 
 
 def _static(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
@@ -72,14 +72,14 @@ def _static(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: li
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=keep,
-        use_external_data_format=portable.is_external(fp32),
+        use_external_data_format=onnx_files.is_external(fp32),
         calibrate_method={
             "minmax": CalibrationMethod.MinMax,
             "entropy": CalibrationMethod.Entropy,
             "percentile": CalibrationMethod.Percentile,
         }[plan.calibration],
     )
-    portable.pack(path)
+    onnx_files.pack(path)
 
 
 def _nncf(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
@@ -94,7 +94,7 @@ def _nncf(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list
         preset=nncf.QuantizationPreset.MIXED,
         ignored_scope=nncf.IgnoredScope(names=keep) if keep else None,
     )
-    portable.save(quantized, path)
+    onnx_files.save(quantized, path)
 
 
 def _weights(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
@@ -110,7 +110,7 @@ def _weights(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: l
     )
     quantizer = MatMulNBitsQuantizer(onnx.load(fp32), algo_config=config, nodes_to_exclude=keep)
     quantizer.process()
-    portable.save(quantizer.model.model, path)
+    onnx_files.save(quantizer.model.model, path)
 
 
 METHODS: dict[str, Callable[[Plan, Path, Path, Sequence[Batch], list[str]], None]] = {

@@ -8,7 +8,7 @@ from bertline.artifacts import files
 from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, Runtime
 from bertline.artifacts.signature import Sign
 from bertline.bench import report
-from bertline.export import emulation, hugging_face, portable, triton
+from bertline.export import emulation, hugging_face, onnx_files, triton
 from bertline.export.card import card
 from bertline.export.contest import pytorch
 from bertline.export.fidelity import cut
@@ -46,15 +46,15 @@ def seal(
 
     Raises:
         InputError: `bundle` exists.
-        GateError: the model is not as `portable.check` has it.
+        GateError: the model is not as `onnx_files.check` has it.
         DamagedError: the folder does not load or does not answer as it should.
     """
     with files.new_folder(bundle) as folder:
         for place, graph in graphs.items():
             (folder / place).parent.mkdir(exist_ok=True)
-            portable.copy(graph.path, folder / place)
-            portable.check(folder / place)
-        split = any(portable.is_external(folder / place) for place in graphs)
+            onnx_files.copy(graph.path, folder / place)
+            onnx_files.check(folder / place)
+        split = any(onnx_files.is_external(folder / place) for place in graphs)
         hugging_face.write(folder, origin.folder, manifest, split)
         manifest = answered(folder, manifest, golden_texts(origin.examples))
         readme = card(manifest, result["pytorch_p50_ms"], pytorch(origin).size_bytes)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts.errors import GateError
 from bertline.bench.systems import System
-from bertline.export import convert, graphs, portable, sources
+from bertline.export import convert, graphs, onnx_files, sources
 from bertline.export.graphs import Graph
 from bertline.export.plans import dynamic
 from bertline.export.quantize import quantize
@@ -30,9 +30,9 @@ def model(opset: int = 18, ir_version: int = 8, takes: str = "x") -> onnx.ModelP
 
 def test_a_newer_stamp_is_replaced(tmp_path: Path) -> None:
     onnx.save(model(ir_version=11), tmp_path / "model.onnx")
-    portable.stamp(tmp_path / "model.onnx")
+    onnx_files.stamp(tmp_path / "model.onnx")
     assert onnx.load(tmp_path / "model.onnx") == model(ir_version=8)
-    portable.check(tmp_path / "model.onnx")
+    onnx_files.check(tmp_path / "model.onnx")
 
 
 def test_nodes_come_after_all_that_their_branches_read(tmp_path: Path) -> None:
@@ -53,12 +53,12 @@ def test_nodes_come_after_all_that_their_branches_read(tmp_path: Path) -> None:
     ])  # fmt: skip
     onnx.save(made, tmp_path / "model.onnx")
     with pytest.raises(GateError, match="topologically sorted"):
-        portable.check(tmp_path / "model.onnx")
-    portable.stamp(tmp_path / "model.onnx")
-    portable.check(tmp_path / "model.onnx")
+        onnx_files.check(tmp_path / "model.onnx")
+    onnx_files.stamp(tmp_path / "model.onnx")
+    onnx_files.check(tmp_path / "model.onnx")
     sorted_once = (tmp_path / "model.onnx").read_bytes()
     assert [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node] == ["Abs", "Exp", "If"]
-    portable.stamp(tmp_path / "model.onnx")
+    onnx_files.stamp(tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").read_bytes() == sorted_once
 
 
@@ -73,7 +73,7 @@ def test_nodes_come_after_all_that_their_branches_read(tmp_path: Path) -> None:
 def test_what_older_runtimes_would_not_open_is_not_sealed(made: onnx.ModelProto, words: str, tmp_path: Path) -> None:
     onnx.save(made, tmp_path / "model.onnx")
     with pytest.raises(GateError, match=words):
-        portable.check(tmp_path / "model.onnx")
+        onnx_files.check(tmp_path / "model.onnx")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def batch(run: Path) -> Batch:
 @pytest.fixture
 def large(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Graph:
     """The fp32 graph as that of a model of more than two gigabytes would be written."""
-    monkeypatch.setattr(portable, "ONE_FILE", 20_000)
+    monkeypatch.setattr(onnx_files, "ONE_FILE", 20_000)
     monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")  # optimum's own, for its tests
     return Graph("fp32", convert.to_onnx(run / "best", classifier(48), tmp_path / "onnx"))
 
@@ -123,7 +123,7 @@ def test_int8_weights_that_fit_stand_in_one_file(large: Graph, monkeypatch: pyte
     monkeypatch.undo()
     made = int8(large)
     assert names(large.path.parent) == ["int8-signed.onnx", "model.onnx", "model.onnx_data"]
-    assert not portable.is_external(made.path)
+    assert not onnx_files.is_external(made.path)
 
 
 def test_a_large_bundle_accounts_for_both_files_and_opens_elsewhere(
@@ -135,7 +135,7 @@ def test_a_large_bundle_accounts_for_both_files_and_opens_elsewhere(
     made = int8(large)
     folder = tmp_path / "bundle"
     manifest = bundles.read(sealed)
-    manifest = manifest.model_copy(update={"runtime": portable.describe(made.path, bundles.MODEL), "variants": []})
+    manifest = manifest.model_copy(update={"runtime": onnx_files.describe(made.path, bundles.MODEL), "variants": []})
     seal(folder, sources.read(str(run), None), {bundles.MODEL: made}, manifest, result)
     assert names(folder / "onnx") == ["model.onnx", "model.onnx_data"]
     assert {"onnx/model.onnx", "onnx/model.onnx_data"} <= {one.path for one in bundles.verify(folder).files}
