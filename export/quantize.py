@@ -50,7 +50,8 @@ def _dynamic(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: l
         per_channel=plan.per_channel,
         reduce_range=plan.reduce_range,
         weight_type=QuantType.QInt8 if plan.signed else QuantType.QUInt8,
-        nodes_to_exclude=keep,
+        # what was a Gemm is asked for again by the name of the MatMul that it is made first
+        nodes_to_exclude=[*keep, *(f"{name}_MatMul" for name in keep)],
         use_external_data_format=onnx_files.is_external(fp32),
         # shape inference does not know what the fused operators give
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
