@@ -43,8 +43,8 @@ class Plan:
 
     @property
     def right_everywhere(self) -> bool:
-        """Whether all CPUs compute the same of it."""
-        return self.runtime == "onnxruntime" and not self.signed
+        """Whether all CPUs compute the same of it, as far as is known: weights in blocks have kernels of their own."""
+        return self.runtime == "onnxruntime" and not self.signed and self.method != "weights"
 
 
 def dynamic(signed: bool, fused: bool, per_channel: bool = True, reduce_range: bool = False) -> Plan:
