@@ -4,7 +4,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from string import printable
+from string import printable, whitespace
 
 import pytest
 
@@ -45,7 +45,7 @@ def make_model(folder: Path, labels: tuple[str, ...] | None = None, layers: int 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     # written down, since a vocabulary that is trained is another one each time, and so is what the model learns
     words = sorted({word for row in make_texts(500) for word in row["text"].lower().split() if word.isalpha()})
-    pieces = [mark + letter for mark in ("", "##") for letter in sorted(set(printable.lower()))]
+    pieces = [mark + letter for mark in ("", "##") for letter in sorted({*printable.lower()} - {*whitespace})]
     vocabulary = dict.fromkeys([*special, *pieces, *words, *(f"##{word[1:]}" for word in words)])
     tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -142,11 +142,11 @@ class Stop:
             self.stand("rename")
 
     def copytree(self, _: Path, target: Path, **__: Any) -> None:
-        if Path(target).name.startswith("..best-new."):
+        if Path(target).parent.name.startswith("..best-new."):
             self.stand("model")
 
-    def rename(self, path: Path, _: Path) -> None:
-        if path.name == ".best-new":
+    def rename(self, path: Path, target: Path) -> None:
+        if (path.name, target.name) == (".best-new", "best"):
             self.stand("swap")
 
     def rmtree(self, path: Any, *_: Any, **__: Any) -> None:

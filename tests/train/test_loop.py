@@ -104,7 +104,8 @@ def test_what_a_run_leaves(finished: RunFolder) -> None:
     kept = ("checkpoint.json", "deepspeed/mp_rank_00_model_states.pt", "zero_to_fp32.py", "zero_to_torch.py",
             "deepspeed/zero_pp_rank_0_mp_rank_00_optim_states.pt")  # fmt: skip
     assert names == {
-        "recipe.yaml", "run.json", "metrics.jsonl", "splits/validation.jsonl", "splits/test.jsonl",
+        "recipe.yaml", "run.json", "metrics.jsonl",
+        "splits/validation.jsonl", "splits/test.jsonl", "splits/calibration.jsonl",
         "best/config.json", "best/model.safetensors", "best/tokenizer.json", "best/tokenizer_config.json",
         "best/special_tokens_map.json",
         *(f"checkpoints/step-{step}/{name}" for step in (10, 12) for name in kept),

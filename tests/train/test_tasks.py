@@ -36,7 +36,7 @@ def test_several_labels(model: Path, tmp_path: Path) -> None:
     texts += [f"{one} {other}" for one, other in zip(texts[::2], texts[1::2], strict=True)] + ["the film", "a plot"] * 8
     rows = [{"text": f"{text} {number}", "label": moods(text)} for number, text in enumerate(texts)]
     recipe = write(tmp_path, model, rows, task="text-classification", problem_type="multi_label_classification")
-    run = train_here(recipe, tmp_path / "run", ["training.epochs=30", "tokens.max_length=64"])
+    run = train_here(recipe, tmp_path / "run", ["training.epochs=60", "tokens.max_length=64"])
     summary = runs.read_summary(run.path)
     assert (summary.metric, summary.labels) == ("micro_f1", ["negative", "positive"])
     assert summary.decision == summary.best.decision
