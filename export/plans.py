@@ -148,6 +148,8 @@ def _hopeless(plan: Plan, situation: Situation) -> str | None:
         return f"CPUs of class {here} do not saturate, so that a bit would be given up for nothing"
     if plan.method == "weights" and terms.prefer != "size":
         return "slower than fp32, since weights are expanded at every run: tried with --prefer size"
+    if not plan.per_channel and terms.prefer != "size":
+        return "as fast as with a scale a channel, and further from PyTorch: tried with --prefer size"
     if plan.calibration != "minmax":
         return "as fast as int8-static-minmax: made where that is the fastest but loses too much"
     return None

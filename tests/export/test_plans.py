@@ -37,8 +37,9 @@ def test_a_bit_is_given_up_only_where_the_cpu_saturates() -> None:
 
 
 def test_weights_alone_are_quantized_for_size() -> None:
-    assert {"int4-weights", "int8-weights"} < names(situation(prefer="size"))
-    assert not {"int4-weights", "int8-weights"} & names(situation())
+    small = {"int4-weights", "int8-weights", "int8-signed-fused-per-tensor"}
+    assert small < names(situation(prefer="size"))
+    assert not small & names(situation())
 
 
 def test_without_openvino_its_candidates_are_left_out() -> None:
