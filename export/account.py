@@ -70,9 +70,7 @@ def describe(
         schema_version=1,
         name=origin.name,
         runtime=runtimes[chosen.plan.name],
-        variants=[
-            Variant(candidate=one.plan.name, runtime=runtimes[one.plan.name], golden=[]) for one in outcome.others
-        ],
+        variants=[_variant(one.plan.name, runtimes) for one in outcome.others],
         metric=origin.metric,
         baseline=outcome.baseline,
         value=score.value,
@@ -88,16 +86,20 @@ def describe(
         source=origin.source(bundle),
         golden=[],
         vocabulary=vocabulary,
-        notices=[
-            *notices,
-            *outcome.notices,
-            *trimmed(vocabulary, len(origin.examples)),
-            *measured_elsewhere(target, here.cpu_class),
-        ],
+        notices=[*notices, *outcome.notices, *_doubts(vocabulary, len(origin.examples), target, here.cpu_class)],
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         files=[],
     )
     return Account(manifest, {place: outcome.graphs[name] for name, (place, _) in places.items()})
+
+
+def _variant(candidate: str, runtimes: Mapping[str, Runtime]) -> Variant:
+    return Variant(candidate=candidate, runtime=runtimes[candidate], golden=[])
+
+
+def _doubts(vocabulary: Vocabulary | None, examples: int, target: str, here: str) -> list[str]:
+    """What the figures do not tell of other texts and other CPUs."""
+    return [*trimmed(vocabulary, examples), *measured_elsewhere(target, here)]
 
 
 def model_files(outcome: Outcome, here: CpuClass, common: str) -> dict[str, tuple[str, list[CpuClass]]]:

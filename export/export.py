@@ -13,9 +13,11 @@ from bertline.artifacts import files, machine, signature
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
 from bertline.export import account, contest, exact, sources, vocabulary
-from bertline.export.contest import Contest, Say
+from bertline.export.contest import Contest, Outcome, Say
+from bertline.export.exact import Exact
 from bertline.export.plans import Situation, select
 from bertline.export.seal import seal
+from bertline.export.sources import Origin
 from bertline.export.terms import Terms
 from bertline.export.workshop import Workshop
 from bertline.serve.runtimes import installed
@@ -67,13 +69,7 @@ def export(
                 say(f"trimming the vocabulary to {trim_vocabulary}")
                 served, kept = vocabulary.trim(origin, trim_vocabulary, Path(folder, "trimmed"))
             graphs = exact.make(origin, served, yardstick, Path(folder), say)
-            situation = Situation(terms, machine.cpu_class(), graphs.why_not_fused, _openvino())
-            plans, notices = select(situation)
-            texts, notice = sources.calibration(origin)
-            workshop = Workshop(served, graphs.fp32, graphs.fused, texts, terms.calibration)
-            outcome = Contest(served, yardstick, workshop, terms, say).hold(plans)
-        if notice and any(trial.plan.calibrated for trial in outcome.trials):
-            notices.append(notice)
+            outcome, notices = _chosen(served, graphs, yardstick, terms, say)
         told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, kept, notices)
         result = account.answer(bundle, told.manifest, outcome.pytorch)
         say(f"sealing {bundle}")
@@ -81,6 +77,17 @@ def export(
     for line in account.words(sealed, bundle):
         say(line)
     return {**result, "notices": sealed.notices}
+
+
+def _chosen(origin: Origin, graphs: Exact, yardstick: Worker, terms: Terms, say: Say) -> tuple[Outcome, list[str]]:
+    """The contest of all candidates that can win, and what is to be told of those that were left out."""
+    plans, notices = select(Situation(terms, machine.cpu_class(), graphs.why_not_fused, _openvino()))
+    texts, notice = sources.calibration(origin)
+    workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration)
+    outcome = Contest(origin, yardstick, workshop, terms, say).hold(plans)
+    if notice and any(trial.plan.calibrated for trial in outcome.trials):
+        notices.append(notice)
+    return outcome, notices
 
 
 def _openvino() -> bool:
