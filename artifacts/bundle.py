@@ -58,6 +58,17 @@ class Fidelity(Part):
     """Of all windows of all these texts, each as transformers reads it."""
 
 
+class Packing(Part):
+    """Short texts that the chosen model computes faster side by side, on one core, and answers as it does alone."""
+
+    tokens: int = Field(gt=0)
+    """The longest that are."""
+    texts: int = Field(gt=1)
+    """How many at once."""
+    gains: dict[str, float]
+    """By length in tokens: how many times as many texts a second, as measured at export."""
+
+
 class Candidate(Part):
     """A model that was tried: what it measured and why it was or was not chosen."""
 
@@ -138,6 +149,8 @@ class Manifest(TaskSettings):
     source: Source
     golden: list[Golden]
     """What the chosen model answers; `variants` hold what theirs do."""
+    packing: Packing | None = None
+    """None where it gains nothing, changes answers, or was not measured."""
     vocabulary: Vocabulary | None = None
     """None where it is the model's own."""
     notices: list[str] = Field([])

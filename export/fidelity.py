@@ -136,7 +136,7 @@ def spelled(tokenizer: Tokenizer, text: Text) -> list[list[str | None]]:
 def hold(asked: Asked, pytorch: Sequence[Output], runtime: Runtime) -> Found:
     """Compare what a graph gives for every window alone with PyTorch, and with what it gives in shuffled batches."""
     engine = asked.engine(runtime)
-    alone = engine.outputs(asked.windows, batch_size=1)
+    alone = engine.outputs(asked.windows)
     together = engine.outputs_of(asked.windows, shuffled(len(asked.windows)))
     to_pytorch, by_padding = differences(asked, pytorch, alone), differences(asked, alone, together)
     fault = None

@@ -11,7 +11,7 @@ import click
 from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.serve import batch
-from bertline.serve.engine import Engine
+from bertline.serve.engine import Bundle
 from bertline.tasks.task import Answer, Columns
 from bertline.tasks.tokens import Text
 
@@ -26,9 +26,10 @@ def predict(folder: Path, texts: Sequence[str], source: Path | None, target: Pat
         raise InputError("nothing to answer, or two things at once: give TEXTs or --in FILE")
     if target is not None:
         files.refuse_existing(target)
-    engine = Engine.load(folder)
-    if engine.notice:
-        click.echo(f"note: {engine.notice}", err=True)
+    bundle = Bundle(folder)
+    if bundle.notice:
+        click.echo(f"note: {bundle.notice}", err=True)
+    engine = bundle.engine()
     inputs = engine.task.settings.inputs
     asked = _texts(texts, inputs)
     if source is not None:

@@ -1,1 +1,10 @@
-"""Floor 3: a bundle answers. Needs numpy, tokenizers and onnxruntime, nothing heavier."""
+"""Floor 3: a bundle answers. Needs numpy, tokenizers and a runtime, nothing heavier.
+
+>>> from bertline.serve import load                             # doctest: +SKIP
+>>> model = load("bundles/demo")                                # doctest: +SKIP
+"""
+
+from bertline.serve.answers import Classification, Entities, Entity, Found, Labels, Number, Span
+from bertline.serve.model import Model, load
+
+__all__ = ["Classification", "Entities", "Entity", "Found", "Labels", "Model", "Number", "Span", "load"]

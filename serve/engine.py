@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from bertline.artifacts import bundle
-from bertline.artifacts.bundle import Manifest
 from bertline.artifacts.errors import DamagedError
 from bertline.serve import variants
 from bertline.serve.runtimes import RUNTIMES, Runtime
 from bertline.tasks import catalog
 from bertline.tasks.task import Answer, Output, Task
-from bertline.tasks.tokens import Encoded, Text, Tokenizer, by_length
+from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 GOLDEN_TOLERANCE = 0.02
 """Largest |Δlogit| on a golden text that is still the same answer. An int8 kernel that saturates, on a CPU without
@@ -27,40 +26,22 @@ VNNI, is off by 0.3 and more."""
 class Engine:
     """Answers texts; may be called from several threads."""
 
-    def __init__(self, task: Task, tokenizer: Tokenizer, runtime: Runtime, notice: str | None = None) -> None:
+    def __init__(self, task: Task, tokenizer: Tokenizer, runtime: Runtime) -> None:
         self.task = task
         self.tokenizer = tokenizer
         self.runtime = runtime
-        self.notice = notice
-        """Why another model of the bundle than the chosen one answers."""
 
     @classmethod
     def load(cls, folder: Path, threads: int | None = None) -> "Engine":
-        """Load a bundle: what `bundle.load` checks, then an embedding for every token, then the logits of golden texts.
+        """The engine of a bundle. Raises what `Bundle` and `Bundle.engine` raise."""
+        return Bundle(folder).engine(threads)
 
-        Args:
-            folder: the bundle.
-            threads: None for one a physical core that this process may use.
+    def outputs(self, windows: Sequence[Encoded]) -> list[Output]:
+        """What the model gives for each window, computed alone.
 
-        Raises:
-            InputError: `folder` is no bundle.
-            DamagedError: a file is not the recorded one, or this CPU answers otherwise than the one that sealed it.
+        Without padding, and without neighbors: int8 activations are scaled by all that a batch holds.
         """
-        manifest, models = bundle.load(folder)
-        task = catalog.make(manifest)
-        picked = variants.pick(manifest)
-        model = models[picked.runtime.model]
-        with _refusing(folder / picked.runtime.model):
-            runtime = RUNTIMES[picked.runtime.name](model.content, threads)
-        with _refusing(folder / "tokenizer.json"):
-            engine = cls(task, task.tokenizer(folder), runtime, picked.notice)
-            engine._hold_vocabulary(model.embedding_rows)
-        engine._replay(manifest, picked.golden)
-        return engine
-
-    def outputs(self, windows: Sequence[Encoded], batch_size: int = 32) -> list[Output]:
-        """What the model gives for each window, without padding, computed in batches of like length."""
-        return self.outputs_of(windows, by_length([len(window.input_ids) for window in windows], batch_size))
+        return self.outputs_of(windows, ([index] for index in range(len(windows))))
 
     def outputs_of(self, windows: Sequence[Encoded], batches: Iterable[Sequence[int]]) -> list[Output]:
         """What the model gives for each window, without padding, computed in these batches of their indices."""
@@ -71,42 +52,86 @@ class Engine:
                 outputs[index] = row[: len(windows[index].input_ids)] if row.ndim == 2 else row
         return [outputs[index] for index in range(len(windows))]
 
-    def predict(self, texts: Sequence[Text], batch_size: int = 32) -> list[Answer]:
+    def predict(self, texts: Sequence[Text]) -> list[Answer]:
         """An answer for each text, in the order asked, as the task decodes it; truncated where the text was cut off."""
         windows = self.tokenizer.encode(texts)
-        answers = self.task.decode(texts, windows, self.outputs(windows, batch_size))
+        return self.decode(texts, windows, self.outputs(windows))
+
+    def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
+        """As `Task.decode`, with `truncated` where a text was longer than what is read of it."""
+        answers = self.task.decode(texts, windows, outputs)
         for window in windows:
             if window.truncated:
                 answers[window.text]["truncated"] = True
         return answers
 
     def logits(self, text: Text) -> list[float]:
-        """All that the model gives for a text alone: int8 activations are scaled by all that a batch holds."""
-        outputs = self.outputs(self.tokenizer.encode([text]), batch_size=1)
-        return [float(one) for output in outputs for one in output.ravel()]
+        """All that the model gives for a text."""
+        return [float(one) for output in self.outputs(self.tokenizer.encode([text])) for one in output.ravel()]
+
+
+class Bundle:
+    """A bundle that was found to be as it should, and the one of its models that answers here."""
+
+    def __init__(self, folder: Path) -> None:
+        """Check all that takes no runtime, as `bundle.load` does, then that each token has an embedding.
+
+        Raises:
+            InputError: `folder` is no bundle.
+            DamagedError: a file is not the recorded one.
+        """
+        self.manifest, models = bundle.load(folder)
+        picked = variants.pick(self.manifest)
+        self.notice = picked.notice
+        """Why another model of the bundle than the chosen one answers."""
+        self.runtime = picked.runtime
+        self.task = catalog.make(self.manifest)
+        with _refusing(folder / "tokenizer.json"):
+            self.tokenizer = self.task.tokenizer(folder)
+            self._hold_vocabulary(models[picked.runtime.model].embedding_rows)
+        self._path = folder / picked.runtime.model
+        self._content = models[picked.runtime.model].content
+        self._golden = picked.golden
+
+    def engine(self, threads: int | None = None, streams: int = 1) -> Engine:
+        """An engine that has answered the golden texts as they were answered where the bundle was sealed.
+
+        Args:
+            threads: cores to compute on; None for all physical ones that this process may use.
+            streams: texts that are to be computed at once, each on its share of the cores.
+
+        Raises:
+            DamagedError: the model does not load, or this CPU answers otherwise than the one that sealed it.
+        """
+        with _refusing(self._path):
+            runtime = RUNTIMES[self.runtime.name](self._content, threads, streams)
+        engine = Engine(self.task, self.tokenizer, runtime)
+        self._replay(engine)
+        return engine
 
     def _hold_vocabulary(self, rows: int | None) -> None:
         if rows is not None and (largest := self.tokenizer.largest_id()) >= rows:
             raise DamagedError(f"its largest token id is {largest:,}, but the model has embeddings for {rows:,} ids")
 
-    def _replay(self, manifest: Manifest, logits: Sequence[list[float]]) -> None:
-        if not manifest.golden or len(logits) != len(manifest.golden):
+    def _replay(self, engine: Engine) -> None:
+        golden = self.manifest.golden
+        if not golden or len(self._golden) != len(golden):
             raise DamagedError(
-                f"{manifest.name}: the manifest has no golden texts; nothing shows how the model answers"
+                f"{self.manifest.name}: the manifest has no golden texts; nothing shows how the model answers"
             )
-        for number, (golden, expected) in enumerate(zip(manifest.golden, logits, strict=True)):
-            text = (golden.text, golden.text_pair)
+        for number, (one, expected) in enumerate(zip(golden, self._golden, strict=True)):
+            text = (one.text, one.text_pair)
             with _refusing(f"golden text {number}"):
-                found = self.logits(text)
-                self.predict([text])  # as many logits as labels
+                found = engine.logits(text)
+                engine.predict([text])  # as many logits as labels
                 if len(found) != len(expected):
                     raise DamagedError(f"{len(found)} logits where {len(expected)} are recorded")
             difference = np.abs(np.subtract(found, expected)).max()
             if not difference <= GOLDEN_TOLERANCE:  # NaN is not
                 raise DamagedError(
                     f"golden text {number}: logits differ by {difference:.3f} from those recorded on "
-                    f"{manifest.machine.cpu} ({manifest.machine.cpu_class}); this CPU or runtime answers otherwise: "
-                    "export the model again here, or for this CPU's class with --target"
+                    f"{self.manifest.machine.cpu} ({self.manifest.machine.cpu_class}); this CPU or runtime answers "
+                    "otherwise: export the model again here, or for this CPU's class with --target"
                 )
 
 

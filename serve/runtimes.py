@@ -7,7 +7,6 @@ from threading import local
 from typing import Protocol
 
 import numpy as np
-import onnxruntime
 
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import RuntimeName
@@ -30,18 +29,21 @@ class Runtime(Protocol):
 class OnnxRuntime:
     """An ONNX file on ONNX Runtime's CPU provider."""
 
-    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+    def __init__(self, model: Path | bytes, threads: int | None = None, streams: int = 1) -> None:
         """Load a model.
 
         Args:
             model: path or content of an ONNX file with the output logits, or start_logits and end_logits.
-            threads: intra_op_num_threads; None for one a physical core that this process may use.
+            threads: cores to compute on; None for all physical ones that this process may use.
+            streams: calls that are to be computed at once, each on its share of the cores.
 
         Raises:
             DamagedError: ONNX Runtime cannot load it.
         """
+        import onnxruntime  # here, since a bundle may need OpenVINO alone
+
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or machine.cores()
+        options.intra_op_num_threads = max(1, (threads or machine.cores()) // streams)
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors: warnings here are about the graph, which export has proven
         try:
@@ -63,12 +65,13 @@ class OnnxRuntime:
 class OpenVino:
     """An ONNX file on OpenVINO's CPU plugin, which computes what is not int8 in bf16 where the CPU does so natively."""
 
-    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+    def __init__(self, model: Path | bytes, threads: int | None = None, streams: int = 1) -> None:
         """Load a model.
 
         Args:
-            model: as `OnnxRuntime` takes it.
-            threads: inference_num_threads; None for one a physical core that this process may use.
+            model: as `OnnxRuntime` takes it, and so the others.
+            threads: cores to compute on.
+            streams: calls that are to be computed at once.
 
         Raises:
             DamagedError: OpenVINO cannot load it.
@@ -77,7 +80,7 @@ class OpenVino:
 
         settings = {
             "INFERENCE_NUM_THREADS": threads or machine.cores(),
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": streams,
             "CACHE_DIR": "",  # nothing is written but where the user says
         }
         core = openvino.Core()

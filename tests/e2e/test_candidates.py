@@ -46,7 +46,7 @@ def test_every_candidate_of_every_encoder(
 
     def logits(graph: Graph) -> np.ndarray:
         engine = Engine(origin.task, tokenizer, RUNTIMES[graph.runtime](graph.path, 1))
-        return np.concatenate([output.ravel() for output in engine.outputs(windows, batch_size=1)])
+        return np.concatenate([output.ravel() for output in engine.outputs(windows)])
 
     expected = logits(fp32)
     for plan in PLANS:

@@ -24,7 +24,7 @@ from bertline.export.export import export
 from bertline.export.plans import PLANS
 from bertline.export.terms import Terms
 from bertline.serve import variants
-from bertline.serve.engine import Engine
+from bertline.serve.engine import Bundle, Engine
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Text
 from tests.conftest import WORDS, make_texts
@@ -266,7 +266,7 @@ def test_a_portable_bundle_has_a_model_for_every_cpu(run: Path, tmp_path: Path, 
     assert "unsigned" in everywhere.candidate
     assert manifest.runtime.model == f"onnx/model_qint8_{machine.cpu_class()}.onnx"
     assert machine.cpu_class() in manifest.runtime.cpu_classes
-    assert Engine.load(folder).notice is None
+    assert Bundle(folder).notice is None
 
 
 def test_a_cpu_that_the_chosen_model_is_not_for_takes_the_other(
@@ -276,10 +276,10 @@ def test_a_cpu_that_the_chosen_model_is_not_for_takes_the_other(
     export(str(run), folder, Terms(0.05, only=("int8-signed", "int8-unsigned"), portable=True))
     chosen = bundles.read(folder).runtime.model
     monkeypatch.setattr(machine, "cpu_class", lambda: "x86")
-    engine = Engine.load(folder)
-    assert len(engine.predict([("a film", None)])) == 1
+    opened = Bundle(folder)
+    assert len(opened.engine().predict([("a film", None)])) == 1
     if chosen != "onnx/model.onnx":
-        assert engine.notice == f"{chosen} is not for CPUs of class x86: int8-unsigned on onnxruntime answers"
+        assert opened.notice == f"{chosen} is not for CPUs of class x86: int8-unsigned on onnxruntime answers"
 
 
 def test_a_bundle_for_openvino_answers_without_it(
@@ -291,12 +291,12 @@ def test_a_bundle_for_openvino_answers_without_it(
     manifest = bundles.verify(folder)
     assert (manifest.runtime.name, manifest.runtime.model) == ("openvino", "onnx/model_openvino.onnx")
     assert [one.candidate for one in manifest.variants] == ["fp32"]
-    one = Engine.load(folder)
+    one = Bundle(folder)
     assert one.notice is None
     monkeypatch.setattr(variants, "installed", lambda name: name == "onnxruntime")
-    other = Engine.load(folder)
+    other = Bundle(folder)
     assert other.notice is not None
     assert other.notice.startswith("openvino is not installed (pip install 'bertline[openvino]'): fp32 on onnxruntime")
     texts = [(row["text"], None) for row in make_texts(20, seed=9)]
-    labels = [[answer["label"] for answer in engine.predict(texts)] for engine in (one, other)]
+    labels = [[answer["label"] for answer in opened.engine().predict(texts)] for opened in (one, other)]
     assert np.mean(np.array(labels[0]) == np.array(labels[1])) >= 0.9

@@ -143,7 +143,7 @@ class Close:
 
 @pytest.mark.parametrize(("by", "caught"), [(4e-4, True), (4e-5, False)])
 def test_an_answer_that_a_batch_changes_is_caught_unless_it_was_a_tie(asked: Asked, by: float, caught: bool) -> None:
-    alone = asked.engine(Close(by)).outputs(asked.windows, batch_size=1)
+    alone = asked.engine(Close(by)).outputs(asked.windows)
     fault = fidelity.hold(asked, alone, Close(by)).fault
     assert (fault is not None) == caught
     assert fault is None or fault.startswith("answers otherwise where texts are padded or batched otherwise: text 1 (")

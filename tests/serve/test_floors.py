@@ -31,4 +31,4 @@ def test_floors_1_to_3_import_only_the_base_dependencies() -> None:
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     imported = {name for name in json.loads(found) if not name.startswith("_")}
     assert imported - ALLOWED == set()
-    assert {"onnxruntime", "tokenizers"} <= imported
+    assert "tokenizers" in imported

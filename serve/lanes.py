@@ -1,0 +1,163 @@
+"""Which cores a text is computed on: one core each while texts wait, all cores together where one is alone.
+
+Padding costs and a batch of long texts gains nothing, so every text is computed at its own length; cores that are kept
+apart then give more texts a second than cores that work together, and cores together give the shorter wait. Short texts
+are packed into a batch only where that was measured to pay (`bundle.Packing`).
+
+One queue, first come first served, and a thread a core that takes from it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import NamedTuple
+
+from bertline.artifacts.bundle import Packing
+from bertline.tasks.task import Answer
+from bertline.tasks.tokens import Text
+
+CHARACTERS_A_TOKEN = 4
+"""What a text may have for each token of the longest that is packed, before it is read: English has about 4.5."""
+
+
+class Computed(NamedTuple):
+    """Answers of texts that were computed side by side, and the seconds that each step took."""
+
+    answers: list[Answer]
+    tokenize: float
+    run: float
+
+
+class Answered(NamedTuple):
+    """The answer of a text, and the seconds it waited, was tokenized and was computed (with its neighbors, if any)."""
+
+    answer: Answer
+    queue: float
+    tokenize: float
+    run: float
+
+
+Compute = Callable[[Sequence[Text], bool], Computed]
+"""Takes texts, and whether they may have all cores."""
+
+
+@dataclass
+class _Job:
+    text: Text
+    deadline: float
+    future: Future[Answered] = field(default_factory=Future)
+    since: float = field(default_factory=perf_counter)
+
+    @property
+    def characters(self) -> int:
+        return sum(len(part) for part in self.text if part is not None)
+
+
+class Lanes:
+    """A queue of texts and the threads that answer them."""
+
+    def __init__(self, compute: Compute, count: int, packing: Packing | None = None) -> None:
+        """Start the threads.
+
+        Args:
+            compute: answers texts; called from several threads.
+            count: how many texts are computed at once, one a core.
+            packing: up to which length how many short texts are computed side by side; None for no length.
+        """
+        self._compute = compute
+        self._packing = packing
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._running = 0
+        self._closed = False
+        self._threads = [threading.Thread(target=self._work, name=f"lane-{n}", daemon=True) for n in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, texts: Sequence[Text], deadline: float = float("inf")) -> list[Future[Answered]]:
+        """Queue texts, side by side; a future for each.
+
+        Args:
+            texts: to be answered.
+            deadline: on the clock of `time.perf_counter`; what is still waiting then fails with TimeoutError.
+
+        A future that is cancelled while it waits is never computed. After `close` they raise RuntimeError.
+        """
+        jobs = [_Job(text, deadline) for text in texts]
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("closed")
+            self._jobs.extend(jobs)
+            self._changed.notify(len(jobs))
+        return [job.future for job in jobs]
+
+    @property
+    def waiting(self) -> int:
+        """Texts in the queue."""
+        return len(self._jobs)
+
+    @property
+    def count(self) -> int:
+        """Texts that are computed at once."""
+        return len(self._threads)
+
+    def close(self) -> None:
+        """Take no more texts, answer those that were taken, and end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while jobs := self._take():
+            alone = self._running == 1 and not self._jobs
+            now = perf_counter()
+            try:
+                computed = self._compute([job.text for job in jobs], alone)
+            except Exception as error:  # whatever fails is the asker's to hear
+                for job in jobs:
+                    job.future.set_exception(error)
+            else:
+                for job, answer in zip(jobs, computed.answers, strict=True):
+                    job.future.set_result(Answered(answer, now - job.since, computed.tokenize, computed.run))
+            with self._changed:
+                self._running -= 1
+
+    def _take(self) -> list[_Job]:
+        """The next text, or several short ones; none when there will be no more."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._jobs or self._closed)
+                if not self._jobs:
+                    return []
+                taken = [job for job in self._next() if _begun(job)]
+                if taken:
+                    self._running += 1
+                    return taken
+
+    def _next(self) -> list[_Job]:
+        """The first text of the queue, with the short ones behind it where it is short, but no other lane's share."""
+        first = self._jobs.popleft()
+        if self._packing is None or first.characters > (most := CHARACTERS_A_TOKEN * self._packing.tokens):
+            return [first]
+        taken = [first]
+        share = min(self._packing.texts, -(-(len(self._jobs) + 1) // len(self._threads)))
+        while len(taken) < share and self._jobs and self._jobs[0].characters <= most:
+            taken.append(self._jobs.popleft())
+        return taken
+
+
+def _begun(job: _Job) -> bool:
+    """Whether a text is still wanted; what is late is told so."""
+    if not job.future.set_running_or_notify_cancel():
+        return False
+    if job.deadline < perf_counter():
+        job.future.set_exception(TimeoutError("the text waited too long"))
+        return False
+    return True

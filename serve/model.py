@@ -1,0 +1,136 @@
+"""A loaded bundle, as users hold it: `bertline.serve.load`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from os import PathLike
+from pathlib import Path
+from time import perf_counter
+
+from bertline.artifacts import machine
+from bertline.artifacts.errors import InputError
+from bertline.serve.answers import Typed, typed
+from bertline.serve.engine import Bundle, Engine
+from bertline.serve.lanes import Answered, Computed, Lanes
+from bertline.tasks.tokens import Encoded, Text, by_length, refuse_lone_surrogates
+
+Asked = str | tuple[str, str]
+"""A text; or a pair of texts, or a question and its context."""
+
+
+def load(bundle: str | PathLike[str], threads: int | None = None) -> Model:
+    """Load a bundle, whose files are checked and whose golden texts are answered before any other.
+
+    Args:
+        bundle: its folder.
+        threads: cores to compute on; None for all physical ones that affinity and control group leave this process.
+
+    Raises:
+        InputError: the folder is no bundle.
+        DamagedError: a file is not the recorded one, or this CPU answers otherwise than the one that sealed it.
+
+    >>> with load("bundles/demo") as model:                     # doctest: +SKIP
+    ...     model.predict(["A film to remember."])[0].label
+    'positive'
+    """
+    return Model(Bundle(Path(bundle)), threads)
+
+
+class Model:
+    """Answers texts, from any number of threads. A context manager; leaving it ends its threads."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.task = bundle.task
+        self._threads = threads or machine.cores()
+        self._together = bundle.engine(self._threads)
+        self._apart = self._together if self._threads == 1 else None
+        self._loading = threading.Lock()
+        self.lanes = Lanes(self._compute, self._threads, self.manifest.packing)
+
+    def predict(self, asked: Sequence[Asked]) -> list[Typed]:
+        """An answer for each text, in the order asked.
+
+        Args:
+            asked: texts; or, where the bundle takes two (`manifest.inputs`), pairs of them.
+
+        Raises:
+            InputError: the bundle takes other than that, or a text is none; names it by its place, from 1.
+        """
+        futures = self.submit([self._read(one, number) for number, one in enumerate(asked, start=1)])
+        try:
+            return [typed(future.result().answer) for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def submit(self, texts: Sequence[Text], deadline: float = float("inf")) -> list[Future[Answered]]:
+        """Queue texts that hold no lone surrogates, as `Lanes.submit` does."""
+        return self.lanes.submit(texts, deadline)
+
+    def prepare(self) -> None:
+        """Load now what computes a text on each core, which otherwise happens when two texts first wait: it takes as
+        long as loading the bundle did, and as much memory again as the model.
+        """
+        with self._loading:
+            if self._apart is None:
+                self._apart = self.bundle.engine(self._threads, streams=self._threads)
+
+    def close(self) -> None:
+        """Answer what was asked, then end; what is asked afterwards raises RuntimeError."""
+        self.lanes.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def _read(self, asked: Asked, number: int) -> Text:
+        """What the tokenizer takes.
+
+        Raises:
+            InputError: as `predict`.
+        """
+        inputs = self.manifest.inputs
+        text: tuple[object, ...] = (asked,) if isinstance(asked, str) else tuple(asked)
+        if len(text) != len(inputs) or not all(isinstance(part, str) for part in text):
+            expected = "a string" if len(inputs) == 1 else f"a pair of strings, {inputs[0]} and {inputs[1]},"
+            raise InputError(f"text {number} is {asked!r:.60}; {expected} is expected")
+        for name, part in zip(inputs, text, strict=True):
+            refuse_lone_surrogates(str(part), f"text {number}: {name}")
+        first, second = (*map(str, text), None)[:2]
+        return str(first), second
+
+    def _compute(self, texts: Sequence[Text], alone: bool) -> Computed:
+        """In a lane: answer texts that are to be computed side by side."""
+        engine = self._together if alone else self._engine_apart()
+        begun = perf_counter()
+        windows = engine.tokenizer.encode(texts)
+        tokenized = perf_counter()
+        answers = engine.decode(texts, windows, engine.outputs_of(windows, self._batches(windows)))
+        return Computed(answers, tokenized - begun, perf_counter() - tokenized)
+
+    def _engine_apart(self) -> Engine:
+        """Computes on one core; while it is loaded, by the lane that first wants it, the others go on with all."""
+        if self._apart is None and self._loading.acquire(blocking=False):
+            try:
+                if self._apart is None:
+                    self._apart = self.bundle.engine(self._threads, streams=self._threads)
+            finally:
+                self._loading.release()
+        return self._apart or self._together
+
+    def _batches(self, windows: Sequence[Encoded]) -> list[list[int]]:
+        """Indices of windows that are computed at once: the short ones packed, all others alone."""
+        packing = self.manifest.packing
+        lengths = [len(window.input_ids) for window in windows]
+        if packing is None or len(windows) == 1:
+            return [[index] for index in range(len(windows))]
+        short = [index for index, length in enumerate(lengths) if length <= packing.tokens]
+        packed = by_length([lengths[index] for index in short], packing.texts)
+        long = [[index] for index, length in enumerate(lengths) if length > packing.tokens]
+        return long + [[short[place] for place in places] for places in packed]

@@ -1,0 +1,115 @@
+"""Lanes: who computes what, on how many cores, and what becomes of texts that are late, unwanted or too many."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+
+import pytest
+
+from bertline.artifacts.bundle import Packing
+from bertline.serve.lanes import Computed, Lanes
+from bertline.tasks.tokens import Text
+
+
+class Recorder:
+    """Answers each text with itself once it may go on, and keeps what was asked at once and on how many cores."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[str], bool]] = []
+        self.go = threading.Event()
+        self.busy = threading.Semaphore(0)
+
+    def __call__(self, texts: Sequence[Text], alone: bool) -> Computed:
+        self.calls.append(([text for text, _ in texts], alone))
+        self.busy.release()
+        assert self.go.wait(10)
+        if texts[0][0] == "fails":
+            raise ValueError("no")
+        return Computed([{"label": text} for text, _ in texts], 0.001, 0.002)
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    made = Recorder()
+    yield made
+    made.go.set()
+
+
+def asked(*texts: str) -> list[Text]:
+    return [(text, None) for text in texts]
+
+
+def test_a_text_alone_has_all_cores_and_texts_that_wait_have_one_each(recorder: Recorder) -> None:
+    lanes = Lanes(recorder, 2)
+    (first,) = lanes.submit(asked("first"))
+    recorder.busy.acquire(timeout=10)
+    others = lanes.submit(asked("second", "third", "fourth"))
+    recorder.busy.acquire(timeout=10)
+    assert lanes.waiting == 2
+    recorder.go.set()
+    assert [future.result(10).answer for future in (first, *others)] == [
+        {"label": text} for text in ("first", "second", "third", "fourth")
+    ]
+    lanes.close()
+    assert recorder.calls[:2] == [(["first"], True), (["second"], False)]
+    assert first.result().queue < 10
+    assert first.result()[2:] == (0.001, 0.002)
+
+
+def test_what_waited_too_long_is_not_computed(recorder: Recorder) -> None:
+    lanes = Lanes(recorder, 1)
+    lanes.submit(asked("first"))
+    recorder.busy.acquire(timeout=10)
+    (late,) = lanes.submit(asked("late"), deadline=perf_counter())
+    (punctual,) = lanes.submit(asked("punctual"), deadline=perf_counter() + 60)
+    recorder.go.set()
+    with pytest.raises(TimeoutError, match="waited too long"):
+        late.result(10)
+    assert punctual.result(10).answer == {"label": "punctual"}
+    assert (["late"], True) not in recorder.calls
+
+
+def test_what_nobody_waits_for_is_not_computed(recorder: Recorder) -> None:
+    lanes = Lanes(recorder, 1)
+    lanes.submit(asked("first"))
+    recorder.busy.acquire(timeout=10)
+    gone, wanted = lanes.submit(asked("gone", "wanted"))
+    assert gone.cancel()
+    recorder.go.set()
+    wanted.result(10)
+    assert [texts for texts, _ in recorder.calls] == [["first"], ["wanted"]]
+
+
+def test_a_failure_is_told_to_who_asked_and_to_nobody_else(recorder: Recorder) -> None:
+    recorder.go.set()
+    lanes = Lanes(recorder, 1)
+    failing, fine = lanes.submit(asked("fails", "fine"))
+    with pytest.raises(ValueError, match="no"):
+        failing.result(10)
+    assert fine.result(10).answer == {"label": "fine"}
+
+
+def test_closing_answers_what_was_taken(recorder: Recorder) -> None:
+    lanes = Lanes(recorder, 2)
+    futures = lanes.submit(asked(*"abcdef"))
+    threading.Timer(0.1, recorder.go.set).start()
+    lanes.close()
+    assert all(future.done() for future in futures)
+    with pytest.raises(RuntimeError):
+        lanes.submit(asked("too late"))
+
+
+def test_short_texts_are_packed_and_no_lane_takes_the_share_of_another(recorder: Recorder) -> None:
+    lanes = Lanes(recorder, 2, Packing(tokens=8, texts=4, gains={}))
+    lanes.submit(asked("first", "second"))  # one a lane, though both are short
+    for _ in range(2):
+        recorder.busy.acquire(timeout=10)
+    long = "long " * 20
+    futures = lanes.submit(asked(*"abcdefgh", long, *"ijk"))
+    recorder.go.set()
+    assert [future.result(10).answer["label"] for future in futures] == [*"abcdefgh", long, *"ijk"]
+    lanes.close()
+    packs = [texts for texts, _ in recorder.calls[2:]]
+    assert [long] in packs
+    assert max(map(len, packs)) == 4
+    assert sorted(text for texts in packs for text in texts) == sorted([*"abcdefgh", long, *"ijk"])
