@@ -42,35 +42,35 @@ class Answered(NamedTuple):
     run: float
 
 
-Compute = Callable[[Sequence[Text], bool], Computed]
-"""Takes texts, and whether they may have all cores."""
+class Asked(NamedTuple):
+    """Who answers a text: several models may share the cores."""
+
+    compute: Callable[[Sequence[Text], bool], Computed]
+    """Takes texts, and whether they may have all cores; called from several threads."""
+    packing: Packing | None = None
+    """Up to which length how many of its texts are computed side by side; None for no length."""
 
 
 @dataclass
 class _Job:
     text: Text
+    asked: Asked
     deadline: float
     future: Future[Answered] = field(default_factory=Future)
     since: float = field(default_factory=perf_counter)
 
     @property
-    def characters(self) -> int:
-        return sum(len(part) for part in self.text if part is not None)
+    def is_short(self) -> bool:
+        """Whether it may be packed, as far as its characters tell."""
+        characters = sum(len(part) for part in self.text if part is not None)
+        return self.asked.packing is not None and characters <= CHARACTERS_A_TOKEN * self.asked.packing.tokens
 
 
 class Lanes:
     """A queue of texts and the threads that answer them."""
 
-    def __init__(self, compute: Compute, count: int, packing: Packing | None = None) -> None:
-        """Start the threads.
-
-        Args:
-            compute: answers texts; called from several threads.
-            count: how many texts are computed at once, one a core.
-            packing: up to which length how many short texts are computed side by side; None for no length.
-        """
-        self._compute = compute
-        self._packing = packing
+    def __init__(self, count: int) -> None:
+        """Start the threads: as many as texts are to be computed at once, one a core."""
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._running = 0
@@ -79,16 +79,17 @@ class Lanes:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, texts: Sequence[Text], deadline: float = float("inf")) -> list[Future[Answered]]:
+    def submit(self, texts: Sequence[Text], asked: Asked, deadline: float = float("inf")) -> list[Future[Answered]]:
         """Queue texts, side by side; a future for each.
 
         Args:
             texts: to be answered.
+            asked: who answers them.
             deadline: on the clock of `time.perf_counter`; what is still waiting then fails with TimeoutError.
 
         A future that is cancelled while it waits is never computed. After `close` they raise RuntimeError.
         """
-        jobs = [_Job(text, deadline) for text in texts]
+        jobs = [_Job(text, asked, deadline) for text in texts]
         with self._changed:
             if self._closed:
                 raise RuntimeError("closed")
@@ -119,7 +120,7 @@ class Lanes:
             alone = self._running == 1 and not self._jobs
             now = perf_counter()
             try:
-                computed = self._compute([job.text for job in jobs], alone)
+                computed = jobs[0].asked.compute([job.text for job in jobs], alone)
             except Exception as error:  # whatever fails is the asker's to hear
                 for job in jobs:
                     job.future.set_exception(error)
@@ -144,11 +145,12 @@ class Lanes:
     def _next(self) -> list[_Job]:
         """The first text of the queue, with the short ones behind it where it is short, but no other lane's share."""
         first = self._jobs.popleft()
-        if self._packing is None or first.characters > (most := CHARACTERS_A_TOKEN * self._packing.tokens):
+        packing = first.asked.packing
+        if packing is None or not first.is_short:
             return [first]
         taken = [first]
-        share = min(self._packing.texts, -(-(len(self._jobs) + 1) // len(self._threads)))
-        while len(taken) < share and self._jobs and self._jobs[0].characters <= most:
+        share = min(packing.texts, -(-(len(self._jobs) + 1) // len(self._threads)))
+        while len(taken) < share and self._jobs and self._jobs[0].asked is first.asked and self._jobs[0].is_short:
             taken.append(self._jobs.popleft())
         return taken
 

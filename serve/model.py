@@ -13,10 +13,10 @@ from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError
 from bertline.serve.answers import Typed, typed
 from bertline.serve.engine import Bundle, Engine
-from bertline.serve.lanes import Answered, Computed, Lanes
+from bertline.serve.lanes import Answered, Asked, Computed, Lanes
 from bertline.tasks.tokens import Encoded, Text, by_length, refuse_lone_surrogates
 
-Asked = str | tuple[str, str]
+Question = str | tuple[str, str]
 """A text; or a pair of texts, or a question and its context."""
 
 
@@ -35,23 +35,24 @@ def load(bundle: str | PathLike[str], threads: int | None = None) -> Model:
     ...     model.predict(["A film to remember."])[0].label
     'positive'
     """
-    return Model(Bundle(Path(bundle)), threads)
+    return Model(Bundle(Path(bundle)), Lanes(threads or machine.cores()))
 
 
 class Model:
     """Answers texts, from any number of threads. A context manager; leaving it ends its threads."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, lanes: Lanes) -> None:
+        """Load the model of a bundle, to compute on as many cores as there are lanes, which others may use as well."""
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.task = bundle.task
-        self._threads = threads or machine.cores()
-        self._together = bundle.engine(self._threads)
-        self._apart = self._together if self._threads == 1 else None
+        self.lanes = lanes
+        self._together = bundle.engine(lanes.count)
+        self._apart = self._together if lanes.count == 1 else None
         self._loading = threading.Lock()
-        self.lanes = Lanes(self._compute, self._threads, self.manifest.packing)
+        self._asked = Asked(self._compute, self.manifest.packing)
 
-    def predict(self, asked: Sequence[Asked]) -> list[Typed]:
+    def predict(self, asked: Sequence[Question]) -> list[Typed]:
         """An answer for each text, in the order asked.
 
         Args:
@@ -69,7 +70,7 @@ class Model:
 
     def submit(self, texts: Sequence[Text], deadline: float = float("inf")) -> list[Future[Answered]]:
         """Queue texts that hold no lone surrogates, as `Lanes.submit` does."""
-        return self.lanes.submit(texts, deadline)
+        return self.lanes.submit(texts, self._asked, deadline)
 
     def prepare(self) -> None:
         """Load now what computes a text on each core, which otherwise happens when two texts first wait: it takes as
@@ -77,7 +78,7 @@ class Model:
         """
         with self._loading:
             if self._apart is None:
-                self._apart = self.bundle.engine(self._threads, streams=self._threads)
+                self._apart = self.bundle.engine(self.lanes.count, streams=self.lanes.count)
 
     def close(self) -> None:
         """Answer what was asked, then end; what is asked afterwards raises RuntimeError."""
@@ -89,7 +90,7 @@ class Model:
     def __exit__(self, *reason: object) -> None:
         self.close()
 
-    def _read(self, asked: Asked, number: int) -> Text:
+    def _read(self, asked: Question, number: int) -> Text:
         """What the tokenizer takes.
 
         Raises:
@@ -119,7 +120,7 @@ class Model:
         if self._apart is None and self._loading.acquire(blocking=False):
             try:
                 if self._apart is None:
-                    self._apart = self.bundle.engine(self._threads, streams=self._threads)
+                    self._apart = self.bundle.engine(self.lanes.count, streams=self.lanes.count)
             finally:
                 self._loading.release()
         return self._apart or self._together

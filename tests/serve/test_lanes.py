@@ -7,7 +7,7 @@ from time import perf_counter
 import pytest
 
 from bertline.artifacts.bundle import Packing
-from bertline.serve.lanes import Computed, Lanes
+from bertline.serve.lanes import Asked, Computed, Lanes
 from bertline.tasks.tokens import Text
 
 
@@ -40,10 +40,10 @@ def asked(*texts: str) -> list[Text]:
 
 
 def test_a_text_alone_has_all_cores_and_texts_that_wait_have_one_each(recorder: Recorder) -> None:
-    lanes = Lanes(recorder, 2)
-    (first,) = lanes.submit(asked("first"))
+    lanes = Lanes(2)
+    (first,) = lanes.submit(asked("first"), Asked(recorder))
     recorder.busy.acquire(timeout=10)
-    others = lanes.submit(asked("second", "third", "fourth"))
+    others = lanes.submit(asked("second", "third", "fourth"), Asked(recorder))
     recorder.busy.acquire(timeout=10)
     assert lanes.waiting == 2
     recorder.go.set()
@@ -57,11 +57,11 @@ def test_a_text_alone_has_all_cores_and_texts_that_wait_have_one_each(recorder: 
 
 
 def test_what_waited_too_long_is_not_computed(recorder: Recorder) -> None:
-    lanes = Lanes(recorder, 1)
-    lanes.submit(asked("first"))
+    lanes = Lanes(1)
+    lanes.submit(asked("first"), Asked(recorder))
     recorder.busy.acquire(timeout=10)
-    (late,) = lanes.submit(asked("late"), deadline=perf_counter())
-    (punctual,) = lanes.submit(asked("punctual"), deadline=perf_counter() + 60)
+    (late,) = lanes.submit(asked("late"), Asked(recorder), deadline=perf_counter())
+    (punctual,) = lanes.submit(asked("punctual"), Asked(recorder), deadline=perf_counter() + 60)
     recorder.go.set()
     with pytest.raises(TimeoutError, match="waited too long"):
         late.result(10)
@@ -70,10 +70,10 @@ def test_what_waited_too_long_is_not_computed(recorder: Recorder) -> None:
 
 
 def test_what_nobody_waits_for_is_not_computed(recorder: Recorder) -> None:
-    lanes = Lanes(recorder, 1)
-    lanes.submit(asked("first"))
+    lanes = Lanes(1)
+    lanes.submit(asked("first"), Asked(recorder))
     recorder.busy.acquire(timeout=10)
-    gone, wanted = lanes.submit(asked("gone", "wanted"))
+    gone, wanted = lanes.submit(asked("gone", "wanted"), Asked(recorder))
     assert gone.cancel()
     recorder.go.set()
     wanted.result(10)
@@ -82,30 +82,30 @@ def test_what_nobody_waits_for_is_not_computed(recorder: Recorder) -> None:
 
 def test_a_failure_is_told_to_who_asked_and_to_nobody_else(recorder: Recorder) -> None:
     recorder.go.set()
-    lanes = Lanes(recorder, 1)
-    failing, fine = lanes.submit(asked("fails", "fine"))
+    lanes = Lanes(1)
+    failing, fine = lanes.submit(asked("fails", "fine"), Asked(recorder))
     with pytest.raises(ValueError, match="no"):
         failing.result(10)
     assert fine.result(10).answer == {"label": "fine"}
 
 
 def test_closing_answers_what_was_taken(recorder: Recorder) -> None:
-    lanes = Lanes(recorder, 2)
-    futures = lanes.submit(asked(*"abcdef"))
+    lanes = Lanes(2)
+    futures = lanes.submit(asked(*"abcdef"), Asked(recorder))
     threading.Timer(0.1, recorder.go.set).start()
     lanes.close()
     assert all(future.done() for future in futures)
     with pytest.raises(RuntimeError):
-        lanes.submit(asked("too late"))
+        lanes.submit(asked("too late"), Asked(recorder))
 
 
 def test_short_texts_are_packed_and_no_lane_takes_the_share_of_another(recorder: Recorder) -> None:
-    lanes = Lanes(recorder, 2, Packing(tokens=8, texts=4, gains={}))
-    lanes.submit(asked("first", "second"))  # one a lane, though both are short
+    lanes, packed = Lanes(2), Asked(recorder, Packing(tokens=8, texts=4, gains={}))
+    lanes.submit(asked("first", "second"), packed)  # one a lane, though both are short
     for _ in range(2):
         recorder.busy.acquire(timeout=10)
     long = "long " * 20
-    futures = lanes.submit(asked(*"abcdefgh", long, *"ijk"))
+    futures = lanes.submit(asked(*"abcdefgh", long, *"ijk"), packed)
     recorder.go.set()
     assert [future.result(10).answer["label"] for future in futures] == [*"abcdefgh", long, *"ijk"]
     lanes.close()
