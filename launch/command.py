@@ -198,6 +198,30 @@ def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=path_type)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option("--threads", type=click.IntRange(1), help="Cores to compute on.  [default: all physical ones]")
+@click.option("--api-keys", "keys", type=path_type, metavar="FILE", help="Ask for a key of FILE, one a line.")
+@click.option("--cors", "origins", metavar="ORIGIN", multiple=True, help="Let pages of ORIGIN ask.  [default: none]")
+@click.option(
+    "--limit",
+    "limits",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Of a request: body_bytes, texts, characters, seconds.",
+)
+@signature_option
+def serve(bundles: tuple[Path, ...], public_key: Path | None, **options: Any) -> None:
+    """Answer over HTTP from BUNDLEs: Hugging Face's format, Open Inference Protocol v2, and a page."""
+    from bertline.launch import serving
+
+    for bundle in bundles:
+        _demand_signature(bundle, public_key)
+    serving.serve(bundles, **options)
+
+
+@main.command()
 @click.argument("folder", metavar="RUN|BUNDLE", type=path_type)
 @signature_option
 @json_option

@@ -56,6 +56,7 @@ class _Job:
     text: Text
     asked: Asked
     deadline: float
+    seconds: float
     future: Future[Answered] = field(default_factory=Future)
     since: float = field(default_factory=perf_counter)
 
@@ -74,26 +75,31 @@ class Lanes:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._running = 0
+        self._backlog = 0.0
         self._closed = False
         self._threads = [threading.Thread(target=self._work, name=f"lane-{n}", daemon=True) for n in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, texts: Sequence[Text], asked: Asked, deadline: float = float("inf")) -> list[Future[Answered]]:
+    def submit(
+        self, texts: Sequence[Text], asked: Asked, deadline: float = float("inf"), seconds: float = 0.0
+    ) -> list[Future[Answered]]:
         """Queue texts, side by side; a future for each.
 
         Args:
             texts: to be answered.
             asked: who answers them.
+            seconds: that each is expected to take a lane, for `backlog`.
             deadline: on the clock of `time.perf_counter`; what is still waiting then fails with TimeoutError.
 
         A future that is cancelled while it waits is never computed. After `close` they raise RuntimeError.
         """
-        jobs = [_Job(text, asked, deadline) for text in texts]
+        jobs = [_Job(text, asked, deadline, seconds) for text in texts]
         with self._changed:
             if self._closed:
                 raise RuntimeError("closed")
             self._jobs.extend(jobs)
+            self._backlog += seconds * len(jobs)
             self._changed.notify(len(jobs))
         return [job.future for job in jobs]
 
@@ -101,6 +107,11 @@ class Lanes:
     def waiting(self) -> int:
         """Texts in the queue."""
         return len(self._jobs)
+
+    @property
+    def backlog(self) -> float:
+        """Seconds after which a text that is queued now is expected to begin."""
+        return max(0.0, self._backlog) / self.count
 
     @property
     def count(self) -> int:
@@ -137,7 +148,9 @@ class Lanes:
                 self._changed.wait_for(lambda: self._jobs or self._closed)
                 if not self._jobs:
                     return []
-                taken = [job for job in self._next() if _begun(job)]
+                found = self._next()
+                self._backlog = self._backlog - sum(job.seconds for job in found) if self._jobs else 0.0
+                taken = [job for job in found if _begun(job)]
                 if taken:
                     self._running += 1
                     return taken

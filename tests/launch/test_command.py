@@ -39,6 +39,7 @@ FLAGS = {
     "gather": ["CHECKPOINT", "--output", "--model", "--trust-checkpoint", "--json"],
     "bench": ["BUNDLE", "--against", "--data", "--html", "--trust", "--json"],
     "predict": ["BUNDLE", "[TEXT]...", "--in", "--out", "--trust", "--json"],
+    "serve": ["BUNDLE...", "--host", "--port", "--threads", "--api-keys", "--cors", "--limit", "--trust"],
     "inspect": ["RUN|BUNDLE", "--trust", "--json"],
     "demo": ["--json"],
     "doctor": ["--json"],

@@ -1,0 +1,33 @@
+"""`bertline serve`: what the server needs is read and checked, then it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bertline.artifacts.errors import InputError
+
+
+def serve(
+    bundles: Sequence[Path],
+    host: str,
+    port: int,
+    threads: int | None,
+    keys: Path | None,
+    origins: Sequence[str],
+    limits: Sequence[str],
+) -> None:
+    """Serve until told to end.
+
+    Raises:
+        InputError: the extra [serve] is not installed, or a setting, a bundle or the address is wrong.
+        DamagedError: a bundle is not as it should be.
+    """
+    try:
+        from bertline.serve.http import server
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed; pip install 'bertline[serve]'") from None
+    from bertline.serve.http.keys import Keys
+    from bertline.serve.http.limits import Limits
+
+    server.run(bundles, host, port, Limits.read(list(limits)), Keys.read(keys), threads, origins)

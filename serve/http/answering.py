@@ -1,0 +1,79 @@
+"""From a request's texts to their answers: admitted if they can be in time, dropped when nobody waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from time import perf_counter
+
+from starlette.requests import ClientDisconnect, Request
+
+from bertline.serve.http.limits import Limits
+from bertline.serve.http.metrics import Metrics
+from bertline.serve.http.refusals import RefusedError
+from bertline.serve.http.shelf import Entry
+from bertline.serve.lanes import Answered, Lanes
+from bertline.tasks.tokens import Text
+
+MOST_WAITING = 4096
+"""Texts in the queue, however quick the model is: they take memory."""
+SHARE = 0.5
+"""Of a request's time, what it may be expected to wait; the rest is for what no forecast knows."""
+
+
+class Answering:
+    """The way to the models."""
+
+    def __init__(self, lanes: Lanes, limits: Limits, metrics: Metrics) -> None:
+        self.lanes, self.limits, self.metrics = lanes, limits, metrics
+
+    def refuse_if_full(self) -> None:
+        """Raise RefusedError 503 where not even one more text would be answered in time; costs next to nothing."""
+        if self.lanes.waiting >= MOST_WAITING or self.lanes.backlog > SHARE * self.limits.seconds:
+            raise self._overloaded()
+
+    async def answer(self, request: Request, entry: Entry, texts: Sequence[Text]) -> list[Answered]:
+        """The answers to texts, in order.
+
+        Raises:
+            RefusedError: 503 where they would not be, or were not, answered in time.
+            ClientDisconnect: the client has gone, and its texts have left the queue.
+        """
+        lanes, model = self.lanes, entry.model
+        expected = lanes.backlog + model.seconds * (len(texts) - 1) / lanes.count
+        if lanes.waiting and (lanes.waiting + len(texts) > MOST_WAITING or expected > SHARE * self.limits.seconds):
+            raise self._overloaded()
+        futures = model.submit(texts, perf_counter() + self.limits.seconds)
+        answers = asyncio.gather(*map(asyncio.wrap_future, futures))
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            await asyncio.wait((answers, gone), timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answers.done():
+                return self._observed(entry, answers.result())
+            if gone.done():
+                self.metrics.rejected.labels("gone").inc()
+                raise ClientDisconnect
+            raise TimeoutError
+        except TimeoutError:
+            self.metrics.rejected.labels("late").inc()
+            raise RefusedError(503, f"no answer within {self.limits.seconds:g} s; try again later", 1) from None
+        finally:
+            gone.cancel()
+            answers.cancel()
+
+    def _observed(self, entry: Entry, answered: list[Answered]) -> list[Answered]:
+        for one in answered:
+            self.metrics.observe(entry.name, one)
+        return answered
+
+    def _overloaded(self) -> RefusedError:
+        self.metrics.rejected.labels("full").inc()
+        seconds = max(1, math.ceil(self.lanes.backlog))
+        return RefusedError(503, f"more is asked than can be answered; try again in {seconds} s", seconds)
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has: its body has been read, so nothing else can come."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,246 @@
+"""The routes of the server, and what stands before them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from bertline import __version__
+from bertline.serve.http import bodies, open_inference, openapi
+from bertline.serve.http.answering import Answering
+from bertline.serve.http.keys import Keys
+from bertline.serve.http.metrics import Metrics
+from bertline.serve.http.observing import Observing
+from bertline.serve.http.refusals import RefusedError
+from bertline.serve.http.shelf import Entry, Shelf
+from bertline.serve.lanes import Answered
+
+PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "docs.html": "text/html"}
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # fmt: skip # noqa: E501
+
+
+class Server:
+    """What the routes share."""
+
+    def __init__(self, shelf: Shelf, keys: Keys) -> None:
+        self.shelf, self.limits, self.keys = shelf, shelf.limits, keys
+        self.metrics = Metrics(shelf)
+        self.answering = Answering(shelf.lanes, shelf.limits, self.metrics)
+        self.ready = True
+
+    # Hugging Face
+
+    async def infer(self, request: Request) -> Response:
+        """POST / and /models/{name}."""
+        self._authorize(request)
+        entry = self._entry(request)
+        self.answering.refuse_if_full()
+        _demand_json(request)
+        body = bodies.parsed(await bodies.read(request, self.limits.body_bytes))
+        texts, asked = entry.format.read(body)
+        request.state.texts = len(texts)
+        answered = await self.answering.answer(request, entry, texts)
+        written = entry.format.write([one.answer for one in answered], asked)
+        return JSONResponse(written, headers=_headers(entry, answered))
+
+    async def models(self, request: Request) -> Response:
+        """GET /models: what answers here, and what it measured."""
+        self._authorize(request)
+        return JSONResponse([_told(entry) for entry in self.shelf.entries.values()])
+
+    # Open Inference Protocol
+
+    async def about(self, request: Request) -> Response:
+        """GET /v2."""
+        self._authorize(request)
+        return JSONResponse({"name": "bertline", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+    async def live(self, request: Request) -> Response:
+        """GET /v2/health/live."""
+        return JSONResponse({"live": True})
+
+    async def is_ready(self, request: Request) -> Response:
+        """GET /v2/health/ready: not once the server is about to end."""
+        return JSONResponse({"ready": self.ready}, 200 if self.ready else 503)
+
+    async def model(self, request: Request) -> Response:
+        """GET /v2/models/{name}."""
+        self._authorize(request)
+        entry = self._entry(request)
+        return JSONResponse(open_inference.metadata(entry.name, entry.version, entry.manifest))
+
+    async def model_ready(self, request: Request) -> Response:
+        """GET /v2/models/{name}/ready."""
+        self._authorize(request)
+        return JSONResponse({"name": self._entry(request).name, "ready": True})
+
+    async def v2_infer(self, request: Request) -> Response:
+        """POST /v2/models/{name}/infer."""
+        self._authorize(request)
+        entry = self._entry(request)
+        self.answering.refuse_if_full()
+        content = await bodies.read(request, self.limits.body_bytes)
+        json_bytes = request.headers.get(open_inference.HEADER)
+        texts, asked = open_inference.read(content, json_bytes, entry.manifest, self.limits)
+        request.state.texts = len(texts)
+        open_inference.demand_outputs(asked, entry.manifest)
+        answered = await self.answering.answer(request, entry, texts)
+        answers = [one.answer for one in answered]
+        body, size = open_inference.write(entry.name, entry.version, answers, entry.manifest, asked)
+        headers = _headers(entry, answered)
+        if size is None:
+            return Response(body, media_type="application/json", headers=headers)
+        headers[open_inference.HEADER] = str(size)
+        return Response(body, media_type="application/octet-stream", headers=headers)
+
+    # for people and machines that watch
+
+    async def exposition(self, request: Request) -> Response:
+        """GET /metrics."""
+        self._authorize(request)
+        content = await asyncio.to_thread(self.metrics.exposition)
+        return Response(content, media_type="text/plain; version=0.0.4")
+
+    async def document(self, request: Request) -> Response:
+        """GET /openapi.json."""
+        self._authorize(request)
+        return JSONResponse(openapi.document(self.shelf, secured=self.keys.demanded))
+
+    async def page(self, request: Request) -> Response:
+        """GET / and what it consists of. It holds nothing of the bundles, so that it asks for no key."""
+        name = {"/": "index.html", "/docs": "docs.html"}.get(request.url.path, request.url.path.rpartition("/")[2])
+        content = (resources.files("bertline.serve.http") / "page" / name).read_bytes()
+        return Response(content, media_type=PAGE[name], headers={"content-security-policy": POLICY})
+
+    def _authorize(self, request: Request) -> None:
+        if not self.keys.admit(request.headers.get("authorization", "")):
+            raise RefusedError(401, "an API key is asked for here: send the header Authorization: Bearer KEY")
+
+    def _entry(self, request: Request) -> Entry:
+        name = request.path_params.get("name")
+        if name is None:
+            return self.shelf.first
+        if name not in self.shelf.entries:
+            raise RefusedError(404, f"no model {name!r:.80} here; there are {', '.join(self.shelf.entries)}")
+        return self.shelf.entries[name]
+
+
+def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = ()) -> tuple[Starlette, Server]:
+    """The ASGI application, and the server behind its routes.
+
+    Args:
+        shelf: what answers.
+        keys: that requests must show.
+        origins: of other sites' pages whose scripts may ask; none by default.
+    """
+    server = Server(shelf, keys)
+    middleware = [Middleware(Observing, metrics=server.metrics)]
+    if origins:
+        headers = ["authorization", "content-type", "x-request-id"]
+        middleware.append(
+            Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["POST"], allow_headers=headers)
+        )
+    app = Starlette(
+        routes=_routes(server),
+        middleware=middleware,
+        exception_handlers={
+            RefusedError: _refused, HTTPException: _unrouted, ClientDisconnect: _unheard, Exception: _failed
+        },
+    )  # fmt: skip
+    return app, server
+
+
+def _routes(server: Server) -> list[Route]:
+    return [
+        Route("/", server.infer, methods=["POST"]),
+        Route("/models/{name}", server.infer, methods=["POST"]),
+        Route("/models", server.models, methods=["GET"]),
+        Route("/v2", server.about, methods=["GET"]),
+        Route("/v2/health/live", server.live, methods=["GET"]),
+        Route("/v2/health/ready", server.is_ready, methods=["GET"]),
+        Route("/v2/models/{name}", server.model, methods=["GET"]),
+        Route("/v2/models/{name}/ready", server.model_ready, methods=["GET"]),
+        Route("/v2/models/{name}/infer", server.v2_infer, methods=["POST"]),
+        Route("/metrics", server.exposition, methods=["GET"]),
+        Route("/openapi.json", server.document, methods=["GET"]),
+        *(Route(path, server.page, methods=["GET"]) for path in ("/", "/docs", "/page/page.css", "/page/page.js")),
+    ]
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    """What a page tells of a bundle."""
+    manifest = entry.manifest
+    chosen = next((one for one in manifest.candidates if one.chosen), None)
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "task": manifest.task,
+        "problem_type": manifest.problem_type,
+        "inputs": list(manifest.inputs),
+        "labels": list(manifest.labels),
+        "max_tokens": manifest.tokens.max_length,
+        "runtime": entry.bundle.runtime.name,
+        "notice": entry.bundle.notice,
+        "measured": {
+            "metric": manifest.metric,
+            "value": manifest.value,
+            "baseline": manifest.baseline,
+            "examples": manifest.examples,
+            "candidate": chosen.name if chosen else None,
+            "p50_ms": chosen.p50_ms if chosen else {},
+            "cpu": manifest.machine.cpu,
+            "cpu_class": manifest.machine.cpu_class,
+        },
+        "created": manifest.created,
+    }
+
+
+def _headers(entry: Entry, answered: Sequence[Answered]) -> dict[str, str]:
+    """Which bundle answered, and the longest of each stage, in milliseconds (W3C Server Timing)."""
+    longest = {stage: max(getattr(one, stage) for one in answered) * 1000 for stage in ("queue", "tokenize", "run")}
+    timing = ", ".join(f"{stage};dur={ms:.2f}" for stage, ms in longest.items())
+    return {"server-timing": timing, "x-bundle-version": entry.version}
+
+
+def _demand_json(request: Request) -> None:
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusedError(415, f"Content-Type {kind!r:.60} is not read; send application/json")
+
+
+def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
+    content = json.dumps({"error": sentence}, ensure_ascii=True)
+    return Response(content, status, headers, media_type="application/json")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return _error(error.status, error.sentence, headers)
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentences = {404: "there is nothing here; /docs tells what there is", 405: "this method does nothing here"}
+    return _error(error.status_code, sentences.get(error.status_code, error.detail), dict(error.headers or {}))
+
+
+async def _unheard(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _error(500, "the server failed at this request; its log says why")

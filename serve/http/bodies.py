@@ -1,0 +1,79 @@
+"""The body of a request: bounded in bytes before and after decompression, and JSON that all readers read alike."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any
+
+from starlette.requests import Request
+
+from bertline.serve.http.refusals import RefusedError
+
+ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""What zlib calls each Content-Encoding (RFC 9110, 8.4.1): gzip's wrapping, or its own."""
+
+
+async def read(request: Request, most: int) -> bytes:
+    """The bytes of a body, decompressed.
+
+    Raises:
+        RefusedError: 413 for more than `most` bytes, 415 for an unknown encoding, 400 for bytes that are not of it.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", *ENCODINGS):
+        raise RefusedError(415, f"Content-Encoding {encoding!r:.40} is not read; gzip and deflate are")
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > most:
+            raise _too_large(most)
+    return bytes(content) if encoding == "identity" else decompressed(bytes(content), encoding, most)
+
+
+def decompressed(content: bytes, encoding: str, most: int) -> bytes:
+    """What was compressed. Raises as `read`; no more than `most` bytes and one are ever made of it."""
+    inflate = zlib.decompressobj(ENCODINGS[encoding])
+    try:
+        found = inflate.decompress(content, most + 1)
+    except zlib.error:
+        raise RefusedError(400, f"the body is not {encoding}, as Content-Encoding says") from None
+    if len(found) > most:
+        raise _too_large(most)
+    if not inflate.eof or inflate.unused_data:
+        raise RefusedError(400, f"the body is not one whole {encoding} stream")
+    return found
+
+
+def parsed(content: bytes) -> Any:
+    """The value that JSON text stands for.
+
+    Raises:
+        RefusedError: 400 for what is not JSON (RFC 8259), NaN and Infinity among it, for a key that stands twice in an
+            object, and for values that are nested too deeply or have too many digits to be meant.
+    """
+    try:
+        return json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+    except UnicodeDecodeError as error:
+        raise RefusedError(400, f"the body is not UTF-8: byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise RefusedError(400, f"the body is not JSON: {error.msg}, at character {error.pos}") from None
+    except RecursionError:
+        raise RefusedError(400, "the body is nested too deeply") from None
+    except ValueError:  # more digits than Python reads
+        raise RefusedError(400, "the body holds a number that is too long") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise RefusedError(400, "the body has an object in which a key stands twice")
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise RefusedError(400, f"the body holds {name}, which is not JSON")
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(413, f"the body has more than {most:,} bytes; send fewer texts, or shorter ones")

@@ -1,0 +1,93 @@
+"""Connections that hold a place without asking anything, and those that do not take their answers, are ended.
+
+uvicorn bounds only the pause between two requests. Here a request has SECONDS from its first byte (the first one: from
+the connection) to its last, and an answer that is not taken SECONDS from when the client stopped reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+SECONDS = 8.0
+_SENTENCE = b'{"error": "the request did not arrive whole in %d s"}' % SECONDS
+LATE = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(_SENTENCE), _SENTENCE)
+)
+
+
+class Connection(HttpToolsProtocol):
+    """One client's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._whole: asyncio.TimerHandle | None = None
+        """Ends the connection unless the request is whole by then."""
+        self._taken: asyncio.TimerHandle | None = None
+        """Ends it unless the client reads on by then."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]  # it is TCP's
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _cancel(self._whole)
+        _cancel(self._taken)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._whole is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect()
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        _cancel(self._whole)
+        self._expect()
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        _cancel(self._whole)
+        self._whole = None
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        self._taken = self.loop.call_later(SECONDS, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        _cancel(self._taken)
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._end()
+
+    def shutdown(self) -> None:
+        """The server ends: an idle connection is closed at once, one with a request once that is answered."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._end()
+        else:
+            super().shutdown()
+
+    def _expect(self) -> None:
+        self._whole = self.loop.call_later(SECONDS, self._late)
+
+    def _late(self) -> None:
+        self._whole = None
+        if self.cycle is not None and not self.cycle.response_complete and not self.cycle.response_started:
+            self.transport.write(LATE)
+        self._end()
+
+    def _end(self) -> None:
+        """Close, without waiting for a client that does not read."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

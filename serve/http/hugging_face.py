@@ -1,0 +1,160 @@
+"""Hugging Face's inference format, as `huggingface_hub.InferenceClient` speaks it: {"inputs": …, "parameters": …}.
+
+A list of inputs is answered with a list. Labels come best first; entities are whole words, as the bundle was measured,
+whatever `aggregation_strategy` groups them by; places are characters. Where a text was longer than what the model reads
+of it, `truncated` says so in each part of its answer.
+
+See huggingface.co/docs/inference-providers/tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from bertline.artifacts.bundle import Manifest
+from bertline.serve.http.limits import Limits
+from bertline.serve.http.refusals import RefusedError
+from bertline.tasks.question_answering import TOLD
+from bertline.tasks.task import Answer
+from bertline.tasks.tokens import Text
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Classify(_Part):
+    """Parameters of text classification."""
+
+    top_k: int | None = Field(None, ge=1)
+    """How many labels, the best first; all where absent."""
+
+
+class Group(_Part):
+    """Parameters of token classification."""
+
+    aggregation_strategy: Literal["simple", "first", "average", "max"] | None = None
+    """All alike: entities are whole words."""
+
+
+class Find(_Part):
+    """Parameters of question answering."""
+
+    top_k: int = Field(1, ge=1, le=TOLD)
+    """How many answers, the best first; a list of them where it is over 1."""
+
+
+PARAMETERS: dict[str, type[_Part]] = {
+    "text-classification": Classify,
+    "token-classification": Group,
+    "question-answering": Find,
+}
+
+
+class Format:
+    """Requests and answers of one bundle."""
+
+    def __init__(self, manifest: Manifest, limits: Limits) -> None:
+        self.names = manifest.inputs
+        self._write = _WRITERS[manifest.task]
+        self.request = _request(manifest, limits)
+        """The schema of a request."""
+
+    def read(self, body: Any) -> tuple[list[Text], Any]:
+        """The texts that a request asks about, and the request.
+
+        Raises:
+            RefusedError: 422, for a body of another shape, and for half of a character.
+        """
+        try:
+            request = self.request.model_validate(body)
+        except ValidationError as error:
+            raise RefusedError(422, _words(error)) from None
+        inputs: Any = getattr(request, "inputs")  # noqa: B009  the model was made here
+        listed = inputs if isinstance(inputs, list) else [inputs]
+        return [self._text(one) for one in listed], request
+
+    def write(self, answers: Sequence[Answer], request: Any) -> Any:
+        """The answer to a request, as JSON; one to inputs that are no list is not in one, save for labels."""
+        parameters = request.parameters or PARAMETERS_NONE
+        written = [self._write(answer, parameters) for answer in answers]
+        if isinstance(request.inputs, list) or self._write is _labels:
+            return written
+        return written[0]
+
+    def _text(self, inputs: Any) -> Text:
+        if isinstance(inputs, str):
+            return inputs, None
+        first, second = (getattr(inputs, name) for name in self.names)
+        return first, second
+
+
+class _None:
+    top_k = None
+
+
+PARAMETERS_NONE = _None()
+
+
+def _request(manifest: Manifest, limits: Limits) -> type[BaseModel]:
+    characters = Annotated[str, Field(max_length=limits.characters)]
+    one: Any = characters
+    if len(manifest.inputs) == 2:
+        fields: dict[str, Any] = dict.fromkeys(manifest.inputs, (characters, ...))
+        one = create_model("Inputs", __base__=_Part, **fields)
+    several = Annotated[list[one], Field(min_length=1, max_length=limits.texts)]
+    asked: dict[str, Any] = {
+        "inputs": (one | several, ...),
+        "parameters": (PARAMETERS[manifest.task] | None, None),
+        "options": (dict[str, Any] | None, Field(None, description="Of older clients; read by nobody.")),
+    }
+    return create_model("Request", __base__=_Part, **asked)
+
+
+def _words(error: ValidationError) -> str:
+    """What is wrong with a request: the fault that is deepest, since a union tells one of each of its kinds."""
+    fault = max(error.errors(), key=lambda one: len(one["loc"]))
+    place = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or part.isidentifier())
+    return f"{place or 'the body'}: {fault['msg']}"
+
+
+def _cut(answer: Answer) -> dict[str, bool]:
+    return {"truncated": True} if answer.get("truncated") else {}
+
+
+def _labels(answer: Answer, parameters: Any) -> Any:
+    cut = _cut(answer)
+    if "value" in answer:
+        return [{"label": "score", "score": answer["value"], **cut}]
+    ranked = sorted(answer["scores"].items(), key=lambda one: -one[1])[: parameters.top_k]
+    return [{"label": label, "score": score, **cut} for label, score in ranked]
+
+
+def _entities(answer: Answer, parameters: Any) -> Any:
+    cut = _cut(answer)
+    return [
+        {
+            "entity_group": one["label"], "score": one["score"], "word": one["text"], "start": one["start"],
+            "end": one["end"], **cut,
+        }
+        for one in answer["entities"]
+    ]  # fmt: skip
+
+
+def _answers(answer: Answer, parameters: Any) -> Any:
+    cut = _cut(answer)
+    best = {name: answer[name] for name in ("answer", "score", "start", "end")} | cut
+    if (parameters.top_k or 1) == 1:
+        return best
+    others = [one | cut for one in answer["n_best"] if one["answer"] != best["answer"] or one["start"] != best["start"]]
+    return [best, *others][: parameters.top_k]
+
+
+_WRITERS: dict[str, Callable[[Answer, Any], Any]] = {
+    "text-classification": _labels,
+    "token-classification": _entities,
+    "question-answering": _answers,
+}

@@ -1,0 +1,56 @@
+"""API keys: from a file or the environment, compared in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from pathlib import Path
+
+from bertline.artifacts.errors import InputError
+
+ENVIRONMENT = "BERTLINE_API_KEYS"
+
+
+class Keys:
+    """The keys that a server takes; with none it asks for none."""
+
+    def __init__(self, keys: list[str]) -> None:
+        # hashes are all as long as each other, so that not even the length of a key takes longer to compare
+        self._digests = [_digest(key) for key in keys]
+
+    @classmethod
+    def read(cls, file: Path | None) -> Keys:
+        """Keys of a file, one a line, and of the environment, with commas between.
+
+        Raises:
+            InputError: the file cannot be read, or holds no key.
+        """
+        named = os.environ.get(ENVIRONMENT, "").split(",")
+        if file is not None:
+            try:
+                lines = file.read_text().splitlines()
+            except (OSError, UnicodeDecodeError):
+                raise InputError(f"{file}: not readable; a file of API keys, one a line, is expected") from None
+            if not any(line.strip() for line in lines):
+                raise InputError(f"{file}: holds no key; one a line is expected")
+            named += lines
+        return cls([key.strip() for key in named if key.strip()])
+
+    @property
+    def demanded(self) -> bool:
+        """Whether a request must show one."""
+        return bool(self._digests)
+
+    def admit(self, authorization: str) -> bool:
+        """Whether an Authorization header holds one of the keys: `Bearer KEY`."""
+        if not self.demanded:
+            return True
+        scheme, _, key = authorization.partition(" ")
+        digest = _digest(key.strip())
+        found = [hmac.compare_digest(digest, one) for one in self._digests]  # all of them, however soon one is equal
+        return scheme.lower() == "bearer" and any(found)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()

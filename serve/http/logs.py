@@ -1,0 +1,34 @@
+"""Structured logs: a line of JSON for each request, with its id, and never its texts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import datetime, timezone
+
+LOGGER = logging.getLogger("bertline")
+
+
+class JsonLines(logging.Formatter):
+    """Time, level, message, what `extra={"fields": …}` adds, and a traceback where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)
+
+
+def set_up() -> None:
+    """Send bertline's and uvicorn's own words to stderr as lines of JSON."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    for name, level in (("bertline", logging.INFO), ("uvicorn.error", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)

@@ -1,0 +1,58 @@
+"""What Prometheus is told: requests, seconds by stage, the queue, what was turned away, and which bundles answer."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import InfoMetricFamily
+from prometheus_client.registry import Collector
+
+from bertline.serve.http.shelf import Shelf
+from bertline.serve.lanes import Answered
+
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics(Collector):
+    """The metrics of one server, in a registry of its own."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.registry = CollectorRegistry()
+        self.shelf = shelf
+        self.requests = Counter(
+            "bertline_requests", "Requests answered.", ["route", "method", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "bertline_request_seconds", "From a request's head to its answer.", ["route"], registry=self.registry,
+            buckets=BUCKETS,
+        )  # fmt: skip
+        self.stages = Histogram(
+            "bertline_stage_seconds", "Of a text: in the queue, tokenized, computed.", ["bundle", "stage"],
+            registry=self.registry, buckets=BUCKETS,
+        )  # fmt: skip
+        self.rejected = Counter(
+            "bertline_rejected",
+            "Requests that were not answered: full, late, or gone.",
+            ["why"],
+            registry=self.registry,
+        )
+        Gauge("bertline_queue_texts", "Texts that wait.", registry=self.registry).set_function(
+            lambda: shelf.lanes.waiting
+        )
+        self.registry.register(self)
+
+    def observe(self, name: str, answered: Answered) -> None:
+        """Count what a text took."""
+        for stage in ("queue", "tokenize", "run"):
+            self.stages.labels(name, stage).observe(getattr(answered, stage))
+
+    def collect(self) -> list[InfoMetricFamily]:
+        """The bundles, as they are when asked: a swap changes their versions."""
+        family = InfoMetricFamily("bertline_bundle", "Bundles that answer.", labels=["bundle"])
+        for entry in self.shelf.entries.values():
+            told = {"version": entry.version, "task": entry.manifest.task, "runtime": entry.bundle.runtime.name}
+            family.add_metric([entry.name], told)
+        return [family]
+
+    def exposition(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        return generate_latest(self.registry)

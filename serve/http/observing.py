@@ -1,0 +1,59 @@
+"""Around every request: an id, a line in the log, its place among the metrics."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from time import perf_counter
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bertline.serve.http.logs import LOGGER
+from bertline.serve.http.metrics import Metrics
+
+ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""A client's own X-Request-ID that is taken; any other is replaced."""
+
+
+class Observing:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        identity = given if ID.fullmatch(given) else uuid.uuid4().hex
+        status = 499  # the client went before it was answered, as nginx counts it
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = identity
+                headers["x-content-type-options"] = "nosniff"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, told)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            self._tell(scope, identity, status, perf_counter() - begun)
+
+    def _tell(self, scope: Scope, identity: str, status: int, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
+        route = getattr(scope.get("route"), "path", "none")  # a path that no route is for is anyone's to invent
+        self.metrics.requests.labels(route, method, status).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        texts = scope.get("state", {}).get("texts")
+        fields = {"request": identity, "method": method, "route": route, "status": status}
+        fields |= {"ms": round(seconds * 1000, 2)} | ({} if texts is None else {"texts": texts})
+        LOGGER.info("request", extra={"fields": fields})

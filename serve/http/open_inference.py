@@ -1,0 +1,269 @@
+"""Open Inference Protocol v2, with the extension for binary tensors that Triton's clients use.
+
+A bundle takes one BYTES tensor of texts, or two of as many, by the names of its inputs (text; text and text_pair;
+question and context). What it gives, for n texts:
+
+    text classification   label BYTES [n], score FP32 [n]; with several labels, or a number, score FP32 [n, labels]
+    entities, answers     label BYTES [m], score FP32 [m], start and end INT32 [m] (characters), text INT32 [m]: which
+                          text each is of, from 0; an answer's label is its words
+
+and always truncated BOOL [n]: whether a text was longer than what the model reads of it.
+
+See github.com/kserve/open-inference-protocol and Triton's protocol extension_binary_data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bertline.artifacts.bundle import Manifest
+from bertline.serve.http import bodies
+from bertline.serve.http.limits import Limits
+from bertline.serve.http.refusals import RefusedError
+from bertline.tasks.task import Answer
+from bertline.tasks.tokens import Text
+
+HEADER = "inference-header-content-length"
+TYPES = {"BYTES": np.object_, "FP32": np.float32, "INT32": np.int32, "BOOL": np.bool_}
+LENGTH = 4
+"""Bytes of the little-endian length before each element of a binary BYTES tensor."""
+
+Tensors = dict[str, tuple[str, Any]]
+"""Datatype and array of each output."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class InputParameters(_Part):
+    """What is said of an input."""
+
+    binary_data_size: int | None = Field(None, ge=0)
+    """Bytes of it that follow the JSON."""
+
+
+class Input(_Part):
+    """A tensor of texts."""
+
+    name: str
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
+    """[n], or [n, 1]."""
+    datatype: Literal["BYTES"]
+    parameters: InputParameters | None = None
+    data: list[Any] | None = None
+
+
+class OutputParameters(_Part):
+    """What is said of an output."""
+
+    binary_data: bool | None = None
+
+
+class Output(_Part):
+    """An output that is wanted."""
+
+    name: str
+    parameters: OutputParameters | None = None
+
+
+class RequestParameters(_Part):
+    """What is said of a request."""
+
+    binary_data_output: bool = False
+
+
+class InferRequest(_Part):
+    """POST /v2/models/NAME/infer."""
+
+    id: str | None = None
+    inputs: Annotated[list[Input], Field(min_length=1)]
+    outputs: list[Output] | None = None
+    """All where absent."""
+    parameters: RequestParameters | None = None
+
+
+def metadata(name: str, version: str, manifest: Manifest) -> dict[str, Any]:
+    """What GET /v2/models/NAME tells."""
+    shapes = {output: (datatype, [-1] * array.ndim) for output, (datatype, array) in tensors([], manifest).items()}
+    return {
+        "name": name,
+        "versions": [version],
+        "platform": "bertline",
+        "inputs": [{"name": one, "datatype": "BYTES", "shape": [-1]} for one in manifest.inputs],
+        "outputs": [{"name": one, "datatype": kind, "shape": shape} for one, (kind, shape) in shapes.items()],
+    }
+
+
+def read(content: bytes, json_bytes: str | None, manifest: Manifest, limits: Limits) -> tuple[list[Text], InferRequest]:
+    """The texts that a request asks about, and the request.
+
+    Args:
+        content: the body.
+        json_bytes: of it that are JSON, as the header says; all where None.
+        manifest: of the bundle that is asked.
+        limits: of texts and characters.
+
+    Raises:
+        RefusedError: 400 for bytes that are not what is said of them, 422 for another shape.
+    """
+    head, tail = _split(content, json_bytes)
+    try:
+        request = InferRequest.model_validate(bodies.parsed(head))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise RefusedError(422, f"{'.'.join(map(str, fault['loc'])) or 'the body'}: {fault['msg']}") from None
+    columns: dict[str, list[str]] = {}
+    for one in request.inputs:
+        size = one.parameters.binary_data_size if one.parameters else None
+        raw, tail = (None, tail) if size is None else (tail[:size], tail[size:])
+        columns[one.name] = _strings(one, raw, size, limits)
+    if tail:
+        raise RefusedError(400, f"{len(tail):,} bytes follow the tensors that inputs tell of")
+    return _texts(columns, manifest, len(request.inputs)), request
+
+
+def write(name: str, version: str, answers: Sequence[Answer], manifest: Manifest, request: InferRequest) -> Any:
+    """The body of an answer, and how many bytes of it are JSON; None for all."""
+    found = tensors(answers, manifest)
+    wanted = request.outputs if request.outputs is not None else [Output(name=one) for one in found]
+    binary = request.parameters is not None and request.parameters.binary_data_output
+    outputs, tail = [], b""
+    for one in wanted:
+        datatype, array = found[one.name]
+        told: dict[str, Any] = {"name": one.name, "datatype": datatype, "shape": list(array.shape)}
+        raw = _raw(array) if _is_binary(one, binary) else None
+        told |= {"data": array.ravel().tolist()} if raw is None else {"parameters": {"binary_data_size": len(raw)}}
+        tail += raw or b""
+        outputs.append(told)
+    identity = {} if request.id is None else {"id": request.id}
+    head = json.dumps({"model_name": name, "model_version": version, **identity, "outputs": outputs}).encode()
+    return head + tail, len(head) if any("parameters" in one for one in outputs) else None
+
+
+def demand_outputs(request: InferRequest, manifest: Manifest) -> None:
+    """Raise RefusedError 422 for an output that a bundle does not have."""
+    known = tensors([], manifest)
+    for one in request.outputs or []:
+        if one.name not in known:
+            raise RefusedError(422, f"outputs: {one.name!r:.60} is none of {', '.join(known)}")
+
+
+def tensors(answers: Sequence[Answer], manifest: Manifest) -> Tensors:
+    """What a bundle gives for n texts, by output."""
+    truncated = ("BOOL", np.array([bool(one.get("truncated")) for one in answers], np.bool_))
+    if manifest.task != "text-classification":
+        return {**_places(answers, manifest.task), "truncated": truncated}
+    if manifest.problem_type == "regression":
+        scores = np.array([[one["value"]] for one in answers], np.float32).reshape(len(answers), 1)
+        return {"label": _bytes([manifest.labels[0]] * len(answers)), "score": ("FP32", scores), "truncated": truncated}
+    if manifest.problem_type == "multi_label_classification":
+        rows = [[one["scores"][label] for label in manifest.labels] for one in answers]
+        scores = np.array(rows, np.float32).reshape(len(answers), len(manifest.labels))
+        return {
+            "label": _bytes([json.dumps(one["labels"], ensure_ascii=False) for one in answers]),
+            "score": ("FP32", scores),
+            "truncated": truncated,
+        }
+    scores = np.array([one["score"] for one in answers], np.float32)
+    return {"label": _bytes([one["label"] for one in answers]), "score": ("FP32", scores), "truncated": truncated}
+
+
+def _places(answers: Sequence[Answer], task: str) -> Tensors:
+    if task == "question-answering":
+        rows = [(index, one["answer"], one) for index, one in enumerate(answers)]
+    else:
+        rows = [(index, one["label"], one) for index, answer in enumerate(answers) for one in answer["entities"]]
+    return {
+        "label": _bytes([label for _, label, _ in rows]),
+        "score": ("FP32", np.array([one["score"] for _, _, one in rows], np.float32)),
+        "start": ("INT32", np.array([one["start"] for _, _, one in rows], np.int32)),
+        "end": ("INT32", np.array([one["end"] for _, _, one in rows], np.int32)),
+        "text": ("INT32", np.array([index for index, _, _ in rows], np.int32)),
+    }
+
+
+def _bytes(strings: Sequence[str]) -> tuple[str, Any]:
+    return "BYTES", np.array(strings, np.object_)
+
+
+def _split(content: bytes, json_bytes: str | None) -> tuple[bytes, bytes]:
+    if json_bytes is None:
+        return content, b""
+    if not (
+        json_bytes.isascii() and json_bytes.isdecimal() and len(json_bytes) < 12 and int(json_bytes) <= len(content)
+    ):
+        raise RefusedError(400, f"Inference-Header-Content-Length {json_bytes!r:.40} is no number of bytes of the body")
+    return content[: int(json_bytes)], content[int(json_bytes) :]
+
+
+def _strings(tensor: Input, raw: bytes | None, size: int | None, limits: Limits) -> list[str]:
+    """The texts of an input."""
+    where = f"input {tensor.name!r:.60}"
+    if raw is None:
+        data = [one for row in tensor.data or [] for one in (row if isinstance(row, list) else [row])]
+        if not all(isinstance(one, str) for one in data):
+            raise RefusedError(422, f"{where}: data is a list of strings for BYTES")
+    else:
+        if len(raw) != size:
+            raise RefusedError(400, f"{where}: binary_data_size is {size:,}, and {len(raw):,} bytes are left")
+        data = _elements(raw, where)
+    count = int(np.prod(tensor.shape, dtype=np.float64))
+    if len(data) != count or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
+        raise RefusedError(422, f"{where}: shape is {tensor.shape}, and there are {len(data)} texts; [n] is expected")
+    if not 1 <= count <= limits.texts:
+        raise RefusedError(422, f"{where}: {count} texts; 1 to {limits.texts} are answered at once")
+    for one in data:
+        _check(one, where, limits)
+    return data
+
+
+def _check(text: str, where: str, limits: Limits) -> None:
+    if len(text) > limits.characters:
+        raise RefusedError(422, f"{where}: a text of {len(text):,} characters; {limits.characters:,} are read at most")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RefusedError(422, f"{where}: half of a character (a lone surrogate), which is no text") from None
+
+
+def _elements(raw: bytes, where: str) -> list[str]:
+    found, place = [], 0
+    while place < len(raw):
+        begin = place + LENGTH
+        end = begin + int.from_bytes(raw[place:begin], "little")
+        if begin > len(raw) or end > len(raw):
+            raise RefusedError(400, f"{where}: an element is said to be longer than the bytes that are left")
+        try:
+            found.append(raw[begin:end].decode())
+        except UnicodeDecodeError:
+            raise RefusedError(400, f"{where}: element {len(found)} is not UTF-8") from None
+        place = end
+    return found
+
+
+def _texts(columns: dict[str, list[str]], manifest: Manifest, given: int) -> list[Text]:
+    names = list(manifest.inputs)
+    if sorted(columns) != sorted(names) or given != len(names):
+        raise RefusedError(422, f"inputs: {', '.join(columns)!r:.80}, where this model takes {' and '.join(names)}")
+    if len({len(columns[name]) for name in names}) > 1:
+        raise RefusedError(422, f"inputs: {' and '.join(names)} have different numbers of texts")
+    if len(names) == 1:
+        return [(text, None) for text in columns[names[0]]]
+    return list(zip(*(columns[name] for name in names), strict=True))
+
+
+def _is_binary(output: Output, otherwise: bool) -> bool:
+    asked = output.parameters.binary_data if output.parameters else None
+    return otherwise if asked is None else asked
+
+
+def _raw(array: Any) -> bytes:
+    if array.dtype != np.object_:
+        return bytes(array.tobytes())
+    return b"".join(len(one).to_bytes(LENGTH, "little") + one for one in (str(text).encode() for text in array.ravel()))

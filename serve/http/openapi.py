@@ -1,0 +1,170 @@
+"""The OpenAPI 3.1 document of a server: a path for each bundle, with the schema of its task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bertline import __version__
+from bertline.artifacts.bundle import Manifest
+from bertline.serve.http import open_inference
+from bertline.serve.http.open_inference import HEADER, InferRequest
+from bertline.serve.http.shelf import Entry, Shelf
+
+Schema = dict[str, Any]
+
+REFUSALS = {
+    "400": "The body is not what it says it is, or not JSON.",
+    "408": "The request did not arrive in time.",
+    "413": "The body is too large.",
+    "415": "The body is of a type or encoding that is not read.",
+    "422": "The body has another shape, too many texts or too long ones.",
+    "503": "More is asked than can be answered in time; Retry-After says when to try again.",
+}
+NUMBER: Schema = {"type": "number"}
+STRING: Schema = {"type": "string"}
+PLACE: Schema = {"type": "integer", "minimum": 0}
+CUT: Schema = {"type": "boolean", "description": "Whether the text was longer than what the model reads; absent: no."}
+ANSWERS: dict[str, Schema] = {
+    "text-classification": {"label": STRING, "score": NUMBER},
+    "token-classification": {"entity_group": STRING, "score": NUMBER, "word": STRING, "start": PLACE, "end": PLACE},
+    "question-answering": {"answer": STRING, "score": NUMBER, "start": PLACE, "end": PLACE},
+}
+
+
+def document(shelf: Shelf, secured: bool) -> Schema:
+    """The whole document.
+
+    Args:
+        shelf: of bundles.
+        secured: whether an API key is asked for.
+    """
+    paths: dict[str, Schema] = {"/": {"post": _inference(shelf.first, "answer")}}
+    for entry in shelf.entries.values():
+        paths[f"/models/{entry.name}"] = {"post": _inference(entry, f"answer-{entry.name}")}
+    paths |= {
+        "/models": {"get": _get("models", "What answers here, and what it measured.", _list(_OBJECT))},
+        "/metrics": {"get": _metrics()},
+        "/v2": {"get": _get("server", "Name, version and extensions of the server.", _OBJECT)},
+        "/v2/health/live": {"get": _health("live")},
+        "/v2/health/ready": {"get": _health("ready")},
+    }
+    for entry in shelf.entries.values():
+        path = f"/v2/models/{entry.name}"
+        paths[path] = {"get": _get(f"model-{entry.name}", "Inputs and outputs of the model.", _OBJECT)}
+        paths[f"{path}/ready"] = {"get": _get(f"ready-{entry.name}", "Whether it answers.", _OBJECT)}
+        paths[f"{path}/infer"] = {"post": _v2_inference(entry)}
+    if secured:
+        _secure(paths)
+    info = {"title": "bertline", "version": __version__, "summary": "Encoder models over HTTP."}
+    schemes = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if secured else {}
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": {"Error": _ERROR}, **schemes}}
+
+
+_OBJECT: Schema = {"type": "object"}
+_ERROR: Schema = {
+    "type": "object", "properties": {"error": STRING}, "required": ["error"], "additionalProperties": False,
+}  # fmt: skip
+
+
+def _inference(entry: Entry, identity: str) -> Schema:
+    manifest = entry.manifest
+    request = entry.format.request.model_json_schema()
+    return {
+        "operationId": identity,
+        "summary": f"{entry.name}: {manifest.task.replace('-', ' ')}, in Hugging Face's format.",
+        "tags": ["Hugging Face"],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(request)}}},
+        "responses": {"200": _response("The answer.", _answer(manifest)), **_refusals()},
+    }
+
+
+def _answer(manifest: Manifest) -> Schema:
+    """What a 200 holds: for labels a list in a list, for inputs that are a list one each, else one by itself."""
+    one = {
+        "type": "object",
+        "properties": {**ANSWERS[manifest.task], "truncated": CUT},
+        "required": list(ANSWERS[manifest.task]),
+        "additionalProperties": False,
+    }
+    if manifest.task == "text-classification":
+        return _list(_list(one))
+    if manifest.task == "token-classification":
+        return {"anyOf": [_list(one), _list(_list(one))]}
+    return {"anyOf": [one, _list(one), _list(_list(one))]}
+
+
+def _v2_inference(entry: Entry) -> Schema:
+    header = {
+        "name": HEADER, "in": "header", "required": False, "schema": {"type": "integer", "minimum": 0},
+        "description": "Bytes of the body that are JSON, where binary tensors follow.",
+    }  # fmt: skip
+    told = open_inference.metadata(entry.name, entry.version, entry.manifest)
+    inputs = " and ".join(one["name"] for one in told["inputs"])
+    return {
+        "operationId": f"infer-{entry.name}",
+        "summary": f"{entry.name}: Open Inference Protocol v2; takes {inputs}, BYTES [n].",
+        "tags": ["Open Inference Protocol v2"],
+        "parameters": [header],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _inlined(InferRequest.model_json_schema())}},
+        },
+        "responses": {"200": _response("The answer.", _OBJECT), **_refusals()},
+    }
+
+
+def _get(identity: str, summary: str, schema: Schema) -> Schema:
+    return {"operationId": identity, "summary": summary, "responses": {"200": _response(summary, schema)}}
+
+
+def _health(which: str) -> Schema:
+    operation = _get(which, f"Whether the server is {which}; asks for no key.", _OBJECT)
+    if which == "ready":
+        operation["responses"]["503"] = _response("It is about to end.", _OBJECT)
+    return operation
+
+
+def _metrics() -> Schema:
+    told = {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": STRING}}}
+    return {"operationId": "metrics", "summary": "What Prometheus scrapes.", "responses": {"200": told}}
+
+
+def _secure(paths: dict[str, Schema]) -> None:
+    for path, operations in paths.items():
+        if not path.startswith("/v2/health/"):
+            for operation in operations.values():
+                operation["security"] = [{"key": []}]
+                operation["responses"]["401"] = _refusal("No API key, or none that is known.")
+
+
+def _refusals() -> Schema:
+    return {status: _refusal(words) for status, words in REFUSALS.items()}
+
+
+def _refusal(words: str) -> Schema:
+    return _response(words, {"$ref": "#/components/schemas/Error"})
+
+
+def _response(words: str, schema: Schema) -> Schema:
+    return {"description": words, "content": {"application/json": {"schema": schema}}}
+
+
+def _list(schema: Schema) -> Schema:
+    return {"type": "array", "items": schema}
+
+
+def _inlined(schema: Schema) -> Schema:
+    """The same without $defs, which would be looked for in the document's root."""
+    definitions = schema.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inline(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return inline(definitions[value["$ref"].rpartition("/")[2]])
+        return {key: inline(one) for key, one in value.items()}
+
+    found: Schema = inline(schema)
+    return found

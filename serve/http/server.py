@@ -1,0 +1,127 @@
+"""The process: listen, answer, swap bundles on SIGHUP, end well on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from bertline.artifacts import machine
+from bertline.artifacts.errors import BertlineError, InputError
+from bertline.serve.http import app, logs
+from bertline.serve.http.connections import Connection
+from bertline.serve.http.keys import Keys
+from bertline.serve.http.limits import Limits
+from bertline.serve.http.logs import LOGGER
+from bertline.serve.http.shelf import Shelf
+from bertline.serve.lanes import Lanes
+
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+IDLE_SECONDS = 5
+"""That a connection may pause between two requests."""
+GRACE_SECONDS = 30
+"""That requests have to end once the server was told to."""
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals are ours: uvicorn's own handling ends the process by SIGTERM where code 0 is meant."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(
+    folders: Sequence[Path],
+    host: str,
+    port: int,
+    limits: Limits,
+    keys: Keys,
+    threads: int | None = None,
+    origins: Sequence[str] = (),
+) -> None:
+    """Answer from bundles until SIGTERM or SIGINT; then take no more, answer what was taken, and return.
+
+    Args:
+        folders: of the bundles, the first being that of `POST /`.
+        host: to listen on.
+        port: to listen on; 0 for any that is free.
+        limits: of a request.
+        keys: that are asked for.
+        threads: cores to compute on; None for all physical ones that this process may use.
+        origins: whose pages may ask.
+
+    Raises:
+        InputError: a folder is no bundle, or the address cannot be listened on.
+        DamagedError: a bundle is not as it should be.
+    """
+    logs.set_up()
+    with _listening(host, port) as listening:
+        lanes = Lanes(threads or machine.cores())
+        shelf = Shelf(folders, lanes, limits)
+        for entry in shelf.entries.values():
+            _tell(entry.name, entry.version, entry.bundle.notice)
+        application, server = app.make(shelf, keys, origins)
+        config = uvicorn.Config(
+            application, http=Connection, loop="uvloop", lifespan="off", log_config=None, access_log=False,
+            server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=IDLE_SECONDS, backlog=BACKLOG,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )  # fmt: skip
+        address = "{}:{}".format(*listening.getsockname())
+        LOGGER.info("listening", extra={"fields": {"url": f"http://{address}"}})
+        uvloop.run(_serve(_Uvicorn(config), server, listening))
+    lanes.close()
+    LOGGER.info("ended")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"{host}:{port} cannot be listened on ({error}); name another --host or --port") from None
+
+
+async def _serve(uvicorn_server: _Uvicorn, server: app.Server, listening: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    swaps: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
+    one_at_a_time = asyncio.Lock()
+
+    def end() -> None:
+        server.ready = False
+        uvicorn_server.should_exit = True
+
+    def swap() -> None:
+        task = loop.create_task(_swap(server.shelf, one_at_a_time))
+        swaps.add(task)
+        task.add_done_callback(swaps.discard)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, swap)
+    await uvicorn_server.serve([listening])
+
+
+async def _swap(shelf: Shelf, one_at_a_time: asyncio.Lock) -> None:
+    try:
+        async with one_at_a_time:
+            await asyncio.to_thread(shelf.reload)
+    except BertlineError as error:
+        LOGGER.error("not swapped: the bundles that were loaded go on", extra={"fields": {"why": str(error)}})
+    except Exception:  # whatever it is, the server goes on
+        LOGGER.exception("not swapped: the bundles that were loaded go on")
+    else:
+        for entry in shelf.entries.values():
+            _tell(entry.name, entry.version, entry.bundle.notice)
+
+
+def _tell(name: str, version: str, notice: str | None) -> None:
+    fields = {"bundle": name, "version": version} | ({"notice": notice} if notice else {})
+    LOGGER.info("answering", extra={"fields": fields})

@@ -1,0 +1,76 @@
+"""The bundles that a server answers from, by name; swapped all at once, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from bertline.artifacts import bundle as bundles
+from bertline.artifacts.errors import InputError
+from bertline.serve.engine import Bundle
+from bertline.serve.http.hugging_face import Format
+from bertline.serve.http.limits import Limits
+from bertline.serve.lanes import Lanes
+from bertline.serve.model import Model
+
+NAME = r"[A-Za-z0-9._-]+"
+"""Of a bundle, in a path."""
+
+
+class Shelf:
+    """Models by name, which share the cores. The first is the one that a request without a name asks."""
+
+    def __init__(self, folders: Sequence[Path], lanes: Lanes, limits: Limits) -> None:
+        """Load each bundle; its name is that of its folder.
+
+        Raises:
+            InputError: two have the same name, or one that no path can have; or as `Bundle`.
+            DamagedError: as `Bundle` and `Bundle.engine`.
+        """
+        self._folders = list(folders)
+        self.lanes, self.limits = lanes, limits
+        self.reload()
+
+    def reload(self) -> None:
+        """Load all bundles again, then answer from them. Raises as `Shelf`, and then all stay as they were."""
+        names = [name(folder) for folder in self._folders]
+        if twice := {one for one in names if names.count(one) > 1}:
+            raise InputError(f"two bundles are called {min(twice)!r}, after their folders; rename one")
+        places = zip(names, self._folders, strict=True)
+        self.entries = {one: Entry(one, folder, self.lanes, self.limits) for one, folder in places}
+
+    @property
+    def first(self) -> Entry:
+        """The one that was named first."""
+        return next(iter(self.entries.values()))
+
+
+class Entry:
+    """A bundle on the shelf."""
+
+    def __init__(self, name: str, folder: Path, lanes: Lanes, limits: Limits) -> None:
+        self.name = name
+        self.version = hashlib.sha256((folder / bundles.MANIFEST).read_bytes()).hexdigest()[:12]
+        """The beginning of its manifest's sha256: the manifest holds those of all other files."""
+        self.bundle = Bundle(folder)
+        self.model = Model(self.bundle, lanes)
+        self.model.prepare()
+        self.manifest = self.bundle.manifest
+        self.format = Format(self.manifest, limits)
+
+
+def name(folder: Path) -> str:
+    """What a bundle is called.
+
+    Raises:
+        InputError: the folder's name is none that a path can have.
+    """
+    found = folder.absolute().name
+    if not re.fullmatch(NAME, found):
+        raise InputError(
+            f"{folder}: a bundle is called as its folder, and {found!r} has more than letters, digits, ._-"
+        )
+    bundles.demand(folder)
+    return found
