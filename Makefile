@@ -2,16 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-faults test-matrix test-gpu lint format schema bench-train bench-train-accuracy bench-export clean
+.PHONY: demo test test-faults test-load test-matrix test-gpu lint format schema bench-train bench-train-accuracy bench-export clean
 
 demo: .venv/installed  ## train, export, measure and ask a real model on real reviews
 	$(BIN)/bertline demo
 
 test: .venv/installed  ## all tests but those that need a GPU or take long
-	$(BIN)/python -m pytest -m "not gpu and not faults and not matrix"
+	$(BIN)/python -m pytest -m "not gpu and not faults and not matrix and not load"
 
 test-faults: .venv/installed  ## 200 kills of ranks, and ranks that hang, for minutes
 	$(BIN)/python -m pytest -m faults -rP
+
+test-load: .venv/installed  ## serving under load, slow and hostile clients, for minutes
+	$(BIN)/python -m pytest -m load -rP
 
 test-matrix: .venv/installed  ## every encoder with every task by every candidate of export
 	$(BIN)/python -m pytest -m matrix

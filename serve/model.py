@@ -67,6 +67,8 @@ class Model:
         Raises:
             InputError: the bundle takes other than that, or a text is none; names it by its place, from 1.
         """
+        if isinstance(asked, str):  # which is a sequence of strings, too
+            raise InputError("a list of texts is expected, and a string was given")
         futures = self.submit([self._read(one, number) for number, one in enumerate(asked, start=1)])
         try:
             return [typed(future.result().answer) for future in futures]
@@ -103,7 +105,7 @@ class Model:
             InputError: as `predict`.
         """
         inputs = self.manifest.inputs
-        text: tuple[object, ...] = (asked,) if isinstance(asked, str) else tuple(asked)
+        text: tuple[object, ...] = tuple(asked) if isinstance(asked, list | tuple) else (asked,)
         if len(text) != len(inputs) or not all(isinstance(part, str) for part in text):
             expected = "a string" if len(inputs) == 1 else f"a pair of strings, {inputs[0]} and {inputs[1]},"
             raise InputError(f"text {number} is {asked!r:.60}; {expected} is expected")

@@ -38,6 +38,8 @@ class Server:
         self.metrics = Metrics(shelf)
         self.answering = Answering(shelf.lanes, shelf.limits, self.metrics)
         self.ready = True
+        self._documents: dict[tuple[str, ...], dict[str, Any]] = {}
+        """The one of the bundles that answer, once it was asked for."""
 
     # Hugging Face
 
@@ -115,7 +117,10 @@ class Server:
     async def document(self, request: Request) -> Response:
         """GET /openapi.json."""
         self._authorize(request)
-        return JSONResponse(openapi.document(self.shelf, secured=self.keys.demanded))
+        versions = tuple(entry.version for entry in self.shelf.entries.values())
+        if versions not in self._documents:
+            self._documents = {versions: openapi.document(self.shelf, secured=self.keys.demanded)}
+        return JSONResponse(self._documents[versions])
 
     async def page(self, request: Request) -> Response:
         """GET / and what it consists of. It holds nothing of the bundles, so that it asks for no key."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 SECONDS = 8.0
 _SENTENCE = b'{"error": "the request did not arrive whole in %d s"}' % SECONDS
@@ -28,6 +28,8 @@ class Connection(HttpToolsProtocol):
         """Ends the connection unless the request is whole by then."""
         self._taken: asyncio.TimerHandle | None = None
         """Ends it unless the client reads on by then."""
+        self._answered: RequestResponseCycle | None = None
+        """What is being answered: of several requests in a row uvicorn tells only the last that the client has gone."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]  # it is TCP's
@@ -36,6 +38,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         _cancel(self._whole)
         _cancel(self._taken)
+        if self._answered is not None:
+            self._answered.disconnected = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -52,6 +56,10 @@ class Connection(HttpToolsProtocol):
         _cancel(self._whole)
         self._whole = None
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         self._taken = self.loop.call_later(SECONDS, self.transport.abort)

@@ -24,6 +24,9 @@ from bertline.serve.lanes import Lanes
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
+UNREAD_BYTES = 1 << 16
+"""Of answers that a client does not read, what the system keeps (Linux: twice as much) before they count as not taken:
+left to itself it would be megabytes for each."""
 IDLE_SECONDS = 5
 """That a connection may pause between two requests."""
 GRACE_SECONDS = 30
@@ -84,9 +87,11 @@ def run(
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise InputError(f"{host}:{port} cannot be listened on ({error}); name another --host or --port") from None
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)  # and so all that it accepts
+    return listening
 
 
 async def _serve(uvicorn_server: _Uvicorn, server: app.Server, listening: socket.socket) -> None:

@@ -40,15 +40,12 @@ def to_onnx(model: Path, path: Path) -> None:
         )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sealed from a tiny classifier, with one golden text; not to be changed."""
+def seal(model: Path, folder: Path) -> Path:
+    """The bundle of a tiny classifier, with one golden text."""
     from bertline.serve.engine import Engine
     from bertline.serve.runtimes import OnnxRuntime
     from bertline.tasks import catalog
 
-    model = make_model(tmp_path_factory.mktemp("sealed") / "model", ("negative", "positive"))
-    folder = model.with_name("bundle")
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(model / name, folder)
@@ -68,7 +65,21 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `tiny_classifier`; not to be changed."""
+    model = make_model(tmp_path_factory.mktemp("sealed") / "model", ("negative", "positive"))
+    return seal(model, model.with_name("bundle"))
+
+
 @pytest.fixture
 def tiny_bundle(sealed: Path, tmp_path: Path) -> Path:
     """A copy of it, whose model is `tiny_classifier`'s as well."""
     return Path(shutil.copytree(sealed, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that takes tens of milliseconds for a text, so that asking costs little beside answering."""
+    folder = tmp_path_factory.mktemp("slow")
+    return seal(make_model(folder / "model", ("negative", "positive"), layers=8, hidden=1024), folder / "bundle")

@@ -1,0 +1,69 @@
+"""`bertline serve` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import sleep
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server that listens."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def end(self) -> int:
+        """Tell it to end, and its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def lines(self, message: str) -> list[dict[str, Any]]:
+        """What it logged under a message."""
+        found = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [line for line in found if line["message"] == message]
+
+    def rss_bytes(self) -> int:
+        """The memory it holds."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) * 1024
+
+
+@contextmanager
+def serving(*arguments: object, script: Path | None = None) -> Iterator[Serving]:
+    """A server on a free port, with the command's own arguments; killed at the end if it still runs.
+
+    Args:
+        arguments: of `bertline serve`.
+        script: Python that is run in the command's place.
+    """
+    program = [str(Path(sys.executable).with_name("bertline"))] if script is None else [sys.executable, str(script)]
+    command = [*program, "serve", *map(str, arguments), "--port", "0"]
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(command, stderr=stream)
+        try:
+            yield Serving(_url(process, log), process, log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _url(process: subprocess.Popen[bytes], log: Path) -> str:
+    while process.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.endswith("}") and (told := json.loads(line))["message"] == "listening":
+                return str(told["url"])
+        sleep(0.02)
+    raise AssertionError(log.read_text())

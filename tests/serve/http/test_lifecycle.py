@@ -1,0 +1,127 @@
+"""A server's life: it starts, its bundles are swapped, it is told to end; no request that it took is lost."""
+
+import asyncio
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from time import perf_counter, sleep
+
+import pytest
+
+from bertline.artifacts import bundle, files
+from tests.serve.http.load import Clients, Outcome
+from tests.serve.http.serving import Serving, serving
+
+SECONDS = [2, pytest.param(20, marks=pytest.mark.load)]
+
+
+def rename(folder: Path, name: str) -> None:
+    """Another bundle of the same files: its manifest says another name."""
+    manifest = json.loads((folder / bundle.MANIFEST).read_text())
+    files.write_json(folder / bundle.MANIFEST, manifest | {"name": name})
+
+
+def version(server: Serving) -> str:
+    with urllib.request.urlopen(f"{server.url}/models", timeout=10) as answer:
+        return str(json.load(answer)[0]["version"])
+
+
+async def under_load(server: Serving, seconds: float, action: object) -> list[Outcome]:
+    """What eight clients saw while something was done."""
+    async with Clients(server.url, ["the film was good"]) as clients:
+        asking = asyncio.ensure_future(clients.loop(8, seconds))
+        await asyncio.to_thread(action)  # type: ignore[arg-type]
+        return await asking
+
+
+@pytest.mark.parametrize("seconds", SECONDS)
+def test_swaps_lose_no_request(tiny_bundle: Path, seconds: float) -> None:
+    with serving(tiny_bundle) as server:
+        seen = {version(server)}
+
+        def swap() -> None:
+            end, number = perf_counter() + seconds - 1, 0
+            while perf_counter() < end:
+                number += 1
+                rename(tiny_bundle, f"swapped-{number}")
+                server.process.send_signal(signal.SIGHUP)
+                sleep(0.4)
+                seen.add(version(server))
+
+        outcomes = asyncio.run(under_load(server, seconds, swap))
+        assert {one.status for one in outcomes} == {200}
+        assert len(outcomes) > 100
+        assert len(seen) > 2
+        assert server.end() == 0
+
+
+def test_a_damaged_bundle_is_not_swapped_in(tiny_bundle: Path) -> None:
+    with serving(tiny_bundle) as server:
+        before = version(server)
+        path = tiny_bundle / bundle.MODEL
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        server.process.send_signal(signal.SIGHUP)
+        told = _wait_for(server, "not swapped: the bundles that were loaded go on")
+        assert "its sha256 is not the one recorded" in told["why"]
+        assert version(server) == before
+        outcomes = asyncio.run(under_load(server, 0.5, lambda: None))
+        assert {one.status for one in outcomes} == {200}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path, number: int) -> None:
+    with serving(slow_bundle) as server:
+
+        async def ask() -> list[Outcome]:
+            async with Clients(server.url, ["the film was good " * 8]) as clients:
+                await clients.ask()
+                taken = [asyncio.ensure_future(clients.ask()) for _ in range(30)]
+                await asyncio.sleep(0.15)
+                server.process.send_signal(number)
+                await asyncio.sleep(0.3)
+                late = await clients.ask()
+                return [*await asyncio.gather(*taken), late]
+
+        *taken, late = asyncio.run(ask())
+        assert [one.status for one in taken] == [200] * 30
+        assert late.status == 0
+        assert server.process.wait(30) == 0
+        assert server.lines("ended")
+
+
+def test_several_bundles_by_name(tiny_bundle: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
+    with serving(tiny_bundle, other) as server, urllib.request.urlopen(f"{server.url}/models", timeout=10) as answer:
+        assert [one["name"] for one in json.load(answer)] == ["bundle", "other"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere: not a bundle"),
+        (["{bundle}", "{bundle}"], "two bundles are called 'bundle'"),
+        (["{bundle}", "--limit", "text=3"], "no such limit; there are body_bytes, texts, characters, seconds"),
+        (["{bundle}", "--limit", "texts=many"], "'many' is no positive int"),
+        (["{bundle}", "--host", "192.0.2.1"], "192.0.2.1:0 cannot be listened on"),
+        (["{bundle}", "--api-keys", "{bundle}/config.jso"], "not readable; a file of API keys"),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_2(tiny_bundle: Path, arguments: list[str], words: str) -> None:
+    command = [str(Path(sys.executable).with_name("bertline")), "serve", "--port", "0"]
+    given = [argument.replace("{bundle}", str(tiny_bundle)) for argument in arguments]
+    done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, words in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+
+
+def _wait_for(server: Serving, message: str) -> dict[str, str]:
+    for _ in range(100):
+        if found := server.lines(message):
+            return found[0]
+        sleep(0.1)
+    raise AssertionError(server.log.read_text())

@@ -1,0 +1,123 @@
+"""Clients that hold a connection and do nothing with it are sent away; the others do not notice."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import perf_counter
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.serve.http.load import Clients, percentile
+from tests.serve.http.serving import Serving, serving
+
+LIMIT = 10.0
+HEAD = b"POST / HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+BODY = b'{"inputs": "a good film"}'
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def idle(streams: Streams) -> None:
+    """Connects, and that is all."""
+
+
+async def head_by_the_byte(streams: Streams) -> None:
+    await _by_the_byte(streams[1], HEAD % len(BODY))
+
+
+async def body_by_the_byte(streams: Streams) -> None:
+    streams[1].write(HEAD % len(BODY))
+    await _by_the_byte(streams[1], BODY)
+
+
+async def blank_lines(streams: Streams) -> None:
+    """Which HTTP lets come before a request."""
+    await _by_the_byte(streams[1], b"\r\n" * 30)
+
+
+async def idle_after_an_answer(streams: Streams) -> None:
+    streams[1].write(HEAD % len(BODY) + BODY)
+
+
+async def never_reads(streams: Streams) -> None:
+    """Asks for more than buffers hold, then writes on, which is how it learns of the end."""
+    streams[1].write(b"GET /openapi.json HTTP/1.1\r\nhost: here\r\n\r\n" * 60)
+    while not streams[1].is_closing():
+        streams[1].write(b"G")
+        await asyncio.sleep(0.2)
+
+
+async def _by_the_byte(writer: asyncio.StreamWriter, content: bytes) -> None:
+    for number in range(len(content)):
+        writer.write(content[number : number + 1])
+        await asyncio.sleep(1)
+
+
+KINDS = [idle, head_by_the_byte, body_by_the_byte, blank_lines, idle_after_an_answer, never_reads]
+
+
+async def closed_after(url: str, behave: Callable[[Streams], Awaitable[None]]) -> float:
+    """Seconds until the server ended the connection of a client that behaves like this."""
+    place = urlsplit(url)
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small.connect((place.hostname, place.port))
+    reader, writer = await asyncio.open_connection(sock=small, limit=2048)
+    began = perf_counter()
+    behaving = asyncio.ensure_future(behave((reader, writer)))
+    try:
+        if behave is never_reads:
+            await asyncio.wait((behaving,), timeout=3 * LIMIT)
+        else:
+            with suppress(ConnectionError):
+                while await asyncio.wait_for(reader.read(4096), 3 * LIMIT):
+                    pass
+        return perf_counter() - began
+    finally:
+        behaving.cancel()
+        with suppress(ConnectionError, asyncio.CancelledError, TimeoutError, asyncio.TimeoutError):
+            await behaving
+        writer.transport.abort()
+
+
+async def crowd(server: Serving, kinds: Sequence[Callable[[Streams], Awaitable[None]]], each: int) -> None:
+    """All kinds at once, beside clients that ask and listen."""
+    async with Clients(server.url, ["the film was good " * 8]) as clients:
+        await clients.loop(1, 0.5)
+        before = await clients.offer(20, 1 if each < 10 else 10)
+        crowds = [asyncio.ensure_future(closed_after(server.url, kind)) for kind in kinds for _ in range(each)]
+        during = await clients.offer(20, 9)
+        seconds = await asyncio.gather(*crowds)
+    for number, kind in enumerate(kinds):
+        print(f"{kind.__name__}: closed after {max(seconds[number * each : (number + 1) * each]):.1f} s at most")
+    assert max(seconds) < LIMIT
+    assert {one.status for one in (*before, *during)} == {200}
+    usual, crowded = (percentile(each, 200, 0.99) * 1000 for each in (before, during))
+    print(f"p99 of healthy clients: {usual:.1f} ms before, {crowded:.1f} ms during")
+    if each > 10:
+        assert crowded < 1.2 * usual + 2  # two milliseconds are the measurement's own
+
+
+@pytest.mark.parametrize("each", [3, pytest.param(200, marks=pytest.mark.load)])
+def test_all_of_them_are_closed_in_time(slow_bundle: Path, each: int) -> None:
+    with serving(slow_bundle) as server:
+        asyncio.run(crowd(server, KINDS, each))
+        assert not server.lines("Exception in ASGI application\n")
+        assert server.end() == 0
+
+
+def test_a_body_that_does_not_come_is_told_so(tiny_bundle: Path) -> None:
+    async def ask(url: str) -> bytes:
+        place = urlsplit(url)
+        reader, writer = await asyncio.open_connection(place.hostname, place.port)
+        writer.write(HEAD % len(BODY) + BODY[:5])
+        answer = await asyncio.wait_for(reader.read(), LIMIT)
+        writer.close()
+        return answer
+
+    with serving(tiny_bundle) as server:
+        answer = asyncio.run(ask(server.url))
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert answer.endswith(b'{"error": "the request did not arrive whole in 8 s"}')

@@ -1,0 +1,97 @@
+"""`bertline.serve.load`: typed answers, from many threads, in memory that stays flat."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertline import serve
+from bertline.artifacts.errors import InputError
+from bertline.serve.answers import typed
+from bertline.serve.engine import Engine
+
+
+def test_what_is_public() -> None:
+    assert set(serve.__all__) == {
+        "Classification", "Entities", "Entity", "Found", "Labels", "Model", "Number", "Span", "load"
+    }  # fmt: skip
+
+
+def test_answers_are_typed_and_in_order(tiny_bundle: Path, texts: Callable[..., list[dict[str, str]]]) -> None:
+    asked = [row["text"] for row in texts(60, 1)] + ["good " * 99]
+    expected = Engine.load(tiny_bundle).predict([(text, None) for text in asked])
+    with serve.load(tiny_bundle, threads=2) as model:
+        answers = model.predict(asked)
+    for answer, one in zip(answers, expected, strict=True):
+        assert isinstance(answer, serve.Classification)
+        assert answer.label == one["label"]
+        assert answer.scores == pytest.approx(one["scores"], abs=1e-5)
+    assert [answer.truncated for answer in answers] == [bool(one.get("truncated")) for one in expected]
+    assert answers[-1].truncated
+
+
+def test_answers_of_other_tasks_are_typed() -> None:
+    entity: dict[str, Any] = {"label": "C", "score": 0.5, "start": 0, "end": 6, "text": "Berlin"}
+    assert typed({"entities": [entity], "truncated": True}) == serve.Entities([serve.Entity(**entity)], truncated=True)
+    span: dict[str, Any] = {"answer": "Berlin", "score": 0.5, "start": 0, "end": 6}
+    assert typed({**span, "n_best": [span]}) == serve.Found(**span, n_best=[serve.Span(**span)])
+    assert typed({"value": 2.5}) == serve.Number(2.5)
+    assert typed({"labels": ["a"], "scores": {"a": 0.7}}) == serve.Labels(["a"], {"a": 0.7})
+
+
+def test_many_threads_at_once_get_each_their_own(tiny_bundle: Path) -> None:
+    with serve.load(tiny_bundle, threads=2) as model, ThreadPoolExecutor(16) as pool:
+        asked = [f"the film number {number} was {'good' if number % 2 else 'bad'}" for number in range(200)]
+        alone = model.predict(asked)
+        assert list(pool.map(lambda text: model.predict([text])[0], asked)) == alone
+
+
+def test_an_answer_is_the_same_whoever_waits_beside_it(tiny_bundle: Path) -> None:
+    with serve.load(tiny_bundle, threads=2) as model:
+        (alone,) = model.predict(["a good film"])
+        crowd = model.predict(["a good film", "bad " * 30, "a good film", *["the plot"] * 20])
+        assert crowd[0] == crowd[2]
+        assert isinstance(alone, serve.Classification)
+        assert isinstance(crowd[0], serve.Classification)
+        assert crowd[0].score == pytest.approx(alone.score, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["fine", ("a", "pair")], "text 2 is ('a', 'pair'); a string is expected"),
+        (["fine", 3], "text 2 is 3; a string is expected"),
+        ("text", "a list of texts is expected, and a string was given"),
+        (["half \ud83d"], "text 1: text holds a lone surrogate"),
+    ],
+)
+def test_what_is_no_question_is_told_by_its_place(tiny_bundle: Path, asked: Any, words: str) -> None:
+    with serve.load(tiny_bundle, threads=1) as model, pytest.raises(InputError) as raised:
+        model.predict(asked)
+    assert words in str(raised.value)
+
+
+def test_leaving_ends_the_threads(tiny_bundle: Path) -> None:
+    before = threading.active_count()
+    with serve.load(tiny_bundle, threads=3) as model:
+        model.predict(["a film"] * 4)
+        assert threading.active_count() == before + 3
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError):
+        model.predict(["a film"])
+
+
+def test_memory_stays_flat(tiny_bundle: Path) -> None:
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+    with serve.load(tiny_bundle, threads=2) as model:
+        model.predict(["the film was good"] * 1000)
+        before = resident()
+        for _ in range(10):
+            model.predict(["the film was good"] * 1000)
+        assert resident() < 1.05 * before
