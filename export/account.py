@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import MODEL, Fidelity, Manifest, Runtime, Variant, Vocabulary
+from bertline.artifacts.bundle import MODEL, Fidelity, Manifest, Packing, Runtime, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
 from bertline.export import choose, onnx_files, triton
 from bertline.export.contest import Outcome
@@ -46,6 +46,7 @@ def describe(
     proof: Fidelity,
     terms: Terms,
     vocabulary: Vocabulary | None,
+    packing: Packing | None,
     notices: Sequence[str],
 ) -> Account:
     """Write down all that was found; golden texts and files are for `seal` to add.
@@ -57,6 +58,7 @@ def describe(
         proof: of the fp32 graph.
         terms: of the export.
         vocabulary: what was kept of it; None where all was.
+        packing: of short texts.
         notices: what was left out before the contest, and why.
     """
     here = machine.describe()
@@ -85,6 +87,7 @@ def describe(
         versions=machine.versions(*PACKAGES),
         source=origin.source(bundle),
         golden=[],
+        packing=packing,
         vocabulary=vocabulary,
         notices=[*notices, *outcome.notices, *_doubts(vocabulary, len(origin.examples), target, here.cpu_class)],
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import files, machine, signature
+from bertline.artifacts.bundle import Packing
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
-from bertline.export import account, contest, exact, sources, vocabulary
+from bertline.export import account, contest, exact, packing, sources, vocabulary
 from bertline.export.contest import Contest, Outcome, Say
 from bertline.export.exact import Exact
 from bertline.export.plans import Situation, select
@@ -70,7 +71,8 @@ def export(
                 served, kept = vocabulary.trim(origin, trim_vocabulary, Path(folder, "trimmed"))
             graphs = exact.make(origin, served, yardstick, Path(folder), say)
             outcome, notices = _chosen(served, graphs, yardstick, terms, say)
-        told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, kept, notices)
+            packed = _packed(served, outcome, terms)
+        told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, kept, packed, notices)
         result = account.answer(bundle, told.manifest, outcome.pytorch)
         say(f"sealing {bundle}")
         sealed = seal(bundle, served, told.graphs, told.manifest, result, signer)
@@ -88,6 +90,13 @@ def _chosen(origin: Origin, graphs: Exact, yardstick: Worker, terms: Terms, say:
     if notice and any(trial.plan.calibrated for trial in outcome.trials):
         notices.append(notice)
     return outcome, notices
+
+
+def _packed(origin: Origin, outcome: Outcome, terms: Terms) -> Packing | None:
+    """How the chosen model packs short texts; nothing is known of another CPU than this."""
+    if terms.target not in ("auto", machine.cpu_class()):
+        return None
+    return packing.measure(contest.system(origin, outcome.graphs[outcome.chosen.plan.name]), origin.texts)
 
 
 def _openvino() -> bool:

@@ -85,6 +85,8 @@ class Bundle:
         self.notice = picked.notice
         """Why another model of the bundle than the chosen one answers."""
         self.runtime = picked.runtime
+        self.packing = self.manifest.packing if picked.runtime == self.manifest.runtime else None
+        """Measured of the chosen model alone."""
         self.task = catalog.make(self.manifest)
         with _refusing(folder / "tokenizer.json"):
             self.tokenizer = self.task.tokenizer(folder)

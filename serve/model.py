@@ -54,7 +54,7 @@ class Model:
         self._together = bundle.engine(lanes.count)
         self._apart = self._together if lanes.count == 1 else None
         self._loading = threading.Lock()
-        self._asked = Asked(self._compute, self.manifest.packing)
+        self._asked = Asked(self._compute, bundle.packing)
         self.seconds = 0.0
         """What a text takes a lane, of late."""
 
@@ -137,7 +137,7 @@ class Model:
 
     def _batches(self, windows: Sequence[Encoded]) -> list[list[int]]:
         """Indices of windows that are computed at once: the short ones packed, all others alone."""
-        packing = self.manifest.packing
+        packing = self.bundle.packing
         lengths = [len(window.input_ids) for window in windows]
         if packing is None or len(windows) == 1:
             return [[index] for index in range(len(windows))]

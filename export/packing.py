@@ -1,0 +1,69 @@
+"""Whether short texts are to be computed side by side: measured on one core, as `serve.lanes` computes them.
+
+Only where it is faster, and where a text is answered as it is alone: dynamic int8 scales activations by all that a
+batch holds, so that a text's answer would depend on who else asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+
+from bertline.artifacts.bundle import Packing
+from bertline.bench import inputs
+from bertline.bench.systems import System
+from bertline.bench.worker import Worker
+from bertline.tasks.tokens import Batch, Text
+
+TEXTS = 8
+LENGTHS = (16, 32, 64)
+LEAST_GAIN = 1.1
+SAME = 0.005
+"""Largest |Δlogit| that is rounding: kernels for other shapes add up in another order."""
+
+
+def measure(system: System, texts: Sequence[Text]) -> Packing | None:
+    """How short texts must be for TEXTS of them at once to be LEAST_GAIN times as fast; None where no length is.
+
+    Args:
+        system: the chosen model.
+        texts: real ones, to be cut.
+    """
+    lengths = [length for length in LENGTHS if length <= system.settings.tokens.max_length]
+    singles = inputs.make(system.tokenizer, texts, [(1, length) for length in lengths])
+    packs = inputs.make(system.tokenizer, texts, [(TEXTS, length) for length in lengths])
+    with Worker(system, threads=1) as worker:
+        if not all(answers_alike(worker, pack) for pack in packs):
+            return None
+        seconds = [median(turn) for turn in worker.time([*singles, *packs])]
+    alone, packed = seconds[: len(lengths)], seconds[len(lengths) :]
+    return packing({length: TEXTS * one / all_ for length, one, all_ in zip(lengths, alone, packed, strict=True)})
+
+
+def packing(gains: dict[int, float]) -> Packing | None:
+    """Up to the longest length such that it and all shorter ones gain."""
+    worth = 0
+    for length, gain in sorted(gains.items()):
+        if gain < LEAST_GAIN:
+            break
+        worth = length
+    told = {str(length): round(gain, 2) for length, gain in gains.items()}
+    return Packing(tokens=worth, texts=TEXTS, gains=told) if worth else None
+
+
+def answers_alike(worker: Worker, pack: Batch) -> bool:
+    """Whether rows of different lengths are answered in a pack as each is alone, without padding."""
+    longest = pack["input_ids"].shape[1]
+    lengths = [longest - row for row in range(TEXTS)]
+    padded = {name: array.copy() for name, array in pack.items()}
+    for row, length in enumerate(lengths):
+        padded["attention_mask"][row, length:] = 0
+    found = worker.run(padded)
+    for row, length in enumerate(lengths):
+        alone = worker.run({name: array[row : row + 1, :length] for name, array in pack.items()})[0]
+        beside = found[row, :length] if found.ndim == 3 else found[row]
+        if not np.abs(alone - beside).max() <= SAME:
+            return False
+    return True
