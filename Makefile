@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-faults test-load test-matrix test-gpu lint format schema bench-train bench-train-accuracy bench-export clean
+.PHONY: demo test test-faults test-load test-matrix test-gpu lint format schema bench-train bench-train-accuracy bench-export bench-serve clean
 
 demo: .venv/installed  ## train, export, measure and ask a real model on real reviews
 	$(BIN)/bertline demo
@@ -30,6 +30,12 @@ bench-train-accuracy: .venv/installed  ## whether batching by length or bf16 cos
 
 bench-export: .venv/installed runs/demo/run.json  ## bundles beside optimum's files and OpenVINO; the machine should be quiet
 	$(BIN)/python -m bertline.launch.export_benchmark runs/demo
+
+bench-serve: .venv/installed bundles/demo/bertline.json  ## what HTTP costs; the machine should be quiet
+	$(BIN)/python -m bertline.launch.serve_benchmark bundles/demo
+
+bundles/demo/bertline.json: runs/demo/run.json
+	$(BIN)/bertline export runs/demo --max-drop 0.02
 
 runs/demo/run.json: .venv/installed
 	$(BIN)/bertline train launch/recipes/demo.yaml

@@ -22,8 +22,8 @@ TEXTS = 8
 LENGTHS = (16, 32, 64)
 LEAST_GAIN = 1.1
 SAME = GOLDEN_TOLERANCE
-"""Largest |Δlogit| that is rounding: kernels for other shapes add up in another order. A MiniLM in dynamic int8 is off by
-0.1 to 0.3, in static int8 on OpenVINO by 0.012 at most."""
+"""Largest |Δlogit| that is rounding: kernels for other shapes add up in another order. A MiniLM in dynamic int8 is off
+by 0.1 to 0.3, in static int8 on OpenVINO by 0.012 at most."""
 
 
 def measure(system: System, texts: Sequence[Text]) -> Packing | None:

@@ -13,8 +13,8 @@ from time import perf_counter, sleep
 import pytest
 
 from bertline.artifacts import bundle, files
-from tests.serve.http.load import Clients, Outcome
-from tests.serve.http.serving import Serving, serving
+from bertline.launch.serve_benchmark.clients import Clients, Outcome
+from bertline.launch.serve_benchmark.serving import Serving, serving
 
 SECONDS = [2, pytest.param(20, marks=pytest.mark.load)]
 

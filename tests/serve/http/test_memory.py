@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.http.load import Clients
-from tests.serve.http.serving import Serving, serving
+from bertline.launch.serve_benchmark.clients import Clients
+from bertline.launch.serve_benchmark.serving import Serving, serving
 
 GROWTH = 0.05
 LEAK = """

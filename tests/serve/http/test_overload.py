@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.http.load import Clients, goodput, percentile
-from tests.serve.http.serving import serving
+from bertline.launch.serve_benchmark.clients import Clients, goodput, percentile
+from bertline.launch.serve_benchmark.serving import serving
 
 DEADLINE = 2.0
 TEXT = "the film was good and the actors were great " * 4

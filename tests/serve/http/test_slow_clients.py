@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.serve.http.load import Clients, percentile
-from tests.serve.http.serving import Serving, serving
+from bertline.launch.serve_benchmark.clients import Clients, percentile
+from bertline.launch.serve_benchmark.serving import Serving, serving
 
 LIMIT = 10.0
 HEAD = b"POST / HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
