@@ -67,7 +67,7 @@ class Engine:
 
     def logits(self, text: Text) -> list[float]:
         """All that the model gives for a text."""
-        return [float(one) for output in self.outputs(self.tokenizer.encode([text])) for one in output.ravel()]
+        return flat(self.outputs(self.tokenizer.encode([text])))
 
 
 class Bundle:
@@ -124,8 +124,10 @@ class Bundle:
         for number, (one, expected) in enumerate(zip(golden, self._golden, strict=True)):
             text = (one.text, one.text_pair)
             with _refusing(f"golden text {number}"):
-                found = engine.logits(text)
-                engine.predict([text])  # as many logits as labels
+                windows = engine.tokenizer.encode([text])
+                outputs = engine.outputs(windows)
+                engine.decode([text], windows, outputs)  # as many logits as labels
+                found = flat(outputs)
                 if len(found) != len(expected):
                     raise DamagedError(f"{len(found)} logits where {len(expected)} are recorded")
             difference = np.abs(np.subtract(found, expected)).max()
@@ -135,6 +137,11 @@ class Bundle:
                     f"{self.manifest.machine.cpu} ({self.manifest.machine.cpu_class}); this CPU or runtime answers "
                     "otherwise: export the model again here, or for this CPU's class with --target"
                 )
+
+
+def flat(outputs: Sequence[Output]) -> list[float]:
+    """All logits of all windows, one after the other."""
+    return [float(one) for output in outputs for one in output.ravel()]
 
 
 @contextmanager
