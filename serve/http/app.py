@@ -138,7 +138,11 @@ class Server:
             return self.shelf.first
         if name not in self.shelf.entries:
             raise RefusedError(404, f"no model {name!r:.80} here; there are {', '.join(self.shelf.entries)}")
-        return self.shelf.entries[name]
+        entry = self.shelf.entries[name]
+        version = request.path_params.get("version", entry.version)
+        if version != entry.version:
+            raise RefusedError(404, f"no version {version!r:.80} of {name} here; there is {entry.version}")
+        return entry
 
 
 def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = ()) -> tuple[Starlette, Server]:
@@ -174,9 +178,15 @@ def _routes(server: Server) -> list[Route]:
         Route("/v2", server.about, methods=["GET"]),
         Route("/v2/health/live", server.live, methods=["GET"]),
         Route("/v2/health/ready", server.is_ready, methods=["GET"]),
-        Route("/v2/models/{name}", server.model, methods=["GET"]),
-        Route("/v2/models/{name}/ready", server.model_ready, methods=["GET"]),
-        Route("/v2/models/{name}/infer", server.v2_infer, methods=["POST"]),
+        *(
+            route
+            for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+            for route in (
+                Route(model, server.model, methods=["GET"]),
+                Route(f"{model}/ready", server.model_ready, methods=["GET"]),
+                Route(f"{model}/infer", server.v2_infer, methods=["POST"]),
+            )
+        ),
         Route("/metrics", server.exposition, methods=["GET"]),
         Route("/openapi.json", server.document, methods=["GET"]),
         *(Route(path, server.page, methods=["GET"]) for path in ("/", "/docs", "/page/page.css", "/page/page.js")),
