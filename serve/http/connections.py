@@ -7,16 +7,23 @@ the connection) to its last, and an answer that is not taken SECONDS from when t
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 SECONDS = 8.0
-_SENTENCE = b'{"error": "the request did not arrive whole in %d s"}' % SECONDS
-LATE = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%b" % (len(_SENTENCE), _SENTENCE)
-)
+
+
+def _last(status: str, sentence: str) -> bytes:
+    """An answer that ends a connection."""
+    body = json.dumps({"error": sentence})
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
+    return f"{head}\r\n\r\n{body}".encode()
+
+
+LATE = _last("408 Request Timeout", f"the request did not arrive whole in {SECONDS:g} s")
+INVALID = _last("400 Bad Request", "this is not HTTP/1.1, or its head contradicts itself")
 
 
 class Connection(HttpToolsProtocol):
@@ -68,6 +75,10 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         _cancel(self._taken)
         super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(INVALID)
+        self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
         self._end()

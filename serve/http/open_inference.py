@@ -15,6 +15,7 @@ See github.com/kserve/open-inference-protocol and Triton's protocol extension_bi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -52,7 +53,7 @@ class Input(_Part):
     """A tensor of texts."""
 
     name: str
-    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=2)]
+    shape: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 63)]], Field(min_length=1, max_length=2)]
     """[n], or [n, 1]."""
     datatype: Literal["BYTES"]
     parameters: InputParameters | None = None
@@ -213,7 +214,7 @@ def _strings(tensor: Input, raw: bytes | None, size: int | None, limits: Limits)
         if len(raw) != size:
             raise RefusedError(400, f"{where}: binary_data_size is {size:,}, and {len(raw):,} bytes are left")
         data = _elements(raw, where)
-    count = int(np.prod(tensor.shape, dtype=np.float64))
+    count = math.prod(tensor.shape)
     if len(data) != count or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
         raise RefusedError(422, f"{where}: shape is {tensor.shape}, and there are {len(data)} texts; [n] is expected")
     if not 1 <= count <= limits.texts:
