@@ -56,6 +56,10 @@ class Server:
         written = entry.format.write([one.answer for one in answered], asked)
         return JSONResponse(written, headers=_headers(entry, answered))
 
+    async def root(self, request: Request) -> Response:
+        """/: the page for who looks, answers for who asks."""
+        return await (self.infer(request) if request.method == "POST" else self.page(request))
+
     async def models(self, request: Request) -> Response:
         """GET /models: what answers here, and what it measured."""
         self._authorize(request)
@@ -172,7 +176,7 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = ()) -> tuple[Starlet
 
 def _routes(server: Server) -> list[Route]:
     return [
-        Route("/", server.infer, methods=["POST"]),
+        Route("/", server.root, methods=["GET", "POST"]),
         Route("/models/{name}", server.infer, methods=["POST"]),
         Route("/models", server.models, methods=["GET"]),
         Route("/v2", server.about, methods=["GET"]),
@@ -189,7 +193,7 @@ def _routes(server: Server) -> list[Route]:
         ),
         Route("/metrics", server.exposition, methods=["GET"]),
         Route("/openapi.json", server.document, methods=["GET"]),
-        *(Route(path, server.page, methods=["GET"]) for path in ("/", "/docs", "/page/page.css", "/page/page.js")),
+        *(Route(path, server.page, methods=["GET"]) for path in ("/docs", "/page/page.css", "/page/page.js")),
     ]
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from bertline.artifacts.bundle import Manifest
 from bertline.serve.http.limits import Limits
+from bertline.serve.http.numbers import WHOLE
 from bertline.serve.http.refusals import RefusedError
 from bertline.tasks.question_answering import TOLD
 from bertline.tasks.task import Answer
@@ -29,7 +30,7 @@ class _Part(BaseModel):
 class Classify(_Part):
     """Parameters of text classification."""
 
-    top_k: int | None = Field(None, ge=1)
+    top_k: Annotated[int, Field(ge=1), WHOLE] | None = None
     """How many labels, the best first; all where absent."""
 
 
@@ -43,7 +44,7 @@ class Group(_Part):
 class Find(_Part):
     """Parameters of question answering."""
 
-    top_k: int = Field(1, ge=1, le=TOLD)
+    top_k: Annotated[int, Field(ge=1, le=TOLD), WHOLE] = 1
     """How many answers, the best first; a list of them where it is over 1."""
 
 

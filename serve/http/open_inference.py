@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bertline.artifacts.bundle import Manifest
 from bertline.serve.http import bodies
 from bertline.serve.http.limits import Limits
+from bertline.serve.http.numbers import WHOLE
 from bertline.serve.http.refusals import RefusedError
 from bertline.tasks.task import Answer
 from bertline.tasks.tokens import Text
@@ -45,7 +46,7 @@ class _Part(BaseModel):
 class InputParameters(_Part):
     """What is said of an input."""
 
-    binary_data_size: int | None = Field(None, ge=0)
+    binary_data_size: Annotated[int, Field(ge=0), WHOLE] | None = None
     """Bytes of it that follow the JSON."""
 
 
@@ -53,7 +54,7 @@ class Input(_Part):
     """A tensor of texts."""
 
     name: str
-    shape: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 63)]], Field(min_length=1, max_length=2)]
+    shape: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 63), WHOLE]], Field(min_length=1, max_length=2)]
     """[n], or [n, 1]."""
     datatype: Literal["BYTES"]
     parameters: InputParameters | None = None

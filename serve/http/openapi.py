@@ -6,8 +6,7 @@ from typing import Any
 
 from bertline import __version__
 from bertline.artifacts.bundle import Manifest
-from bertline.serve.http import open_inference
-from bertline.serve.http.open_inference import HEADER, InferRequest
+from bertline.serve.http.open_inference import HEADER
 from bertline.serve.http.shelf import Entry, Shelf
 
 Schema = dict[str, Any]
@@ -24,6 +23,8 @@ NUMBER: Schema = {"type": "number"}
 STRING: Schema = {"type": "string"}
 PLACE: Schema = {"type": "integer", "minimum": 0}
 CUT: Schema = {"type": "boolean", "description": "Whether the text was longer than what the model reads; absent: no."}
+OPEN = ("page", "docs", "live", "ready")
+"""Operations that ask for no key."""
 ANSWERS: dict[str, Schema] = {
     "text-classification": {"label": STRING, "score": NUMBER},
     "token-classification": {"entity_group": STRING, "score": NUMBER, "word": STRING, "start": PLACE, "end": PLACE},
@@ -41,7 +42,9 @@ def document(shelf: Shelf, secured: bool) -> Schema:
     paths: dict[str, Schema] = {"/": {"post": _inference(shelf.first, "answer")}}
     for entry in shelf.entries.values():
         paths[f"/models/{entry.name}"] = {"post": _inference(entry, f"answer-{entry.name}")}
+    paths["/"]["get"] = _html("page", "A page for people.")
     paths |= {
+        "/docs": {"get": _html("docs", "This document, for people.")},
         "/models": {"get": _get("models", "What answers here, and what it measured.", _list(_OBJECT))},
         "/metrics": {"get": _metrics()},
         "/v2": {"get": _get("server", "Name, version and extensions of the server.", _OBJECT)},
@@ -94,22 +97,41 @@ def _answer(manifest: Manifest) -> Schema:
 
 
 def _v2_inference(entry: Entry) -> Schema:
-    header = {
-        "name": HEADER, "in": "header", "required": False, "schema": {"type": "integer", "minimum": 0},
-        "description": "Bytes of the body that are JSON, where binary tensors follow.",
-    }  # fmt: skip
-    told = open_inference.metadata(entry.name, entry.version, entry.manifest)
-    inputs = " and ".join(one["name"] for one in told["inputs"])
+    inputs = " and ".join(entry.manifest.inputs)
     return {
         "operationId": f"infer-{entry.name}",
         "summary": f"{entry.name}: Open Inference Protocol v2; takes {inputs}, BYTES [n].",
+        "description": "Each shape is [n], with n strings in data; all inputs have the same n. Binary tensors are "
+        f"taken as Triton's extension has them, with the header {HEADER}.",
         "tags": ["Open Inference Protocol v2"],
-        "parameters": [header],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": _inlined(InferRequest.model_json_schema())}},
-        },
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _tensors(entry)}}},
         "responses": {"200": _response("The answer.", _OBJECT), **_refusals()},
+    }
+
+
+def _tensors(entry: Entry) -> Schema:
+    """A request of Open Inference Protocol, in JSON alone."""
+    limits, names = entry.limits, entry.manifest.inputs
+    text = {"type": "string", "maxLength": limits.characters}
+    size = {"type": "integer", "minimum": 1, "maximum": limits.texts}
+    tensors = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": name},
+                "shape": {"type": "array", "prefixItems": [size, {"const": 1}], "items": False, "minItems": 1},
+                "datatype": {"const": "BYTES"},
+                "data": {"type": "array", "items": text, "minItems": 1, "maxItems": limits.texts},
+            },
+            "required": ["name", "shape", "datatype", "data"],
+        }
+        for name in names
+    ]
+    inputs = {"type": "array", "prefixItems": tensors, "items": False, "minItems": len(names)}
+    return {
+        "type": "object",
+        "properties": {"id": {"type": ["string", "null"]}, "inputs": inputs},
+        "required": ["inputs"],
     }
 
 
@@ -124,15 +146,20 @@ def _health(which: str) -> Schema:
     return operation
 
 
+def _html(identity: str, summary: str) -> Schema:
+    told = {"description": summary, "content": {"text/html": {"schema": STRING}}}
+    return {"operationId": identity, "summary": summary, "responses": {"200": told}}
+
+
 def _metrics() -> Schema:
     told = {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": STRING}}}
     return {"operationId": "metrics", "summary": "What Prometheus scrapes.", "responses": {"200": told}}
 
 
 def _secure(paths: dict[str, Schema]) -> None:
-    for path, operations in paths.items():
-        if not path.startswith("/v2/health/"):
-            for operation in operations.values():
+    for operations in paths.values():
+        for operation in operations.values():
+            if operation["operationId"] not in OPEN:
                 operation["security"] = [{"key": []}]
                 operation["responses"]["401"] = _refusal("No API key, or none that is known.")
 

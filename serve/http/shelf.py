@@ -51,7 +51,7 @@ class Entry:
     """A bundle on the shelf."""
 
     def __init__(self, name: str, folder: Path, lanes: Lanes, limits: Limits) -> None:
-        self.name = name
+        self.name, self.limits = name, limits
         self.version = hashlib.sha256((folder / bundles.MANIFEST).read_bytes()).hexdigest()[:12]
         """The beginning of its manifest's sha256: the manifest holds those of all other files."""
         self.bundle = Bundle(folder)
