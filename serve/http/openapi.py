@@ -20,6 +20,8 @@ REFUSALS = {
     "422": "The body has another shape, too many texts or too long ones.",
     "503": "More is asked than can be answered in time; Retry-After says when to try again.",
 }
+SERVER = "Server"
+V2 = "Open Inference Protocol v2"
 NUMBER: Schema = {"type": "number"}
 STRING: Schema = {"type": "string"}
 PLACE: Schema = {"type": "integer", "minimum": 0}
@@ -42,7 +44,7 @@ def document(shelf: Shelf, secured: bool) -> Schema:
     for entry in shelf.entries.values():
         paths[f"/models/{entry.name}"] = {"post": _inference(entry, f"answer-{entry.name}")}
     paths |= {
-        "/models": {"get": _get("models", "What answers here, and what it measured.", _list(_OBJECT))},
+        "/models": {"get": _get("models", "What answers here, and what it measured.", _list(_OBJECT), SERVER)},
         "/metrics": {"get": _metrics()},
         "/v2": {"get": _get("server", "Name, version and extensions of the server.", _OBJECT)},
         "/v2/health/live": {"get": _health("live")},
@@ -103,7 +105,7 @@ def _v2_inference(entry: Entry) -> Schema:
     return {
         "operationId": f"infer-{entry.name}",
         "summary": f"{entry.name}: Open Inference Protocol v2; takes {inputs}, BYTES [n].",
-        "tags": ["Open Inference Protocol v2"],
+        "tags": [V2],
         "parameters": [header],
         "requestBody": {
             "required": True,
@@ -113,8 +115,11 @@ def _v2_inference(entry: Entry) -> Schema:
     }
 
 
-def _get(identity: str, summary: str, schema: Schema) -> Schema:
-    return {"operationId": identity, "summary": summary, "responses": {"200": _response(summary, schema)}}
+def _get(identity: str, summary: str, schema: Schema, tag: str = V2) -> Schema:
+    return {
+        "operationId": identity, "summary": summary, "tags": [tag],
+        "responses": {"200": _response(summary, schema)},
+    }  # fmt: skip
 
 
 def _health(which: str) -> Schema:
@@ -126,7 +131,12 @@ def _health(which: str) -> Schema:
 
 def _metrics() -> Schema:
     told = {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": STRING}}}
-    return {"operationId": "metrics", "summary": "What Prometheus scrapes.", "responses": {"200": told}}
+    return {
+        "operationId": "metrics",
+        "summary": "What Prometheus scrapes.",
+        "tags": ["Server"],
+        "responses": {"200": told},
+    }
 
 
 def _secure(paths: dict[str, Schema]) -> None:

@@ -104,7 +104,7 @@ function answers(context, ranked) {
   const shown = [element("p", { class: "large" }, words), element("p", { class: "hint" }, percent(best.score)), passage];
   if (others.length > 0) {
     const rest = others.map((one) => bar({ label: one.answer || "(no answer)", score: one.score }));
-    shown.push(element("h3", {}, "Close to it"), element("ol", { class: "scores" }, ...rest));
+    shown.push(element("h3", {}, "Next best"), element("ol", { class: "scores" }, ...rest));
   }
   return { shown, said: `${words} ${percent(best.score)}` };
 }

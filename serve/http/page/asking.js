@@ -36,6 +36,7 @@ export async function ask(path, body, signal) {
   const response = await answered(path, request);
   const text = await response.text();
   const ms = performance.now() - began;
+  if (response.status === 401 && sessionStorage.getItem(KEY) === key) sessionStorage.removeItem(KEY);
   if (!response.ok) throw new Refused(response.status, sentence(response.status, text));
   return { content: JSON.parse(text), headers: response.headers, ms };
 }
@@ -65,7 +66,6 @@ export function refuse(error) {
   refusal.textContent = error.message;
   refusal.hidden = false;
   if (error.status === 401) {
-    sessionStorage.removeItem(KEY);
     showKey();
     byId("unlocking").hidden = false;
     byId("key").focus();

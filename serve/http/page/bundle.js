@@ -27,22 +27,20 @@ function figure(name, value) {
 
 function facts(model) {
   const { measured } = model;
-  const medians = Object.entries(measured.p50_ms).map(([grid, ms]) => [
-    `Median, ${grid.replace("x", " × ")} tokens`,
-    `${ms.toFixed(1)} ms`,
-  ]);
+  const medians = Object.entries(measured.p50_ms).map(([grid, ms]) => `${grid.replace("x", " × ")}: ${ms.toFixed(1)} ms`);
   const rows = [
     ...(measured.candidate ? [["Candidate", measured.candidate]] : []),
-    ...medians,
+    ...(medians.length > 0 ? [["Median, texts × tokens", ...medians]] : []),
     ["Measured on", `${measured.cpu}, ${measured.cpu_class}`],
     ["Reads", `${count.format(model.max_tokens)} tokens`],
     ["Made", model.created.slice(0, 10)],
     ["Version", model.version],
   ];
-  return element("dl", { class: "facts" }, ...rows.flatMap(([name, value]) => [
-    element("dt", {}, name),
-    element("dd", {}, value),
-  ]));
+  return element("dl", { class: "facts" }, ...rows.flatMap(fact));
+}
+
+function fact([name, ...values]) {
+  return [element("dt", {}, name), ...values.map((value) => element("dd", {}, value))];
 }
 
 /** Milliseconds of each stage, of a Server-Timing header. */

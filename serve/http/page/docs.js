@@ -3,8 +3,6 @@
 import { ask, byId, clearRefusal, element, refuse, unlockWith } from "./asking.js";
 import { curl, python } from "./samples.js";
 
-const ELSE = "Server";
-
 async function begin() {
   try {
     const [{ content: document_ }, { content: models }] = await Promise.all([ask("openapi.json"), ask("models")]);
@@ -21,7 +19,7 @@ function groups(document_) {
   const found = new Map();
   for (const [path, methods] of Object.entries(document_.paths)) {
     for (const [method, operation] of Object.entries(methods)) {
-      const tag = operation.tags?.[0] ?? ELSE;
+      const [tag] = operation.tags;
       found.set(tag, [...(found.get(tag) ?? []), { path, method: method.toUpperCase(), ...operation }]);
     }
   }
