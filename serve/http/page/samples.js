@@ -51,6 +51,7 @@ function hub(operation, model) {
   }[model.task];
   const token = operation.security ? `, token=os.environ["${KEY}"]` : "";
   return [
+    "# pip install huggingface_hub",
     ...(operation.security ? ["import os", ""] : []),
     "from huggingface_hub import InferenceClient",
     "",
@@ -66,6 +67,7 @@ function triton(operation, model) {
   const pairs = Object.entries(examples(model)).map((pair) => pair.map(literal).join(": "));
   const headers = operation.security ? `, headers={"Authorization": "Bearer " + os.environ["${KEY}"]}` : "";
   return [
+    "# pip install 'tritonclient[http]'",
     ...(operation.security ? ["import os", ""] : []),
     "import numpy as np",
     "from tritonclient.http import InferenceServerClient, InferInput",
