@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -26,7 +27,9 @@ from bertline.serve.http.refusals import RefusedError
 from bertline.serve.http.shelf import Entry, Shelf
 from bertline.serve.lanes import Answered
 
-PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "docs.html": "text/html"}
+HTML = {"/": "index.html", "/docs": "docs.html"}
+FILES = ("page.css", "page.js", "docs.js", "answers.js", "asking.js", "bundle.js", "examples.js", "samples.js")
+"""What the pages consist of, at /page/NAME."""
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # fmt: skip # noqa: E501
 
 
@@ -128,9 +131,11 @@ class Server:
 
     async def page(self, request: Request) -> Response:
         """GET / and what it consists of. It holds nothing of the bundles, so that it asks for no key."""
-        name = {"/": "index.html", "/docs": "docs.html"}.get(request.url.path, request.url.path.rpartition("/")[2])
+        path = request.url.path
+        name = HTML.get(path, path.rpartition("/")[2])
         content = (resources.files("bertline.serve.http") / "page" / name).read_bytes()
-        return Response(content, media_type=PAGE[name], headers={"content-security-policy": POLICY})
+        kind = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}[Path(name).suffix]
+        return Response(content, media_type=kind, headers={"content-security-policy": POLICY})
 
     def _authorize(self, request: Request) -> None:
         if not self.keys.admit(request.headers.get("authorization", "")):
@@ -193,7 +198,7 @@ def _routes(server: Server) -> list[Route]:
         ),
         Route("/metrics", server.exposition, methods=["GET"]),
         Route("/openapi.json", server.document, methods=["GET"]),
-        *(Route(path, server.page, methods=["GET"]) for path in ("/docs", "/page/page.css", "/page/page.js")),
+        *(Route(path, server.page, methods=["GET"]) for path in ("/docs", *(f"/page/{name}" for name in FILES))),
     ]
 
 

@@ -19,6 +19,8 @@ REFUSALS = {
     "422": "The body has another shape, too many texts or too long ones.",
     "503": "More is asked than can be answered in time; Retry-After says when to try again.",
 }
+SERVER = "Server"
+V2 = "Open Inference Protocol v2"
 NUMBER: Schema = {"type": "number"}
 STRING: Schema = {"type": "string"}
 PLACE: Schema = {"type": "integer", "minimum": 0}
@@ -45,7 +47,7 @@ def document(shelf: Shelf, secured: bool) -> Schema:
     paths["/"]["get"] = _html("page", "A page for people.")
     paths |= {
         "/docs": {"get": _html("docs", "This document, for people.")},
-        "/models": {"get": _get("models", "What answers here, and what it measured.", _list(_OBJECT))},
+        "/models": {"get": _get("models", "What answers here, and what it measured.", _list(_OBJECT), SERVER)},
         "/metrics": {"get": _metrics()},
         "/v2": {"get": _get("server", "Name, version and extensions of the server.", _OBJECT)},
         "/v2/health/live": {"get": _health("live")},
@@ -103,7 +105,7 @@ def _v2_inference(entry: Entry) -> Schema:
         "summary": f"{entry.name}: Open Inference Protocol v2; takes {inputs}, BYTES [n].",
         "description": "Each shape is [n], with n strings in data; all inputs have the same n. Binary tensors are "
         f"taken as Triton's extension has them, with the header {HEADER}.",
-        "tags": ["Open Inference Protocol v2"],
+        "tags": [V2],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _tensors(entry)}}},
         "responses": {"200": _response("The answer.", _OBJECT), **_refusals()},
     }
@@ -135,8 +137,11 @@ def _tensors(entry: Entry) -> Schema:
     }
 
 
-def _get(identity: str, summary: str, schema: Schema) -> Schema:
-    return {"operationId": identity, "summary": summary, "responses": {"200": _response(summary, schema)}}
+def _get(identity: str, summary: str, schema: Schema, tag: str = V2) -> Schema:
+    return {
+        "operationId": identity, "summary": summary, "tags": [tag],
+        "responses": {"200": _response(summary, schema)},
+    }  # fmt: skip
 
 
 def _health(which: str) -> Schema:
@@ -148,12 +153,17 @@ def _health(which: str) -> Schema:
 
 def _html(identity: str, summary: str) -> Schema:
     told = {"description": summary, "content": {"text/html": {"schema": STRING}}}
-    return {"operationId": identity, "summary": summary, "responses": {"200": told}}
+    return {"operationId": identity, "summary": summary, "tags": [SERVER], "responses": {"200": told}}
 
 
 def _metrics() -> Schema:
     told = {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": STRING}}}
-    return {"operationId": "metrics", "summary": "What Prometheus scrapes.", "responses": {"200": told}}
+    return {
+        "operationId": "metrics",
+        "summary": "What Prometheus scrapes.",
+        "tags": ["Server"],
+        "responses": {"200": told},
+    }
 
 
 def _secure(paths: dict[str, Schema]) -> None:
