@@ -1,0 +1,27 @@
+# The image that serves, on CPUs:
+#
+#     docker build --file launch/cluster/serve.Dockerfile --tag bertline-serve .
+#     docker run --read-only --publish 8000:8000 --volume "$PWD/bundles/demo:/bundles/demo:ro" bertline-serve /bundles/demo
+#
+# It holds no bundle: one is mounted, or copied by an image made from this one. Nothing is written anywhere.
+FROM python:3.11-slim
+
+WORKDIR /opt/bertline
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY artifacts/ artifacts/
+COPY tasks/ tasks/
+COPY serve/ serve/
+COPY bench/ bench/
+COPY export/ export/
+COPY train/ train/
+COPY launch/ launch/
+COPY bertline/ bertline/
+RUN pip install --no-cache-dir --constraint constraints.txt '.[serve,openvino]'
+
+ENV PYTHONDONTWRITEBYTECODE=1
+
+RUN useradd --no-create-home --uid 1000 bertline
+USER 1000
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=2)"]
+ENTRYPOINT ["bertline", "serve", "--host", "0.0.0.0"]
