@@ -101,7 +101,7 @@ def remove_left(path: Path) -> None:
 
 
 def publish(folder: Path, path: Path) -> None:
-    """Sync all that `folder` holds to the disk, then rename it to `path`, which must not exist."""
+    """Sync a folder with all that it holds, or a file, to the disk, then rename it to `path`, which must not exist."""
     sync(folder)
     refuse_existing(path)
     folder.rename(path)

@@ -20,8 +20,6 @@ def rows(stream: TextIO, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         content = json.load(stream)
     except json.JSONDecodeError as error:
         raise InputError(f"{path} line {error.lineno}: not JSON ({error.msg}); one object a line is .jsonl") from None
-    except UnicodeDecodeError:
-        raise  # told with its line by whoever opened the file
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     if isinstance(content, dict) and isinstance(content.get("data"), list):

@@ -15,8 +15,10 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from bertline.artifacts import conll, squad
 from bertline.artifacts.errors import InputError
@@ -30,23 +32,73 @@ Rows = Iterator[tuple[str, dict[str, Any]]]
 """(where, row): `where` names file and row (or line) as a person counts them."""
 
 
+class Attempt(NamedTuple):
+    """A row as it was read, or why it could not be."""
+
+    where: str
+    """As in `Rows`."""
+    number: int
+    """Of the row, as `where` counts: the line of JSON lines, the row of a table (of CSV and TSV, the header is 1); of
+    .json and CoNLL files, the question or sentence."""
+    row: dict[str, Any] | InputError
+    line: int | None = None
+    """Where it begins, in CSV, TSV and JSON lines."""
+
+
 def rows(path: Path) -> Rows:
     """Yield (where, row) for every row of `path`.
 
     Raises:
         InputError: the file is missing, empty, damaged, of another kind, not UTF-8, or a row is not like the others.
     """
+    with opened(path) as raw:
+        for attempt in attempts(path, raw):
+            if isinstance(attempt.row, InputError):
+                raise attempt.row
+            yield attempt.where, attempt.row
+
+
+def attempts(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
+    """Yield every row of `path`, and in place of each that is bad what is wrong with it.
+
+    Args:
+        path: the file.
+        raw: of it, from `opened`; how far it was read is how far the rows are. Closed at the end.
+
+    Raises:
+        InputError: the file is empty, damaged or of another kind, so that no row can be read from there on. A bad row
+            of a .json or CoNLL file is such a fault as well.
+    """
     empty = True
     try:
-        for row in _binary_rows(path) if kind(path)[0] in BINARIES else _text_rows(path):
+        for attempt in _binary_rows(path, raw) if kind(path)[0] in BINARIES else _text_rows(path, raw):
             empty = False
-            yield row
+            yield attempt
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}" if error.strerror else _damaged(path, error)) from None
     except (EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(_damaged(path, error)) from None
     if empty:
         raise InputError(f"{path}: empty, it has no rows")
+
+
+def opened(path: Path) -> BufferedReader:
+    """The bytes of a data file.
+
+    Raises:
+        InputError: it is missing, or of a kind that is not read.
+    """
+    suffix, compression = kind(path)
+    if suffix not in KINDS:
+        known = f"data is read from {', '.join(KINDS)}, texts also with {', '.join(COMPRESSED)}"
+        raise InputError(f"{path}: unknown kind of file {suffix!r}; {known}")
+    if compression and suffix in BINARIES:
+        name = suffix[1:].capitalize()
+        raise InputError(f"{path}: {name} is compressed inside, {compression} is not read; decompress the file")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
 
 
 def columns(path: Path) -> list[str]:
@@ -58,44 +110,34 @@ def columns(path: Path) -> list[str]:
     return list(next(rows(path))[1])
 
 
+def count(path: Path) -> int | None:
+    """How many rows a Parquet file says it has; None of other kinds, which only reading them tells."""
+    if kind(path)[0] != ".parquet":
+        return None
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        return None
+    try:
+        return int(parquet.read_metadata(path).num_rows)
+    except (OSError, ArrowException):
+        return None
+
+
 def kind(path: Path) -> tuple[str, str]:
     """The suffix of the kind of file and that of its compression, in small letters: (".csv", ".gz"), (".csv", "")."""
     *_, inner, outer = ["", "", *(suffix.lower() for suffix in path.suffixes)]
     return (inner, outer) if outer in COMPRESSED else (outer, "")
 
 
-def _text_rows(path: Path) -> Rows:
-    suffix = kind(path)[0]
-    if suffix not in TEXTS:
-        known = f"data is read from {', '.join(KINDS)}, texts also with {', '.join(COMPRESSED)}"
-        raise InputError(f"{path}: unknown kind of file {suffix!r}; {known}")
+def _text_rows(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
+    suffix, compression = kind(path)
+    binary = io.BufferedReader(COMPRESSED[compression](path, raw)) if compression else raw
+    if binary.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise InputError(f"{path}: UTF-16, not UTF-8; convert the text, for example with iconv -f utf-16 -t utf-8")
     newline = "" if suffix in (".csv", ".tsv") else None  # a quoted field keeps its line ends
-    try:
-        with _open(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline=newline) as stream:
-            yield from TEXTS[suffix](stream, path)
-    except UnicodeDecodeError:
-        raise InputError(_not_utf8(path)) from None
-
-
-def _open(path: Path) -> io.BufferedReader:
-    compression = kind(path)[1]
-    return io.BufferedReader(COMPRESSED[compression](path)) if compression else path.open("rb")
-
-
-def _not_utf8(path: Path) -> str:
-    """Where a text that could not be decoded is wrong, found by reading it again."""
-    with _open(path) as binary:
-        if binary.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return f"{path}: UTF-16, not UTF-8; convert the text, for example with iconv -f utf-16 -t utf-8"
-    with _open(path) as binary, io.TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                line.encode()
-            except UnicodeEncodeError as error:
-                byte = ord(line[error.start]) - 0xDC00
-                advice = "convert the text, for example with iconv -f windows-1252 -t utf-8"
-                return f"{path} line {number}: not UTF-8 (byte 0x{byte:02x}); {advice}"
-    return f"{path}: not UTF-8"
+    with io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as stream:
+        yield from TEXTS[suffix](stream, path)
 
 
 def _damaged(path: Path, error: Exception) -> str:
@@ -109,79 +151,132 @@ def _check_names(names: Sequence[str], where: str) -> None:
         raise InputError(f"{where}: more than one column is named {twice[0]!r}; give each a name of its own")
 
 
-def _lines(stream: Iterable[str], path: Path) -> Iterator[str]:
+def _lines(stream: Iterable[str], path: Path, tell: Callable[[InputError], None]) -> Iterator[str]:
+    """All lines; `tell` hears what is wrong with one before it is handed on."""
     for number, line in enumerate(stream, start=1):
         if "\0" in line:
             advice = "if the text is UTF-16, convert it with iconv -f utf-16le -t utf-8"
-            raise InputError(f"{path} line {number}: holds a NUL, which is no text; {advice}")
+            tell(InputError(f"{path} line {number}: holds a NUL, which is no text; {advice}"))
+        elif not line.isascii() and (byte := _no_utf8(line)) is not None:
+            advice = "convert the text, for example with iconv -f windows-1252 -t utf-8"
+            tell(InputError(f"{path} line {number}: not UTF-8 (byte 0x{byte:02x}); {advice}"))
         yield line
 
 
-def _delimited(stream: TextIO, path: Path) -> Rows:
-    csv.field_size_limit(LONGEST_FIELD)
-    delimiter = "\t" if kind(path)[0] == ".tsv" else ","
-    reader = csv.reader(_lines(stream, path), delimiter=delimiter, strict=True)
-    begin = 1  # the line that the row being read begins at
+def _no_utf8(line: str) -> int | None:
+    """The first byte that could not be decoded, which surrogateescape has kept."""
     try:
-        header = next(reader, None)
-        if header is None:
-            return
-        if not any(name.strip() for name in header):
-            raise InputError(f"{path} row 1: blank; the first row names the columns")
-        _check_names(header, f"{path} row 1")
+        line.encode()
+    except UnicodeEncodeError as error:
+        return ord(line[error.start]) - 0xDC00
+    return None
+
+
+def _refuse(fault: InputError) -> None:
+    raise fault
+
+
+def _delimited(stream: TextIO, path: Path) -> Iterator[Attempt]:
+    delimiter = "\t" if kind(path)[0] == ".tsv" else ","
+    records = _records(stream, path, delimiter)
+    first = next(records, None)
+    if first is None:
+        return
+    _, header = first
+    if isinstance(header, InputError):
+        raise header
+    if not any(name.strip() for name in header):
+        raise InputError(f"{path} row 1: blank; the first row names the columns")
+    _check_names(header, f"{path} row 1")
+    for number, (line, fields) in enumerate(records, start=2):
+        where = f"{path} row {number}"
+        if isinstance(fields, InputError):
+            yield Attempt(where, number, fields, line)
+        elif len(fields) not in (0, len(header)):  # a blank line is no row
+            found = f"{len(fields)} fields where the header has {len(header)}"
+            advice = f"quote a field that holds a {'comma' if delimiter == ',' else 'tab'} or a line end"
+            yield Attempt(where, number, InputError(f"{where}: {found} (line {line}); {advice}"), line)
+        elif fields:
+            yield Attempt(where, number, dict(zip(header, fields, strict=True)), line)
+
+
+def _records(stream: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | InputError]]:
+    """The line that each record begins at, and its fields or what is wrong with them."""
+    csv.field_size_limit(LONGEST_FIELD)
+    faults: list[InputError] = []
+    reader = csv.reader(_lines(stream, path, faults.append), delimiter=delimiter, strict=True)
+    while True:
         begin = reader.line_num + 1
-        for number, fields in enumerate(reader, start=2):
-            if len(fields) not in (0, len(header)):  # a blank line is no row
-                found = f"{len(fields)} fields where the header has {len(header)}"
-                advice = f"quote a field that holds a {'comma' if delimiter == ',' else 'tab'} or a line end"
-                raise InputError(f"{path} row {number}: {found} (line {begin}); {advice}")
-            if fields:
-                yield f"{path} row {number}", dict(zip(header, fields, strict=True))
-            begin = reader.line_num + 1
-    except csv.Error as error:
-        advice = 'a field with quotes in it is quoted itself, and those are doubled: "say ""so"""'
-        raise InputError(f"{path} line {begin}: {error} in the row that begins here; {advice}") from None
-
-
-def _json_lines(stream: TextIO, path: Path) -> Rows:
-    for number, line in enumerate(_lines(stream, path), start=1):
-        if not line.strip():
-            continue
+        found: list[str] | InputError | None
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} line {number}: not JSON ({error}); each line is one object") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path} line {number}: a {type(row).__name__} where an object is expected")
-        yield f"{path} line {number}", row
+            found = next(reader, None)
+        except csv.Error as error:  # the reader goes on with the next line
+            advice = 'a field with quotes in it is quoted itself, and those are doubled: "say ""so"""'
+            found = InputError(f"{path} line {begin}: {error} in the row that begins here; {advice}")
+        if faults:
+            found = faults[0]
+            faults.clear()
+        if found is None:
+            return
+        yield begin, found
 
 
-def _conll(stream: TextIO, path: Path) -> Rows:
-    return conll.rows(_lines(stream, path), path)
+def _json_lines(stream: TextIO, path: Path) -> Iterator[Attempt]:
+    faults: list[InputError] = []
+    for number, line in enumerate(_lines(stream, path, faults.append), start=1):
+        if line.strip():
+            where = f"{path} line {number}"
+            yield Attempt(where, number, faults.pop() if faults else _object(line, where), number)
 
 
-def _binary_rows(path: Path) -> Rows:
-    suffix, compression = kind(path)
-    name = suffix[1:].capitalize()
-    if compression:
-        raise InputError(f"{path}: {name} is compressed inside, {compression} is not read; decompress the file")
+def _object(line: str, where: str) -> dict[str, Any] | InputError:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return InputError(f"{where}: not JSON ({error}); each line is one object")
+    return row if isinstance(row, dict) else InputError(f"{where}: a {type(row).__name__} where an object is expected")
+
+
+def _conll(stream: TextIO, path: Path) -> Iterator[Attempt]:
+    return _numbered(conll.rows(_lines(stream, path, _refuse), path))
+
+
+def _json(stream: TextIO, path: Path) -> Iterator[Attempt]:
+    return _numbered(squad.rows(io.StringIO("".join(_lines(stream, path, _refuse))), path))
+
+
+def _numbered(found: Rows) -> Iterator[Attempt]:
+    return (Attempt(where, number, row) for number, (where, row) in enumerate(found, start=1))
+
+
+def _binary_rows(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
+    suffix = kind(path)[0]
     try:
         import pyarrow as pa
     except ImportError:
         advice = "pip install pyarrow (bertline[train] has it)"
-        raise InputError(f"{path}: reading {name} needs pyarrow; {advice}") from None
+        raise InputError(f"{path}: reading {suffix[1:].capitalize()} needs pyarrow; {advice}") from None
     try:
-        with path.open("rb") as stream:
-            number = 0
-            for batch in BINARIES[suffix](stream, path):
-                for start in range(0, batch.num_rows, BATCH):
-                    for row in batch.slice(start, BATCH).to_pylist():
-                        number += 1
-                        yield f"{path} row {number}", row
+        batches = BINARIES[suffix](raw, path)
+        parts = (batch.slice(start, BATCH) for batch in batches for start in range(0, batch.num_rows, BATCH))
+        for number, row in enumerate(chain.from_iterable(map(_values, parts)), start=1):
+            where = f"{path} row {number}"
+            if isinstance(row, UnicodeDecodeError):
+                row = InputError(f"{where}: holds a string that is not UTF-8 ({row}); make the file again")
+            yield Attempt(where, number, row)
     except pa.ArrowException as error:
         raise InputError(_damaged(path, error)) from None
+
+
+def _values(batch: Any) -> list[Any]:
+    """The rows of a batch; where one has bytes as text, the error in place of it."""
+    try:
+        found: list[Any] = batch.to_pylist()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: a string after row {number} is not UTF-8 ({error}); make the file again") from None
+        if batch.num_rows == 1:
+            return [error]
+        return [row for number in range(batch.num_rows) for row in _values(batch.slice(number, 1))]
+    return found
 
 
 def _parquet(stream: BinaryIO, path: Path) -> Iterator[Any]:
@@ -206,8 +301,8 @@ def _arrow(stream: BinaryIO, path: Path) -> Iterator[Any]:
 class _Zstd(io.RawIOBase):
     """The bytes of a .zst file, all frames of it; one that is cut short raises EOFError, as those of gzip do."""
 
-    def __init__(self, path: Path) -> None:
-        self._chunks = _zstd_chunks(path)
+    def __init__(self, path: Path, raw: BufferedReader) -> None:
+        self._chunks = _zstd_chunks(path, raw)
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
@@ -225,19 +320,18 @@ class _Zstd(io.RawIOBase):
         return count
 
 
-def _zstd_chunks(path: Path) -> Iterator[bytes]:
+def _zstd_chunks(path: Path, raw: BufferedReader) -> Iterator[bytes]:
     new, fault = _zstd_of(path)
     frame = None
     data = b""
-    with path.open("rb") as stream:
-        while data := data or stream.read(1 << 14):
-            frame = frame or new()
-            try:
-                yield frame.decompress(data)
-            except fault as error:
-                raise OSError(str(error)) from None
-            data = frame.unused_data
-            frame = None if frame.eof else frame
+    while data := data or raw.read(1 << 14):
+        frame = frame or new()
+        try:
+            yield frame.decompress(data)
+        except fault as error:
+            raise OSError(str(error)) from None
+        data = frame.unused_data
+        frame = None if frame.eof else frame
     if frame is not None:
         raise EOFError("the file ends within a frame")
 
@@ -253,18 +347,18 @@ def _zstd_of(path: Path) -> tuple[Callable[[], Any], type[Exception]]:
     raise InputError(f"{path}: reading .zst needs zstandard; pip install zstandard, or decompress the file with unzstd")
 
 
-COMPRESSED: dict[str, Callable[[Path], Any]] = {
-    ".gz": gzip.GzipFile,
-    ".bz2": bz2.BZ2File,
-    ".xz": lzma.LZMAFile,
+COMPRESSED: dict[str, Callable[[Path, BufferedReader], Any]] = {
+    ".gz": lambda path, raw: gzip.GzipFile(fileobj=raw),
+    ".bz2": lambda path, raw: bz2.BZ2File(raw),
+    ".xz": lambda path, raw: lzma.LZMAFile(raw),  # noqa: SIM115 - closed by who reads it
     ".zst": _Zstd,
 }
-TEXTS: dict[str, Callable[[TextIO, Path], Rows]] = {
+TEXTS: dict[str, Callable[[TextIO, Path], Iterator[Attempt]]] = {
     ".csv": _delimited,
     ".tsv": _delimited,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
-    ".json": squad.rows,
+    ".json": _json,
     ".conll": _conll,
     ".iob": _conll,
     ".bio": _conll,

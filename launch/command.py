@@ -185,8 +185,13 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
 @main.command()
 @click.argument("bundle", type=path_type)
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
-@click.option("--in", "source", type=path_type, help="File of texts: CSV, JSONL or Parquet with the column text.")
-@click.option("--out", "target", type=path_type, help="JSON lines file of answers to write.  [default: stdout]")
+@click.option("--in", "source", type=path_type, help="File of texts: CSV, JSONL, Parquet, Arrow; column text.")
+@click.option(
+    "--out", "target", type=path_type, help="File of answers: .jsonl, .jsonl.gz, .csv, .parquet.  [default: stdout]"
+)
+@click.option(
+    "--errors", type=path_type, help="JSON lines file of bad rows.  [default: the first one ends the command]"
+)
 @signature_option
 @json_option
 def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:

@@ -3,49 +3,92 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
-from bertline.artifacts import files
+from bertline.artifacts import files, tables
 from bertline.artifacts.errors import InputError
-from bertline.serve import batch
-from bertline.serve.engine import Bundle
-from bertline.tasks.task import Answer, Columns
-from bertline.tasks.tokens import Text
+from bertline.launch.bulk_progress import BulkProgress
+from bertline.serve import bulk, formats, load
+from bertline.serve.model import Model
+from bertline.tasks.task import Answer
+from bertline.tasks.tokens import Text, refuse_lone_surrogates
 
 
-def predict(folder: Path, texts: Sequence[str], source: Path | None, target: Path | None, as_json: bool) -> None:
-    """Answer each text in the order asked.
+def predict(
+    folder: Path,
+    texts: Sequence[str],
+    source: Path | None,
+    target: Path | None,
+    errors: Path | None,
+    as_json: bool,
+) -> None:
+    """Answer each text, or each row of a file, in the order asked.
 
     Raises:
-        InputError: neither texts nor a file, both, an odd number of texts for pairs, or a file that exists already.
+        InputError: neither texts nor a file, both, an odd number of texts for pairs, a file that exists already, or
+            what `bulk.predict` raises.
     """
+    _check(texts, source, target, errors)
+    with load(folder) as model:
+        if model.bundle.notice:
+            _say(f"note: {model.bundle.notice}")
+        if source is not None and target is not None:
+            model.prepare()
+            with BulkProgress() as progress:
+                bulk.predict(model, folder, source, target, errors, progress.say, progress.see)
+        elif source is not None:
+            model.prepare()
+            for answer in _answers(model, source):
+                click.echo(json.dumps(answer, ensure_ascii=False))
+        else:
+            _show(model, texts, target, as_json)
+
+
+def _check(texts: Sequence[str], source: Path | None, target: Path | None, errors: Path | None) -> None:
+    """Refuse what makes no sense together, and outputs that cannot be made, before anything is loaded."""
     if bool(texts) == (source is not None):
         raise InputError("nothing to answer, or two things at once: give TEXTs or --in FILE")
+    if errors is not None and (source is None or target is None):
+        raise InputError("--errors is for files: give --in FILE and --out FILE with it")
+    if errors is not None and target is not None and errors.absolute() == target.absolute():
+        raise InputError(f"{errors}: named by --out and by --errors; name two files")
     if target is not None:
         files.refuse_existing(target)
-    bundle = Bundle(folder)
-    if bundle.notice:
-        click.echo(f"note: {bundle.notice}", err=True)
-    engine = bundle.engine()
-    inputs = engine.task.settings.inputs
-    asked = _texts(texts, inputs)
-    if source is not None:
-        answers = batch.answers(engine, source, Columns(text_pair="text_pair" if "text_pair" in inputs else None))
-    else:
-        answers = iter(engine.predict(asked))
+        formats.check(target)
+
+
+def _answers(model: Model, source: Path) -> Iterator[Answer]:
+    """For a pipe: as `bulk.predict` without its memory, so that the first bad row ends it."""
+    with tables.opened(source) as raw:
+        for outcome in bulk.answers(model, tables.attempts(source, raw), source):
+            if isinstance(outcome.answer, InputError):
+                raise outcome.answer
+            yield {"row": outcome.row, **outcome.answer}
+
+
+def _show(model: Model, texts: Sequence[str], target: Path | None, as_json: bool) -> None:
+    """One text after another, on all cores: to load the model for texts side by side takes longer than a few texts."""
+    asked = _texts(texts, model.manifest.inputs)
+    answers = [model.submit([text])[0].result().answer for text in asked]
+    lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
     if target is not None:
         with files.new_file(target) as stream:
-            stream.writelines(f"{json.dumps(answer, ensure_ascii=False)}\n".encode() for answer in answers)
+            stream.writelines(f"{line}\n".encode() for line in lines)
         return
-    for number, answer in enumerate(answers):
-        plain = texts and not as_json
-        click.echo(_words(answer, asked[number]) if plain else json.dumps(answer, ensure_ascii=False))
+    for text, answer, line in zip(asked, answers, lines, strict=True):
+        click.echo(line if as_json else _words(answer, text))
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
 
 
 def _texts(texts: Sequence[str], inputs: Sequence[str]) -> list[Text]:
+    for number, text in enumerate(texts, start=1):
+        refuse_lone_surrogates(text, f"text {number}")
     if len(inputs) == 1:
         return [(text, None) for text in texts]
     if len(texts) % 2:

@@ -11,10 +11,8 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from bertline.artifacts import bundle, files
 from bertline.artifacts.errors import DamagedError, InputError
-from bertline.serve import batch
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import OnnxRuntime
-from bertline.tasks.task import Columns
 from bertline.tasks.tokens import Text
 
 
@@ -50,26 +48,10 @@ def test_no_text_is_no_answer(tiny_bundle: Path) -> None:
     assert Engine.load(tiny_bundle).predict([]) == []
 
 
-def test_half_a_character_is_refused_by_its_place(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_half_a_character_is_refused_by_its_place(tiny_bundle: Path) -> None:
     engine = Engine.load(tiny_bundle)
     with pytest.raises(InputError, match=r"^text 2 holds a lone surrogate \(U\+DCFF, character 3\), which is no text"):
         engine.predict([("fine", None), ("caf\udcff", None)])
-    (tmp_path / "in.jsonl").write_text('{"text": "fine \\ud83d\\ude00"}\n{"text": "half \\ud83d"}\n')
-    with pytest.raises(InputError, match=r"in\.jsonl line 2: column 'text' holds a lone surrogate \(U\+D83D"):
-        list(batch.answers(engine, tmp_path / "in.jsonl", Columns()))
-
-
-def test_a_file_is_answered_in_its_order(
-    tiny_bundle: Path, tmp_path: Path, texts: Callable[..., list[dict[str, str]]]
-) -> None:
-    rows = texts(batch.CHUNK + 10, 2)
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    engine = Engine.load(tiny_bundle)
-    answers = list(batch.answers(engine, tmp_path / "in.jsonl", Columns()))
-    assert len(answers) == len(rows)
-    for number in (0, batch.CHUNK - 1, batch.CHUNK, len(rows) - 1):
-        alone = engine.predict([(rows[number]["text"], None)])[0]
-        assert answers[number]["score"] == pytest.approx(alone["score"], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "onnx/model.onnx"])

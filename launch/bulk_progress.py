@@ -1,0 +1,67 @@
+"""How far a bulk prediction is, on stderr: a bar on a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from bertline.serve.bulk import Seen
+
+OFTEN = 0.2
+"""Seconds between two looks of the bar."""
+SELDOM = 30.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class BulkProgress:
+    """The words and the bar of one prediction; a context manager."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("{task.fields[note]}"), BarColumn(bar_width=None), TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+        )  # fmt: skip
+        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True)
+        self._task: TaskID | None = None
+        self._first: Seen | None = None
+        self._began = self._told = monotonic()
+
+    def say(self, words: str) -> None:
+        """A line that stays."""
+        self._console.print(words, markup=False, soft_wrap=True)
+
+    def see(self, seen: Seen) -> None:
+        """Show how far it is, if the last look is long ago; the first call is where the clock starts."""
+        now = monotonic()
+        if self._first is None:
+            self._first, self._began = seen, now
+            if self._console.is_terminal:
+                self._task = self._bars.add_task("", total=seen.total, completed=seen.done, note="")
+        if now - self._told < (SELDOM if self._task is None else OFTEN):
+            return
+        self._told = now
+        rate = (seen.rows - self._first.rows) / max(now - self._began, 1e-9)
+        note = f"{seen.rows:,} rows  {rate:,.0f} rows/s"
+        if self._task is None:
+            self.say(f"{note}  {seen.done / max(seen.total, 1):.0%}  {self._left(seen, now)}")
+        else:
+            self._bars.update(self._task, completed=seen.done, note=note)
+
+    def __enter__(self) -> BulkProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._bars.stop()
+
+    def _left(self, seen: Seen, now: float) -> str:
+        """The time that the rest takes at the pace so far."""
+        assert self._first is not None
+        done = seen.done - self._first.done
+        if done <= 0:
+            return "time left unknown"
+        left = round((now - self._began) / done * (seen.total - seen.done))
+        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"

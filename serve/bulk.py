@@ -1,0 +1,143 @@
+"""A file of texts in, a file of answers out, of any size: memory stays flat, all cores are busy, and a kill costs a
+second of work.
+
+Rows are read one after another, answered by `Model.submit` and written in the order of the file; how many are under way
+is bounded by their number and by their characters. What is done stands in a folder beside the output (`Unfinished`)
+until all is, and a second call goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from bertline.artifacts import tables
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.tables import Attempt
+from bertline.serve import formats
+from bertline.serve.lanes import Answered
+from bertline.serve.model import Model
+from bertline.serve.unfinished import Unfinished
+from bertline.tasks.task import Answer, Columns
+
+ROWS = 4096
+"""Rows under way at most: while one lane computes the longest text, the others must not run out of short ones."""
+CHARACTERS = 1 << 24
+"""Characters under way at most, or one text."""
+
+
+class Outcome(NamedTuple):
+    """What became of a row."""
+
+    row: int
+    """Its number, as `tables.Attempt` counts."""
+    line: int | None
+    """Where it begins in the file; None where that has no lines."""
+    answer: Answer | InputError
+    """InputError: why it is bad."""
+
+
+class Seen(NamedTuple):
+    """How far a file has been answered."""
+
+    rows: int
+    done: int
+    """Of `total`: rows where the file tells how many it has, else bytes read."""
+    total: int
+
+
+def answers(model: Model, attempts: Iterable[Attempt], path: Path) -> Iterator[Outcome]:
+    """What becomes of each row of a file, in its order; few enough are under way to hold."""
+    columns = model.task.columns(path)
+    pending: deque[tuple[Attempt, int, Future[Answered] | InputError]] = deque()
+    held = 0
+    try:
+        for attempt in attempts:
+            pending.append(_submitted(model, attempt, columns))
+            held += pending[-1][1]
+            while len(pending) > ROWS or (held > CHARACTERS and len(pending) > 1):
+                held -= pending[0][1]
+                yield _outcome(*pending.popleft())
+        while pending:
+            yield _outcome(*pending.popleft())
+    finally:
+        for _, _, asked in pending:
+            if isinstance(asked, Future):
+                asked.cancel()
+
+
+def predict(
+    model: Model,
+    bundle: Path,
+    source: Path,
+    target: Path,
+    errors: Path | None,
+    say: Callable[[str], None],
+    watch: Callable[[Seen], None],
+) -> None:
+    """Answer all rows of `source` in `target`, which appears when all are; go on where an earlier call was ended.
+
+    Args:
+        model: that answers.
+        bundle: its folder.
+        source: any file that `tables` reads.
+        target: of a kind that `formats` writes.
+        errors: bad rows go there, as JSON lines; None: the first ends the call, and what was answered is kept.
+        say: hears what a person should know.
+        watch: hears how far it is, after each row.
+
+    Raises:
+        InputError: a file that is to be made exists already; another process makes it; the file cannot be read; a row
+            is bad; or what was done is of other rows or another bundle (see `Unfinished`).
+    """
+    formats.check(target)
+    with tables.opened(source) as raw, Unfinished(target, errors, source, bundle, say) as unfinished:
+        if not unfinished.journal.ended:
+            total = tables.count(source)
+            size = source.stat().st_size
+            rest = islice(tables.attempts(source, raw), unfinished.journal.rows, None)
+            for outcome in answers(model, rest, source):
+                _keep(unfinished, outcome, source, errors is not None)
+                rows = unfinished.journal.rows
+                read = size if raw.closed else raw.tell()
+                watch(Seen(rows, read, size) if total is None else Seen(rows, rows, total))
+        unfinished.end()
+    journal = unfinished.journal
+    bad = f"; {journal.bad:,} bad rows, told in {errors}" if errors else ""
+    say(f"{target}: {journal.rows - journal.bad:,} answers{bad}")
+
+
+def _submitted(model: Model, attempt: Attempt, columns: Columns) -> tuple[Attempt, int, Future[Answered] | InputError]:
+    """A row without its content, the characters of its text, and its answer to be."""
+    bare = attempt._replace(row={})
+    if isinstance(attempt.row, InputError):
+        return bare, 0, attempt.row
+    try:
+        text = model.task.read_texts(attempt.row, columns, attempt.where)
+    except InputError as error:
+        return bare, 0, error
+    return bare, sum(len(part or "") for part in text), model.submit([text])[0]
+
+
+def _outcome(attempt: Attempt, characters: int, asked: Future[Answered] | InputError) -> Outcome:
+    answer = asked if isinstance(asked, InputError) else asked.result().answer
+    return Outcome(attempt.number, attempt.line, answer)
+
+
+def _keep(unfinished: Unfinished, outcome: Outcome, source: Path, goes_on: bool) -> None:
+    """Write down an answer, or what is wrong with a row.
+
+    Raises:
+        InputError: it is bad and that ends the command.
+    """
+    if not isinstance(outcome.answer, InputError):
+        unfinished.answer({"row": outcome.row, **outcome.answer})
+    elif goes_on:
+        where = {"file": str(source), "row": outcome.row} | ({} if outcome.line is None else {"line": outcome.line})
+        unfinished.bad(where | {"reason": str(outcome.answer).removeprefix(f"{source} ")})
+    else:
+        raise InputError(f"{outcome.answer}; {unfinished.kept()}--errors FILE goes on past such rows")

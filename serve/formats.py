@@ -1,0 +1,104 @@
+"""The kinds of file that answers are written as. JSON lines are what a bulk prediction keeps; the others are made of
+them at its end, when all columns are known."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bertline.artifacts import tables
+from bertline.artifacts.errors import InputError
+
+ROWS = 8192
+"""Answers of a Parquet row group, made Arrow values at once."""
+
+
+def check(target: Path) -> None:
+    """Refuse a kind of file that cannot be written.
+
+    Raises:
+        InputError: the suffix is unknown, or pyarrow is missing for Parquet.
+    """
+    if _suffix(target) not in FORMATS:
+        raise InputError(f"{target}: answers are written as {', '.join(FORMATS)}; name a file of one of these kinds")
+    if _suffix(target) == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise InputError(f"{target}: writing Parquet needs pyarrow; pip install pyarrow") from None
+
+
+def made(answers: Path, target: Path) -> Path:
+    """A file of the kind of `target` beside a file of answers in JSON lines, or that file itself."""
+    convert = FORMATS[_suffix(target)]
+    if convert is None:
+        return answers
+    path = answers.with_name(target.name)
+    convert(answers, path)
+    return path
+
+
+def _suffix(path: Path) -> str:
+    return "".join(tables.kind(path))
+
+
+def _gzip(answers: Path, path: Path) -> None:
+    with answers.open("rb") as source, gzip.open(path, "wb", compresslevel=6) as stream:
+        shutil.copyfileobj(source, stream, 1 << 20)
+
+
+def _csv(answers: Path, path: Path) -> None:
+    """A column for each key that any answer has; what is neither string nor number as JSON."""
+    keys = list(dict.fromkeys(key for answer in _lines(answers) for key in answer))
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(keys)
+        writer.writerows([_cell(answer.get(key)) for key in keys] for answer in _lines(answers))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _parquet(answers: Path, path: Path) -> None:
+    """A column for each key, nested as the answers are; read twice, since an answer may lack what another has."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = pa.schema([])
+    for batch in _batches(answers):
+        keys = dict.fromkeys(key for row in batch for key in row)
+        columns = {key: pa.array([row.get(key) for row in batch]) for key in keys}
+        schema = pa.unify_schemas([schema, pa.table(columns).schema], promote_options="permissive")
+    with parquet.ParquetWriter(path, schema) as writer:
+        for batch in _batches(answers):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+def _batches(answers: Path) -> Iterator[list[dict[str, Any]]]:
+    lines = _lines(answers)
+    while batch := list(islice(lines, ROWS)):
+        yield batch
+
+
+def _lines(answers: Path) -> Iterator[dict[str, Any]]:
+    with answers.open("rb") as stream:
+        for line in stream:
+            yield json.loads(line)
+
+
+FORMATS: dict[str, Callable[[Path, Path], None] | None] = {
+    ".jsonl": None,
+    ".jsonl.gz": _gzip,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+"""What makes each kind of file of JSON lines, by suffix."""

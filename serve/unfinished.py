@@ -1,0 +1,207 @@
+"""What a bulk prediction has done so far, so that a kill or a power cut at any moment neither loses nor repeats a row.
+
+A hidden folder beside the output, `.NAME.unfinished`, holds
+
+    answers.jsonl   a line for each row that was answered
+    errors.jsonl    a line for each bad row
+    journal.json    what is being answered by what, how many rows are done, and how long the two files then were
+    lock            held by the process at work
+
+In steps both files are synced to the disk and then the journal is replaced by one rename; whatever the files hold
+beyond it is cut off when the next call goes on.
+
+Rows of another input (path, size or time of its last change), or answers of another bundle, are refused: to join them
+would give a file that is wrong without a word, and to start anew would throw away what may have taken days, over a
+touched file or a mistyped name. Who wants that removes the folder, which the message names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import IO, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bertline.artifacts import bundle, files
+from bertline.artifacts.errors import InputError
+from bertline.serve import formats
+
+SECONDS = 1.0
+"""Between two steps: what a kill costs at most, beyond the rows under way. A step takes milliseconds."""
+
+
+class Identity(BaseModel):
+    """What is answered by what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: str
+    size: int
+    mtime_ns: int
+    bundle_sha256: str
+    """Of its bertline.json, which has the hashes of all other files."""
+
+    @classmethod
+    def of(cls, source: Path, folder: Path) -> Identity:
+        """The identity of a file as it is now and of a bundle."""
+        found = source.stat()
+        return cls(
+            input=str(source.resolve()), size=found.st_size, mtime_ns=found.st_mtime_ns,
+            bundle_sha256=files.sha256(folder / bundle.MANIFEST),
+        )  # fmt: skip
+
+
+class Journal(BaseModel):
+    """How far it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    identity: Identity
+    rows: int = 0
+    """Of the input: answered or bad."""
+    bad: int = 0
+    answers_bytes: int = 0
+    errors_bytes: int = 0
+    ended: bool = False
+    """All rows are done; the outputs are being made."""
+
+
+class Unfinished:
+    """The folder of an output that is being made; a context manager that holds its lock."""
+
+    def __init__(
+        self, target: Path, errors: Path | None, source: Path, folder: Path, say: Callable[[str], None]
+    ) -> None:
+        """Find or make the folder, whose journal then says what is done.
+
+        Raises:
+            InputError: an output exists, another process makes it, or the folder is of other rows or another bundle.
+        """
+        self.target = target
+        self.errors = errors
+        self.folder = target.with_name(f".{target.name}.unfinished")
+        files.refuse_existing(target)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder / "lock", target)
+        try:
+            files.refuse_existing(target)  # again, now that nobody else makes it
+            self.journal = self._read(Identity.of(source, folder), say)
+            if errors is not None and not self.journal.ended:
+                files.refuse_existing(errors)
+            self._answers = _cut(self.folder / "answers.jsonl", self.journal.answers_bytes)
+            self._errors = _cut(self.folder / "errors.jsonl", self.journal.errors_bytes)
+        except BaseException:
+            if not (self.folder / "journal.json").exists():
+                shutil.rmtree(self.folder)
+            self._lock.close()
+            raise
+        self._saved = monotonic()
+
+    def answer(self, answer: dict[str, Any]) -> None:
+        """Keep the answer to the next row."""
+        self.journal.answers_bytes += _append(self._answers, answer)
+        self._done()
+
+    def bad(self, fault: dict[str, Any]) -> None:
+        """Keep what is wrong with the next row."""
+        self.journal.errors_bytes += _append(self._errors, fault)
+        self.journal.bad += 1
+        self._done()
+
+    def kept(self) -> str:
+        """What a person is told of it when a row ends the command."""
+        return f"the {self.journal.rows:,} rows before it are kept: the same command with " if self.journal.rows else ""
+
+    def end(self) -> None:
+        """Make the outputs, each by one rename, and remove the folder."""
+        self.journal.ended = True
+        self._step()
+        if self.errors is not None:  # first, since the answers are what tells a later call that all is done
+            with files.new_file(self.errors) as stream, (self.folder / "errors.jsonl").open("rb") as found:
+                shutil.copyfileobj(found, stream)
+        files.publish(formats.made(self.folder / "answers.jsonl", self.target), self.target)
+        shutil.rmtree(self.folder)
+
+    def __enter__(self) -> Unfinished:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *reason: object) -> None:
+        """Keep what is done; a folder where nothing is goes."""
+        try:
+            if self.folder.exists():
+                if self.journal.rows:
+                    self._step()
+                else:
+                    shutil.rmtree(self.folder)
+        except OSError:
+            if kind is None:  # else a full disk has been told of already, and the last step holds
+                raise
+        finally:
+            for stream in (self._answers, self._errors, self._lock):
+                stream.close()
+
+    def _read(self, identity: Identity, say: Callable[[str], None]) -> Journal:
+        path = self.folder / "journal.json"
+        files.remove_left(path)
+        if not path.exists():
+            return Journal(identity=identity)
+        advice = f"remove {self.folder} to start anew, or name another output"
+        try:
+            journal = Journal.model_validate_json(path.read_bytes())
+        except ValidationError:
+            raise InputError(f"{path}: of another version of bertline; {advice}") from None
+        if journal.identity != identity:
+            raise InputError(f"{self.target}: {_difference(journal, identity)}; {advice}")
+        for name, size in (("answers.jsonl", journal.answers_bytes), ("errors.jsonl", journal.errors_bytes)):
+            if not (self.folder / name).is_file() or (self.folder / name).stat().st_size < size:
+                raise InputError(f"{self.folder / name}: not whole; {advice}")
+        say(f"{self.target}: {journal.rows:,} rows are done, going on from the next")
+        return journal
+
+    def _done(self) -> None:
+        self.journal.rows += 1
+        if monotonic() - self._saved > SECONDS:
+            self._step()
+
+    def _step(self) -> None:
+        for stream in (self._answers, self._errors):
+            stream.flush()
+            os.fsync(stream.fileno())
+        files.write_json(self.folder / "journal.json", self.journal.model_dump())
+        self._saved = monotonic()
+
+
+def _locked(path: Path, target: Path) -> IO[bytes]:
+    stream = path.open("ab")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise InputError(f"{target}: another process is making it; wait for it, or name another output") from None
+    return stream
+
+
+def _cut(path: Path, size: int) -> IO[bytes]:
+    """A stream that appends after the first `size` bytes."""
+    stream = path.open("ab")
+    stream.truncate(size)
+    return stream
+
+
+def _append(stream: IO[bytes], value: dict[str, Any]) -> int:
+    return stream.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+
+
+def _difference(journal: Journal, identity: Identity) -> str:
+    begun, rows = journal.identity, f"{journal.rows:,} rows are answered already"
+    if begun.input != identity.input:
+        return f"{rows}, but of another input, {begun.input}"
+    if begun.bundle_sha256 != identity.bundle_sha256:
+        return f"{rows}, but by another bundle"
+    return f"{rows}, but {identity.input} has changed since"

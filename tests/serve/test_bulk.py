@@ -1,0 +1,276 @@
+"""Bulk prediction: order, a bound on what is under way, kills, bad rows, and each kind of output."""
+
+import csv
+import gzip
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from bertline.artifacts import files, tables
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.tables import Attempt
+from bertline.serve import Model, bulk, load
+from bertline.serve.bulk import Seen
+from bertline.serve.unfinished import Unfinished
+from tests.conftest import make_texts
+
+PROCESS = """
+import sys
+from pathlib import Path
+from bertline.serve import bulk, load, unfinished
+unfinished.SECONDS = 0.02  # many steps in a short test
+bundle, source, target, errors = map(Path, sys.argv[1:])
+with load(bundle) as model:
+    bulk.predict(model, bundle, source, target, errors, print, lambda seen: None)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(sealed: Path) -> Iterator[Model]:
+    with load(sealed) as loaded:
+        yield loaded
+
+
+class Predict:
+    """`bulk.predict` of one bundle, keeping what it says."""
+
+    def __init__(self, model: Model, folder: Path) -> None:
+        self.model, self.folder = model, folder
+        self.said: list[str] = []
+        self.seen: list[Seen] = []
+
+    def __call__(self, source: Path, target: Path, errors: Path | None = None) -> list[dict[str, Any]]:
+        bulk.predict(self.model, self.folder, source, target, errors, self.said.append, self.seen.append)
+        return lines(target) if target.suffix == ".jsonl" else []
+
+
+@pytest.fixture
+def predict(model: Model, sealed: Path) -> Predict:
+    return Predict(model, sealed)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_rows(path: Path, count: int) -> Path:
+    path.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in make_texts(count, 3)))
+    return path
+
+
+def test_rows_are_answered_in_order_each_with_its_number(predict: Predict, tmp_path: Path) -> None:
+    rows = make_texts(300, 2)
+    (tmp_path / "in.jsonl").write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    answers = predict(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert [answer["row"] for answer in answers] == list(range(2, 302))
+    for number in (0, 150, 299):
+        alone = predict.model.predict([rows[number]["text"]])[0]
+        assert answers[number]["scores"] == pytest.approx(alone.scores, abs=1e-5)  # type: ignore[union-attr]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["in.jsonl", "out.jsonl"]
+    assert predict.seen[-1] == Seen(300, *[(tmp_path / "in.jsonl").stat().st_size] * 2)
+
+
+def test_few_rows_are_under_way(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Attempt]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield Attempt(f"row {taken}", taken, {"text": "a text of 24 characters."})
+
+    for name, bound in (("ROWS", 10), ("CHARACTERS", 240)):
+        with monkeypatch.context() as patch:
+            patch.setattr(bulk, name, bound)
+            taken = 0
+            found = bulk.answers(model, endless(), Path("in.jsonl"))
+            assert all(taken - outcome.row <= 10 for outcome, _ in zip(found, range(100), strict=False))
+            assert taken > 100
+
+
+def test_a_process_that_is_killed_at_any_moment_goes_on_where_it_was(
+    predict: Predict, sealed: Path, tmp_path: Path
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 1500)
+    source.write_text(source.read_text() + "not JSON\n" + source.read_text())
+    whole = predict(source, tmp_path / "whole.jsonl", tmp_path / "whole-bad.jsonl")
+    assert len(whole) == 3000
+    chance = random.Random(0)
+    command: list[str | Path] = [
+        sys.executable,
+        "-c",
+        PROCESS,
+        sealed,
+        source,
+        tmp_path / "out.jsonl",
+        tmp_path / "bad.jsonl",
+    ]
+    journal = tmp_path / ".out.jsonl.unfinished/journal.json"
+    for _ in range(4):
+        before = journal.read_bytes() if journal.exists() else b""
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = monotonic() + 60
+        while (journal.read_bytes() if journal.exists() else b"") == before and monotonic() < deadline:
+            sleep(0.005)
+        sleep(chance.random() * 0.1)
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "out.jsonl").exists()
+    assert 0 < json.loads(journal.read_text())["rows"] < 3001
+    last = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "rows are done, going on from the next" in last.stdout
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert (tmp_path / "bad.jsonl").read_bytes() == (tmp_path / "whole-bad.jsonl").read_bytes()
+    assert not journal.parent.exists()
+
+
+def test_what_was_written_after_the_last_step_is_cut_off(predict: Predict, sealed: Path, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 20)
+    whole = predict(source, tmp_path / "whole.jsonl")
+    with Unfinished(tmp_path / "out.jsonl", None, source, sealed, print) as begun:
+        for answer in whole[:7]:
+            begun.answer(answer)
+    with (tmp_path / ".out.jsonl.unfinished/answers.jsonl").open("a") as stream:
+        stream.write('{"row": 8, "label": "posi')
+    assert predict(source, tmp_path / "out.jsonl") == whole
+    assert predict.said[-2].endswith("out.jsonl: 7 rows are done, going on from the next")
+
+
+def test_what_is_of_another_input_or_bundle_is_refused_and_kept(
+    predict: Predict, sealed: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source, other = write_rows(tmp_path / "in.jsonl", 5), write_rows(tmp_path / "other.jsonl", 5)
+    target = tmp_path / "out.jsonl"
+    with Unfinished(target, None, source, sealed, print) as begun:
+        begun.answer({"row": 1})
+    with pytest.raises(InputError, match=r"1 rows are answered already, but of another input, .*/in\.jsonl; remove "):
+        Unfinished(target, None, other, sealed, print)
+    manifest = tiny_bundle / "bertline.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(InputError, match="but by another bundle; remove "):
+        Unfinished(target, None, source, tiny_bundle, print)
+    source.write_text(source.read_text() + "\n")
+    with pytest.raises(
+        InputError, match=r"in\.jsonl has changed since; remove .*\.out\.jsonl\.unfinished to start anew"
+    ):
+        predict(source, target)
+    assert (tmp_path / ".out.jsonl.unfinished/answers.jsonl").read_text() == '{"row": 1}\n'
+
+
+def test_a_second_process_at_the_same_output_is_refused(predict: Predict, sealed: Path, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    with (
+        Unfinished(tmp_path / "out.jsonl", None, source, sealed, print),
+        pytest.raises(InputError, match=r"out\.jsonl: another process is making it"),
+    ):
+        predict(source, tmp_path / "out.jsonl")
+    assert len(predict(source, tmp_path / "out.jsonl")) == 5
+
+
+def test_outputs_that_exist_are_refused_and_nothing_is_left(predict: Predict, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    (tmp_path / "there").write_text("mine")
+    for target, errors in ((tmp_path / "there.jsonl", tmp_path / "there"), (tmp_path / "there", None)):
+        with pytest.raises(InputError, match=r"there exists already|there: answers are written as"):
+            predict(source, target, errors)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["in.jsonl", "there"]
+
+
+BAD = {
+    "in.jsonl": (
+        b'{"text": "a"}\n{"text": \n[1]\n{"other": 1}\n{"text": 5}\n\n{"text": "\\ud83d"}\n{"text": "\xe9"}\n'
+        b'{"text": "nul\0"}\n{"text": "z"}\n',
+        [1, 10],
+        [(2, "not JSON"), (3, "a list where"), (4, "holds nothing"), (5, "holds a int"), (7, "a lone surrogate"),
+         (8, "not UTF-8 (byte 0xe9)"), (9, "holds a NUL")],
+    ),
+    "in.csv": (
+        b'text,more\na,b\nc\n"two\nlines",d,e\n"f"g,h\n\xe9,i\nz,j\n',
+        [2, 7],
+        [(3, "1 fields where the header has 2"), (4, "3 fields where"), (5, "expected after"), (6, "not UTF-8")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_rows_are_told_and_the_rest_goes_on(predict: Predict, tmp_path: Path, name: str) -> None:
+    content, good, bad = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    answers = predict(tmp_path / name, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+    assert [answer["row"] for answer in answers] == good
+    told = lines(tmp_path / "bad.jsonl")
+    assert [fault["row"] for fault in told] == [row for row, _ in bad]
+    assert all(words in fault["reason"] for fault, (_, words) in zip(told, bad, strict=True))
+    assert {fault["file"] for fault in told} == {str(tmp_path / name)}
+    assert [fault["line"] for fault in told] == ([row for row, _ in bad] if name == "in.jsonl" else [3, 4, 6, 7])
+    assert predict.said == [
+        f"{tmp_path / 'out.jsonl'}: 2 answers; {len(bad)} bad rows, told in {tmp_path / 'bad.jsonl'}"
+    ]
+
+
+def test_a_string_of_parquet_that_is_no_text_is_a_bad_row(predict: Predict, tmp_path: Path) -> None:
+    table = pa.table({"text": pa.array([b"a", b"\xff", b"c"]).view(pa.string())})
+    parquet.write_table(table, tmp_path / "in.parquet")
+    answers = predict(tmp_path / "in.parquet", tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+    assert [answer["row"] for answer in answers] == [1, 3]
+    (fault,) = lines(tmp_path / "bad.jsonl")
+    assert fault["row"] == 2
+    assert fault["reason"].startswith("row 2: holds a string that is not UTF-8")
+    assert predict.seen[-1] == Seen(3, 3, 3)
+
+
+def test_the_first_bad_row_ends_it_and_what_was_done_is_kept(predict: Predict, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "a"}\n{"text": "b"}\nno\n{"text": "c"}\n')
+    with pytest.raises(
+        InputError, match=r"line 3: not JSON.*; the 2 rows before it are kept: the same command with --er"
+    ):
+        predict(source, tmp_path / "out.jsonl")
+    answers = predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+    assert [answer["row"] for answer in answers] == [1, 2, 4]
+    assert predict.said[0].endswith("2 rows are done, going on from the next")
+
+
+def test_a_kill_while_the_outputs_are_made_loses_nothing(
+    predict: Predict, sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 5)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+    assert (tmp_path / "bad.jsonl").exists()
+    assert len(predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")) == 5
+
+
+def test_every_kind_of_output_has_the_same_answers(predict: Predict, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    texts = ["a good film", "good " * 99, 'say "so"']  # only the second is truncated
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    expected = predict(source, tmp_path / "out.jsonl")
+    for name in ("out.jsonl.gz", "out.csv", "out.parquet"):
+        predict(source, tmp_path / name)
+    assert gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()) == (tmp_path / "out.jsonl").read_bytes()
+    found = [row for _, row in tables.rows(tmp_path / "out.parquet")]
+    assert found == [{"truncated": None} | answer for answer in expected]
+    assert list(found[0]) == ["row", "label", "score", "scores", "truncated"]
+    with (tmp_path / "out.csv").open(newline="") as stream:
+        cells = list(csv.DictReader(stream))
+    assert [json.loads(row["scores"]) for row in cells] == [answer["scores"] for answer in expected]
+    assert [row["truncated"] for row in cells] == ["", "true", ""]
+    assert [(int(row["row"]), row["label"], float(row["score"])) for row in cells] == [
+        (answer["row"], answer["label"], answer["score"]) for answer in expected
+    ]
