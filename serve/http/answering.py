@@ -18,6 +18,8 @@ from bertline.tasks.tokens import Text
 
 MOST_WAITING = 4096
 """Texts in the queue, however quick the model is: they take memory."""
+SOON = 0.02
+"""Seconds in which nobody looks whether the client has gone: most answers are there by then, and looking costs."""
 SHARE = 0.5
 """Of a request's time, what it may be expected to wait; the rest is for what no forecast knows."""
 
@@ -44,23 +46,35 @@ class Answering:
         expected = lanes.backlog + model.seconds * (len(texts) - 1) / lanes.count
         if lanes.waiting and (lanes.waiting + len(texts) > MOST_WAITING or expected > SHARE * self.limits.seconds):
             raise self._overloaded()
-        futures = model.submit(texts, perf_counter() + self.limits.seconds)
-        answers = asyncio.gather(*map(asyncio.wrap_future, futures))
-        gone = asyncio.ensure_future(_gone(request))
+        answers = asyncio.gather(*map(asyncio.wrap_future, model.submit(texts, perf_counter() + self.limits.seconds)))
         try:
-            await asyncio.wait((answers, gone), timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
-            if answers.done():
-                return self._observed(entry, answers.result())
-            if gone.done():
-                self.metrics.rejected.labels("gone").inc()
-                raise ClientDisconnect
-            raise TimeoutError
+            await asyncio.wait((answers,), timeout=SOON)
+            if not answers.done():
+                await self._wait(request, answers)
+            return self._observed(entry, answers.result())
         except TimeoutError:
             self.metrics.rejected.labels("late").inc()
             raise RefusedError(503, f"no answer within {self.limits.seconds:g} s; try again later", 1) from None
         finally:
-            gone.cancel()
             answers.cancel()
+
+    async def _wait(self, request: Request, answers: asyncio.Future[list[Answered]]) -> None:
+        """Until all answers are there, or nobody waits for them.
+
+        Raises:
+            TimeoutError, ClientDisconnect
+        """
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            await asyncio.wait((answers, gone), timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+        if answers.done():
+            return
+        if gone.done():
+            self.metrics.rejected.labels("gone").inc()
+            raise ClientDisconnect
+        raise TimeoutError
 
     def _observed(self, entry: Entry, answered: list[Answered]) -> list[Answered]:
         for one in answered:
