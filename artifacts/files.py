@@ -53,7 +53,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync_entry(path.parent)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -105,14 +105,14 @@ def publish(folder: Path, path: Path) -> None:
     sync(folder)
     refuse_existing(path)
     folder.rename(path)
-    _sync(path.parent)
+    sync_entry(path.parent)
 
 
 def sync(folder: Path) -> None:
     """Sync all that `folder` holds to the disk."""
     for entry in sorted(folder.rglob("*"), reverse=True):
-        _sync(entry)
-    _sync(folder)
+        sync_entry(entry)
+    sync_entry(folder)
 
 
 def refuse_existing(path: Path) -> None:
@@ -195,7 +195,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
+def sync_entry(path: Path) -> None:
+    """Sync a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -68,6 +68,8 @@ class Journal(BaseModel):
     bad: int = 0
     answers_bytes: int = 0
     errors_bytes: int = 0
+    errors: str | None = None
+    """Where bad rows are to be told."""
     ended: bool = False
     """All rows are done; the outputs are being made."""
 
@@ -87,11 +89,12 @@ class Unfinished:
         self.errors = errors
         self.folder = target.with_name(f".{target.name}.unfinished")
         files.refuse_existing(target)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.folder / "lock", target)
+        self._lock = _locked(self.folder, target)
+        files.sync_entry(self.folder.parent)
         try:
             files.refuse_existing(target)  # again, now that nobody else makes it
             self.journal = self._read(Identity.of(source, folder), say)
+            self._hold_errors(None if errors is None else str(errors.resolve()))
             if errors is not None and not self.journal.ended:
                 files.refuse_existing(errors)
             self._answers = _cut(self.folder / "answers.jsonl", self.journal.answers_bytes)
@@ -164,6 +167,15 @@ class Unfinished:
         say(f"{self.target}: {journal.rows:,} rows are done, going on from the next")
         return journal
 
+    def _hold_errors(self, errors: str | None) -> None:
+        """Bad rows that were told in one file are not lost to another, nor to none."""
+        journal = self.journal
+        if (journal.bad or journal.ended) and journal.errors != errors:
+            begun = f"with --errors {journal.errors}" if journal.errors else "without --errors"
+            advice = f"go on with that, or remove {self.folder} to start anew"
+            raise InputError(f"{self.target}: {journal.rows:,} rows are done, {begun}; {advice}")
+        journal.errors = errors
+
     def _done(self) -> None:
         self.journal.rows += 1
         if monotonic() - self._saved > SECONDS:
@@ -177,14 +189,21 @@ class Unfinished:
         self._saved = monotonic()
 
 
-def _locked(path: Path, target: Path) -> IO[bytes]:
-    stream = path.open("ab")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        raise InputError(f"{target}: another process is making it; wait for it, or name another output") from None
-    return stream
+def _locked(folder: Path, target: Path) -> IO[bytes]:
+    """The lock of a folder, which is made; one that its owner removed just now is no lock, and is taken anew."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            stream = (folder / "lock").open("ab")
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(stream.fileno()), (folder / "lock").stat()):
+                return stream
+            stream.close()
+        except BlockingIOError:
+            stream.close()
+            raise InputError(f"{target}: another process is making it; wait for it, or name another output") from None
+        except FileNotFoundError:
+            continue
 
 
 def _cut(path: Path, size: int) -> IO[bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-SECONDS = 8.0
+SECONDS = 6.0
 
 
 def _last(status: str, sentence: str) -> bytes:

@@ -274,3 +274,23 @@ def test_every_kind_of_output_has_the_same_answers(predict: Predict, tmp_path: P
     assert [(int(row["row"]), row["label"], float(row["score"])) for row in cells] == [
         (answer["row"], answer["label"], answer["score"]) for answer in expected
     ]
+
+
+def test_bad_rows_are_not_lost_by_leaving_out_where_they_were_told(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    source.write_text("not JSON\n" + source.read_text())
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+    for errors in (None, tmp_path / "other.jsonl"):
+        with pytest.raises(InputError, match=r"6 rows are done, with --errors .*bad\.jsonl; go on with that"):
+            predict(source, tmp_path / "out.jsonl", errors)
+    assert len(predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")) == 5
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 1

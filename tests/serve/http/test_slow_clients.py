@@ -14,8 +14,11 @@ from bertline.launch.serve_benchmark.clients import Clients, percentile
 from bertline.launch.serve_benchmark.serving import Serving, serving
 
 LIMIT = 10.0
+COMING = 2.0
+"""Seconds in which they all come, which is work; then healthy clients are watched, while all of them are there."""
 HEAD = b"POST / HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 BODY = b'{"inputs": "a good film"}'
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -38,15 +41,15 @@ async def blank_lines(streams: Streams) -> None:
 
 
 async def idle_after_an_answer(streams: Streams) -> None:
-    streams[1].write(HEAD % len(BODY) + BODY)
+    streams[1].write(LIVE)
 
 
 async def never_reads(streams: Streams) -> None:
-    """Asks for more than buffers hold, then writes on, which is how it learns of the end."""
-    streams[1].write(b"GET /openapi.json HTTP/1.1\r\nhost: here\r\n\r\n" * 60)
+    """Asks for more than buffers hold, then asks on, which is how it learns of the end."""
+    streams[1].write(b"GET /openapi.json HTTP/1.1\r\nhost: here\r\n\r\n" * 20)
     while not streams[1].is_closing():
-        streams[1].write(b"G")
-        await asyncio.sleep(0.2)
+        streams[1].write(LIVE)
+        await asyncio.sleep(0.5)
 
 
 async def _by_the_byte(writer: asyncio.StreamWriter, content: bytes) -> None:
@@ -74,7 +77,7 @@ async def closed_after(url: str, behave: Callable[[Streams], Awaitable[None]]) -
             answer = await asyncio.wait_for(_all_of(reader), 3 * LIMIT)
             if behave is body_by_the_byte:
                 assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
-                assert answer.endswith(b'{"error": "the request did not arrive whole in 8 s"}')
+                assert answer.endswith(b'{"error": "the request did not arrive whole in 6 s"}')
         return perf_counter() - began
     finally:
         behaving.cancel()
@@ -91,13 +94,20 @@ async def _all_of(reader: asyncio.StreamReader) -> bytes:
     return found
 
 
+async def _coming(url: str, behave: Callable[[Streams], Awaitable[None]], place: float) -> float:
+    await asyncio.sleep(place)
+    return await closed_after(url, behave)
+
+
 async def crowd(server: Serving, kinds: Sequence[Callable[[Streams], Awaitable[None]]], each: int) -> None:
     """All kinds at once, beside clients that ask and listen."""
     async with Clients(server.url, ["the film was good " * 8]) as clients:
         await clients.loop(1, 0.5)
         before = await clients.offer(20, 1 if each < 10 else 10)
-        crowds = [asyncio.ensure_future(closed_after(server.url, kind)) for kind in kinds for _ in range(each)]
-        during = await clients.offer(20, 9)
+        places = [number * COMING / each for number in range(each)]
+        crowds = [asyncio.ensure_future(_coming(server.url, kind, place)) for kind in kinds for place in places]
+        await asyncio.sleep(COMING)
+        during = await clients.offer(20, 6)
         seconds = await asyncio.gather(*crowds)
     for number, kind in enumerate(kinds):
         print(f"{kind.__name__}: closed after {max(seconds[number * each : (number + 1) * each]):.1f} s at most")
