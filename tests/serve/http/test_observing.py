@@ -1,0 +1,123 @@
+"""What a server tells of its requests: ids, timings, logs, metrics; and who may ask."""
+
+import asyncio
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from email.message import Message
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bertline.launch.serve_benchmark.clients import Clients
+from bertline.launch.serve_benchmark.serving import Serving, serving
+from bertline.serve.http.keys import ENVIRONMENT, Keys
+
+TEXT = "a good film that nobody else has seen"
+SITE = "https://example.org"
+
+
+@pytest.fixture(scope="module")
+def server(sealed: Path) -> Iterator[Serving]:
+    with serving(sealed, "--cors", SITE) as running:
+        yield running
+
+
+def ask(server: Serving, path: str = "/", body: object = None, **headers: str) -> tuple[int, Message, str]:
+    data = None if body is None else json.dumps(body).encode()
+    sent = {name.replace("_", "-"): value for name, value in headers.items()} | {"content-type": "application/json"}
+    request = urllib.request.Request(server.url + path, data, sent)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, refused.headers, refused.read().decode()
+
+
+def metrics(server: Serving) -> dict[str, float]:
+    """Samples by name and labels."""
+    families = text_string_to_metric_families(ask(server, "/metrics")[2])
+    return {
+        " ".join([sample.name, *sample.labels.values()]): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_a_request_is_told_by_its_id_and_never_by_its_text(server: Serving) -> None:
+    status, headers, _ = ask(server, body={"inputs": TEXT}, x_request_id="mine-7")
+    assert (status, headers["x-request-id"]) == (200, "mine-7")
+    assert re.fullmatch(r"queue;dur=[\d.]+, tokenize;dur=[\d.]+, run;dur=[\d.]+", headers["server-timing"])
+    assert re.fullmatch("[0-9a-f]{12}", headers["x-bundle-version"])
+    other = ask(server, body={"inputs": TEXT}, x_request_id="with a blank")[1]["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{32}", other)
+    told = {line["request"]: line for line in server.lines("request")}
+    assert told["mine-7"] | {"ms": 0, "time": ""} == {
+        "time": "", "level": "info", "message": "request", "request": "mine-7", "method": "POST", "route": "/",
+        "status": 200, "ms": 0, "texts": 1,
+    }  # fmt: skip
+    assert other in told
+    assert "nobody else" not in server.log.read_text()
+
+
+def test_metrics_count(server: Serving) -> None:
+    before = metrics(server)
+    ask(server, body={"inputs": [TEXT] * 3})
+    ask(server, body={"inputs": 3})
+    ask(server, "/invented/by/clients")
+    after = metrics(server)
+    gained = {name: value - before.get(name, 0) for name, value in after.items() if not name.endswith("created")}
+    assert gained["bertline_requests_total POST / 200"] == 1
+    assert gained["bertline_requests_total POST / 422"] == 1
+    assert gained["bertline_requests_total GET none 404"] == 1
+    for stage in ("queue", "tokenize", "run"):
+        assert gained[f"bertline_stage_seconds_count bundle {stage}"] == 3
+    assert after["bertline_queue_texts"] == 0
+    assert any(name.startswith("bertline_bundle_info bundle") for name in after)
+    assert not any("invented" in name for name in after)
+
+
+def test_other_sites_may_ask_only_where_they_are_named(server: Serving, sealed: Path) -> None:
+    assert ask(server, body={"inputs": TEXT}, origin=SITE)[1]["access-control-allow-origin"] == SITE
+    assert ask(server, body={"inputs": TEXT}, origin="https://other.org")[1]["access-control-allow-origin"] is None
+    with serving(sealed) as closed:
+        assert ask(closed, body={"inputs": TEXT}, origin=SITE)[1]["access-control-allow-origin"] is None
+
+
+def test_keys_are_read_from_a_file_and_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Keys.read(None).admit("")
+    (tmp_path / "keys").write_text("one\n\n two \n")
+    monkeypatch.setenv(ENVIRONMENT, "three,four")
+    keys = Keys.read(tmp_path / "keys")
+    assert all(keys.admit(f"Bearer {key}") for key in ("one", "two", "three", "four"))
+    assert keys.admit("bearer one")
+    assert not any(
+        keys.admit(each) for each in ("", "one", "Basic one", "Bearer", "Bearer ", "Bearer on", "Bearer one two")
+    )
+
+
+def test_a_client_that_has_gone_frees_its_place(slow_bundle: Path) -> None:
+    async def crowd(url: str) -> float:
+        async with Clients(url, ["the film was good " * 8]) as clients:
+            await clients.ask()
+            leaving = [asyncio.ensure_future(clients.ask()) for _ in range(40)]
+            await asyncio.sleep(0.2)
+            for one in leaving:
+                one.cancel()
+        async with Clients(url, ["the film was good " * 8]) as clients:
+            await asyncio.sleep(0.2)
+            began = perf_counter()
+            assert (await clients.ask()).status == 200
+            return perf_counter() - began
+
+    with serving(slow_bundle) as running:
+        seconds = asyncio.run(crowd(running.url))
+        found = metrics(running)
+        assert found["bertline_rejected_total gone"] > 20
+        assert found["bertline_queue_texts"] == 0
+        assert seconds < 0.5
