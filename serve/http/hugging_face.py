@@ -118,6 +118,8 @@ def _request(manifest: Manifest, limits: Limits) -> type[BaseModel]:
 def _words(error: ValidationError) -> str:
     """What is wrong with a request: the fault that is deepest, since a union tells one of each of its kinds."""
     fault = max(error.errors(), key=lambda one: len(one["loc"]))
+    if fault["type"] == "extra_forbidden":
+        return f"{str(fault['loc'][-1])!r:.60} is no key that is known here; /docs tells which are"
     place = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or part.isidentifier())
     return f"{place or 'the body'}: {fault['msg']}"
 

@@ -24,18 +24,18 @@ class Keys:
         """Keys of a file, one a line, and of the environment, with commas between.
 
         Raises:
-            InputError: the file cannot be read, or holds no key.
+            InputError: the file cannot be read, either is there and holds no key, or a key is not of ASCII.
         """
-        named = os.environ.get(ENVIRONMENT, "").split(",")
+        found = []
+        if (named := os.environ.get(ENVIRONMENT)) is not None:
+            found += _stripped(named.split(","), f"the variable {ENVIRONMENT}")
         if file is not None:
             try:
                 lines = file.read_text().splitlines()
             except (OSError, UnicodeDecodeError):
                 raise InputError(f"{file}: not readable; a file of API keys, one a line, is expected") from None
-            if not any(line.strip() for line in lines):
-                raise InputError(f"{file}: holds no key; one a line is expected")
-            named += lines
-        return cls([key.strip() for key in named if key.strip()])
+            found += _stripped(lines, str(file))
+        return cls(found)
 
     @property
     def demanded(self) -> bool:
@@ -50,6 +50,15 @@ class Keys:
         digest = _digest(key.strip())
         found = [hmac.compare_digest(digest, one) for one in self._digests]  # all of them, however soon one is equal
         return scheme.lower() == "bearer" and any(found)
+
+
+def _stripped(keys: list[str], where: str) -> list[str]:
+    found = [key.strip() for key in keys if key.strip()]
+    if not found:
+        raise InputError(f"{where} holds no key; without it none is asked for")
+    if not all(key.isascii() and key.isprintable() for key in found):
+        raise InputError(f"{where} holds a key that is not of ASCII, which no header can show")
+    return found
 
 
 def _digest(key: str) -> bytes:

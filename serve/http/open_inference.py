@@ -135,25 +135,28 @@ def write(name: str, version: str, answers: Sequence[Answer], manifest: Manifest
     found = tensors(answers, manifest)
     wanted = request.outputs if request.outputs is not None else [Output(name=one) for one in found]
     binary = request.parameters is not None and request.parameters.binary_data_output
-    outputs, tail = [], b""
+    outputs, tail = [], []
     for one in wanted:
         datatype, array = found[one.name]
         told: dict[str, Any] = {"name": one.name, "datatype": datatype, "shape": list(array.shape)}
         raw = _raw(array) if _is_binary(one, binary) else None
         told |= {"data": array.ravel().tolist()} if raw is None else {"parameters": {"binary_data_size": len(raw)}}
-        tail += raw or b""
+        tail.append(raw or b"")
         outputs.append(told)
     identity = {} if request.id is None else {"id": request.id}
     head = json.dumps({"model_name": name, "model_version": version, **identity, "outputs": outputs}).encode()
-    return head + tail, len(head) if any("parameters" in one for one in outputs) else None
+    return b"".join([head, *tail]), len(head) if any("parameters" in one for one in outputs) else None
 
 
 def demand_outputs(request: InferRequest, manifest: Manifest) -> None:
-    """Raise RefusedError 422 for an output that a bundle does not have."""
+    """Raise RefusedError 422 for an output that a bundle does not have, or that is wanted twice."""
     known = tensors([], manifest)
-    for one in request.outputs or []:
-        if one.name not in known:
-            raise RefusedError(422, f"outputs: {one.name!r:.60} is none of {', '.join(known)}")
+    names = [one.name for one in request.outputs or []]
+    for name in names:
+        if name not in known:
+            raise RefusedError(422, f"outputs: {name!r:.60} is none of {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise RefusedError(422, "outputs: one is named twice")
 
 
 def tensors(answers: Sequence[Answer], manifest: Manifest) -> Tensors:

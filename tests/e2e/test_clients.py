@@ -41,8 +41,7 @@ def url(bundles: dict[str, Path]) -> Iterator[str]:
     with serving(*bundles.values(), "--api-keys", keys) as server:
         yield server.url
         log = server.log.read_text()
-    assert not {"München", "Berlin", KEY, "Traceback"} & set(log.replace('"', " ").split())
-    assert "München" not in log
+    assert not [word for word in ("München", "Berlin", KEY, "Traceback") if word in log]
 
 
 def client(url: str, kind: str, key: str = KEY) -> InferenceClient:

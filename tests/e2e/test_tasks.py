@@ -59,7 +59,7 @@ def test_the_line(case: str, tmp_path: Path) -> None:
     answered = bertline("predict", "bundles/a", "--in", "runs/a/splits/test.jsonl", folder=tmp_path).stdout
     answers = [json.loads(line) for line in answered.splitlines()]
     assert len(answers) == trained["data"]["test"] if "data" in trained else answers
-    assert {key for answer in answers for key in answer} - {"truncated"} == ANSWERS[case]
+    assert {key for answer in answers for key in answer} - {"row", "truncated"} == ANSWERS[case]
     asked = ["where?", CONTEXT] if case == "question-answering" else [CONTEXT]
     assert bertline("predict", "bundles/a", *asked, folder=tmp_path).stdout.count("\n") == 1
     manifest = json.loads(bertline("inspect", "bundles/a", "--json", folder=tmp_path).stdout)

@@ -81,6 +81,7 @@ def refused(answer: Answer) -> str:
     sentence = json.loads(answer.body)["error"]
     leaks = ("Traceback", "Error", "Exception", "/home", "/tmp", ".py", "packages")
     assert not [word for word in leaks if word in sentence]
+    assert len(sentence) < 300
     return str(sentence)
 
 
@@ -114,6 +115,8 @@ JSON = {
     "deep arrays": (inputs("[" * DEEP + "]" * DEEP), 400),
     "deep objects": (b'{"inputs": "good", "options": ' + b'{"a": ' * DEEP + b"1" + b"}" * DEEP + b"}", 400),
     "deep and open": (b"[" * DEEP, 400),
+    "deep parameters": (b'{"inputs": "good", "parameters": ' + b"[" * DEEP + b"]" * DEEP + b"}", 400),
+    "a long key": (b'{"inputs": "good", "%b": 1}' % (b"k" * 500_000), 422),
     "no inputs": (b"{}", 422),
     "a number": (b'{"inputs": 3}', 422),
     "an object": (b'{"inputs": {"text": "good"}}', 422),
@@ -181,6 +184,7 @@ TENSORS = {
     "a long text": ((tensor(data=["x" * 100_001]), ""), 422),
     "the input twice": ((json.dumps({"inputs": [json.loads(tensor())["inputs"][0]] * 2}).encode(), ""), 422),
     "an unknown output": ((tensor()[:-1] + b', "outputs": [{"name": "logits"}]}', ""), 422),
+    "an output twice": ((tensor()[:-1] + b', "outputs": [{"name": "label"}, {"name": "label"}]}', ""), 422),
     "binary": (binary(GOOD, 8), 200),
     "binary of two": (binary(GOOD * 2, 16, (2,)), 200),
     "binary, and more": (binary(GOOD + b"more", 8), 400),

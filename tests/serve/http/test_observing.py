@@ -13,6 +13,7 @@ from time import perf_counter
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bertline.artifacts.errors import InputError
 from bertline.launch.serve_benchmark.clients import Clients
 from bertline.launch.serve_benchmark.serving import Serving, serving
 from bertline.serve.http.keys import ENVIRONMENT, Keys
@@ -95,6 +96,10 @@ def test_keys_are_read_from_a_file_and_from_the_environment(tmp_path: Path, monk
     monkeypatch.setenv(ENVIRONMENT, "three,four")
     keys = Keys.read(tmp_path / "keys")
     assert all(keys.admit(f"Bearer {key}") for key in ("one", "two", "three", "four"))
+    for named in ("", " , ", "kl\u00e4", "one\x07"):
+        monkeypatch.setenv(ENVIRONMENT, named)
+        with pytest.raises(InputError, match=f"the variable {ENVIRONMENT} holds"):
+            Keys.read(None)
     assert keys.admit("bearer one")
     assert not any(
         keys.admit(each) for each in ("", "one", "Basic one", "Bearer", "Bearer ", "Bearer on", "Bearer one two")
