@@ -1,7 +1,7 @@
 """Runs and bundles that the tests of this folder share: one by the installed command, tiny ones in this process."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +23,19 @@ data:
 tokens: {max_length: 48}
 training: {epochs: 2, learning_rate: 2e-4, batch_size: 16, freeze: {embeddings: true, layers: 3}, logging_steps: 2}
 """
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """huggingface_hub's client reaches 127.0.0.1 also where HF_HUB_OFFLINE keeps it from the hub."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    _http.reset_sessions()  # which are made for the one or the other
+    yield
+    monkeypatch.undo()
+    _http.reset_sessions()
 
 
 @pytest.fixture(scope="session")

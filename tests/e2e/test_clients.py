@@ -19,6 +19,7 @@ from bertline.launch.serve_benchmark.serving import serving
 from bertline.serve import Classification, Entities, Found, load
 from tests.e2e.tiny import TASKS
 
+pytestmark = pytest.mark.usefixtures("online")
 KINDS = (*TASKS, "multi_label_classification", "regression")
 TEXT = "number 3: München is a city 😀 and Paris is one"
 LONG = "number " * 200

@@ -304,6 +304,7 @@ def test_a_refusal_is_the_servers_sentence(page: Page, locked: str, faults: list
     faults.clear()
 
 
+@pytest.mark.usefixtures("online")
 @pytest.mark.parametrize("where", ["site", "locked"])
 def test_the_lines_of_the_documentation_work(
     page: Page, where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, faults: list[str]
