@@ -1,15 +1,15 @@
 """The bundle folder: a Hugging Face folder with one ONNX model, and bertline.json, which accounts for every file."""
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
-from bertline.artifacts import files, graph
+from bertline.artifacts import files, graph, strict_json
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.files import FileEntry
 from bertline.artifacts.machine import CpuClass, Machine
+from bertline.artifacts.strict_json import NotJsonError
 from bertline.artifacts.task import Part, TaskSettings
 
 MANIFEST = "bertline.json"
@@ -251,23 +251,10 @@ def _content(folder: Path) -> bytes:
     path = folder / MANIFEST
     content = path.read_bytes()
     try:
-        json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        strict_json.loads(content)
+    except NotJsonError as error:
         raise DamagedError(f"{path}: not readable as JSON ({error})") from None
     return content
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, unless a key stands twice in it: readers differ in which they take."""
-    keys = dict(pairs)
-    if len(keys) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in keys if names.count(name) > 1)!r} stands twice")
-    return keys
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _valid(path: Path, content: bytes, model: type[AnyModel]) -> AnyModel:

@@ -30,6 +30,7 @@ from bertline.tasks.tokens import Text
 OnProgress = Callable[[str, int, int], None]
 """Called with what was just done, how many steps are done, and how many there are."""
 
+
 GRID = ((1, 16), (1, 64), (1, 128), (1, 512), (32, 128))
 
 
@@ -61,6 +62,11 @@ def default_grid(systems: Sequence[System]) -> list[tuple[int, int]]:
     """The usual points (batch, length) that every one of the systems holds, or the longest text that they hold."""
     longest = min(system.max_tokens for system in systems)
     return [(batch, length) for batch, length in GRID if length <= longest] or [(1, longest)]
+
+
+def in_lines(say: Callable[[str], None]) -> OnProgress:
+    """Progress as a line for each step."""
+    return lambda what, done, steps: say(f"[{done}/{steps}] {what}")
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """What is told of an export: the manifest, the JSON answer, and the words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import MODEL, Fidelity, Manifest, Packing, Runtime, Variant, Vocabulary
+from bertline.artifacts.bundle import MODEL, Fidelity, Manifest, Runtime, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
 from bertline.export import choose, onnx_files, triton
 from bertline.export.contest import Outcome
@@ -46,8 +46,6 @@ def describe(
     proof: Fidelity,
     terms: Terms,
     vocabulary: Vocabulary | None,
-    packing: Packing | None,
-    notices: Sequence[str],
 ) -> Account:
     """Write down all that was found; golden texts and files are for `seal` to add.
 
@@ -58,8 +56,6 @@ def describe(
         proof: of the fp32 graph.
         terms: of the export.
         vocabulary: what was kept of it; None where all was.
-        packing: of short texts.
-        notices: what was left out before the contest, and why.
     """
     here = machine.describe()
     chosen, score = outcome.chosen, outcome.chosen.score
@@ -87,9 +83,9 @@ def describe(
         versions=machine.versions(*PACKAGES),
         source=origin.source(bundle),
         golden=[],
-        packing=packing,
+        packing=outcome.packing,
         vocabulary=vocabulary,
-        notices=[*notices, *outcome.notices, *_doubts(vocabulary, len(origin.examples), target, here.cpu_class)],
+        notices=[*outcome.notices, *_doubts(vocabulary, len(origin.examples), target, here.cpu_class)],
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         files=[],
     )

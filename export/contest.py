@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bertline.artifacts import machine
+from bertline.artifacts.bundle import Packing
 from bertline.artifacts.errors import GateError
 from bertline.bench import bootstrap, compare
 from bertline.bench.compare import Point
@@ -51,6 +52,8 @@ class Outcome:
     pytorch: dict[str, float]
     """PyTorch's medians by BATCHxLENGTH."""
     notices: list[str]
+    packing: Packing | None = None
+    """Of the chosen one's short texts, where that was measured."""
 
 
 class Contest:
@@ -95,8 +98,9 @@ class Contest:
         made = [plan for plan in plans if plan.name in self._workers]
         workers = [self._workers[plan.name] for plan in made]
         rounds = 1 if self.terms.quick else ROUNDS
-        tell = lambda what, done, steps: self.say(f"[{done}/{steps}] {what}")  # noqa: E731
-        timed = compare.time([self._yardstick, *workers], self.origin.texts, self._grid, rounds, tell)
+        timed = compare.time(
+            [self._yardstick, *workers], self.origin.texts, self._grid, rounds, compare.in_lines(self.say)
+        )
         for plan, worker, points in zip(made, workers, timed[1:], strict=True):
             self._trials[plan.name] = Trial(plan, worker.system.size_bytes, p50_ms(points))
         return timed[0]

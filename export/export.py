@@ -6,6 +6,7 @@ its own. A gate that is not met ends in GateError, and there is no bundle.
 
 import importlib.util
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,8 @@ def export(
                 say(f"trimming the vocabulary to {trim_vocabulary}")
                 served, kept = vocabulary.trim(origin, trim_vocabulary, Path(folder, "trimmed"))
             graphs = exact.make(origin, served, yardstick, Path(folder), say)
-            outcome, notices = _chosen(served, graphs, yardstick, terms, say)
-            packed = _packed(served, outcome, terms)
-        told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, kept, packed, notices)
+            outcome = _chosen(served, graphs, yardstick, terms, say)
+        told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, kept)
         result = account.answer(bundle, told.manifest, outcome.pytorch)
         say(f"sealing {bundle}")
         sealed = seal(bundle, served, told.graphs, told.manifest, result, signer)
@@ -81,15 +81,15 @@ def export(
     return {**result, "notices": sealed.notices}
 
 
-def _chosen(origin: Origin, graphs: Exact, yardstick: Worker, terms: Terms, say: Say) -> tuple[Outcome, list[str]]:
-    """The contest of all candidates that can win, and what is to be told of those that were left out."""
+def _chosen(origin: Origin, graphs: Exact, yardstick: Worker, terms: Terms, say: Say) -> Outcome:
+    """The contest of all candidates that can win, with what is to be told of those that were left out."""
     plans, notices = select(Situation(terms, machine.cpu_class(), graphs.why_not_fused, _openvino()))
     texts, notice = sources.calibration(origin)
     workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration)
     outcome = Contest(origin, yardstick, workshop, terms, say).hold(plans)
     if notice and any(trial.plan.calibrated for trial in outcome.trials):
         notices.append(notice)
-    return outcome, notices
+    return replace(outcome, notices=[*notices, *outcome.notices], packing=_packed(origin, outcome, terms))
 
 
 def _packed(origin: Origin, outcome: Outcome, terms: Terms) -> Packing | None:

@@ -51,8 +51,7 @@ def bench(folder: Path, against: Sequence[str], data: Path | None, html: Path | 
         say("onnxruntime-fp32: converting")
         compared = [*_systems(models, manifest, Path(work)), systems.from_bundle(folder)]
         grid = compare.default_grid(compared)
-        tell = lambda what, done, steps: say(f"[{done}/{steps}] {what}")  # noqa: E731
-        result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), tell)
+        result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), compare.in_lines(say))
     if html is not None:
         files.write_text(html, report.bench_page(result, shlex.join(["bertline", *sys.argv[1:]])))
     return result

@@ -107,6 +107,7 @@ def words(exported: dict[str, Any], bundle: Path, page: Path) -> str:
         "Next:\n"
         f'  {command} predict {bundle} "The best two hours of my year."\n'
         f"  {command} inspect {bundle}\n"
+        f"  {command} serve {bundle}, and open http://127.0.0.1:8000\n"
         f"  open {page} and {bundle}/report.html\n"
         f"  copy {own} and put your own data in it: docs/recipe.md\n"
     )

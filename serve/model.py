@@ -18,8 +18,6 @@ from bertline.tasks.tokens import Encoded, Text, by_length, refuse_lone_surrogat
 
 Question = str | tuple[str, str]
 """A text; or a pair of texts, or a question and its context."""
-
-
 RECENT = 0.05
 """What the newest text counts in the mean of what a text takes."""
 
@@ -85,8 +83,7 @@ class Model:
         long as loading the bundle did, and as much memory again as the model.
         """
         with self._loading:
-            if self._apart is None:
-                self._apart = self.bundle.engine(self.lanes.count, streams=self.lanes.count)
+            self._load_apart()
 
     def close(self) -> None:
         """Answer what was asked, then end; what is asked afterwards raises RuntimeError."""
@@ -129,11 +126,14 @@ class Model:
         """Computes on one core; while it is loaded, by the lane that first wants it, the others go on with all."""
         if self._apart is None and self._loading.acquire(blocking=False):
             try:
-                if self._apart is None:
-                    self._apart = self.bundle.engine(self.lanes.count, streams=self.lanes.count)
+                self._load_apart()
             finally:
                 self._loading.release()
         return self._apart or self._together
+
+    def _load_apart(self) -> None:
+        if self._apart is None:
+            self._apart = self.bundle.engine(self.lanes.count, streams=self.lanes.count)
 
     def _batches(self, windows: Sequence[Encoded]) -> list[list[int]]:
         """Indices of windows that are computed at once: the short ones packed, all others alone."""

@@ -78,8 +78,7 @@ def measure(origin: Origin, terms: Terms, source: Path, work: Path, say: Any) ->
     openvino = peers.openvino(origin, optimum[0].model, texts, work)
     ours = bundles(origin, work / "bundle")
     systems = [contest.pytorch(origin), *optimum, *openvino, *ours]
-    tell = lambda what, done, steps: say(f"[{done}/{steps}] {what}")  # noqa: E731
-    found = compare.bench(systems, origin.examples, GRID, ROUNDS, machine.cores(), tell)
+    found = compare.bench(systems, origin.examples, GRID, ROUNDS, machine.cores(), compare.in_lines(say))
     return {"chosen": made["chosen"], "systems": found["systems"], "ratios": ratios(found["systems"])}
 
 

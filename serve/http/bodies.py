@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from typing import Any
 
 from starlette.requests import Request
 
+from bertline.artifacts import strict_json
+from bertline.artifacts.strict_json import NotJsonError
 from bertline.serve.http.refusals import RefusedError
 
 ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -49,30 +50,12 @@ def parsed(content: bytes) -> Any:
     """The value that JSON text stands for.
 
     Raises:
-        RefusedError: 400 for what is not JSON (RFC 8259), NaN and Infinity among it, for a key that stands twice in an
-            object, and for values that are nested too deeply or have too many digits to be meant.
+        RefusedError: 400 for what `strict_json` does not read.
     """
     try:
-        return json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_no_number)
-    except UnicodeDecodeError as error:
-        raise RefusedError(400, f"the body is not UTF-8: byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise RefusedError(400, f"the body is not JSON: {error.msg}, at character {error.pos}") from None
-    except RecursionError:
-        raise RefusedError(400, "the body is nested too deeply") from None
-    except ValueError:  # more digits than Python reads
-        raise RefusedError(400, "the body holds a number that is too long") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise RefusedError(400, "the body has an object in which a key stands twice")
-    return found
-
-
-def _no_number(name: str) -> None:
-    raise RefusedError(400, f"the body holds {name}, which is not JSON")
+        return strict_json.loads(content)
+    except NotJsonError as error:
+        raise RefusedError(400, f"the body is not JSON: {error}") from None
 
 
 def _too_large(most: int) -> RefusedError:

@@ -59,7 +59,8 @@ class Format:
     """Requests and answers of one bundle."""
 
     def __init__(self, manifest: Manifest, limits: Limits) -> None:
-        self.names = manifest.inputs
+        self._names = manifest.inputs
+        self._parameters = PARAMETERS[manifest.task]
         self._write = _WRITERS[manifest.task]
         self.request = _request(manifest, limits)
         """The schema of a request."""
@@ -71,16 +72,15 @@ class Format:
             RefusedError: 422, for a body of another shape, and for half of a character.
         """
         try:
-            request = self.request.model_validate(body)
+            request: Any = self.request.model_validate(body)
         except ValidationError as error:
             raise RefusedError(422, _words(error)) from None
-        inputs: Any = getattr(request, "inputs")  # noqa: B009  the model was made here
-        listed = inputs if isinstance(inputs, list) else [inputs]
+        listed = request.inputs if isinstance(request.inputs, list) else [request.inputs]
         return [self._text(one) for one in listed], request
 
     def write(self, answers: Sequence[Answer], request: Any) -> Any:
         """The answer to a request, as JSON; one to inputs that are no list is not in one, save for labels."""
-        parameters = request.parameters or PARAMETERS_NONE
+        parameters = request.parameters or self._parameters()
         written = [self._write(answer, parameters) for answer in answers]
         if isinstance(request.inputs, list) or self._write is _labels:
             return written
@@ -89,15 +89,8 @@ class Format:
     def _text(self, inputs: Any) -> Text:
         if isinstance(inputs, str):
             return inputs, None
-        first, second = (getattr(inputs, name) for name in self.names)
+        first, second = (getattr(inputs, name) for name in self._names)
         return first, second
-
-
-class _None:
-    top_k = None
-
-
-PARAMETERS_NONE = _None()
 
 
 def _request(manifest: Manifest, limits: Limits) -> type[BaseModel]:
@@ -150,7 +143,7 @@ def _entities(answer: Answer, parameters: Any) -> Any:
 def _answers(answer: Answer, parameters: Any) -> Any:
     cut = _cut(answer)
     best = {name: answer[name] for name in ("answer", "score", "start", "end")} | cut
-    if (parameters.top_k or 1) == 1:
+    if parameters.top_k == 1:
         return best
     others = [one | cut for one in answer["n_best"] if one["answer"] != best["answer"] or one["start"] != best["start"]]
     return [best, *others][: parameters.top_k]

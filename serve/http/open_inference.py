@@ -23,12 +23,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bertline.artifacts.bundle import Manifest
+from bertline.artifacts.errors import InputError
 from bertline.serve.http import bodies
 from bertline.serve.http.limits import Limits
 from bertline.serve.http.numbers import WHOLE
 from bertline.serve.http.refusals import RefusedError
 from bertline.tasks.task import Answer
-from bertline.tasks.tokens import Text
+from bertline.tasks.tokens import Text, refuse_lone_surrogates
 
 HEADER = "inference-header-content-length"
 TYPES = {"BYTES": np.object_, "FP32": np.float32, "INT32": np.int32, "BOOL": np.bool_}
@@ -232,9 +233,9 @@ def _check(text: str, where: str, limits: Limits) -> None:
     if len(text) > limits.characters:
         raise RefusedError(422, f"{where}: a text of {len(text):,} characters; {limits.characters:,} are read at most")
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise RefusedError(422, f"{where}: half of a character (a lone surrogate), which is no text") from None
+        refuse_lone_surrogates(text, where)
+    except InputError as error:
+        raise RefusedError(422, str(error)) from None
 
 
 def _elements(raw: bytes, where: str) -> list[str]:

@@ -77,8 +77,7 @@ def run(
             server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=IDLE_SECONDS, backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
-        address = "{}:{}".format(*listening.getsockname())
-        LOGGER.info("listening", extra={"fields": {"url": f"http://{address}"}})
+        LOGGER.info("listening", extra={"fields": {"url": _url(*listening.getsockname()[:2])}})
         uvloop.run(_serve(_Uvicorn(config), server, listening))
     lanes.close()
     LOGGER.info("ended")
@@ -92,6 +91,10 @@ def _listening(host: str, port: int) -> socket.socket:
         raise InputError(f"{host}:{port} cannot be listened on ({error}); name another --host or --port") from None
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)  # and so all that it accepts
     return listening
+
+
+def _url(address: str, port: int) -> str:
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 async def _serve(uvicorn_server: _Uvicorn, server: app.Server, listening: socket.socket) -> None:

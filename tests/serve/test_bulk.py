@@ -240,10 +240,8 @@ def test_the_first_bad_row_ends_it_and_what_was_done_is_kept(predict: Predict, t
     assert predict.said[0].endswith("2 rows are done, going on from the next")
 
 
-def test_a_kill_while_the_outputs_are_made_loses_nothing(
-    predict: Predict, sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = write_rows(tmp_path / "in.jsonl", 5)
+def _kill_at_the_end(predict: Predict, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows are done, and bad.jsonl is there, but not out.jsonl."""
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -251,7 +249,14 @@ def test_a_kill_while_the_outputs_are_made_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(files, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
-            predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+            predict(source, source.with_name("out.jsonl"), source.with_name("bad.jsonl"))
+
+
+def test_a_kill_while_the_outputs_are_made_loses_nothing(
+    predict: Predict, sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    _kill_at_the_end(predict, source, monkeypatch)
     assert (tmp_path / "bad.jsonl").exists()
     assert len(predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")) == 5
 
@@ -281,14 +286,7 @@ def test_bad_rows_are_not_lost_by_leaving_out_where_they_were_told(
 ) -> None:
     source = write_rows(tmp_path / "in.jsonl", 5)
     source.write_text("not JSON\n" + source.read_text())
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "publish", killed)
-        with pytest.raises(KeyboardInterrupt):
-            predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+    _kill_at_the_end(predict, source, monkeypatch)
     for errors in (None, tmp_path / "other.jsonl"):
         with pytest.raises(InputError, match=r"6 rows are done, with --errors .*bad\.jsonl; go on with that"):
             predict(source, tmp_path / "out.jsonl", errors)
