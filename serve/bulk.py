@@ -107,7 +107,7 @@ def predict(
                 watch(Seen(rows, read, size) if total is None else Seen(rows, rows, total))
         unfinished.end()
     journal = unfinished.journal
-    bad = f"; {journal.bad:,} bad rows, told in {errors}" if errors else ""
+    bad = f"; bad rows: {journal.bad:,}, told in {errors}" if errors else ""
     say(f"{target}: {journal.rows - journal.bad:,} answers{bad}")
 
 

@@ -73,6 +73,11 @@ class Journal(BaseModel):
     ended: bool = False
     """All rows are done; the outputs are being made."""
 
+    @property
+    def told(self) -> str:
+        """How many rows are done, in words."""
+        return "1 row" if self.rows == 1 else f"{self.rows:,} rows"
+
 
 class Unfinished:
     """The folder of an output that is being made; a context manager that holds its lock."""
@@ -119,7 +124,11 @@ class Unfinished:
 
     def kept(self) -> str:
         """What a person is told of it when a row ends the command."""
-        return f"the {self.journal.rows:,} rows before it are kept: the same command with " if self.journal.rows else ""
+        return (
+            f"what was done before it, {self.journal.told}, is kept: the same command with "
+            if self.journal.rows
+            else ""
+        )
 
     def end(self) -> None:
         """Make the outputs, each by one rename, and remove the folder."""
@@ -164,7 +173,7 @@ class Unfinished:
         for name, size in (("answers.jsonl", journal.answers_bytes), ("errors.jsonl", journal.errors_bytes)):
             if not (self.folder / name).is_file() or (self.folder / name).stat().st_size < size:
                 raise InputError(f"{self.folder / name}: not whole; {advice}")
-        say(f"{self.target}: {journal.rows:,} rows are done, going on from the next")
+        say(f"{self.target}: {journal.told} done, going on from the next")
         return journal
 
     def _hold_errors(self, errors: str | None) -> None:
@@ -173,7 +182,7 @@ class Unfinished:
         if (journal.bad or journal.ended) and journal.errors != errors:
             begun = f"with --errors {journal.errors}" if journal.errors else "without --errors"
             advice = f"go on with that, or remove {self.folder} to start anew"
-            raise InputError(f"{self.target}: {journal.rows:,} rows are done, {begun}; {advice}")
+            raise InputError(f"{self.target}: {journal.told} done, {begun}; {advice}")
         journal.errors = errors
 
     def _done(self) -> None:
@@ -218,7 +227,7 @@ def _append(stream: IO[bytes], value: dict[str, Any]) -> int:
 
 
 def _difference(journal: Journal, identity: Identity) -> str:
-    begun, rows = journal.identity, f"{journal.rows:,} rows are answered already"
+    begun, rows = journal.identity, f"{journal.told} answered already"
     if begun.input != identity.input:
         return f"{rows}, but of another input, {begun.input}"
     if begun.bundle_sha256 != identity.bundle_sha256:

@@ -127,7 +127,7 @@ def test_a_process_that_is_killed_at_any_moment_goes_on_where_it_was(
         assert not (tmp_path / "out.jsonl").exists()
     assert 0 < json.loads(journal.read_text())["rows"] < 3001
     last = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "rows are done, going on from the next" in last.stdout
+    assert "rows done, going on from the next" in last.stdout
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert (tmp_path / "bad.jsonl").read_bytes() == (tmp_path / "whole-bad.jsonl").read_bytes()
     assert not journal.parent.exists()
@@ -142,7 +142,7 @@ def test_what_was_written_after_the_last_step_is_cut_off(predict: Predict, seale
     with (tmp_path / ".out.jsonl.unfinished/answers.jsonl").open("a") as stream:
         stream.write('{"row": 8, "label": "posi')
     assert predict(source, tmp_path / "out.jsonl") == whole
-    assert predict.said[-2].endswith("out.jsonl: 7 rows are done, going on from the next")
+    assert predict.said[-2].endswith("out.jsonl: 7 rows done, going on from the next")
 
 
 def test_what_is_of_another_input_or_bundle_is_refused_and_kept(
@@ -152,7 +152,7 @@ def test_what_is_of_another_input_or_bundle_is_refused_and_kept(
     target = tmp_path / "out.jsonl"
     with Unfinished(target, None, source, sealed, print) as begun:
         begun.answer({"row": 1})
-    with pytest.raises(InputError, match=r"1 rows are answered already, but of another input, .*/in\.jsonl; remove "):
+    with pytest.raises(InputError, match=r"1 row answered already, but of another input, .*/in\.jsonl; remove "):
         Unfinished(target, None, other, sealed, print)
     manifest = tiny_bundle / "bertline.json"
     manifest.write_text(manifest.read_text() + "\n")
@@ -213,7 +213,7 @@ def test_bad_rows_are_told_and_the_rest_goes_on(predict: Predict, tmp_path: Path
     assert {fault["file"] for fault in told} == {str(tmp_path / name)}
     assert [fault["line"] for fault in told] == ([row for row, _ in bad] if name == "in.jsonl" else [3, 4, 6, 7])
     assert predict.said == [
-        f"{tmp_path / 'out.jsonl'}: 2 answers; {len(bad)} bad rows, told in {tmp_path / 'bad.jsonl'}"
+        f"{tmp_path / 'out.jsonl'}: 2 answers; bad rows: {len(bad)}, told in {tmp_path / 'bad.jsonl'}"
     ]
 
 
@@ -232,12 +232,12 @@ def test_the_first_bad_row_ends_it_and_what_was_done_is_kept(predict: Predict, t
     source = tmp_path / "in.jsonl"
     source.write_text('{"text": "a"}\n{"text": "b"}\nno\n{"text": "c"}\n')
     with pytest.raises(
-        InputError, match=r"line 3: not JSON.*; the 2 rows before it are kept: the same command with --er"
+        InputError, match=r"line 3: not JSON.*; what was done before it, 2 rows, is kept: the same command with --er"
     ):
         predict(source, tmp_path / "out.jsonl")
     answers = predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
     assert [answer["row"] for answer in answers] == [1, 2, 4]
-    assert predict.said[0].endswith("2 rows are done, going on from the next")
+    assert predict.said[0].endswith("2 rows done, going on from the next")
 
 
 def _kill_at_the_end(predict: Predict, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +288,7 @@ def test_bad_rows_are_not_lost_by_leaving_out_where_they_were_told(
     source.write_text("not JSON\n" + source.read_text())
     _kill_at_the_end(predict, source, monkeypatch)
     for errors in (None, tmp_path / "other.jsonl"):
-        with pytest.raises(InputError, match=r"6 rows are done, with --errors .*bad\.jsonl; go on with that"):
+        with pytest.raises(InputError, match=r"6 rows done, with --errors .*bad\.jsonl; go on with that"):
             predict(source, tmp_path / "out.jsonl", errors)
     assert len(predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")) == 5
     assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 1
