@@ -59,6 +59,11 @@ def max_tokens(config: dict[str, Any]) -> int:
     return positions
 
 
+def layers(config: dict[str, Any]) -> int:
+    """How many layers the encoder has."""
+    return int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that hold the model: model.safetensors, or the shards its index names."""
     index = folder / "model.safetensors.index.json"

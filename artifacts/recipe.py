@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
-from bertline.artifacts import encoder, files, places, tables, task
+from bertline.artifacts import encoder, files, places, run, tables, task
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Input, Long, ProblemType, TaskName, TaskSettings
 
@@ -63,6 +63,9 @@ class Data(Section):
     question: StrictStr = Field("question", description="Column of the question. Default: question.")
     context: StrictStr = Field("context", description="Column of the text that answers it. Default: context.")
     answers: StrictStr = Field("answers", description="Column of the answers. Default: answers.")
+    unlabelled: Places | None = Field(
+        None, description="Texts without labels, as train; all rows are read. A teacher labels them. Default: none."
+    )
     labels: list[StrictStr] | None = Field(
         None,
         min_length=1,
@@ -146,6 +149,25 @@ class Training(Section):
     seed: Whole = Field(42, ge=0, lt=2**31, description="Seed of splits, order, dropout and new weights. Default: 42.")
 
 
+class Student(Section):
+    """What is kept of the model: with less of it, the same texts cost less."""
+
+    layers: list[Whole] | None = Field(
+        None, min_length=1, description="Encoder layers kept, counted from 0, for example [0, 2, 4]. Default: all."
+    )
+
+
+class Distillation(Section):
+    """How a student learns from its teacher (arXiv:1503.02531)."""
+
+    temperature: float = Field(
+        2.0, gt=0, description="Both models' logits are divided by it before they are compared. Default: 2.0."
+    )
+    weight: float = Field(
+        1.0, gt=0, le=1, description="Share of the teacher in the loss; the labels have the rest. Default: 1.0."
+    )
+
+
 class Mlflow(Section):
     """Where MLflow tracks the run, beside its own folder."""
 
@@ -164,7 +186,14 @@ class Recipe(Section):
         None,
         description="Of text classification: one label, several, or a number. Default: single_label_classification.",
     )
-    model: StrictStr = Field(min_length=1, description="Hub id (with @revision), local folder or pkg:// place.")
+    model: StrictStr = Field(
+        min_length=1, description="Hub id (with @revision), local folder, pkg:// place or run. Default: the teacher."
+    )
+    student: Student = Field(Student(), description="What is kept of the model.")
+    teacher: StrictStr | None = Field(
+        None, min_length=1, description="A trained model to learn from, named as model is; or a bundle. Default: none."
+    )
+    distillation: Distillation = Field(Distillation(), description="How it is learned from.")
     data: Data
     tokens: Tokens = Tokens()
     training: Training = Training()
@@ -213,6 +242,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     raw = _read(path)
     for override in overrides:
         _override(raw, override)
+    if raw.get("teacher") is not None:
+        raw.setdefault("model", raw["teacher"])
     faults = _schema_faults(raw)
     sound = _without(raw, faults)
     sentences = [*faults.values(), *_task_faults(sound), *_data_faults(sound), *_model_faults(sound)]
@@ -376,6 +407,10 @@ def _task_faults(raw: dict[str, Any]) -> Iterator[str]:
         for key in ("label_smoothing", "class_weights"):
             if training.get(key):
                 yield f"training.{key}: found {training[key]!r}; it is for one label out of several: leave it out"
+    if not raw.get("teacher"):
+        for key, found in (("data.unlabelled", data.get("unlabelled")), ("distillation", raw.get("distillation"))):
+            if found:
+                yield f"{key}: found {found!r:.60}; it is of a teacher: name one, or leave it out"
     labels = data.get("labels")
     if problem == "single_label_classification" and labels is not None and len(labels) < 2:
         yield f"data.labels: found {labels!r}; a classifier needs two labels"
@@ -404,19 +439,27 @@ def _data_faults(raw: dict[str, Any]) -> Iterator[str]:
 
 
 def _model_faults(raw: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the model folder, and what the recipe asks of it that it does not have."""
-    model = raw.get("model")
-    if model is None:
-        return
+    """What is wrong with the models' folders, and what the recipe asks of its own that it does not have."""
     try:
-        places.check_model_id(model)
-        if places.is_hub_id(model):
-            return  # the rest of a hub's model is checked once it is downloaded
-        config = encoder.check(places.model_folder(model))
+        config = None if raw.get("model") is None else _config(raw["model"])
+        yield from () if config is None else model_faults(config, raw)
     except InputError as error:
         yield from (f"model: {fault}" for fault in error.faults)
-        return
-    yield from model_faults(config, raw)
+    try:
+        if raw.get("teacher") is not None:
+            _config(raw["teacher"])
+    except InputError as error:
+        yield from (f"teacher: {fault}" for fault in error.faults)
+
+
+def _config(place: str) -> dict[str, Any] | None:
+    """The config.json of a model that is sound; None of a hub's, which is checked once it is downloaded.
+
+    Raises:
+        InputError: as `encoder.check`; a run that did not finish; no such model.
+    """
+    places.check_model_id(place)
+    return None if places.is_hub_id(place) else encoder.check(run.model(place))
 
 
 def model_faults(config: dict[str, Any], raw: dict[str, Any]) -> Iterator[str]:
@@ -424,6 +467,10 @@ def model_faults(config: dict[str, Any], raw: dict[str, Any]) -> Iterator[str]:
     length = raw.get("tokens", {}).get("max_length", Tokens().max_length)
     if length > (most := encoder.max_tokens(config)):
         yield f"tokens.max_length: found {length}; {raw['model']} holds at most {most} tokens"
-    layers = raw.get("training", {}).get("freeze", {}).get("layers", 0)
-    if layers > (most := config.get("num_hidden_layers", layers)):
-        yield f"training.freeze.layers: found {layers}; {raw['model']} has {most} layers"
+    layers = encoder.layers(config)
+    kept = raw.get("student", {}).get("layers")
+    if kept is not None and (kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= layers):
+        yield f"student.layers: found {kept}; name some of 0 to {layers - 1}, each once, in order"
+    frozen = raw.get("training", {}).get("freeze", {}).get("layers", 0)
+    if frozen > (most := layers if kept is None else len(kept)):
+        yield f"training.freeze.layers: found {frozen}; {raw['model']} has {most} layers"

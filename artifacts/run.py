@@ -124,14 +124,14 @@ def verify(folder: Path) -> Summary:
     return summary
 
 
-def model(place: str) -> Path:
-    """The model folder that `place` names: best/ of a run, or a model itself, wherever `places.model_folder` finds it.
+def model(place: str, weights: bool = True) -> Path:
+    """The model folder that `place` names: best/ of a run, or a model itself, as `places.model_folder` finds it.
 
     Raises:
         InputError: a run that did not finish, or no model there.
     """
-    folder = RunFolder(Path(place))
+    folder = RunFolder(Path(place).expanduser())
     if folder.recipe.exists() or folder.summary.exists():
         read_summary(folder.path)
         return folder.best
-    return places.model_folder(place)
+    return places.model_folder(place, weights)

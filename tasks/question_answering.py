@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision
-from bertline.tasks.task import Answer, Columns, Counts, Example, Output, Task, of_each_text, string
+from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Task, of_each_text, string
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 BEST = 20
@@ -78,6 +78,8 @@ class QuestionAnswering(Task):
 
     def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
         """(2,) the first and the last token of the first answer; twice 0, the classification token, if not here."""
+        if example.gold is None:
+            return np.full(2, IGNORED, np.int64)
         if not example.gold:
             return np.zeros(2, np.int64)
         start = example.gold[0]["start"]

@@ -33,7 +33,7 @@ class Example(NamedTuple):
     text: str
     text_pair: str | None
     gold: Any
-    """A label, a list of labels, a number, entities, or answers: the task knows."""
+    """A label, a list of labels, a number, entities, or answers: the task knows. None: nobody has labelled it."""
 
     @property
     def texts(self) -> Text:
@@ -131,7 +131,10 @@ class Task(ABC):
 
     @abstractmethod
     def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
-        """What the model is to learn of a window: one class or value, one for each label, or one for each token."""
+        """What the model is to learn of a window: one class or value, one for each label, or one for each token.
+
+        Of an example whose `gold` is None there is nothing to learn: IGNORED, or a number that is none.
+        """
 
     @abstractmethod
     def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision
-from bertline.tasks.task import Answer, Columns, Counts, Example, Output, Task, of_each_text, string
+from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Task, of_each_text, string
 from bertline.tasks.tokens import Encoded, Text, refuse_lone_surrogates
 
 UNTUNED = 0.5
@@ -80,23 +80,25 @@ class TextClassification(Task):
     def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
         """The index of the label; of several, 1 for each that is right and 0 for the rest; the number."""
         if self.regression:
-            return np.array(example.gold, np.float32)
+            return np.array(np.nan if example.gold is None else example.gold, np.float32)
         if self.multi_label:
+            if example.gold is None:
+                return np.full(len(self.labels), np.nan, np.float32)
             return np.asarray(self._hot([example.gold])[0], np.float32)
-        return np.array(self.labels.index(example.gold), np.int64)
+        return np.array(IGNORED if example.gold is None else self.labels.index(example.gold), np.int64)
 
     def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
         """For each text the likeliest label and all probabilities; or the labels over their thresholds; or the number.
 
         Keys: label, score, scores; or labels, scores; or value.
         """
-        return [self._answer(row) for row in self._pooled(len(texts), windows, outputs)]
+        return [self._answer(row) for row in self.pooled(len(texts), windows, outputs)]
 
     def tune(self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output]) -> Decision:
         """For each of several labels the threshold with the best F1, halfway between two probabilities."""
         if not self.multi_label:
             return self.settings.decision
-        probable, gold = _sigmoid(np.stack(self._pooled(len(examples), windows, outputs))), self._gold(examples)
+        probable, gold = _sigmoid(np.stack(self.pooled(len(examples), windows, outputs))), self._gold(examples)
         thresholds = [best_threshold(probable[:, label], gold[:, label]) for label in range(len(self.labels))]
         return self.settings.decision.model_copy(update={"thresholds": thresholds})
 
@@ -155,7 +157,8 @@ class TextClassification(Task):
         one, other = ([answer["value"] for answer in each] for each in (answers, others))
         return float(_correlations(_moments(one, other).sum(axis=0))["pearson"])
 
-    def _pooled(self, texts: int, windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Output]:
+    def pooled(self, texts: int, windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Output]:
+        """What the model gives for each text: the mean of its windows'."""
         return [np.mean([outputs[i] for i in own], axis=0) for own in of_each_text(texts, windows)]
 
     def _answer(self, logits: Output) -> Answer:

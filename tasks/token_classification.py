@@ -93,8 +93,10 @@ class TokenClassification(Task):
 
         Words that share a token leave it to the first of them.
         """
-        found = words(example.text)
         target = np.full(len(window.input_ids), IGNORED, np.int64)
+        if example.gold is None:
+            return target
+        found = words(example.text)
         index = {tag: number for number, tag in enumerate(self.labels)}
         places, tags = first_tokens(example.text, found, window), _tags(found, example.gold)
         for token, tag in zip(reversed(places.tolist()), reversed(tags), strict=True):

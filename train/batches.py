@@ -4,7 +4,7 @@ The examples of a step are a function of (seed, epoch, position) alone, whatever
 together, and each micro-batch is padded to its own longest text, so that few tokens are computed for nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from bertline.artifacts.recipe import Training
 from bertline.tasks.tokens import Tokenizer
 from bertline.train.deepspeed_config import accumulation_steps, micro_batch_size
 from bertline.train.evaluation import Split
-from bertline.train.losses import Loss
+from bertline.train.losses import Objective, Terms
 
 Indices = npt.NDArray[np.int64]
 BUCKET = 50
@@ -57,18 +57,24 @@ class MicroBatch:
     inputs: dict[str, torch.Tensor]
     """input_ids, attention_mask, token_type_ids: (texts, longest)."""
     targets: torch.Tensor
-    """(windows, …), as `losses.stack` makes them."""
+    """(windows, …), as `Loss.stack` makes them."""
+    teacher: torch.Tensor | None
+    """Its outputs, as `TeacherLoss.stack` makes them."""
     weight: float
     """1, or 0 for a window computed only because the other ranks wait for this one."""
 
     def pinned(self) -> "MicroBatch":
         """The same in memory that a GPU copies from while it computes."""
-        return MicroBatch({n: t.pin_memory() for n, t in self.inputs.items()}, self.targets.pin_memory(), self.weight)
+        return self._with(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on a device; from pinned memory nothing waits for the copy."""
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return MicroBatch(inputs, self.targets.to(device, non_blocking=True), self.weight)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _with(self, moved: Callable[[torch.Tensor], torch.Tensor]) -> "MicroBatch":
+        inputs = {name: moved(tensor) for name, tensor in self.inputs.items()}
+        teacher = None if self.teacher is None else moved(self.teacher)
+        return MicroBatch(inputs, moved(self.targets), teacher, self.weight)
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,8 @@ class Batch:
     """What an optimizer step sees: this rank's micro-batches, and the figures of all ranks'."""
 
     micro_batches: list[MicroBatch]
-    terms: float
-    """What the summed loss is divided by."""
+    terms: Terms
+    """What the summed losses are divided by."""
     tokens: int
     """Real ones."""
     computed_tokens: int
@@ -88,9 +94,9 @@ class Batches:
     """The batches of a whole run, by step."""
 
     def __init__(
-        self, split: Split, loss: Loss, tokenizer: Tokenizer, training: Training, rank: int, ranks: int
+        self, split: Split, objective: Objective, tokenizer: Tokenizer, training: Training, rank: int, ranks: int
     ) -> None:
-        self._split, self._loss, self._tokenizer = split, loss, tokenizer
+        self._split, self._objective, self._tokenizer = split, objective, tokenizer
         self._lengths = split.windows.lengths
         self._training, self._rank, self._ranks = training, rank, ranks
         self._epoch: int | None = None
@@ -128,7 +134,7 @@ class Batches:
         ]
         return Batch(
             micro_batches=[one.pinned() for one in micro_batches] if pin else micro_batches,
-            terms=max(sum(self._loss.terms(self._split.windows.targets[index]) for index in batch), 1e-9),
+            terms=self._objective.terms([self._split.windows.targets[i] for i in batch], self._lengths[batch].tolist()),
             tokens=int(self._lengths[batch].sum()),
             computed_tokens=int(sum(computed)),
         )
@@ -139,8 +145,12 @@ class Batches:
         return self._micro_batch(np.argsort(self._lengths, kind="stable")[-count:], counts=True)
 
     def _micro_batch(self, indices: Indices, counts: bool) -> MicroBatch:
-        inputs = self._tokenizer.pad([self._split.windows[index] for index in indices])
-        targets = self._loss.stack(
-            [self._split.windows.targets[index] for index in indices], inputs["input_ids"].shape[1]
-        )
-        return MicroBatch({name: torch.from_numpy(array) for name, array in inputs.items()}, targets, float(counts))
+        split, objective = self._split, self._objective
+        inputs = self._tokenizer.pad([split.windows[index] for index in indices])
+        longest = inputs["input_ids"].shape[1]
+        targets = objective.labels.stack([split.windows.targets[index] for index in indices], longest)
+        teacher = None
+        if objective.teacher is not None and split.teacher is not None:
+            teacher = objective.teacher.stack([split.teacher[index] for index in indices], longest)
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        return MicroBatch(tensors, targets, teacher, float(counts))

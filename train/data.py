@@ -7,7 +7,7 @@ at most; texts stay on disk.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from bertline.train.mapped import Examples
 
 Indices = npt.NDArray[np.int64]
 SPLITS = ("train", "validation", "test")
+UNLABELLED = "unlabelled"
 CALIBRATION = 512
 """Training examples that the run keeps for those who calibrate: more change no scale that is seen."""
 
@@ -40,6 +41,8 @@ class Splits:
     train: Sequence[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
+    unlabelled: Sequence[Example]
+    """Texts that only a teacher has something to say of."""
     duplicates: int
     """Training rows left out because their text stands elsewhere in the data."""
     leaked: int
@@ -49,7 +52,8 @@ class Splits:
 
     def counts(self) -> dict[str, int]:
         """Examples in each split."""
-        return {name: len(getattr(self, name)) for name in SPLITS}
+        counts = {name: len(getattr(self, name)) for name in SPLITS}
+        return {**counts, UNLABELLED: len(self.unlabelled)} if self.unlabelled else counts
 
     def save(self, run: RunFolder) -> None:
         """Write into the run what is held out, and a few of the training examples, from all over."""
@@ -87,8 +91,12 @@ def make(recipe: Recipe, folder: Path) -> Splits:
     for name in read:
         (folder / f"{name}-rows.arrow").rename(folder / f"{name}.arrow")
     (folder / "train-rows.arrow").unlink()
+    if data.unlabelled is not None:
+        texts = sources.unlabelled(data.unlabelled, data, task)
+        taken = chain(*(Examples(folder / f"{name}.arrow") for name in SPLITS))
+        Examples.write(folder / f"{UNLABELLED}.arrow", _new(texts, taken))
     facts = {"labels": task.labels, "duplicates": len(rows) - len(unique), "leaked": leaked}
-    content = [files.sha256(folder / f"{name}.arrow") for name in SPLITS]
+    content = [files.sha256(path) for name in (*SPLITS, UNLABELLED) if (path := folder / f"{name}.arrow").exists()]
     fingerprint = hashlib.sha256(json.dumps([task.labels, content]).encode()).hexdigest()
     files.write_json(folder / "splits.json", {**facts, "fingerprint": fingerprint})
     splits = load(recipe, folder)
@@ -101,7 +109,8 @@ def load(recipe: Recipe, folder: Path) -> Splits:
     facts = json.loads((folder / "splits.json").read_bytes())
     task = catalog.make(recipe.settings(facts.pop("labels")))
     train, validation, test = (Examples(folder / f"{name}.arrow") for name in SPLITS)
-    return Splits(task, train, validation, test, **facts)
+    texts = folder / f"{UNLABELLED}.arrow"
+    return Splits(task, train, validation, test, Examples(texts) if texts.exists() else (), **facts)
 
 
 def _labels(reader: Task, data: recipes.Data, examples: Iterable[Example]) -> list[str]:
@@ -129,6 +138,16 @@ def _without_duplicates(train: Sequence[Example], held_out: Iterable[Sequence[Ex
             seen.add(digest)
             unique.append(index)
     return np.array(unique, np.int64), leaked
+
+
+def _new(texts: Iterable[Example], splits: Iterable[Example]) -> Iterator[Example]:
+    """Texts that stand neither in a split nor earlier."""
+    seen = {_digest(example) for example in splits}
+    for example in texts:
+        digest = _digest(example)
+        if digest not in seen:
+            seen.add(digest)
+            yield example
 
 
 def _digest(example: Example) -> bytes:

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from bertline.tasks.task import Example, Output, Task
-from bertline.tasks.tokens import Tokenizer, by_length
+from bertline.tasks.tokens import Encoded, Tokenizer, by_length
 from bertline.train import model as models
 from bertline.train import ranks, watchdog
-from bertline.train.losses import Loss
+from bertline.train.losses import Loss, Target
 from bertline.train.mapped import Windows
 from bertline.train.progress import Progress
 
@@ -24,6 +24,8 @@ class Split:
     name: str
     examples: Sequence[Example]
     windows: Windows
+    teacher: Sequence[Output] | None = None
+    """A teacher's outputs, one a window."""
 
 
 def evaluate(
@@ -51,48 +53,62 @@ def evaluate(
     Returns:
         The scores, and the task as it decided.
     """
-    model.eval()
-    outputs, mean = _outputs(model, split, task, tokenizer, loss, batch_size, progress)
+    computed = outputs(model, split.windows, split.name, tokenizer, batch_size, progress)
     if tune:
-        task = task.with_decision(task.tune(split.examples, split.windows, outputs))
-    answers = task.decode([example.texts for example in split.examples], split.windows, outputs)
-    return {**task.score(split.examples, answers), "loss": mean}, task
+        task = task.with_decision(task.tune(split.examples, split.windows, computed))
+    answers = task.decode([example.texts for example in split.examples], split.windows, computed)
+    return {**task.score(split.examples, answers), "loss": _mean(loss, split.windows.targets, computed)}, task
 
 
 @torch.inference_mode()
-def _outputs(
+def outputs(
     model: nn.Module,
-    split: Split,
-    task: Task,
+    windows: Sequence[Encoded],
+    name: str,
     tokenizer: Tokenizer,
-    loss: Loss,
     batch_size: int,
     progress: Progress,
-) -> tuple[list[Output], float]:
-    """What the model gives for each window, and the mean loss, on every rank."""
+) -> list[Output]:
+    """What the model gives for each window, on every rank.
+
+    Args:
+        model: or its engine; left in evaluation mode.
+        windows: one at least.
+        name: of what they are of.
+        tokenizer: pads the batches.
+        batch_size: windows a rank computes at once.
+        progress: shows how far it is.
+    """
+    model.eval()
     rank, count, device = dist.get_rank(), dist.get_world_size(), ranks.device()
-    lengths = split.windows.lengths.tolist()
+    lengths = [len(window.input_ids) for window in windows]
     batches = by_length(lengths, batch_size)
     gathered: torch.Tensor | None = None
-    total = torch.zeros((), device=device)
     rounds = range(0, len(batches), count)
-    for first in progress.track(rounds, len(rounds), split.name):
-        watchdog.beat(f"{split.name}, round {first // count + 1}")
+    for first in progress.track(rounds, len(rounds), name):
+        watchdog.beat(f"{name}, round {first // count + 1}")
         mine = batches[first + rank] if first + rank < len(batches) else None
-        windows = mine or batches[first]  # a rank without any computes as well: under ZeRO 3 others need its weights
-        inputs = tokenizer.pad([split.windows[index] for index in windows])
+        some = mine or batches[first]  # a rank without any computes as well: under ZeRO 3 others need its weights
+        inputs = tokenizer.pad([windows[index] for index in some])
         computed = models.outputs(model, {name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
         if gathered is None:  # the longest windows come first
             per_token = (max(lengths),) if computed.ndim == 3 else ()
             gathered = torch.zeros(len(lengths), *per_token, computed.shape[-1], device=device)
-        if mine is not None:
-            targets = loss.stack([split.windows.targets[index] for index in mine], inputs["input_ids"].shape[1])
-            total += loss.sum(computed, targets.to(device))
-            if computed.ndim == 3:
-                gathered[mine, : computed.shape[1]] = computed
-            else:
-                gathered[mine] = computed
-    assert gathered is not None, "a split has examples"
+        if mine is None:
+            continue
+        if computed.ndim == 3:
+            gathered[mine, : computed.shape[1]] = computed
+        else:
+            gathered[mine] = computed
+    assert gathered is not None, "there are windows"
     whole = ranks.sum_over_ranks(gathered).cpu().numpy()
-    mean = float(ranks.sum_over_ranks(total)) / max(sum(map(loss.terms, split.windows.targets)), 1.0)
-    return [row[:length] if row.ndim == 2 else row for row, length in zip(whole, lengths, strict=True)], mean
+    return [row[:length] if row.ndim == 2 else row for row, length in zip(whole, lengths, strict=True)]
+
+
+def _mean(loss: Loss, targets: Sequence[Target], computed: Sequence[Output]) -> float:
+    """The mean loss of a split."""
+    total = 0.0
+    for target, output in zip(targets, computed, strict=True):
+        stacked = loss.stack([target], len(output))
+        total += float(loss.sum(torch.from_numpy(output[None]), stacked))
+    return total / max(sum(map(loss.terms, targets)), 1.0)

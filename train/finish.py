@@ -27,7 +27,7 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
     kept = model.from_folder(trainer.run.best, task.architecture).to(ranks.device())
     size = micro_batch_size(recipe.training, dist.get_world_size())
     scores, _ = evaluation.evaluate(
-        kept, prepared.test, task, trainer.tokenizer, trainer.loss, size, trainer.progress, tune=False
+        kept, prepared.test, task, trainer.tokenizer, trainer.objective.labels, size, trainer.progress, tune=False
     )
     if not ranks.is_first():
         return

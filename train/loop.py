@@ -25,7 +25,7 @@ from bertline.train.batches import Batch, Batches
 from bertline.train.checkpoints import State
 from bertline.train.deepspeed_config import micro_batch_size
 from bertline.train.evaluation import Split
-from bertline.train.losses import Loss
+from bertline.train.losses import Objective
 from bertline.train.monitors import Monitors
 from bertline.train.progress import Progress
 
@@ -42,7 +42,7 @@ class Trainer:
     """Its files, as best/ gets them."""
     engine: Any
     """DeepSpeed's, around the model."""
-    loss: Loss
+    objective: Objective
     batches: Batches
     validation: Split
     state: State
@@ -114,7 +114,9 @@ class Trainer:
             self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches))
             micro_batch = micro_batch.to(device)
             outputs = model.outputs(self.engine, micro_batch.inputs)
-            loss = self.loss.sum(outputs, micro_batch.targets) * micro_batch.weight / batch.terms
+            mask = micro_batch.inputs["attention_mask"]
+            share = self.objective.share(outputs, micro_batch.targets, micro_batch.teacher, mask, batch.terms)
+            loss = share * micro_batch.weight
             watchdog.beat(f"step {step}, backward of micro-batch {number}")
             self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # it averages gradients over ranks
             total += loss.detach()
@@ -166,7 +168,14 @@ class Trainer:
         metric = self.recipe.metric
         size = micro_batch_size(self.recipe.training, dist.get_world_size())
         scores, tuned = evaluation.evaluate(
-            self.engine, self.validation, self.task, self.tokenizer, self.loss, size, self.progress, tune=True
+            self.engine,
+            self.validation,
+            self.task,
+            self.tokenizer,
+            self.objective.labels,
+            size,
+            self.progress,
+            tune=True,
         )
         decision = tuned.settings.decision
         now = Best(step=self.state.step, value=scores[metric], decision=decision)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import ipc
 
-from bertline.tasks.task import Example
+from bertline.tasks.task import Example, Output
 from bertline.tasks.tokens import Encoded
 from bertline.train.losses import Target
 
@@ -142,6 +142,29 @@ class Targets(Mapped[Target]):
 
     def _row(self, view: Any, row: int) -> Target:
         return np.asarray(view[1][row]) if view[0] is None else _list_at(view, row)
+
+
+class Outputs(Mapped[Output]):
+    """What a model gives for each window: (labels,), or (tokens, channels)."""
+
+    @classmethod
+    def write(cls, path: Path, outputs: Iterable[Output]) -> "Outputs":
+        """Write outputs one after the other, one at least, and map them."""
+        first = next(rest := iter(outputs))
+        column = pa.field("output", pa.list_(pa.float32()))
+        schema = pa.schema([column], {"channels": str(first.shape[1] if first.ndim == 2 else 0)})
+        with ipc.new_file(str(path), schema) as writer:
+            for some in batched(itertools.chain([first], rest), ROWS):
+                writer.write_batch(pa.record_batch([_lists([one.ravel().astype(np.float32) for one in some])], schema))
+        return cls(path)
+
+    def _viewed(self, batch: pa.RecordBatch) -> Any:
+        return _list_view(batch.column("output"))
+
+    def _row(self, view: Any, row: int) -> Output:
+        channels = int(self._file.schema.metadata[b"channels"])
+        flat = _list_at(view, row)
+        return flat.reshape(-1, channels) if channels else flat
 
 
 def _batch(windows: Sequence[Encoded], targets: Sequence[Target]) -> pa.RecordBatch:

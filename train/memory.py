@@ -15,7 +15,7 @@ from bertline.train import model as models
 from bertline.train import ranks
 from bertline.train.batches import Batches, MicroBatch
 from bertline.train.deepspeed_config import Precision, micro_batch_size
-from bertline.train.losses import Loss
+from bertline.train.losses import Objective, Terms
 from bertline.train.watchdog import is_out_of_memory
 
 AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,7 +28,7 @@ def fit(
     training: Training,
     make_model: Callable[[], nn.Module],
     make_batches: Callable[[Training], Batches],
-    loss: Loss,
+    objective: Objective,
     precision: Precision,
 ) -> Training:
     """`training` with the micro-batch halved until the device of every rank has room for it.
@@ -42,7 +42,7 @@ def fit(
     size = micro_batch_size(training, dist.get_world_size())
     while size > 1:
         micro_batch = make_batches(training.model_copy(update={"micro_batch_size": size})).heaviest()
-        if fits(model, micro_batch, loss, precision, optimizer):
+        if fits(model, micro_batch, objective, precision, optimizer):
             break
         size = -(-size // 2)
     del model
@@ -52,13 +52,13 @@ def fit(
     return training.model_copy(update={"micro_batch_size": int(agreed)})
 
 
-def fits(model: nn.Module, micro_batch: MicroBatch, loss: Loss, precision: Precision, besides: int) -> bool:
+def fits(model: nn.Module, micro_batch: MicroBatch, objective: Objective, precision: Precision, besides: int) -> bool:
     """Whether a device has memory for a forward and a backward pass.
 
     Args:
         model: on the device.
         micro_batch: what is computed.
-        loss: of it.
+        objective: of it.
         precision: that the passes are computed in.
         besides: bytes that something else will take.
     """
@@ -68,7 +68,8 @@ def fits(model: nn.Module, micro_batch: MicroBatch, loss: Loss, precision: Preci
         batch = micro_batch.to(device)
         with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             outputs = models.outputs(model, batch.inputs)
-        loss.sum(outputs, batch.targets).backward()  # type: ignore[no-untyped-call]
+        mask = batch.inputs["attention_mask"]
+        objective.share(outputs, batch.targets, batch.teacher, mask, Terms(1.0, 1.0)).backward()  # type: ignore[no-untyped-call]
         del taken
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -39,22 +39,29 @@ def load(folder: Path, task: Task, training: Training) -> nn.Module:
     encoder.check(folder)
     torch.manual_seed(training.seed)
     labels = task.labels
-    named = {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": _indices(labels)}
-    problem = {"problem_type": task.settings.problem_type} if task.settings.problem_type else {}
-    model = from_folder(
-        folder, task.architecture, **(named if labels else {}), **problem, **_dropout(folder, training.dropout)
-    )
+    settings = _dropout(folder, training.dropout)
+    if labels:
+        settings |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": _indices(labels)}
+    if task.settings.problem_type:
+        settings["problem_type"] = task.settings.problem_type
+    model = from_folder(folder, task.architecture, **settings)
     _freeze(model, training.freeze)
     if training.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
     return model
 
 
-def from_folder(folder: Path, architecture: str, **settings: Any) -> nn.Module:
+def from_folder(folder: Path, architecture: str, trained: bool = False, **settings: Any) -> nn.Module:
     """transformers' `AutoModel…` of an architecture in fp32, never with code from the folder.
 
+    Args:
+        folder: a Hugging Face model folder.
+        architecture: how the class's name ends.
+        trained: whether the weights of the head must be there, too.
+        settings: of its configuration, instead of what config.json says.
+
     Raises:
-        InputError: the architecture has no such head, or the folder lacks weights of the encoder.
+        InputError: the architecture has no such head, or the folder lacks weights of the encoder, or of the head.
     """
     auto = getattr(transformers, f"AutoModel{architecture}")
     level = transformers.logging.get_verbosity()
@@ -71,6 +78,8 @@ def from_folder(folder: Path, architecture: str, **settings: Any) -> nn.Module:
     absent = [name for name in loading["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
     if absent := [name for name in absent if ".pooler." not in name]:
         raise InputError(f"{folder}: its weights lack {len(absent)} of the encoder's, {absent[0]} for one")
+    if trained and (lacks := [*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])]):
+        raise InputError(f"{folder}: a trained {architecture} is needed, and its weights lack {lacks[0]}")
     loaded: nn.Module = model
     return loaded
 
@@ -184,7 +193,7 @@ def _indices(labels: Sequence[str]) -> dict[str, int]:
     return {label: index for index, label in enumerate(labels)}
 
 
-def _dropout(folder: Path, probability: float | None) -> dict[str, float]:
+def _dropout(folder: Path, probability: float | None) -> dict[str, Any]:
     """Settings for every dropout that the model's configuration knows: families name them differently."""
     if probability is None:
         return {}

@@ -7,6 +7,7 @@ task, data and tokens, the tokenizer, and the code that reads them. It appears w
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,10 @@ from bertline.artifacts.recipe import Recipe
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train import data, sources
-from bertline.train.data import SPLITS, Splits
+from bertline.train.data import SPLITS, UNLABELLED, Splits
 from bertline.train.evaluation import Split
 from bertline.train.losses import Target
-from bertline.train.mapped import Windows
+from bertline.train.mapped import Windows, batched
 from bertline.train.progress import Progress
 
 FOLDER = ".bertline-cache"
@@ -37,6 +38,7 @@ class Prepared(NamedTuple):
 
     splits: Splits
     train: Split
+    """Its windows are of the unlabelled texts, too, after those of its examples."""
     validation: Split
     test: Split
 
@@ -62,8 +64,10 @@ def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) ->
         with files.new_folder(folder) as temporary:
             splits = data.make(recipe, temporary)
             reader = splits.task.tokenizer(tokenizer)
+            texts = {"train": (splits.train, splits.unlabelled)}
             for name in SPLITS:
-                encode(name, getattr(splits, name), splits.task, reader, _path(temporary, name), progress)
+                parts = texts.get(name, (getattr(splits, name),))
+                Windows.write(_path(temporary, name), windows(name, parts, splits.task, reader, progress))
     except InputError:
         if not folder.exists():  # else another run was quicker
             raise
@@ -87,19 +91,13 @@ def load(recipe: Recipe, folder: Path) -> Prepared:
     return Prepared(splits, *read)
 
 
-def encode(
-    name: str, examples: Sequence[Example], task: Task, tokenizer: Tokenizer, path: Path, progress: Progress
-) -> Split:
-    """Write a split as the model reads it, and map it."""
-    return Split(name, examples, Windows.write(path, _windows(name, examples, task, tokenizer, progress)))
-
-
 def fingerprint(recipe: Recipe, tokenizer: Path) -> str:
     """A name for all that prepared data depends on; where the files lie is not of it."""
     package = Path(bertline.__file__).parent
     made_of = {
         "content": {name: sources.content(place, name) for name, place in sources.named(recipe.data).items()},
-        "data": recipe.data.model_dump(mode="json", exclude=set(SPLITS)),
+        "unlabelled": recipe.data.unlabelled and sources.content(recipe.data.unlabelled, "train"),
+        "data": recipe.data.model_dump(mode="json", exclude={*SPLITS, UNLABELLED}),
         "settings": recipe.settings([]).model_dump(mode="json"),
         "seed": recipe.training.seed,
         "tokenizer": files.sha256(tokenizer / "tokenizer.json"),
@@ -109,14 +107,14 @@ def fingerprint(recipe: Recipe, tokenizer: Path) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _windows(
-    name: str, examples: Sequence[Example], task: Task, tokenizer: Tokenizer, progress: Progress
+def windows(
+    name: str, parts: Sequence[Sequence[Example]], task: Task, tokenizer: Tokenizer, progress: Progress
 ) -> Iterator[tuple[Encoded, Target]]:
-    starts = range(0, len(examples), TEXTS)
-    for first in progress.track(starts, len(starts), f"tokenizing {name}"):
-        some = examples[first : first + TEXTS]
+    """A split as the model reads it: each window of its examples, in all parts one after the other, and its target."""
+    batches = -(-sum(map(len, parts)) // TEXTS)
+    for number, some in enumerate(progress.track(batched(chain(*parts), TEXTS), batches, f"tokenizing {name}")):
         for window in tokenizer.encode([example.texts for example in some]):
-            yield window._replace(text=first + window.text), task.target(some[window.text], window)
+            yield window._replace(text=number * TEXTS + window.text), task.target(some[window.text], window)
 
 
 def _path(folder: Path, split: str) -> Path:

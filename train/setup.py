@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -11,19 +12,32 @@ from typing import Any
 import deepspeed
 import deepspeed.comm as dist
 
-from bertline.artifacts import encoder, files, places
+from bertline.artifacts import encoder, files
 from bertline.artifacts import recipe as recipes
+from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Recipe, Training
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Task
-from bertline.train import checkpoints, deepspeed_config, elastic, memory, metrics, model, monitors, prepared, ranks
+from bertline.train import (
+    checkpoints,
+    deepspeed_config,
+    elastic,
+    memory,
+    metrics,
+    model,
+    monitors,
+    prepared,
+    ranks,
+    student,
+    teacher,
+)
 from bertline.train.batches import Batches
 from bertline.train.checkpoints import State
 from bertline.train.data import Splits
 from bertline.train.deepspeed_config import Precision
 from bertline.train.loop import Trainer
-from bertline.train.losses import Loss
+from bertline.train.losses import Loss, Objective, TeacherLoss
 from bertline.train.prepared import Prepared
 from bertline.train.progress import Progress
 
@@ -39,21 +53,24 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     ranks.from_first(lambda: monitors.check(recipe))
     precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
     deepspeed_config.configure(recipe, dist.get_world_size(), precision)  # its faults are told before data is read
-    folder = places.model_folder(recipe.model)
-    check_length(recipe, folder)
-    with model.tokenizer_folder(folder) as tokenizer_folder:
+    whole = runs.model(recipe.model)
+    check_model(recipe, whole)
+    with model.tokenizer_folder(whole) as tokenizer_folder:
         cache = run.path.parent / prepared.FOLDER
+        folder = ranks.from_first(lambda: student.cut(whole, recipe.student, cache))
         made = ranks.from_first(lambda: prepared.prepare(recipe, tokenizer_folder, cache, progress))
         ready = prepared.load(recipe, made)
         splits, task = ready.splits, ready.splits.task
         progress.say(describe(splits))
+        objective, ready = taught(recipe, ready, tokenizer_folder, precision, cache, progress)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
         found = resumed_from(run, state, progress) if resume else None
         tokenizer = task.tokenizer(tokenizer_folder)
-        loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
-        make_batches = partial(Batches, ready.train, loss, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size())
-        asked, recipe = recipe, fitted(recipe, folder, task, make_batches, loss, precision, progress)
+        make_batches = partial(
+            Batches, ready.train, objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
+        )
+        asked, recipe = recipe, fitted(recipe, folder, task, make_batches, objective, precision, progress)
         batches = make_batches(recipe.training)
         make = partial(make_engine, recipe, folder, task, precision, batches.steps)
         engine = started_engine(make, found, recipe.training.zero_stage)
@@ -70,7 +87,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
                 tokenizer=tokenizer,
                 tokenizer_folder=tokenizer_folder,
                 engine=engine,
-                loss=loss,
+                objective=objective,
                 batches=batches,
                 validation=ready.validation,
                 state=state,
@@ -111,12 +128,26 @@ def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
         raise InputError(*faults)
 
 
-def check_length(recipe: Recipe, folder: Path) -> None:
-    """Refuse more tokens than the model's positions hold: known for a hub model only once it is here."""
-    most = encoder.max_tokens(encoder.check(folder))
-    if recipe.tokens.max_length > most:
-        found = recipe.tokens.max_length
-        raise InputError(f"tokens.max_length: found {found}; {recipe.model} holds at most {most} tokens")
+def check_model(recipe: Recipe, folder: Path) -> None:
+    """Refuse what the recipe asks of a model that it does not have: known of a hub's only once it is here."""
+    if faults := list(recipes.model_faults(encoder.check(folder), recipe.model_dump(mode="json"))):
+        raise InputError(*faults)
+
+
+def taught(
+    recipe: Recipe, ready: Prepared, tokenizer_folder: Path, precision: Precision, cache: Path, progress: Progress
+) -> tuple[Objective, Prepared]:
+    """What training makes smaller, and the data, with a teacher's outputs where the recipe names one."""
+    settings = ready.splits.task.settings
+    labels = Loss(settings, recipe.training, ready.train.windows.targets)
+    if recipe.teacher is None:
+        return Objective(labels), ready
+    named = teacher.find(recipe, ready.splits.task)
+    size = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
+    outputs = teacher.outputs(named, ready, tokenizer_folder, precision, size, cache, progress)
+    distillation = recipe.distillation
+    objective = Objective(labels, TeacherLoss(settings, distillation), distillation.weight)
+    return objective, ready._replace(train=replace(ready.train, teacher=outputs))
 
 
 def resumed_from(run: RunFolder, now: State, progress: Progress) -> tuple[Path, State] | None:
@@ -165,7 +196,7 @@ def fitted(
     folder: Path,
     task: Task,
     make_batches: Callable[[Training], Batches],
-    loss: Loss,
+    objective: Objective,
     precision: Precision,
     progress: Progress,
 ) -> Recipe:
@@ -173,7 +204,7 @@ def fitted(
     if ranks.on_cpu():
         return recipe
     training = memory.fit(
-        recipe.training, lambda: model.load(folder, task, recipe.training), make_batches, loss, precision
+        recipe.training, lambda: model.load(folder, task, recipe.training), make_batches, objective, precision
     )
     asked = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
     if training.micro_batch_size != asked:

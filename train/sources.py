@@ -1,6 +1,6 @@
 """The examples that a recipe names, streamed from files or from the hub: the rows kept, as its task reads them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +32,46 @@ def examples(place: recipes.Places, split: str, data: recipes.Data, task: Task) 
             file and row; or no row is kept.
     """
     known = columns(data)
-    faults: list[str] = []
+
+    def read(where: str, row: dict[str, Any]) -> Example:
+        example = task.read(row, known, where)
+        return task.check(example, where) if data.labels else example
+
+    kept = ((where, row) for where, row in rows(place, split, data) if _kept(row, data.where))
     empty = True
-    for where, row in rows(place, split, data):
-        if not _kept(row, data.where):
-            continue
+    for example in _read_all(kept, read):
         empty = False
+        yield example
+    if empty:
+        raise InputError(f"data.where: no row of {place} is kept by {data.where}")
+
+
+def unlabelled(place: recipes.Places, data: recipes.Data, task: Task) -> Iterator[Example]:
+    """The text of each row, of a hub data set its split named `train`; `data.where` is of labelled rows alone.
+
+    Raises:
+        InputError: as `examples`.
+    """
+    known = columns(data)
+    return _read_all(
+        rows(place, "train", data), lambda where, row: Example(*task.read_texts(row, known, where), gold=None)
+    )
+
+
+def _read_all(
+    rows: Iterable[tuple[str, dict[str, Any]]], read: Callable[[str, dict[str, Any]], Example]
+) -> Iterator[Example]:
+    """Each row as `read` has it; when all are read, the faults of those that it refuses are told."""
+    faults: list[str] = []
+    for where, row in rows:
         try:
-            example = task.read(row, known, where)
-            yield task.check(example, where) if data.labels else example
+            yield read(where, row)
         except InputError as error:
             faults += error.faults
     if faults:
         more = len(faults) - MOST_FAULTS
         told = faults if more <= 0 else [*faults[:MOST_FAULTS], f"… and {more:,} rows more like these"]
         raise InputError(*told)
-    if empty:
-        raise InputError(f"data.where: no row of {place} is kept by {data.where}")
 
 
 def rows(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bertline.artifacts import places
+from bertline.artifacts import run as runs
 from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.task import Tokens
 from bertline.tasks.task import Example, Task
@@ -33,7 +33,7 @@ def survey(recipe: Recipe) -> dict[str, Any]:
     Raises:
         InputError: as `data.load`; or the model has no tokenizer.
     """
-    model_folder = places.model_folder(recipe.model, weights=False)
+    model_folder = runs.model(recipe.model, weights=False)
     with TemporaryDirectory(prefix="bertline-check-") as scratch, model.tokenizer_folder(model_folder) as folder:
         splits = data.make(recipe, Path(scratch))
         tokenizer = splits.task.tokenizer(folder)

@@ -18,7 +18,7 @@ from bertline.launch.train_benchmark.job import Counts, Device
 from bertline.train import model as models
 from bertline.train import prepared
 from bertline.train.batches import Batches
-from bertline.train.losses import Loss
+from bertline.train.losses import Loss, Objective
 from bertline.train.prepared import Prepared
 from bertline.train.progress import Progress
 
@@ -60,9 +60,9 @@ def load(recipe: Recipe, work: Path) -> Prepared:
 def batches(recipe: Recipe, ready: Prepared, ranks: int) -> Batches:
     """The batches of bertline's rank 0."""
     task = ready.splits.task
-    loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
+    objective = Objective(Loss(task.settings, recipe.training, ready.train.windows.targets))
     with models.tokenizer_folder(places.model_folder(recipe.model)) as tokenizer:
-        return Batches(ready.train, loss, task.tokenizer(tokenizer), recipe.training, rank=0, ranks=ranks)
+        return Batches(ready.train, objective, task.tokenizer(tokenizer), recipe.training, rank=0, ranks=ranks)
 
 
 def count(made: Batches) -> Counts:

@@ -11,7 +11,7 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Task
 from bertline.train import sources
 from bertline.train.batches import Batches
-from bertline.train.losses import Loss
+from bertline.train.losses import Loss, Objective
 from tests import encoders
 from tests.train.conftest import encode
 
@@ -70,7 +70,7 @@ def test_the_first_batch(name: str, tmp_path: Path) -> None:
     tokenizer = task.tokenizer(tmp_path)
     split = encode(examples, task, tokenizer)
     batches = Batches(
-        split, Loss(task.settings, recipe.training, split.windows.targets), tokenizer, recipe.training, 0, 1
+        split, Objective(Loss(task.settings, recipe.training, split.windows.targets)), tokenizer, recipe.training, 0, 1
     )
     (micro_batch, *_) = batches.at(0).micro_batches
     inputs = micro_batch.inputs["input_ids"]

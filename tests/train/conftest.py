@@ -94,11 +94,13 @@ def train_here(
 def encode(examples: Sequence[Example], task: Task, tokenizer: Tokenizer) -> Split:
     """Examples as a training split, whose file is there as long as it is mapped."""
     from bertline.train import prepared
+    from bertline.train.mapped import Windows
     from bertline.train.progress import Progress
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "windows.arrow"
-        return prepared.encode("train", examples, task, tokenizer, path, Progress(speaks=False))
+        read = prepared.windows("train", (examples,), task, tokenizer, Progress(speaks=False))
+        return Split("train", examples, Windows.write(path, read))
 
 
 def losses(run: RunFolder) -> list[float]:

@@ -12,7 +12,7 @@ from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train.batches import Batch, Batches, Indices, deal, global_batches
-from bertline.train.losses import Loss
+from bertline.train.losses import Loss, Objective
 from tests.conftest import make_texts
 from tests.train.conftest import encode
 
@@ -62,7 +62,7 @@ def test_ranks_see_the_same_steps_and_figures(model: Path, ranks: int) -> None:
         whole, shares = alone.at(step), [each.at(step) for each in all_ranks]
         assert texts(*shares) == texts(whole)
         counted = [part for share in shares for part in share.micro_batches if part.weight]
-        assert sum(len(part.targets) for part in counted) == whole.terms
+        assert sum(len(part.targets) for part in counted) == whole.terms.labels
         assert sum(int(part.inputs["attention_mask"].sum()) for part in counted) == whole.tokens
         for share in shares:
             assert share.tokens == whole.tokens
@@ -83,7 +83,7 @@ def test_a_rank_without_examples_takes_part_with_no_weight(model: Path) -> None:
     rows = [{"text": "a film", "label": "negative"}, {"text": "a good film", "label": "positive"}]
     batch = batches(model, rows, Training(batch_size=2), rank=2, ranks=3).at(0)
     assert [(part.weight, len(part.targets)) for part in batch.micro_batches] == [(0.0, 1)]
-    assert batch.terms == 2
+    assert batch.terms.labels == 2
 
 
 def test_padding_is_less_than_without_sorting() -> None:
@@ -115,7 +115,7 @@ def batches(model: Path, rows: list[dict[str, str]], training: Training, rank: i
     tokenizer = task.tokenizer(model)
     examples = [Example(row["text"], None, row["label"]) for row in rows]
     split = encode(examples, task, tokenizer)
-    return Batches(split, Loss(settings, training, split.windows.targets), tokenizer, training, rank, ranks)
+    return Batches(split, Objective(Loss(settings, training, split.windows.targets)), tokenizer, training, rank, ranks)
 
 
 def padding(batches: Sequence[Sequence[int] | Indices]) -> float:

@@ -16,7 +16,7 @@ from bertline.train import memory
 from bertline.train import model as models
 from bertline.train.batches import Batches
 from bertline.train.loop import Trainer
-from bertline.train.losses import Loss
+from bertline.train.losses import Loss, Objective
 from tests.conftest import classifier, make_texts
 from tests.train import plain
 from tests.train.conftest import encode, losses, train_here
@@ -87,7 +87,7 @@ def test_a_micro_batch_is_halved_until_it_fits(model: Path) -> None:
     tokenizer = task.tokenizer(model)
     split = encode([Example(row["text"], None, row["label"]) for row in make_texts(4096)], task, tokenizer)
     training = Training(batch_size=4096)
-    loss = Loss(task.settings, training, split.windows.targets)
+    loss = Objective(Loss(task.settings, training, split.windows.targets))
     make_batches = partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(200e6 / torch.cuda.get_device_properties(0).total_memory)

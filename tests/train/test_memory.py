@@ -16,7 +16,7 @@ from bertline.train import memory
 from bertline.train import model as models
 from bertline.train.batches import Batches
 from bertline.train.deepspeed_config import Precision
-from bertline.train.losses import Loss
+from bertline.train.losses import Loss, Objective
 from tests.conftest import classifier, make_texts
 from tests.train.conftest import encode
 
@@ -42,12 +42,12 @@ def limited(model: nn.Module, seen: list[int]) -> nn.Module:
     return model
 
 
-def trial(model: Path, training: Training) -> tuple[Task, Loss, Callable[[Training], Batches]]:
+def trial(model: Path, training: Training) -> tuple[Task, Objective, Callable[[Training], Batches]]:
     """What `memory.fit` is given for 64 texts."""
     task = catalog.make(classifier())
     tokenizer = task.tokenizer(model)
     split = encode([Example(row["text"], None, row["label"]) for row in make_texts(64)], task, tokenizer)
-    loss = Loss(task.settings, training, split.windows.targets)
+    loss = Objective(Loss(task.settings, training, split.windows.targets))
     return task, loss, partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
 
 
@@ -93,7 +93,7 @@ def test_the_heaviest_micro_batch_has_the_longest_texts(model: Path) -> None:
     rows = make_texts(64)
     split = encode([Example(row["text"], None, row["label"]) for row in rows], task, tokenizer)
     training = Training(batch_size=32, micro_batch_size=8)
-    batches = Batches(split, Loss(task.settings, training, split.windows.targets), tokenizer, training, 0, 2)
+    batches = Batches(split, Objective(Loss(task.settings, training, split.windows.targets)), tokenizer, training, 0, 2)
     heaviest = batches.heaviest()
     assert heaviest.inputs["input_ids"].shape == (8, int(split.windows.lengths.max()))
     lengths = heaviest.inputs["attention_mask"].sum(dim=1)

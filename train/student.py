@@ -1,0 +1,81 @@
+"""A student cut from a larger model: a model folder with fewer layers, made once and kept beside the prepared data.
+
+What is cut is a folder, not a model in memory, so that what trains is what anyone reads from the folder afterwards.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from bertline.artifacts import encoder, files
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Student
+
+LAYER = re.compile(r"(?P<before>.*?\blayers?\.)(?P<number>\d+)(?P<after>\..+)")
+"""The name of a layer's tensor: families differ in what stands before the number and after it."""
+COUNTS = ("num_hidden_layers", "n_layers")
+"""What config.json calls the number of layers."""
+
+
+def cut(folder: Path, student: Student, cache: Path) -> Path:
+    """A model folder with the layers that a student keeps, made in `cache` if it is not there; no tokenizer in it.
+
+    Raises:
+        InputError: as `encoder.check`; or the layers cannot be told apart.
+    """
+    kept = student.layers
+    if kept is None:
+        return folder
+    config = encoder.check(folder)
+    named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept}
+    made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
+    if not made.exists():
+        tensors = _renumbered(_tensors(folder), kept, encoder.layers(config), folder)
+        with files.new_folder(made) as temporary:
+            files.write_json(temporary / "config.json", _with_layers(config, len(kept)))
+            save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+    return made
+
+
+def spread(count: int, layers: int) -> list[int]:
+    """`count` of a model's layers, evenly from all over, the first among them."""
+    return [number * layers // count for number in range(count)]
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in encoder.weight_files(folder) for name, tensor in load_file(path).items()}
+
+
+def _renumbered(
+    tensors: dict[str, torch.Tensor], kept: list[int], layers: int, folder: Path
+) -> dict[str, torch.Tensor]:
+    """The tensors without those of other layers; the layers that are kept are counted anew."""
+    numbers = {int(match["number"]) for name in tensors if (match := LAYER.fullmatch(name))}
+    if numbers != set(range(layers)) or kept[-1] >= layers:
+        raise InputError(
+            f"student.layers: {folder} has {layers} layers and weights of {len(numbers)}; a model whose layers share "
+            "their weights is not cut: leave it out"
+        )
+    renamed = {name: _renamed(name, kept) for name in tensors}
+    return {new: tensors[name].contiguous() for name, new in renamed.items() if new is not None}
+
+
+def _renamed(name: str, kept: list[int]) -> str | None:
+    """The name that a tensor has in the student; None where it is not of it."""
+    match = LAYER.fullmatch(name)
+    if match is None:
+        return name
+    number = int(match["number"])
+    return f"{match['before']}{kept.index(number)}{match['after']}" if number in kept else None
+
+
+def _with_layers(config: dict[str, Any], count: int) -> dict[str, Any]:
+    changed = {key: count for key in COUNTS if key in config}
+    if "layer_types" in config:  # what each layer attends to; transformers tells it from the rest where it is absent
+        config = {key: value for key, value in config.items() if key != "layer_types"}
+    return {**config, **changed}
