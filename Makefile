@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-faults test-load test-matrix test-gpu lint format schema bench-train bench-train-accuracy bench-export bench-serve clean
+.PHONY: demo test test-faults test-load test-matrix test-gpu lint format schema bench-train bench-train-accuracy bench-export bench-serve bench-distill clean
 
 demo: .venv/installed  ## train, export, measure and ask a real model on real reviews
 	$(BIN)/bertline demo
@@ -33,6 +33,9 @@ bench-export: .venv/installed runs/demo/run.json  ## bundles beside optimum's fi
 
 bench-serve: .venv/installed bundles/demo/bertline.json  ## what HTTP costs; the machine should be quiet
 	$(BIN)/python -m bertline.launch.serve_benchmark bundles/demo
+
+bench-distill: .venv/installed  ## students with and without a teacher, and what shrink finds; hours for three seeds
+	$(BIN)/python -m bertline.launch.distill_benchmark
 
 bundles/demo/bertline.json: runs/demo/run.json
 	$(BIN)/bertline export runs/demo --max-drop 0.02

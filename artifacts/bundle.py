@@ -132,7 +132,7 @@ class Manifest(TaskSettings):
     variants: list[Variant] = Field([])
     metric: str
     baseline: float
-    """PyTorch's value of the metric on the validation split."""
+    """PyTorch's value of the metric on the validation split; the teacher's, where there is one."""
     value: float
     drop: float
     max_drop: float
@@ -147,6 +147,8 @@ class Manifest(TaskSettings):
     threads: int
     versions: dict[str, str]
     source: Source
+    teacher: Source | None = None
+    """What baseline and drop are held to, where that is another model than the source: a student's teacher."""
     golden: list[Golden]
     """What the chosen model answers; `variants` hold what theirs do."""
     packing: Packing | None = None

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
-from bertline.artifacts import encoder, files, places, run, tables, task
+from bertline.artifacts import bundle, encoder, files, places, run, tables, task
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Input, Long, ProblemType, TaskName, TaskSettings
 
@@ -446,8 +446,9 @@ def _model_faults(raw: dict[str, Any]) -> Iterator[str]:
     except InputError as error:
         yield from (f"model: {fault}" for fault in error.faults)
     try:
-        if raw.get("teacher") is not None:
-            _config(raw["teacher"])
+        teacher = raw.get("teacher")
+        if teacher is not None and not (Path(teacher).expanduser() / bundle.MANIFEST).is_file():
+            _config(teacher)
     except InputError as error:
         yield from (f"teacher: {fault}" for fault in error.faults)
 

@@ -41,6 +41,7 @@ class Account:
 
 def describe(
     origin: Origin,
+    teacher: Origin | None,
     bundle: Path,
     outcome: Outcome,
     proof: Fidelity,
@@ -51,6 +52,7 @@ def describe(
 
     Args:
         origin: what was exported.
+        teacher: what it was held to, where that is not the origin.
         bundle: where it will be.
         outcome: of the contest.
         proof: of the fp32 graph.
@@ -82,6 +84,7 @@ def describe(
         threads=machine.cores(),
         versions=machine.versions(*PACKAGES),
         source=origin.source(bundle),
+        teacher=teacher and teacher.source(bundle),
         golden=[],
         packing=outcome.packing,
         vocabulary=vocabulary,
@@ -139,21 +142,23 @@ def measured_elsewhere(target: str, here: str) -> list[str]:
     return [] if target == here else [f"meant for {target}; latencies and answers were measured on {here}"]
 
 
-def answer(bundle: Path, manifest: Manifest, pytorch: Mapping[str, float]) -> dict[str, Any]:
+def answer(bundle: Path, manifest: Manifest, outcome: Outcome) -> dict[str, Any]:
     """The `export` JSON."""
     told = manifest.model_dump(mode="json", include=ANSWERED)
     chosen = next(one.name for one in manifest.candidates if one.chosen)
     measured_on = manifest.machine.cpu_class
     return {
-        "bundle": str(bundle), "chosen": chosen, **told, "measured_on": measured_on, "pytorch_p50_ms": dict(pytorch)
+        "bundle": str(bundle), "chosen": chosen, **told, "measured_on": measured_on,
+        "pytorch_p50_ms": outcome.pytorch, "pytorch_size_bytes": outcome.pytorch_bytes,
     }  # fmt: skip
 
 
 def words(manifest: Manifest, bundle: Path) -> list[str]:
     """What came of it, for people."""
     width = max(len(one.name) for one in manifest.candidates)
+    held_to = "PyTorch" if manifest.teacher is None else f"the teacher {manifest.teacher.place}"
     return [
         *(f"{one.name:{width}}  {one.why}" for one in manifest.candidates),
         *(f"note: {notice}" for notice in manifest.notices),
-        f"{bundle}: {manifest.metric} {manifest.value:.4f}, PyTorch {manifest.baseline:.4f}",
+        f"{bundle}: {manifest.metric} {manifest.value:.4f}, {held_to} {manifest.baseline:.4f}",
     ]

@@ -73,7 +73,8 @@ def _metadata(manifest: Manifest) -> dict[str, Any]:
 
 def _pytorch_row(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> list[str]:
     milliseconds = [f"{each:.2f}" for each in pytorch.values()]
-    return ["PyTorch, fp32", f"{manifest.baseline:.4f}", "", f"{size_bytes / 1e6:.1f}", *milliseconds, ""]
+    whose = "" if manifest.teacher is None else " (the teacher)"
+    return [f"PyTorch, fp32{whose}", f"{manifest.baseline:.4f}", "", f"{size_bytes / 1e6:.1f}", *milliseconds, ""]
 
 
 def _row(one: Candidate) -> list[str]:

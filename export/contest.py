@@ -25,7 +25,7 @@ from bertline.export.plans import Plan
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
 from bertline.export.workshop import Workshop
-from bertline.tasks.task import Counts, Output
+from bertline.tasks.task import Counts
 
 ROUNDS = 3
 SHARES = (0.125, 0.375, 0.625, 0.875)
@@ -51,6 +51,8 @@ class Outcome:
     """PyTorch's value of the metric."""
     pytorch: dict[str, float]
     """PyTorch's medians by BATCHxLENGTH."""
+    pytorch_bytes: int
+    """Of its weights."""
     notices: list[str]
     packing: Packing | None = None
     """Of the chosen one's short texts, where that was measured."""
@@ -77,7 +79,7 @@ class Contest:
         with ExitStack() as processes:
             pytorch = p50_ms(self._time(plans, processes))
             self.say(f"pytorch: answering {len(self.origin.texts):,} texts")
-            self._before = self._counts(self._yardstick.outputs(self.origin.texts))
+            self._before = self._counts(self._yardstick)
             if (chosen := self._best()) is None:
                 self._mend(processes)
                 chosen = self._best()
@@ -89,7 +91,9 @@ class Contest:
             others = self._others(chosen)
         trials = list(self._trials.values())
         baseline = value(self.origin, self._before)
-        return Outcome(trials, self._trials[chosen.plan.name], others, self._graphs, baseline, pytorch, self._notices)
+        weighs = self._yardstick.system.size_bytes
+        chosen = self._trials[chosen.plan.name]
+        return Outcome(trials, chosen, others, self._graphs, baseline, pytorch, weighs, self._notices)
 
     def _time(self, plans: Sequence[Plan], processes: ExitStack) -> list[Point]:
         """Make the plans and time them in turns with PyTorch, whose figures are returned."""
@@ -137,7 +141,7 @@ class Contest:
         trial = self._trials[name]
         if trial.score is None:
             self.say(f"{name}: answering {len(self.origin.texts):,} texts")
-            after = self._counts(self._workers[name].outputs(self.origin.texts))
+            after = self._counts(self._workers[name])
             self._trials[name] = trial = replace(trial, score=score(self.origin, self._before, after))
         return trial
 
@@ -165,10 +169,10 @@ class Contest:
         """The fp32 graph: the answers are PyTorch's."""
         return self._trials["fp32"]
 
-    def _counts(self, outputs: Sequence[Output]) -> Counts:
-        """What the scores of the answers are made of."""
+    def _counts(self, worker: Worker) -> Counts:
+        """What the scores of a system's answers are made of."""
         origin = self.origin
-        answered = compare.answers(pytorch(origin), origin.examples, outputs)
+        answered = compare.answers(worker.system, origin.examples, worker.outputs(origin.texts))
         return origin.task.counts(origin.examples, answered)
 
 

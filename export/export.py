@@ -6,6 +6,7 @@ its own. A gate that is not met ends in GateError, and there is no bundle.
 
 import importlib.util
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def export(
     trust: bool = False,
     sign: Path | None = None,
     trim_vocabulary: str | None = None,
+    teacher: str | None = None,
 ) -> dict[str, Any]:
     """Make a bundle of the best candidate that is shown to lose no more than the terms allow.
 
@@ -47,6 +49,7 @@ def export(
         model, trust: of a checkpoint alone, as `gather` takes them.
         sign: the private key to sign the bundle with.
         trim_vocabulary: texts, as `vocabulary.trim` takes them, whose tokens are kept; None to keep all tokens.
+        teacher: the run that candidates are held to instead of the source, which is a student of it.
 
     Returns:
         What `bertline export --json` prints.
@@ -64,16 +67,23 @@ def export(
         origin = sources.read(source, data, gathered)
         terms.check_examples(len(origin.examples))
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
-        # one for both, from now: it imports for seconds, while the model is converted
-        with Worker(contest.pytorch(origin), machine.cores()) as yardstick:
+        judge = origin if teacher is None else replace(sources.read(teacher, data), examples=origin.examples)
+        # from now: they import for seconds, while the model is converted
+        with ExitStack() as stack:
+            yardstick = stack.enter_context(Worker(contest.pytorch(origin), machine.cores()))
+            judging = (
+                yardstick if teacher is None else stack.enter_context(Worker(contest.pytorch(judge), machine.cores()))
+            )
             served, kept = origin, None
             if trim_vocabulary is not None:
                 say(f"trimming the vocabulary to {trim_vocabulary}")
                 served, kept = vocabulary.trim(origin, trim_vocabulary, Path(folder, "trimmed"))
             graphs = exact.make(origin, served, yardstick, Path(folder), say)
-            outcome = _chosen(served, graphs, yardstick, terms, say)
-        told = account.describe(origin, bundle, outcome, graphs.fidelity, terms, kept)
-        result = account.answer(bundle, told.manifest, outcome.pytorch)
+            outcome = _chosen(served, graphs, judging, terms, say)
+        told = account.describe(
+            origin, None if judge is origin else judge, bundle, outcome, graphs.fidelity, terms, kept
+        )
+        result = account.answer(bundle, told.manifest, outcome)
         say(f"sealing {bundle}")
         sealed = seal(bundle, served, told.graphs, told.manifest, result, signer)
     for line in account.words(sealed, bundle):

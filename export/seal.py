@@ -10,7 +10,6 @@ from bertline.artifacts.signature import Sign
 from bertline.bench import report
 from bertline.export import emulation, hugging_face, onnx_files, triton
 from bertline.export.card import card
-from bertline.export.contest import pytorch
 from bertline.export.fidelity import cut
 from bertline.export.graphs import Graph
 from bertline.export.sources import Origin
@@ -57,7 +56,7 @@ def seal(
         split = any(onnx_files.is_external(folder / place) for place in graphs)
         hugging_face.write(folder, origin.folder, manifest, split)
         manifest = answered(folder, manifest, golden_texts(origin.examples))
-        readme = card(manifest, result["pytorch_p50_ms"], pytorch(origin).size_bytes)
+        readme = card(manifest, result["pytorch_p50_ms"], result["pytorch_size_bytes"])
         if triton.MODEL in graphs:
             triton.write(folder, manifest)
             readme += triton.section(folder, manifest)

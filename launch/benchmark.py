@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from bertline.artifacts import bundle, encoder, files, machine, run
-from bertline.artifacts.bundle import Manifest
+from bertline.artifacts.bundle import Manifest, Source
 from bertline.artifacts.errors import InputError
 from bertline.bench import compare, report, systems
 from bertline.bench.systems import System
@@ -30,8 +30,8 @@ def bench(folder: Path, against: Sequence[str], data: Path | None, html: Path | 
 
     Args:
         folder: the bundle.
-        against: runs or models; by default what the bundle was made from. The first is also measured in fp32 on
-            ONNX Runtime, and agreement is with it.
+        against: runs or models; by default what the bundle was held to when it was made. The first is also measured in
+            fp32 on ONNX Runtime, and agreement is with it.
         data: labelled examples; by default the test split of the run that the bundle was made from.
         html: where to write the page; it must not exist.
         say: takes a line of progress.
@@ -63,28 +63,29 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _source(folder: Path, manifest: Manifest) -> Path:
-    """The model that a bundle was made from, if it still is that model."""
-    place = source_place(folder, manifest)
-    if manifest.source.kind == "checkpoint":
+    """The model that a bundle was held to, its source or its teacher, if it still is that model."""
+    source = manifest.teacher or manifest.source
+    place = local_place(folder, source)
+    if source.kind == "checkpoint":
         raise InputError(f"{place}: a DeepSpeed checkpoint: bertline gather it, and name what that makes: --against")
     model = run.model(place)
-    if encoder.weights_sha256(model) != manifest.source.weights_sha256:
+    if encoder.weights_sha256(model) != source.weights_sha256:
         raise InputError(
-            f"{model}: its weights have changed since {folder} was made from them; name what to use: --against"
+            f"{model}: its weights have changed since {folder} was held to them; name what to use: --against"
         )
     return model
 
 
-def source_place(folder: Path, manifest: Manifest) -> str:
-    """What a bundle was made from, as a place that can be opened from here: local ones are recorded relative to it."""
-    place = manifest.source.place
+def local_place(folder: Path, source: Source) -> str:
+    """What a bundle names, as a place that can be opened from here: local ones are recorded relative to it."""
+    place = source.place
     beside = Path(os.path.normpath(folder / place))
     return str(beside) if beside.exists() else place
 
 
 def _examples(folder: Path, manifest: Manifest, data: Path | None) -> list[Example]:
     if data is None:
-        data = run.RunFolder(Path(source_place(folder, manifest))).split("test")
+        data = run.RunFolder(Path(local_place(folder, manifest.source))).split("test")
         if not data.is_file():
             raise InputError(
                 f"{data}: no test split beside what {folder} was made from; name labelled examples: --data"

@@ -26,6 +26,13 @@ model_option = click.option(
 trust_option = click.option(
     "--trust-checkpoint", "trust", is_flag=True, help="Let a DeepSpeed checkpoint's pickles run code as they load."
 )
+gpus_option = click.option("--gpus", type=click.IntRange(1), help="GPUs of this machine to use.  [default: all]")
+ranks_option = click.option(
+    "--ranks", type=click.IntRange(1), help="CPU ranks, where there is no GPU.  [default: one a NUMA node]"
+)
+hostfile_option = click.option(
+    "--hostfile", type=path_type, help="DeepSpeed hostfile: one line a machine, 'NAME slots=GPUS'."
+)
 signature_option = click.option(
     "--trust", "public_key", type=path_type, metavar="PUBLIC_KEY", help="Demand a signature of BUNDLE by this key, PEM."
 )
@@ -56,9 +63,9 @@ def main() -> None:
 @main.command()
 @click.argument("recipe", type=path_type)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe.")
-@click.option("--gpus", type=click.IntRange(1), help="GPUs of this machine to use.  [default: all]")
-@click.option("--ranks", type=click.IntRange(1), help="CPU ranks, where there is no GPU.  [default: one a NUMA node]")
-@click.option("--hostfile", type=path_type, help="DeepSpeed hostfile: one line a machine, 'NAME slots=GPUS'.")
+@gpus_option
+@ranks_option
+@hostfile_option
 @click.option("--run", type=path_type, help="Folder of the run.  [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run.")
 @click.option("--dry-run", is_flag=True, help="Print recipe, DeepSpeed's configuration and the command line.")
@@ -133,6 +140,26 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
     terms = Terms(**{field.name: options.pop(field.name) for field in fields(Terms)})
     bundle = output or Path("triton" if terms.layout == "triton" else "bundles", Path(source).absolute().name)
     result = make(source, bundle, terms, say=_say, **options)
+    if as_json:
+        _print(result, as_json)
+
+
+@main.command()
+@click.argument("place", metavar="RUN", type=path_type)
+@click.option("--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Metric it may lose.")
+@click.option("--unlabelled", metavar="FILE", help="Texts for the students, which RUN labels: file, glob, hub id.")
+@click.option("-o", "--output", type=path_type, metavar="BUNDLE", help="Folder to make.  [default: bundles/NAME-small]")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the students' recipe.")
+@gpus_option
+@ranks_option
+@hostfile_option
+@json_option
+def shrink(place: Path, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Make a bundle of the smallest student of RUN that is shown to lose no more than asked."""
+    from bertline.launch import shrinking
+
+    bundle = output or Path("bundles", f"{place.absolute().name}-small")
+    result = shrinking.shrink(place, bundle, say=_say, **options)
     if as_json:
         _print(result, as_json)
 

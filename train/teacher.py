@@ -7,27 +7,28 @@ entity or an answer is not.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import deepspeed.comm as dist
 import torch
-from torch import nn
 
 import bertline
-from bertline.artifacts import encoder, files
+from bertline.artifacts import bundle, encoder, files
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
+from bertline.serve.engine import Engine
 from bertline.tasks import catalog
 from bertline.tasks.task import Output, Task
 from bertline.tasks.text_classification import TextClassification
 from bertline.tasks.tokens import Encoded, Tokenizer
-from bertline.train import evaluation, model, ranks
+from bertline.train import evaluation, model, ranks, watchdog
 from bertline.train.deepspeed_config import Precision
 from bertline.train.mapped import Outputs, batched
 from bertline.train.memory import AUTOCAST
@@ -35,8 +36,13 @@ from bertline.train.prepared import Prepared
 from bertline.train.progress import Progress
 
 FILE = "outputs.arrow"
+ASKING = "asking the teacher"
 AT_ONCE = 16_384
 """Windows whose outputs are held in memory."""
+
+
+Answering = Callable[[Sequence[Encoded]], list[Output]]
+"""What a teacher gives for windows, on every rank."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,16 @@ class Teacher:
 
     place: str
     folder: Path
+    """A model's, or a bundle's; both hold the tokenizer."""
     task: Task
     """As it was trained for it: how it reads, what it tells apart."""
+    sha256: str
+    """Of what it computes."""
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether an ONNX model answers, and not PyTorch's."""
+        return (self.folder / bundle.MANIFEST).is_file()
 
 
 def find(recipe: Recipe, student: Task) -> Teacher:
@@ -54,10 +68,10 @@ def find(recipe: Recipe, student: Task) -> Teacher:
 
     Raises:
         InputError: it is not there, or does another thing than the student is to learn.
+        DamagedError: a bundle is not as it was sealed.
     """
     assert recipe.teacher is not None
-    folder = runs.model(recipe.teacher)
-    teacher = Teacher(recipe.teacher, folder, catalog.make(_settings(recipe.teacher, folder, student.settings)))
+    teacher = _found(recipe.teacher, student.settings)
     faults = [
         f"teacher: {recipe.teacher} has {name} {theirs!r}; the student is to learn {own!r}"
         for name in ("task", "problem_type", "labels")
@@ -83,7 +97,7 @@ def outputs(
         teacher: who is asked, if nobody has asked it the same before.
         ready: what the student reads.
         tokenizer_folder: the student's.
-        precision: that the teacher computes in.
+        precision: that the teacher computes in; a bundle's has its own.
         batch_size: windows a rank computes at once.
         cache: where what it says is kept.
         progress: shows how far it is.
@@ -95,58 +109,85 @@ def outputs(
         alike = _reads_alike(teacher, own, ready.splits.task, tokenizer_folder)
         folder = cache / f"teacher-{_fingerprint(teacher, own, ready, tokenizer_folder, precision)}"
         if not ranks.from_first(folder.exists):
-            loaded = model.from_folder(teacher.folder, teacher.task.architecture, trained=True)
-            asked = Asked(loaded.to(ranks.device()), teacher.task.tokenizer(own), precision, batch_size, progress)
-            _write(folder, asked.windows(ready) if alike else asked.texts(ready, teacher.task))
+            progress.say(f"asking {teacher.place} about {len(ready.train.windows):,} windows of text")
+            tokenizer = teacher.task.tokenizer(own)
+            answering = (
+                _engine(teacher, progress)
+                if teacher.is_bundle
+                else _model(teacher, tokenizer, precision, batch_size, progress)
+            )
+            _write(folder, _of_windows(answering, ready) if alike else _of_texts(answering, ready, teacher, tokenizer))
     return Outputs(folder / FILE)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A teacher in memory, and how it is asked."""
+def _of_windows(answering: Answering, ready: Prepared) -> Iterator[Output]:
+    """The output for each of the student's windows."""
+    windows = ready.train.windows
+    for first in range(0, len(windows), AT_ONCE):
+        yield from answering(windows[first : first + AT_ONCE])
 
-    model: nn.Module
-    tokenizer: Tokenizer
-    precision: Precision
-    batch_size: int
-    progress: Progress
 
-    def windows(self, ready: Prepared) -> Iterator[Output]:
-        """Its output for each of the student's windows."""
-        windows = ready.train.windows
-        for first in range(0, len(windows), AT_ONCE):
-            yield from self._of(windows[first : first + AT_ONCE])
+def _of_texts(answering: Answering, ready: Prepared, teacher: Teacher, tokenizer: Tokenizer) -> Iterator[Output]:
+    """The output for the text that each of the student's windows is of, all of the teacher's windows taken together."""
+    assert isinstance(teacher.task, TextClassification)
+    of_text: list[Output] = []
+    for some in batched(chain(ready.splits.train, ready.splits.unlabelled), AT_ONCE):
+        windows = tokenizer.encode([example.texts for example in some])
+        of_text += teacher.task.pooled(len(some), windows, answering(windows))
+    yield from (of_text[window.text] for window in ready.train.windows)
 
-    def texts(self, ready: Prepared, task: Task) -> Iterator[Output]:
-        """Its output for the text that each of the student's windows is of, all of its own windows taken together."""
-        assert isinstance(task, TextClassification)
-        of_text: list[Output] = []
-        for some in batched(chain(ready.splits.train, ready.splits.unlabelled), AT_ONCE):
-            windows = self.tokenizer.encode([example.texts for example in some])
-            of_text += task.pooled(len(some), windows, self._of(windows))
-        yield from (of_text[window.text] for window in ready.train.windows)
 
-    def _of(self, windows: Sequence[Encoded]) -> list[Output]:
-        autocast = torch.autocast(ranks.device().type, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST)
+def _model(
+    teacher: Teacher, tokenizer: Tokenizer, precision: Precision, batch_size: int, progress: Progress
+) -> Answering:
+    """A PyTorch model, on each rank's device; each computes its share."""
+    loaded = model.from_folder(teacher.folder, teacher.task.architecture, trained=True).to(ranks.device())
+    autocast = torch.autocast(ranks.device().type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
+
+    def answer(windows: Sequence[Encoded]) -> list[Output]:
         with autocast:
-            return evaluation.outputs(
-                self.model, windows, "asking the teacher", self.tokenizer, self.batch_size, self.progress
-            )
+            return evaluation.outputs(loaded, windows, ASKING, tokenizer, batch_size, progress)
+
+    return answer
 
 
-def _settings(place: str, folder: Path, student: TaskSettings) -> TaskSettings:
-    """What a teacher was trained for: a run has written it down; of another model, what its head tells."""
-    if RunFolder(Path(place).expanduser()).summary.exists():
-        return runs.read_summary(Path(place).expanduser()).alone
+def _engine(teacher: Teacher, progress: Progress) -> Answering:
+    """A bundle's model, on each rank's cores; each computes its share."""
+    engine = Engine.load(teacher.folder, torch.get_num_threads())
+    rank, count = dist.get_rank(), dist.get_world_size()
+
+    def answer(windows: Sequence[Encoded]) -> list[Output]:
+        own, found = range(rank, len(windows), count), []
+        for index in progress.track(own, len(own), ASKING):
+            watchdog.beat(f"{ASKING}, window {index}")
+            found += engine.outputs([windows[index]])
+        shares: list[Any] = [None] * count
+        torch.distributed.all_gather_object(shares, found)
+        return [shares[index % count][index // count] for index in range(len(windows))]
+
+    return answer
+
+
+def _found(place: str, student: TaskSettings) -> Teacher:
+    """What a place holds, and what it was trained for: runs and bundles say so; of another model, its head tells."""
+    local = Path(place).expanduser()
+    if (local / bundle.MANIFEST).is_file():
+        settings = bundle.verify(local).alone
+        return Teacher(place, local, catalog.make(settings), files.sha256(local / bundle.MANIFEST))
+    folder = runs.model(place)
+    sha256 = encoder.weights_sha256(folder)
+    if RunFolder(local).summary.exists():
+        return Teacher(place, folder, catalog.make(runs.read_summary(local).alone), sha256)
     config = encoder.check(folder)
     names = config.get("id2label") or {}
     length = min(student.tokens.max_length, encoder.max_tokens(config))
-    return student.model_copy(
+    settings = student.model_copy(
         update={
             "labels": [str(names[key]) for key in sorted(names, key=int)] if student.labels else [],
             "tokens": student.tokens.model_copy(update={"max_length": length}),
         }
     )
+    return Teacher(place, folder, catalog.make(settings), sha256)
 
 
 def _reads_alike(teacher: Teacher, own: Path, student: Task, tokenizer_folder: Path) -> bool:
@@ -183,7 +224,7 @@ def _write(folder: Path, computed: Iterator[Output]) -> None:
 def _fingerprint(teacher: Teacher, own: Path, ready: Prepared, tokenizer: Path, precision: Precision) -> str:
     package = Path(bertline.__file__).parent
     made_of = {
-        "weights": encoder.weights_sha256(teacher.folder),
+        "teacher": teacher.sha256,
         "tokenizers": [files.sha256(folder / "tokenizer.json") for folder in (own, tokenizer)],
         "settings": [task.settings.model_dump(mode="json") for task in (teacher.task, ready.splits.task)],
         "texts": ready.splits.fingerprint,

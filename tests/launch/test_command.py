@@ -35,6 +35,7 @@ FLAGS = {
         "--sign",
         "--json",
     ],
+    "shrink": ["RUN", "--max-drop", "--unlabelled", "--output", "--set", "--gpus", "--ranks", "--hostfile", "--json"],
     "push": ["BUNDLE", "ORG/NAME", "--dry-run", "--json"],
     "gather": ["CHECKPOINT", "--output", "--model", "--trust-checkpoint", "--json"],
     "bench": ["BUNDLE", "--against", "--data", "--html", "--trust", "--json"],

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Distillation, Training
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings, Tokens
+from bertline.export.export import export
+from bertline.export.terms import Terms as ExportTerms
+from bertline.serve.engine import Engine
 from bertline.tasks.task import IGNORED
 from bertline.train import evaluation, model, student
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective, TeacherLoss, Terms
 from tests import encoders
 from tests.conftest import make_model, make_texts
+from tests.export.conftest import measure_briefly
 from tests.train.conftest import losses, train_here
 
 CLASSES = ["a", "b", "c"]
@@ -186,6 +191,16 @@ def plain_logits(folder: Path, texts: list[str], length: int) -> torch.Tensor:
     return torch.cat([one.logits for one in found])
 
 
+def teaching(seen: list[torch.Tensor]) -> Callable[[Trainer], None]:
+    """Puts into `seen` what the teacher says in each batch of a run."""
+
+    def look(trainer: Trainer) -> None:
+        steps = (trainer.batches.at(step) for step in range(trainer.batches.steps))
+        seen.extend(part.teacher for batch in steps for part in batch.micro_batches if part.teacher is not None)
+
+    return look
+
+
 def farthest(logits: torch.Tensor, known: torch.Tensor) -> float:
     """How far the one of them is from its nearest known ones that is farthest from any."""
     return float((logits[:, None] - known[None]).abs().amax(dim=2).amin(dim=1).max())
@@ -228,6 +243,20 @@ class TestRuns:
         assert losses(train_here(recipe, tmp_path / "second")) == losses(first)
         assert spied == ["validation", "test"]
 
+    def test_a_bundle_may_be_the_teacher(self, teacher: RunFolder, tmp_path: Path) -> None:
+        """Its int8 model is asked, text by text; where the student begins is said by the recipe."""
+        with pytest.MonkeyPatch.context() as patch:
+            measure_briefly(patch)
+            export(str(teacher.path), tmp_path / "bundle", ExportTerms(2.0, quick=True))
+        recipe = write(tmp_path, teacher.path, teacher=str(tmp_path / "bundle"))
+        seen: list[torch.Tensor] = []
+        train_here(recipe, tmp_path / "run", look=teaching(seen))
+        texts = [row["text"] for row in rows("text-classification", 100, 1)]
+        told, bundled = torch.cat(seen), Engine.load(tmp_path / "bundle")
+        known = torch.tensor([bundled.logits((text, None)) for text in texts])
+        assert len(told) == 60
+        assert farthest(told, known) < 1e-5
+
     def test_a_student_that_was_stopped_goes_on(self, teacher: RunFolder, tmp_path: Path) -> None:
         recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), student={"layers": [0]})
         whole = losses(train_here(recipe, tmp_path / "whole"))
@@ -240,12 +269,7 @@ class TestRuns:
         """Of 4 tokens at once the student has a window or more of each text; the teacher has read all 32."""
         recipe = write(tmp_path, teacher.path, teacher=str(teacher.path))
         seen: list[torch.Tensor] = []
-
-        def look(trainer: Trainer) -> None:
-            steps = (trainer.batches.at(step) for step in range(trainer.batches.steps))
-            seen.extend(part.teacher for batch in steps for part in batch.micro_batches if part.teacher is not None)
-
-        train_here(recipe, tmp_path / "run", ["tokens.max_length=4"], look=look)
+        train_here(recipe, tmp_path / "run", ["tokens.max_length=4"], look=teaching(seen))
         texts = [row["text"] for row in rows("text-classification", 100, 1)]
         whole, cut = (plain_logits(teacher.best, texts, length) for length in (32, 4))
         told = torch.cat(seen)

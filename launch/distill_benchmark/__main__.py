@@ -1,0 +1,143 @@
+"""What a teacher is worth: students with and without one, and what `bertline shrink` makes of it, on real reviews.
+
+    python -m bertline.launch.distill_benchmark [--seed N]... [--work DIR] [--json FILE]
+
+Of each seed: a teacher on 4,000 labelled reviews; half of its layers, fine-tuned on the same labels alone; the same
+half, distilled with the rest of the reviews as texts without labels; and the bundle that `shrink` finds, timed in turns
+with the teacher in PyTorch. What is finished in DIR is used as it is, so a run that was cut goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import geometric_mean, mean
+from typing import Any
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from bertline.artifacts import files, places, tables
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts import run as runs
+from bertline.artifacts.run import RunFolder
+from bertline.launch import shrinking, training
+from bertline.launch.shrinking import Say
+from bertline.launch.train_benchmark.report import Command, dated
+
+RECIPE = Path(__file__).with_name("reviews.yaml")
+LAYERS, KEPT = 6, 3
+"""Of the model; of the student that is trained with and without its teacher."""
+STUDENTS = ("training.epochs=3", "training.learning_rate=2e-4")
+MAX_DROP = 0.01
+TEXTS = "texts.jsonl"
+
+
+def measure(seeds: Sequence[int], work: Path, say: Say) -> dict[str, Any]:
+    """Train, distill and shrink with every seed.
+
+    Returns:
+        seeds: of each the test accuracies of teacher, labels alone and distilled, and what shrink found.
+    """
+    write_texts(work / TEXTS)
+    return {"seeds": [one_seed(seed, work / f"seed-{seed}", work / TEXTS, say) for seed in seeds]}
+
+
+def write_texts(path: Path) -> None:
+    """All reviews without their labels; those that a recipe takes with their labels are left out as it is read."""
+    data = recipes.load(RECIPE).data
+    rows = (row for file in places.data_files(data.train) for _, row in tables.rows(file))
+    kept = (row[data.text] for row in rows if all(row[column] == value for column, value in data.where.items()))
+    files.write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in kept))
+
+
+def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
+    """All of one seed, in a folder."""
+    teacher = folder / "teacher"
+    sets = [f"training.seed={seed}"]
+    trained(teacher, sets)
+    labels = trained(folder / "labels-alone", [*sets, f"student.layers={layers()}", *STUDENTS])
+    student = shrinking.student(teacher, KEPT, LAYERS, str(texts), STUDENTS)
+    distilled = runs.read_summary(shrinking.distilled(student, teacher, say, {}))
+    return {
+        "seed": seed,
+        "teacher": runs.read_summary(teacher).test["accuracy"],
+        "labels": labels.test["accuracy"],
+        "distilled": distilled.test["accuracy"],
+        "shrunk": shrunk(teacher, folder / "bundle", texts, say),
+    }
+
+
+def layers() -> list[int]:
+    """Those that the student keeps."""
+    from bertline.train.student import spread
+
+    return spread(KEPT, LAYERS)
+
+
+def trained(folder: Path, sets: Sequence[str]) -> runs.Summary:
+    """A finished run of the benchmark's recipe."""
+    if not RunFolder(folder).summary.exists():
+        training.start(RECIPE, sets, run=folder, resume=RunFolder(folder).recipe.exists())
+    return runs.read_summary(folder)
+
+
+def shrunk(teacher: Path, bundle: Path, texts: Path, say: Say) -> dict[str, Any]:
+    """What shrink finds, as long as no bundle is there, which is never timed twice."""
+    told = bundle.with_suffix(".json")
+    if not told.exists():
+        files.write_json(told, shrinking.shrink(teacher, bundle, MAX_DROP, str(texts), STUDENTS, say))
+    made = json.loads(told.read_bytes())
+    chosen = next(one for one in made["candidates"] if one["chosen"])
+    return {
+        "student": made["curve"][-1]["student"],
+        "candidate": chosen["name"],
+        "value": chosen["value"],
+        "drop_interval": chosen["drop_interval"],
+        "times_pytorch": geometric_mean(made["pytorch_p50_ms"].values()) / geometric_mean(chosen["p50_ms"].values()),
+        "p50_ms": chosen["p50_ms"],
+        "pytorch_p50_ms": made["pytorch_p50_ms"],
+        "curve": made["curve"],
+    }
+
+
+def show(result: Mapping[str, Any]) -> RenderableType:
+    """A table of accuracies and one of bundles."""
+    accuracy = Table("test accuracy", "teacher", "labels alone", "distilled", "less teacher", "less labels alone")
+    rows = [(str(one["seed"]), one["teacher"], one["labels"], one["distilled"]) for one in result["seeds"]]
+    means = [mean(row[column] for row in rows) for column in (1, 2, 3)]  # type: ignore[type-var]
+    for name, *figures in [*rows, ("mean", *means)]:
+        teacher, labels, distilled = (float(figure) for figure in figures)
+        apart = (distilled - teacher, distilled - labels)
+        accuracy.add_row(
+            name, *(f"{one:.4f}" for one in (teacher, labels, distilled)), *(f"{one:+.4f}" for one in apart)
+        )
+    bundles = Table("shrink", "student", "candidate", "drop, 95 %", "times the teacher in PyTorch")
+    for one in result["seeds"]:
+        found = one["shrunk"]
+        low, high = found["drop_interval"]
+        bundles.add_row(
+            str(one["seed"]), found["student"], found["candidate"], f"{low:+.4f} to {high:+.4f}",
+            f"{found['times_pytorch']:.1f}",
+        )  # fmt: skip
+    return Group(accuracy, bundles)
+
+
+@click.command(cls=Command)
+@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Of a trial.  [default: 1, 2, 3]")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("build/bench-distill"), show_default=True)
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
+def main(seeds: tuple[int, ...], work: Path, report: Path | None) -> None:
+    """Distill and shrink a teacher on IMDb reviews, seed by seed."""
+    if report is not None:
+        files.refuse_existing(report)
+    result = dated(measure(seeds or (1, 2, 3), work, Console(stderr=True, highlight=False).print))
+    Console().print(show(result))
+    if report is not None:
+        files.write_json(report, result)
+
+
+if __name__ == "__main__":
+    main()

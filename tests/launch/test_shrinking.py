@@ -1,0 +1,124 @@
+"""`bertline shrink`: a student is distilled, exported and held to its teacher, and used again; what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bertline.artifacts import bundle
+from bertline.artifacts import run as runs
+from bertline.artifacts.errors import GateError, InputError
+from bertline.artifacts.run import RunFolder
+from bertline.launch import shrinking
+from tests.conftest import make_model, make_texts
+from tests.export.conftest import measure_briefly
+from tests.train.conftest import train_here
+
+DROP = 0.2
+"""What 200 examples can tell of a student that learns in a second."""
+
+
+@pytest.fixture(scope="module")
+def teacher(rank: None, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of a model with three layers that has learned its task."""
+    folder = tmp_path_factory.mktemp("shrink")
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_texts(1000, seed=1)))
+    more = [{"text": row["text"]} for row in make_texts(400, seed=2)]
+    (folder / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
+    recipe = {
+        "name": "films", "task": "text-classification", "model": str(make_model(folder / "model", layers=3)),
+        "data": {"train": str(folder / "texts.jsonl"), "take": {"train": 700, "validation": 200, "test": 100}},
+        "tokens": {"max_length": 48},
+        "training": {"epochs": 3, "learning_rate": 2e-3, "batch_size": 32, "precision": "fp32", "dropout": 0.0},
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return train_here(folder / "recipe.yaml", folder / "runs" / "films")
+
+
+def shrink(place: Path, name: str, sets: tuple[str, ...] = (), drop: float = DROP) -> tuple[dict[str, Any], list[str]]:
+    """What is answered and said."""
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        measure_briefly(patch)
+        patch.chdir(place.parents[1])
+        found = shrinking.shrink(Path("runs/films"), Path("bundles", name), drop, "more.jsonl", sets, said.append)
+    return found, said
+
+
+@pytest.fixture(scope="module")
+def shrunk(teacher: RunFolder) -> dict[str, Any]:
+    """What is answered."""
+    assert runs.read_summary(teacher.path).validation["accuracy"] > 0.9
+    return shrink(teacher.path, "films-small")[0]
+
+
+def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
+    folder = teacher.path.parents[1]
+    (passed,) = shrunk["curve"]
+    assert passed["why"].startswith("passes: ")
+    assert (passed["student"], passed["layers"]) == ("1 layer", [0])
+    assert passed["p50_ms"] is not None
+    manifest = bundle.verify(folder / "bundles" / "films-small")
+    assert manifest.teacher is not None
+    assert (folder / "bundles" / "films-small" / manifest.teacher.place).resolve() == teacher.path
+    baseline = runs.read_summary(teacher.path).validation["accuracy"]
+    assert manifest.baseline == pytest.approx(baseline)
+    assert manifest.drop == pytest.approx(baseline - manifest.value)
+    assert (shrunk["baseline"], shrunk["value"]) == (manifest.baseline, manifest.value)
+    assert runs.read_summary(folder / passed["run"]).data["unlabelled"] == 400
+    assert manifest.source.model == "runs/films"
+
+
+def test_a_finished_student_is_used_again_and_another_refused(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
+    student = teacher.path.parents[1] / shrunk["curve"][0]["run"]
+    before = runs.read_summary(student).finished
+    with pytest.raises(InputError, match="bundles/films-small: exists already"):
+        shrink(teacher.path, "films-small")
+    _, said = shrink(teacher.path, "again")
+    assert "runs/films-1-layers is finished already and is used as it is" in said
+    assert runs.read_summary(student).finished == before
+    with pytest.raises(InputError, match="a student of another recipe; move it away, or shrink as it was made"):
+        shrink(teacher.path, "other", ("training.epochs=1",))
+
+
+def test_bench_holds_it_to_its_teacher(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
+    from bertline.launch import benchmark
+
+    folder = teacher.path.parents[1]
+    with pytest.MonkeyPatch.context() as patch:
+        measure_briefly(patch)
+        found = benchmark.bench(folder / "bundles" / "films-small", (), None, None, lambda line: None)
+    by_name = {system["name"]: system for system in found["systems"]}
+    assert by_name["pytorch"]["accuracy"] == pytest.approx(runs.read_summary(teacher.path).test["accuracy"])
+    assert by_name["pytorch"]["size_bytes"] == (teacher.best / "model.safetensors").stat().st_size
+
+
+def test_a_student_that_loses_too_much_is_not_exported(
+    teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that begins with nothing and learns nothing."""
+    monkeypatch.setattr(shrinking, "sizes", lambda layers: [1])
+    place = shutil.copytree(teacher.path, tmp_path / "films")
+    sets = [f"model={teacher.path.parents[1] / 'model'}", "training.learning_rate=1e-9"]
+    with pytest.raises(GateError, match=r"1 layer +value 0\.\d+  drop \+0\.\d+  loses 0\.\d+ in PyTorch already"):
+        shrinking.shrink(place, tmp_path / "bundle", 0.05, None, sets, print)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_path: Path) -> None:
+    place = shutil.copytree(teacher.path, tmp_path / "films")
+    student = shrinking.student(place, 1, 3, None, ["training.seed=7", "training.epochs=1"])
+    assert student.name == "films-1-layers.yaml"
+    with pytest.raises(InputError, match="its data has changed"):
+        shrinking.distilled(student, place, print, {})
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [(2, [1]), (3, [1, 2]), (6, [1, 2, 3, 4, 5]), (12, [2, 4, 6, 8, 10]), (24, [4, 8, 12, 16, 20])],
+)
+def test_sizes(layers: int, expected: list[int]) -> None:
+    assert shrinking.sizes(layers) == expected
