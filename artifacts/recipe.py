@@ -155,6 +155,17 @@ class Student(Section):
     layers: list[Whole] | None = Field(
         None, min_length=1, description="Encoder layers kept, counted from 0, for example [0, 2, 4]. Default: all."
     )
+    attention_heads: Whole | None = Field(
+        None, ge=1, description="Attention heads kept in each layer, those that matter most. Default: all."
+    )
+    intermediate_size: Whole | None = Field(
+        None, ge=1, description="Feed-forward units kept in each layer, those that matter most. Default: all."
+    )
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether parts of layers are left out, which only a trained model can tell the worth of."""
+        return self.attention_heads is not None or self.intermediate_size is not None
 
 
 class Distillation(Section):

@@ -206,7 +206,7 @@ def _dropout(folder: Path, probability: float | None) -> dict[str, Any]:
 
 
 def _freeze(model: nn.Module, freeze: Freeze) -> None:
-    frozen = list(_layers(model)[: freeze.layers])
+    frozen = list(layers(model)[: freeze.layers])
     if freeze.embeddings:
         frozen.append(model.base_model.embeddings)  # type: ignore[union-attr,arg-type]
     for module in frozen:
@@ -224,14 +224,14 @@ def _checkpoint_gradients(model: nn.Module, folder: Path) -> None:
 
 def _depths(model: nn.Module) -> dict[int, int]:
     """How many layers lie above each parameter of the encoder, by its id."""
-    layers = _layers(model)
-    depths = {id(parameter): len(layers) + 1 for parameter in model.base_model.embeddings.parameters()}  # type: ignore[union-attr]
-    for index, layer in enumerate(layers):
-        depths |= {id(parameter): len(layers) - index for parameter in layer.parameters()}
+    own = layers(model)
+    depths = {id(parameter): len(own) + 1 for parameter in model.base_model.embeddings.parameters()}  # type: ignore[union-attr]
+    for index, layer in enumerate(own):
+        depths |= {id(parameter): len(own) - index for parameter in layer.parameters()}
     return depths
 
 
-def _layers(model: nn.Module) -> nn.ModuleList:
+def layers(model: nn.Module) -> nn.ModuleList:
     """The encoder's layers: the one list of modules that is as long as the configuration says they are."""
     count = model.config.num_hidden_layers  # type: ignore[union-attr]
     found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]

@@ -62,11 +62,12 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         ready = prepared.load(recipe, made)
         splits, task = ready.splits, ready.splits.task
         progress.say(describe(splits))
+        tokenizer = task.tokenizer(tokenizer_folder)
+        folder = ranks.from_first(partial(student.prune, folder, recipe, ready, tokenizer, cache))
         objective, ready = taught(recipe, ready, tokenizer_folder, precision, cache, progress)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
         found = resumed_from(run, state, progress) if resume else None
-        tokenizer = task.tokenizer(tokenizer_folder)
         make_batches = partial(
             Batches, ready.train, objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
         )

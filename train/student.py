@@ -1,4 +1,4 @@
-"""A student cut from a larger model: a model folder with fewer layers, made once and kept beside the prepared data.
+"""A student cut from a larger model: a model folder with less in it, made once and kept beside the prepared data.
 
 What is cut is a folder, not a model in memory, so that what trains is what anyone reads from the folder afterwards.
 """
@@ -14,7 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Student
+from bertline.artifacts.recipe import Recipe, Student
+from bertline.tasks.tokens import Tokenizer
+from bertline.train import model, pruning
+from bertline.train.losses import Loss
+from bertline.train.prepared import Prepared
 
 LAYER = re.compile(r"(?P<before>.*?\blayers?\.)(?P<number>\d+)(?P<after>\..+)")
 """The name of a layer's tensor: families differ in what stands before the number and after it."""
@@ -39,6 +43,34 @@ def cut(folder: Path, student: Student, cache: Path) -> Path:
         with files.new_folder(made) as temporary:
             files.write_json(temporary / "config.json", _with_layers(config, len(kept)))
             save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+    return made
+
+
+def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Tokenizer, cache: Path) -> Path:
+    """A model folder without the heads and units that a student does not keep, made in `cache` if it is not there.
+
+    Args:
+        folder: of a model with a trained head.
+        recipe: of the student.
+        ready: the texts that tell what matters.
+        tokenizer: of the model.
+        cache: where it is kept.
+
+    Raises:
+        InputError: as `pruning.prune`; the model has no trained head.
+    """
+    if not recipe.student.is_pruned:
+        return folder
+    kept = recipe.student.model_dump()
+    named = {"weights": encoder.weights_sha256(folder), "kept": kept, "texts": ready.splits.fingerprint}
+    made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
+    if not made.exists():
+        task = ready.splits.task
+        whole = model.from_folder(folder, task.architecture, trained=True)
+        loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
+        pruning.prune(whole, recipe.student, ready.train, loss, tokenizer)
+        with files.new_folder(made) as temporary:
+            whole.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
     return made
 
 
