@@ -155,7 +155,7 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
 @hostfile_option
 @json_option
 def shrink(place: Path, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Make a bundle of the smallest student of RUN that is shown to lose no more than asked."""
+    """Make a bundle of the fastest student of RUN that is shown to lose no more than asked."""
     from bertline.launch import shrinking
 
     bundle = output or Path("bundles", f"{place.absolute().name}-small")

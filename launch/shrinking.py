@@ -1,23 +1,26 @@
-"""`bertline shrink`: the smallest student of a run that is shown to lose no more than asked, as a bundle.
+"""`bertline shrink`: the fastest student of a run that is shown to lose no more than asked, as a bundle.
 
 Sizes are tried from the smallest on: a student is cut from the run, distilled from it, and exported with its drop held
-to the run itself. The first that passes is the fastest, so the search ends there. Each student is a run beside the
-teacher's; one that is finished is used as it is, so that the same command goes on where it was stopped.
+to the run itself. The first that passes has the fewest layers; then half of what each of these holds is taken out, and
+the faster of the two is handed over. Each student is a run beside the teacher's; one that is finished is used as it is,
+so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from bertline.artifacts import encoder, files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError, PreemptedError
-from bertline.artifacts.recipe import Recipe
-from bertline.artifacts.run import RunFolder, Summary
+from bertline.artifacts.recipe import Recipe, Student
+from bertline.artifacts.run import RunFolder
 from bertline.export.choose import ROUNDING
 from bertline.export.export import export
 from bertline.export.terms import Terms
@@ -34,14 +37,69 @@ class Tried:
     """A point of the curve of size against accuracy."""
 
     student: str
+    """Its name."""
     run: str
-    layers: list[int]
+    kept: dict[str, Any]
+    """As `student` of its recipe."""
     value: float
     """The bundle's; PyTorch's where there is no bundle."""
     drop: float
     p50_ms: dict[str, float] | None
     """None where it was not exported."""
     why: str
+
+
+@dataclass(frozen=True)
+class Shrinking:
+    """A run to be shrunk, and how."""
+
+    place: Path
+    """The teacher's run."""
+    bundle: Path
+    terms: Terms
+    unlabelled: str | None
+    overrides: Sequence[str]
+    ranks: dict[str, Any]
+    say: Say
+
+    def attempt(self, kept: Student) -> tuple[Tried, dict[str, Any] | None]:
+        """Distill a student and export it; what became of it, and the export's JSON where it has passed."""
+        self.say(f"{named(kept)}: distilling")
+        folder = distilled(self.student(kept), self.place, self.say, self.ranks)
+        metric = runs.read_summary(self.place).metric
+        best, value = (float(runs.read_summary(one).validation[metric]) for one in (self.place, folder))
+        tried = Tried(named(kept), str(folder), kept.model_dump(), value, round(best - value, 6), None, "")
+        made = None
+        if tried.drop > self.terms.max_drop + ROUNDING:
+            tried = replace(tried, why=f"loses {tried.drop:.4f} in PyTorch already")
+        else:
+            tried, made = self.exported(tried)
+        self.say(f"{tried.student}: {tried.why}")
+        return tried, made
+
+    def student(self, kept: Student) -> Path:
+        """Write the recipe of a student beside the teacher's run, where its own run will be, and return its path."""
+        raw = recipes.read(RunFolder(self.place).recipe).model_dump(mode="json")
+        short = named(kept).replace(", ", "-").replace(" ", "-")
+        path = self.place.with_name(f"{self.place.name}-{short}.yaml")
+        raw["name"] = f"{raw['name']}-{short}"
+        raw["model"] = raw["teacher"] = str(self.place)
+        raw["student"] = kept.model_dump()
+        raw["data"]["unlabelled"] = self.unlabelled
+        raw["training"]["freeze"]["layers"] = 0  # the student's are others
+        recipes.save(Recipe.model_validate(raw), path)
+        recipes.save(recipes.load(path, self.overrides), path)
+        return path
+
+    def exported(self, tried: Tried) -> tuple[Tried, dict[str, Any] | None]:
+        """The student as a bundle of a name that nobody sees, if it passes."""
+        bundle = self.bundle.with_name(f".{self.bundle.name}.{Path(tried.run).name}")
+        try:
+            made = export(tried.run, bundle, self.terms, say=self.say, teacher=str(self.place))
+        except GateError as error:
+            return replace(tried, why=str(error).splitlines()[0]), None
+        measured = {"value": made["value"], "drop": made["drop"], "p50_ms": latencies(made)}
+        return replace(tried, **measured, why=f"passes: {made['chosen']}"), made
 
 
 def shrink(
@@ -53,7 +111,7 @@ def shrink(
     say: Say,
     **ranks: Any,
 ) -> dict[str, Any]:
-    """Make a bundle of the smallest student that is shown to lose at most `max_drop` of the run's metric.
+    """Make a bundle of the fastest student that is shown to lose at most `max_drop` of the run's metric.
 
     Args:
         place: the run, whose data must still be where its recipe says.
@@ -73,50 +131,60 @@ def shrink(
         PreemptedError: training was asked to stop.
     """
     files.refuse_existing(bundle)
-    terms = Terms(max_drop)
+    files.remove_left(bundle)
     teacher = runs.verify(place)
-    terms.check_examples(teacher.data["validation"])
-    layers = encoder.layers(encoder.check(RunFolder(place).best))
+    shrinking = Shrinking(place, bundle, Terms(max_drop), unlabelled, overrides, ranks, say)
+    shrinking.terms.check_examples(teacher.data["validation"])
     curve: list[Tried] = []
-    for count in sizes(layers):
-        say(f"{named(count)} of {layers}")
-        recipe = student(place, count, layers, unlabelled, overrides)
-        folder = distilled(recipe, place, say, ranks)
-        tried, made = exported(folder, place, teacher, bundle, terms, say)
+    passed: list[dict[str, Any]] = []
+    for kept in sizes(encoder.check(RunFolder(place).best)):
+        tried, made = shrinking.attempt(kept)
         curve.append(tried)
-        say(f"{tried.student}: {tried.why}")
         if made is not None:
-            return {**made, "curve": [asdict(one) for one in curve]}
-    raise GateError(
-        f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\n"
-        "More unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would help"
-    )
+            passed.append(made)
+            if (less := halved(kept, RunFolder(place).best)) is not None:
+                tried, made = shrinking.attempt(less)
+                curve.append(tried)
+                passed += [] if made is None else [made]
+            break
+    if not passed:
+        raise GateError(
+            f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
+            "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would help"
+        )
+    fastest = min(passed, key=lambda made: geometric_mean(latencies(made).values()))
+    say(f"{bundle}: made of {fastest['bundle']}")
+    files.publish(Path(fastest["bundle"]), bundle)
+    for made in passed:
+        shutil.rmtree(made["bundle"], ignore_errors=True)
+    return {**fastest, "bundle": str(bundle), "curve": [asdict(one) for one in curve]}
 
 
-def sizes(layers: int) -> list[int]:
-    """How many layers are tried of so many, the fewest first."""
-    return sorted({max(1, round(layers * part / 6)) for part in SIXTHS} & set(range(1, layers)))
-
-
-def named(count: int) -> str:
-    """A student by its layers."""
-    return f"{count} layer{'s' if count > 1 else ''}"
-
-
-def student(place: Path, count: int, layers: int, unlabelled: str | None, overrides: Sequence[str]) -> Path:
-    """Write the recipe of a student beside the teacher's run, where its own run will be, and return its path."""
+def sizes(config: dict[str, Any]) -> list[Student]:
+    """What is tried of a model: sixths of its layers, from all over, the fewest first."""
     from bertline.train.student import spread  # imports torch
 
-    raw = recipes.read(RunFolder(place).recipe).model_dump(mode="json")
-    raw["name"] = f"{raw['name']}-{count}-layers"
-    raw["model"] = raw["teacher"] = str(place)
-    raw["student"] = {"layers": spread(count, layers)}
-    raw["data"]["unlabelled"] = unlabelled
-    raw["training"]["freeze"]["layers"] = 0
-    path = place.with_name(f"{place.name}-{count}-layers.yaml")
-    recipes.save(Recipe.model_validate(raw), path)
-    recipes.save(recipes.load(path, overrides), path)
-    return path
+    layers = encoder.layers(config)
+    counts = {max(1, round(layers * part / 6)) for part in SIXTHS} & set(range(1, layers))
+    return [Student(layers=spread(count, layers)) for count in sorted(counts)]
+
+
+def halved(kept: Student, folder: Path) -> Student | None:
+    """The student with half of the heads and feed-forward units of its layers; None where these cannot be told."""
+    from bertline.train import pruning
+
+    config = encoder.check(folder)
+    if config["model_type"] not in pruning.FAMILIES:
+        return None
+    heads = config.get("num_attention_heads") or config["n_heads"]
+    units = config.get("intermediate_size") or config["hidden_dim"]
+    return kept.model_copy(update={"attention_heads": max(1, heads // 2), "intermediate_size": units // 2})
+
+
+def named(kept: Student) -> str:
+    """A student by its layers, and whether they are whole."""
+    count = len(kept.layers or ())
+    return f"{count} layer{'s' if count > 1 else ''}{', halved' if kept.is_pruned else ''}"
 
 
 def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Path:
@@ -143,25 +211,15 @@ def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Pat
     return folder
 
 
-def exported(
-    folder: Path, place: Path, teacher: Summary, bundle: Path, terms: Terms, say: Say
-) -> tuple[Tried, dict[str, Any] | None]:
-    """What became of a student, and the JSON of its bundle where it has passed."""
-    summary = runs.read_summary(folder)
-    value, best = (float(each.validation[teacher.metric]) for each in (summary, teacher))
-    layers = recipes.read(RunFolder(folder).recipe).student.layers or []
-    known = Tried(named(len(layers)), str(folder), layers, value, round(best - value, 6), None, "")
-    if known.drop > terms.max_drop + ROUNDING:
-        return replace(known, why=f"loses {known.drop:.4f} in PyTorch already"), None
-    try:
-        made = export(str(folder), bundle, terms, say=say, teacher=str(place))
-    except GateError as error:
-        return replace(known, why=str(error).splitlines()[0]), None
-    chosen = next(one for one in made["candidates"] if one["chosen"])
-    passed = {"value": made["value"], "drop": made["drop"], "p50_ms": chosen["p50_ms"]}
-    return replace(known, **passed, why=f"passes: {made['chosen']}"), made
+def latencies(made: dict[str, Any]) -> dict[str, float]:
+    """Of the candidate that was chosen, in milliseconds by BATCHxLENGTH."""
+    (chosen,) = (one for one in made["candidates"] if one["chosen"])
+    return dict(chosen["p50_ms"])
 
 
 def table(curve: Sequence[Tried]) -> str:
     """A line for each student."""
-    return "\n".join(f"  {one.student:9}  value {one.value:.4f}  drop {one.drop:+.4f}  {one.why}" for one in curve)
+    width = max(len(one.student) for one in curve)
+    return "\n".join(
+        f"  {one.student:{width}}  value {one.value:.4f}  drop {one.drop:+.4f}  {one.why}" for one in curve
+    )

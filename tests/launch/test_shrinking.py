@@ -4,6 +4,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ import yaml
 from bertline.artifacts import bundle
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError
+from bertline.artifacts.recipe import Student
 from bertline.artifacts.run import RunFolder
 from bertline.export.terms import Terms
 from bertline.launch import shrinking
+from bertline.launch.shrinking import Shrinking
 from tests.conftest import make_model, make_texts
 from tests.export.conftest import measure_briefly
 from tests.train.conftest import train_here
@@ -60,10 +63,13 @@ def shrunk(teacher: RunFolder) -> dict[str, Any]:
 
 def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
     folder = teacher.path.parents[1]
-    (passed,) = shrunk["curve"]
-    assert passed["why"].startswith("passes: ")
-    assert (passed["student"], passed["layers"]) == ("1 layer", [0])
-    assert passed["p50_ms"] is not None
+    assert [one["student"] for one in shrunk["curve"]] == ["1 layer", "1 layer, halved"]
+    assert shrunk["curve"][1]["kept"] == {"layers": [0], "attention_heads": 2, "intermediate_size": 32}
+    (chosen,) = (one for one in shrunk["candidates"] if one["chosen"])
+    (passed,) = (one for one in shrunk["curve"] if one["p50_ms"] == chosen["p50_ms"])
+    times = [mean(one["p50_ms"].values()) for one in shrunk["curve"] if one["p50_ms"] is not None]
+    assert mean(passed["p50_ms"].values()) == min(times)
+    assert [path.name for path in (folder / "bundles").iterdir()] == ["films-small"]
     manifest = bundle.verify(folder / "bundles" / "films-small")
     assert manifest.teacher is not None
     assert (folder / "bundles" / "films-small" / manifest.teacher.place).resolve() == teacher.path
@@ -71,12 +77,12 @@ def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: 
     assert manifest.baseline == pytest.approx(baseline)
     assert manifest.drop == pytest.approx(baseline - manifest.value)
     assert (shrunk["baseline"], shrunk["value"]) == (manifest.baseline, manifest.value)
-    assert runs.read_summary(folder / passed["run"]).data["unlabelled"] == 400
+    assert runs.read_summary(folder / str(passed["run"])).data["unlabelled"] == 400
     assert manifest.source.model == "runs/films"
 
 
 def test_a_finished_student_is_used_again_and_another_refused(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
-    student = teacher.path.parents[1] / shrunk["curve"][0]["run"]
+    student = teacher.path.parents[1] / str(shrunk["curve"][0]["run"])
     before = runs.read_summary(student).finished
     with pytest.raises(InputError, match="bundles/films-small exists already"):
         shrink(teacher.path, "films-small")
@@ -104,7 +110,7 @@ def test_a_student_that_loses_too_much_is_not_exported(
     teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that begins with nothing and learns nothing."""
-    monkeypatch.setattr(shrinking, "sizes", lambda layers: [1])
+    monkeypatch.setattr(shrinking, "sizes", lambda config: [Student(layers=[0])])
     place = shutil.copytree(teacher.path, tmp_path / "films")
     sets = [f"model={teacher.path.parents[1] / 'model'}", "training.learning_rate=1e-9"]
     with pytest.raises(GateError, match=r"1 layer +value 0\.\d+  drop \+0\.\d+  loses 0\.\d+ in PyTorch already"):
@@ -114,8 +120,9 @@ def test_a_student_that_loses_too_much_is_not_exported(
 
 def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_path: Path) -> None:
     place = shutil.copytree(teacher.path, tmp_path / "films")
-    student = shrinking.student(place, 1, 3, None, ["training.seed=7", "training.epochs=1"])
-    assert student.name == "films-1-layers.yaml"
+    sets = ["training.seed=7", "training.epochs=1"]
+    student = Shrinking(place, tmp_path / "b", Terms(DROP), None, sets, {}, print).student(Student(layers=[0]))
+    assert student.name == "films-1-layer.yaml"
     with pytest.raises(InputError, match="its data has changed"):
         shrinking.distilled(student, place, print, {})
 
@@ -124,5 +131,13 @@ def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_pa
     ("layers", "expected"),
     [(2, [1]), (3, [1, 2]), (6, [1, 2, 3, 4, 5]), (12, [2, 4, 6, 8, 10]), (24, [4, 8, 12, 16, 20])],
 )
-def test_sizes(layers: int, expected: list[int]) -> None:
-    assert shrinking.sizes(layers) == expected
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layers"])
+def test_sizes(key: str, layers: int, expected: list[int]) -> None:
+    found = [kept.layers or [] for kept in shrinking.sizes({key: layers})]
+    assert [len(kept) for kept in found] == expected
+    assert all(kept[0] == 0 and kept[-1] < layers for kept in found)
+
+
+def test_names() -> None:
+    assert shrinking.named(Student(layers=[0])) == "1 layer"
+    assert shrinking.named(Student(layers=[0, 3], attention_heads=6, intermediate_size=768)) == "2 layers, halved"
