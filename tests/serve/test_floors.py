@@ -40,7 +40,17 @@ def test_ray_is_imported_only_where_its_engine_is_asked_for(sealed: Path, tmp_pa
         "import sys; from bertline.launch.command import main; main(sys.argv[1:], standalone_mode=False); "
         "print(*sys.modules)"
     )
-    command = [sys.executable, "-c", script, "predict", sealed, "--in", "in.jsonl", "--out", "out.jsonl"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-c",
+        script,
+        "predict",
+        sealed,
+        "--in",
+        "in.jsonl",
+        "--out",
+        "out.jsonl",
+    ]
     modules = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split()
     assert "bertline.serve.bulk" in modules
     assert "ray" not in modules

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -154,7 +154,11 @@ def test_a_cluster_makes_the_same_file_whatever_dies(machines: Machines, predict
     whole = predicting.contents("whole")
     assert len(whole[0].splitlines()) == ROWS - 2
 
-    deaths = {"none": lambda: None, "worker": lambda: machines.worker(0).kill(), "machine": lambda: machines.lose(0)}
+    deaths: dict[str, Callable[[], object]] = {
+        "none": lambda: None,
+        "worker": lambda: machines.worker(0).kill(),
+        "machine": lambda: machines.lose(0),
+    }
     for name, happen in deaths.items():
         process = predicting.start(name, "ray")
         predicting.wait(name, 2)
