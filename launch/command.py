@@ -219,6 +219,10 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
 @click.option(
     "--errors", type=path_type, help="JSON lines file of bad rows.  [default: the first one ends the command]"
 )
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="ray: on all machines of the cluster that RAY_ADDRESS names.",
+)  # fmt: skip
 @signature_option
 @json_option
 def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:

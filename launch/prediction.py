@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +19,9 @@ from bertline.serve.model import Model
 from bertline.tasks.task import Answer
 from bertline.tasks.tokens import Text, refuse_lone_surrogates
 
+if TYPE_CHECKING:
+    from bertline.serve.cluster.workers import Workers
+
 
 def predict(
     folder: Path,
@@ -23,15 +29,21 @@ def predict(
     source: Path | None,
     target: Path | None,
     errors: Path | None,
+    engine: str,
     as_json: bool,
 ) -> None:
     """Answer each text, or each row of a file, in the order asked.
 
     Raises:
-        InputError: neither texts nor a file, both, an odd number of texts for pairs, a file that exists already, or
-            what `bulk.predict` raises.
+        InputError: neither texts nor a file, both, an odd number of texts for pairs, a file that exists already, the
+            extra [ray] is not installed where its engine is asked for, or what `bulk.predict` raises.
     """
-    _check(texts, source, target, errors)
+    _check(texts, source, target, errors, engine)
+    if engine == "ray" and source is not None and target is not None:
+        # Ray prints on stdout what it has to tell of workers that died
+        with redirect_stdout(sys.stderr), BulkProgress() as progress, _workers(folder, progress.say) as workers:
+            bulk.predict(workers, folder, source, target, errors, progress.say, progress.see)
+        return
     with load(folder) as model:
         if model.bundle.notice:
             _say(f"note: {model.bundle.notice}")
@@ -47,10 +59,12 @@ def predict(
             _show(model, texts, target, as_json)
 
 
-def _check(texts: Sequence[str], source: Path | None, target: Path | None, errors: Path | None) -> None:
+def _check(texts: Sequence[str], source: Path | None, target: Path | None, errors: Path | None, engine: str) -> None:
     """Refuse what makes no sense together, and outputs that cannot be made, before anything is loaded."""
     if bool(texts) == (source is not None):
         raise InputError("nothing to answer, or two things at once: give TEXTs or --in FILE")
+    if engine == "ray" and (source is None or target is None):
+        raise InputError("--engine ray is for files: give --in FILE and --out FILE with it")
     if errors is not None and (source is None or target is None):
         raise InputError("--errors is for files: give --in FILE and --out FILE with it")
     if errors is not None and target is not None and errors.absolute() == target.absolute():
@@ -58,6 +72,19 @@ def _check(texts: Sequence[str], source: Path | None, target: Path | None, error
     if target is not None:
         files.refuse_existing(target)
         formats.check(target)
+
+
+def _workers(folder: Path, say: Callable[[str], None]) -> Workers:
+    """Those of a Ray cluster, which is imported only here.
+
+    Raises:
+        InputError: the extra [ray] is not installed, or as `Workers`.
+    """
+    try:
+        from bertline.serve.cluster.workers import Workers
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed; pip install 'bertline[ray]'") from None
+    return Workers(folder, say)
 
 
 def _answers(model: Model, source: Path) -> Iterator[Answer]:

@@ -20,14 +20,16 @@ def serve(
     """Serve until told to end.
 
     Raises:
-        InputError: the extra [serve] is not installed, or a setting, a bundle or the address is wrong.
+        InputError: the extra [serve], or [tracing] where a variable asks for traces, is not installed; or a setting, a
+            bundle or the address is wrong.
         DamagedError: a bundle is not as it should be.
     """
     try:
         from bertline.serve.http import server
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; pip install 'bertline[serve]'") from None
+    from bertline.serve.http import tracing
     from bertline.serve.http.keys import Keys
     from bertline.serve.http.limits import Limits
 
-    server.run(bundles, host, port, Limits.read(list(limits)), Keys.read(keys), threads, origins)
+    server.run(bundles, host, port, Limits.read(list(limits)), Keys.read(keys), threads, origins, tracing.read())

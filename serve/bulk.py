@@ -1,33 +1,49 @@
 """A file of texts in, a file of answers out, of any size: memory stays flat, all cores are busy, and a kill costs a
 second of work.
 
-Rows are read one after another, answered by `Model.submit` and written in the order of the file; how many are under way
-is bounded by their number and by their characters. What is done stands in a folder beside the output (`Unfinished`)
-until all is, and a second call goes on from there.
+Rows are read one after another, answered by `Model.submit`, or by that of a cluster's `Workers`, and written in the
+order of the file; how many are under way is bounded by their number and by their characters. What is done stands in a
+folder beside the output (`Unfinished`) until all is, and a second call goes on from there.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.tables import Attempt
 from bertline.serve import formats
 from bertline.serve.lanes import Answered
-from bertline.serve.model import Model
 from bertline.serve.unfinished import Unfinished
-from bertline.tasks.task import Answer, Columns
+from bertline.tasks.task import Answer, Columns, Task
+from bertline.tasks.tokens import Text
 
 ROWS = 4096
-"""Rows under way at most: while one lane computes the longest text, the others must not run out of short ones."""
+"""Rows under way at most, for each machine: while one lane computes the longest text, the others must not run out of
+short ones."""
 CHARACTERS = 1 << 24
-"""Characters under way at most, or one text."""
+"""Characters under way at most, for each machine, or one text."""
+
+
+class Answering(Protocol):
+    """A loaded bundle, here or on several machines."""
+
+    @property
+    def task(self) -> Task:
+        """What it answers."""
+
+    @property
+    def machines(self) -> int:
+        """Those that compute."""
+
+    def submit(self, texts: Sequence[Text]) -> list[Future[Answered]]:
+        """Queue texts; a future for each."""
 
 
 class Outcome(NamedTuple):
@@ -50,7 +66,7 @@ class Seen(NamedTuple):
     total: int
 
 
-def answers(model: Model, attempts: Iterable[Attempt], path: Path) -> Iterator[Outcome]:
+def answers(model: Answering, attempts: Iterable[Attempt], path: Path) -> Iterator[Outcome]:
     """What becomes of each row of a file, in its order; few enough are under way to hold."""
     columns = model.task.columns(path)
     pending: deque[tuple[Attempt, int, Future[Answered] | InputError]] = deque()
@@ -59,7 +75,7 @@ def answers(model: Model, attempts: Iterable[Attempt], path: Path) -> Iterator[O
         for attempt in attempts:
             pending.append(_submitted(model, attempt, columns))
             held += pending[-1][1]
-            while len(pending) > ROWS or (held > CHARACTERS and len(pending) > 1):
+            while len(pending) > ROWS * model.machines or (held > CHARACTERS * model.machines and len(pending) > 1):
                 held -= pending[0][1]
                 yield _outcome(*pending.popleft())
         while pending:
@@ -71,7 +87,7 @@ def answers(model: Model, attempts: Iterable[Attempt], path: Path) -> Iterator[O
 
 
 def predict(
-    model: Model,
+    model: Answering,
     bundle: Path,
     source: Path,
     target: Path,
@@ -111,7 +127,9 @@ def predict(
     say(f"{target}: {journal.rows - journal.bad:,} answers{bad}")
 
 
-def _submitted(model: Model, attempt: Attempt, columns: Columns) -> tuple[Attempt, int, Future[Answered] | InputError]:
+def _submitted(
+    model: Answering, attempt: Attempt, columns: Columns
+) -> tuple[Attempt, int, Future[Answered] | InputError]:
     """A row without its content, the characters of its text, and its answer to be."""
     bare = attempt._replace(row={})
     if isinstance(attempt.row, InputError):

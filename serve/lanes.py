@@ -25,6 +25,10 @@ CHARACTERS_A_TOKEN = 4
 """What a text may have for each token of the longest that is packed, before it is read: English has about 4.5."""
 
 
+STAGES = ("queue", "tokenize", "run")
+"""What a text goes through, in order, as `Answered` tells."""
+
+
 class Computed(NamedTuple):
     """Answers of texts that were computed side by side, and the seconds that each step took."""
 

@@ -43,6 +43,9 @@ def load(bundle: str | PathLike[str], threads: int | None = None) -> Model:
 class Model:
     """Answers texts, from any number of threads. A context manager; leaving it ends its threads."""
 
+    machines = 1
+    """This one; see `bulk.Answering`."""
+
     def __init__(self, bundle: Bundle, lanes: Lanes) -> None:
         """Load the model of a bundle, to compute on as many cores as there are lanes, which others may use as well."""
         self.bundle = bundle

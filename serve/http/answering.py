@@ -46,11 +46,13 @@ class Answering:
         expected = lanes.backlog + model.seconds * (len(texts) - 1) / lanes.count
         if lanes.waiting and (lanes.waiting + len(texts) > MOST_WAITING or expected > SHARE * self.limits.seconds):
             raise self._overloaded()
-        answers = asyncio.gather(*map(asyncio.wrap_future, model.submit(texts, perf_counter() + self.limits.seconds)))
+        now = perf_counter()
+        answers = asyncio.gather(*map(asyncio.wrap_future, model.submit(texts, now + self.limits.seconds)))
         try:
             await asyncio.wait((answers,), timeout=SOON)
             if not answers.done():
                 await self._wait(request, answers)
+            request.state.answered = now, answers.result()
             return self._observed(entry, answers.result())
         except TimeoutError:
             self.metrics.rejected.labels("late").inc()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,7 +25,10 @@ from bertline.serve.http.metrics import Metrics
 from bertline.serve.http.observing import Observing
 from bertline.serve.http.refusals import RefusedError
 from bertline.serve.http.shelf import Entry, Shelf
-from bertline.serve.lanes import Answered
+from bertline.serve.lanes import STAGES, Answered
+
+if TYPE_CHECKING:
+    from bertline.serve.http.spans import Spans
 
 HTML = {"/": "index.html", "/docs": "docs.html"}
 FILES = ("page.css", "page.js", "docs.js", "answers.js", "asking.js", "bundle.js", "examples.js", "samples.js")
@@ -142,28 +145,28 @@ class Server:
             raise RefusedError(401, "an API key is asked for here: send the header Authorization: Bearer KEY")
 
     def _entry(self, request: Request) -> Entry:
-        name = request.path_params.get("name")
-        if name is None:
-            return self.shelf.first
+        name = request.path_params.get("name", self.shelf.first.name)
         if name not in self.shelf.entries:
             raise RefusedError(404, f"no model {name!r:.80} here; there are {', '.join(self.shelf.entries)}")
         entry = self.shelf.entries[name]
+        request.state.bundle = name
         version = request.path_params.get("version", entry.version)
         if version != entry.version:
             raise RefusedError(404, f"no version {version!r:.80} of {name} here; there is {entry.version}")
         return entry
 
 
-def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = ()) -> tuple[Starlette, Server]:
+def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | None = None) -> tuple[Starlette, Server]:
     """The ASGI application, and the server behind its routes.
 
     Args:
         shelf: what answers.
         keys: that requests must show.
         origins: of other sites' pages whose scripts may ask; none by default.
+        spans: hear of each request, if any do.
     """
     server = Server(shelf, keys)
-    middleware = [Middleware(Observing, metrics=server.metrics)]
+    middleware = [Middleware(Observing, metrics=server.metrics, spans=spans)]
     if origins:
         headers = ["authorization", "content-type", "x-request-id"]
         middleware.append(
@@ -232,7 +235,7 @@ def _told(entry: Entry) -> dict[str, Any]:
 
 def _headers(entry: Entry, answered: Sequence[Answered]) -> dict[str, str]:
     """Which bundle answered, and the longest of each stage, in milliseconds (W3C Server Timing)."""
-    longest = {stage: max(getattr(one, stage) for one in answered) * 1000 for stage in ("queue", "tokenize", "run")}
+    longest = {stage: max(getattr(one, stage) for one in answered) * 1000 for stage in STAGES}
     timing = ", ".join(f"{stage};dur={ms:.2f}" for stage, ms in longest.items())
     return {"server-timing": timing, "x-bundle-version": entry.version}
 

@@ -7,7 +7,7 @@ from prometheus_client.core import InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from bertline.serve.http.shelf import Shelf
-from bertline.serve.lanes import Answered
+from bertline.serve.lanes import STAGES, Answered
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -42,7 +42,7 @@ class Metrics(Collector):
 
     def observe(self, name: str, answered: Answered) -> None:
         """Count what a text took."""
-        for stage in ("queue", "tokenize", "run"):
+        for stage in STAGES:
             self.stages.labels(name, stage).observe(getattr(answered, stage))
 
     def collect(self) -> list[InfoMetricFamily]:

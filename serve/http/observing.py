@@ -1,16 +1,20 @@
-"""Around every request: an id, a line in the log, its place among the metrics."""
+"""Around every request: an id, a line in the log, its place among the metrics; a span where traces are asked for."""
 
 from __future__ import annotations
 
 import re
 import uuid
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bertline.serve.http.logs import LOGGER
 from bertline.serve.http.metrics import Metrics
+
+if TYPE_CHECKING:
+    from bertline.serve.http.spans import Spans
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """A client's own X-Request-ID that is taken; any other is replaced."""
@@ -19,8 +23,8 @@ ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Observing:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, spans: Spans | None) -> None:
+        self.app, self.metrics, self.spans = app, metrics, spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,7 +50,10 @@ class Observing:
             status = 500
             raise
         finally:
-            self._tell(scope, identity, status, perf_counter() - begun)
+            ended = perf_counter()
+            self._tell(scope, identity, status, ended - begun)
+            if self.spans is not None:
+                self.spans.tell(scope, identity, status, begun, ended)
 
     def _tell(self, scope: Scope, identity: str, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
@@ -21,6 +22,9 @@ from bertline.serve.http.limits import Limits
 from bertline.serve.http.logs import LOGGER
 from bertline.serve.http.shelf import Shelf
 from bertline.serve.lanes import Lanes
+
+if TYPE_CHECKING:
+    from bertline.serve.http.spans import Spans
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
@@ -49,6 +53,7 @@ def run(
     keys: Keys,
     threads: int | None = None,
     origins: Sequence[str] = (),
+    spans: Spans | None = None,
 ) -> None:
     """Answer from bundles until SIGTERM or SIGINT; then take no more, answer what was taken, and return.
 
@@ -60,6 +65,7 @@ def run(
         keys: that are asked for.
         threads: cores to compute on; None for all physical ones that this process may use.
         origins: whose pages may ask.
+        spans: hear of each request, if any do.
 
     Raises:
         InputError: a folder is no bundle, or the address cannot be listened on.
@@ -71,7 +77,7 @@ def run(
         shelf = Shelf(folders, lanes, limits)
         for entry in shelf.entries.values():
             _tell(entry.name, entry.version, entry.bundle.notice)
-        application, server = app.make(shelf, keys, origins)
+        application, server = app.make(shelf, keys, origins, spans)
         config = uvicorn.Config(
             application, http=Connection, loop="uvloop", lifespan="off", log_config=None, access_log=False,
             server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=IDLE_SECONDS, backlog=BACKLOG,
@@ -80,6 +86,8 @@ def run(
         LOGGER.info("listening", extra={"fields": {"url": _url(*listening.getsockname()[:2])}})
         uvloop.run(_serve(_Uvicorn(config), server, listening))
     lanes.close()
+    if spans is not None:
+        spans.close()
     LOGGER.info("ended")
 
 

@@ -32,3 +32,25 @@ def test_floors_1_to_3_import_only_the_base_dependencies() -> None:
     imported = {name for name in json.loads(found) if not name.startswith("_")}
     assert imported - ALLOWED == set()
     assert "tokenizers" in imported
+
+
+def test_ray_is_imported_only_where_its_engine_is_asked_for(sealed: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "a good film"}\n')
+    script = (
+        "import sys; from bertline.launch.command import main; main(sys.argv[1:], standalone_mode=False); "
+        "print(*sys.modules)"
+    )
+    command: list[str | Path] = [
+        sys.executable,
+        "-c",
+        script,
+        "predict",
+        sealed,
+        "--in",
+        "in.jsonl",
+        "--out",
+        "out.jsonl",
+    ]
+    modules = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split()
+    assert "bertline.serve.bulk" in modules
+    assert "ray" not in modules

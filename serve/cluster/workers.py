@@ -1,0 +1,223 @@
+"""The machines of a Ray cluster in a model's place: what `bulk` asks of a loaded bundle, they do.
+
+A row is read, numbered, written and resumed by the same code as without Ray; only computing goes elsewhere. Each
+machine has one worker, an actor that holds the bundle. The queue is that of the lanes (`Lanes`), two a machine: one
+block of texts is computed while the next one is on its way. A worker that dies or cannot be reached is replaced, and
+the block that it had goes to another; a machine that joins takes the place of one that has left.
+
+Ray Data would replace the dead as well. But it reads ahead as far as its object store goes; held to less, and to the
+order of the rows, it was seen to stand still once a machine had left and no other took its place: the blocks that it
+had waited for one, and all that came after them waited for these blocks. Its source is a task, too, from which
+numbers, faults and how far the file was read would have to be carried back as columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from bertline import __version__
+from bertline.artifacts import bundle, files
+from bertline.artifacts.bundle import Packing
+from bertline.artifacts.errors import BertlineError, InputError
+from bertline.serve.cluster.worker import Worker
+from bertline.serve.lanes import Answered, Asked, Computed, Lanes
+from bertline.tasks import catalog
+from bertline.tasks.tokens import Text
+
+ADDRESS = "RAY_ADDRESS"
+DEEP = 2
+"""Blocks that a worker has at once, so that its cores are never idle between two."""
+BLOCK = Packing(tokens=1 << 30, texts=256, gains={})
+"""Texts of any length are sent this many at once: to send takes a millisecond or two, to compute them far longer."""
+TRIES = 5
+"""Workers that may die over a block, and times that none starts on a machine, before that ends the command."""
+SECONDS = 1.0
+"""Between two looks at which machines the cluster has."""
+
+
+class _Seat(NamedTuple):
+    """A worker on its machine."""
+
+    node: str
+    """The machine's id."""
+    host: str
+    worker: Any
+    """A handle of the actor `Worker`."""
+
+
+class Workers:
+    """A worker on each machine; a context manager, which leaves the cluster."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine, and begin to load the bundle.
+
+        Args:
+            folder: of the bundle; at the same path on each machine.
+            say: hears what a person should know.
+
+        Raises:
+            InputError: the folder is no bundle, or there is no cluster.
+            DamagedError: as `bundle.load`.
+        """
+        self.task = catalog.make(bundle.load(folder).manifest)
+        self._load = (folder.resolve(), files.sha256(folder / bundle.MANIFEST), __version__)
+        self._say = say
+        _connect()
+        self.machines = len(list(_nodes()))
+        """As many as there were at the start; that many are used."""
+        if not self.machines:
+            ray.shutdown()
+            raise InputError("the Ray cluster has no machine with a CPU; start one with ray start --address=…")
+        say(f"Ray: {self.machines} {'machine' if self.machines == 1 else 'machines'}")
+        self._seats: dict[str, _Seat] = {}
+        self._idle: SimpleQueue[_Seat] = SimpleQueue()
+        self._fails: Counter[str] = Counter()
+        self._fault: BertlineError | None = None
+        self._closed = threading.Event()
+        self._changing = threading.Lock()
+        self._asked = Asked(self._compute, BLOCK)
+        self._lanes = Lanes(DEEP * self.machines)
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._keeper.start()
+
+    def submit(self, texts: Sequence[Text]) -> list[Future[Answered]]:
+        """Queue texts; a future for each. They fail with InputError or DamagedError where a worker's loading did."""
+        return self._lanes.submit(texts, self._asked)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._closed.set()
+        self._keeper.join()
+        self._lanes.close()
+        ray.shutdown()
+
+    def _keep(self) -> None:
+        """In a thread: see to it that each machine has a worker."""
+        while not self._closed.is_set():
+            for node in _nodes():
+                if node["NodeID"] not in self._seats and len(self._seats) < self.machines:
+                    self._start(node)
+            for gone in self._seats.keys() - {node["NodeID"] for node in _nodes()}:
+                self._lose(self._seats[gone])
+            self._closed.wait(SECONDS)
+
+    def _start(self, node: dict[str, Any]) -> None:
+        cores = node["Resources"]["CPU"]
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        actor = ray.remote(Worker).options(num_cpus=cores, max_concurrency=DEEP, scheduling_strategy=there).remote()
+        seat = _Seat(node["NodeID"], node["NodeManagerHostname"], actor)
+        self._seats[seat.node] = seat
+        actor.load.remote(*self._load, max(1, math.floor(cores))).future().add_done_callback(partial(self._ready, seat))
+
+    def _ready(self, seat: _Seat, loaded: Future[str | None]) -> None:
+        """Called by Ray once a worker has loaded the bundle, or has not."""
+        error = loaded.exception()
+        if error is None:
+            self._fails[seat.node] = 0
+            self._say(f"{seat.host}: ready" + (f"; note: {notice}" if (notice := loaded.result()) else ""))
+            for _ in range(DEEP):
+                self._idle.put(seat)
+            return
+        self._vacate(seat)
+        self._fails[seat.node] += 1
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, BertlineError):
+            self._fault = type(cause)(f"on {seat.host}: {cause}")
+        elif self._fails[seat.node] >= TRIES:
+            self._fault = BertlineError(f"on {seat.host}: no worker starts: {_first_line(cause)}")
+
+    def _compute(self, texts: Sequence[Text], alone: bool) -> Computed:
+        """In a lane: have texts answered by a worker, by another where it dies."""
+        died = ""
+        for _ in range(TRIES):
+            seat = self._take()
+            try:
+                answers = ray.get(seat.worker.answer.remote(texts))
+            except RayTaskError as error:
+                raise error.cause from error
+            except RayError as error:  # the worker, its machine or the way to it is gone; or the answers were
+                died = _first_line(error)
+                self._lose(seat)
+            else:
+                self._idle.put(seat)
+                return Computed(answers, 0.0, 0.0)
+        raise BertlineError(f"{TRIES} workers died, one after another, at the same texts: {died}")
+
+    def _take(self) -> _Seat:
+        """A worker that has nothing to do; waits for one.
+
+        Raises:
+            BertlineError: a worker could not load the bundle.
+            RuntimeError: it was closed meanwhile.
+        """
+        while self._fault is None:
+            with contextlib.suppress(Empty):
+                seat = self._idle.get(timeout=SECONDS)
+                if self._seats.get(seat.node) is seat:
+                    return seat
+            if self._closed.is_set():
+                raise RuntimeError("closed")
+        raise self._fault
+
+    def _lose(self, seat: _Seat) -> None:
+        """Take a worker that does not answer out of use; the keeper starts another."""
+        if self._vacate(seat):
+            self._say(f"{seat.host}: its worker is gone; what it had goes to another")
+            ray.kill(seat.worker)
+
+    def _vacate(self, seat: _Seat) -> bool:
+        """Whether it was this one's, and no other thread saw that first."""
+        with self._changing:
+            return self._seats.get(seat.node) is seat and self._seats.pop(seat.node) is seat
+
+
+def _connect() -> None:
+    """To the cluster that is named, or a new one here.
+
+    Raises:
+        InputError: there is none at that address, or it is of another version of Ray.
+    """
+    address = os.environ.get(ADDRESS, "")
+    _demand_listener(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody of itself
+    try:
+        # without an address, Ray first looks for minutes for one that ran here before
+        ray.init(address or "local", log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(f"{ADDRESS}={address}: {_first_line(error)}" if address else _first_line(error)) from None
+
+
+def _demand_listener(address: str) -> None:
+    """Ask before Ray does, which tries for minutes."""
+    host, found, port = address.rpartition("://")[2].rpartition(":")
+    if found and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise InputError(f"{ADDRESS}={address}: no Ray cluster is there ({error})") from None
+
+
+def _nodes() -> Iterator[dict[str, Any]]:
+    """The machines that are up and may compute."""
+    return (node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0)
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().partition("\n")[0]

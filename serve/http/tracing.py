@@ -1,0 +1,57 @@
+"""Whether OpenTelemetry's standard variables ask for traces; what makes them is imported only where they do."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from bertline.artifacts.errors import InputError
+
+if TYPE_CHECKING:
+    from bertline.serve.http.spans import Spans
+
+EXPORTER = "OTEL_TRACES_EXPORTER"
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+"""Of two, the first one counts."""
+
+
+def read() -> Spans | None:
+    """What tells the spans of requests, or None where no variable asks for that.
+
+    Raises:
+        InputError: the extra [tracing] is not installed, or a variable has a value that cannot be followed.
+    """
+    asking = _asking()
+    if asking is None:
+        return None
+    try:
+        from bertline.serve.http.spans import Spans
+
+        return Spans()
+    except ModuleNotFoundError as error:
+        advice = "pip install 'bertline[tracing]', or unset the variable"
+        raise InputError(f"{asking} asks for traces, and {error.name} is not installed; {advice}") from None
+    except ValueError as error:
+        raise InputError(f"{asking} asks for traces, and another OTEL_ variable is wrong: {error}") from None
+
+
+def _asking() -> str | None:
+    """The variable that asks for traces."""
+    exporter, endpoint, protocol = _first(EXPORTER), _first(*ENDPOINTS), _first(*PROTOCOLS)
+    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if off or not (exporter or endpoint) or (exporter and exporter[1] == "none"):
+        return None
+    if exporter and exporter[1] != "otlp":
+        raise InputError(f"{exporter[0]}={exporter[1]}: traces go to otlp, or to none")
+    if protocol and protocol[1] != "http/protobuf":
+        raise InputError(f"{protocol[0]}={protocol[1]}: traces are sent by http/protobuf, which most receivers take")
+    if endpoint and not (urlsplit(endpoint[1]).scheme in ("http", "https") and urlsplit(endpoint[1]).hostname):
+        raise InputError(f"{endpoint[0]}={endpoint[1]}: not the URL of a receiver, such as http://localhost:4318")
+    return (exporter or endpoint or ("",))[0]
+
+
+def _first(*names: str) -> tuple[str, str] | None:
+    """The first of some variables that is set, and to what; an empty one is none, as the specification has it."""
+    return next(((name, os.environ[name].strip()) for name in names if os.environ.get(name, "").strip()), None)

@@ -1,0 +1,196 @@
+"""Bulk prediction on a Ray cluster: the file that one machine makes, whatever dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic, sleep
+
+import psutil
+import pytest
+
+from bertline import __version__
+from bertline.artifacts import bundle, files
+from bertline.artifacts.errors import InputError
+from bertline.serve.cluster.worker import Worker
+from tests.conftest import make_texts
+
+BERTLINE = str(Path(sys.executable).with_name("bertline"))
+ROWS = 40_000
+HIDDEN = "import sys; sys.modules['ray'] = None\n"
+OTHER_VERSION = "from bertline.serve.cluster import workers; workers.__version__ = '0'\n"
+COMMAND = "from bertline.launch.command import main; main()\n"
+
+
+def test_a_worker_answers_only_from_the_bundle_and_by_the_version_of_the_command(sealed: Path, tmp_path: Path) -> None:
+    worker, sha256 = Worker(), files.sha256(sealed / bundle.MANIFEST)
+    with pytest.raises(InputError, match="is here, 0 where the command runs"):
+        worker.load(sealed, sha256, "0", 1)
+    with pytest.raises(InputError, match="another bundle than where the command runs"):
+        worker.load(sealed, "0" * 64, __version__, 1)
+    with pytest.raises(InputError, match="not a bundle"):
+        worker.load(tmp_path, sha256, __version__, 1)
+    assert worker.load(sealed, sha256, __version__, 1) is None
+    assert [answer["label"] in ("negative", "positive") for answer in worker.answer([("good", None)] * 3)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("begin", "address", "words"),
+    [
+        (HIDDEN, "", "ray is not installed; pip install 'bertline[ray]'"),
+        ("", "127.0.0.1:9", "RAY_ADDRESS=127.0.0.1:9: no Ray cluster is there ([Errno 111] Connection refused)"),
+        ("", "nonsense", "RAY_ADDRESS=nonsense: Invalid address format"),
+    ],
+)
+def test_without_ray_or_a_cluster_it_is_one_line_and_code_2(
+    sealed: Path, tmp_path: Path, begin: str, address: str, words: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
+    done = subprocess.run(
+        [sys.executable, "-c", begin + COMMAND, "predict", sealed, "--in", "in.jsonl", "--out", "out.jsonl", "--engine",
+         "ray"], cwd=tmp_path, env=os.environ | {"RAY_ADDRESS": address}, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, words in done.stderr, len(done.stderr.splitlines())) == (2, True, 1), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+class Machines:
+    """A Ray cluster of a head that computes nothing and of two machines with a core each, all on this one."""
+
+    def __init__(self) -> None:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
+
+    def worker(self, number: int) -> psutil.Process:
+        """The worker of a machine."""
+        (raylet,) = self.nodes[number].all_processes["raylet"]
+        (found,) = [
+            one
+            for one in psutil.Process(raylet.process.pid).children(recursive=True)
+            if one.name().startswith("ray::Worker")
+        ]
+        return found
+
+    def lose(self, number: int) -> None:
+        """A machine goes without a word."""
+        self.cluster.remove_node(self.nodes.pop(number), allow_graceful=False)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's
+        found = Machines()
+        yield found
+        found.cluster.shutdown()
+
+
+class Predicting:
+    """The command, with two files that it answers: rows, some of which are bad."""
+
+    def __init__(self, folder: Path, folder_of_bundle: Path, address: str) -> None:
+        self.folder, self.bundle, self.address = folder, folder_of_bundle, address
+        rows = [json.dumps({"text": row["text"]}) for row in make_texts(ROWS, 3)]
+        rows[7] = rows[ROWS // 2] = "not JSON"
+        (folder / "in.jsonl").write_text("\n".join(rows) + "\n")
+
+    def start(self, name: str, engine: str) -> subprocess.Popen[bytes]:
+        command = [BERTLINE, "predict", str(self.bundle), "--in", "in.jsonl", "--out", f"{name}.jsonl"]
+        with self.log(name).open("wb") as stream:
+            return subprocess.Popen(
+                [*command, "--errors", f"{name}-bad.jsonl", "--engine", engine], cwd=self.folder, stderr=stream,
+                env=os.environ | {"RAY_ADDRESS": self.address}, stdout=subprocess.PIPE,
+            )  # fmt: skip
+
+    def run(self, name: str, engine: str) -> str:
+        """What it said."""
+        return self.end(name, self.start(name, engine))
+
+    def end(self, name: str, process: subprocess.Popen[bytes]) -> str:
+        """What a process said that does well."""
+        shown, _ = process.communicate(timeout=300)
+        said = self.log(name).read_text()
+        assert (process.returncode, shown) == (0, b""), said
+        return said
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def done(self, name: str) -> int:
+        """How many rows an unfinished output has."""
+        path = self.folder / f".{name}.jsonl.unfinished/journal.json"
+        return int(json.loads(path.read_text())["rows"]) if path.exists() else 0
+
+    def wait(self, name: str, machines: int) -> None:
+        """Until it is midway, on so many machines."""
+        deadline = monotonic() + 120
+        while self.done(name) < ROWS // 20 or self.log(name).read_text().count(": ready") < machines:
+            assert monotonic() < deadline
+            sleep(0.01)
+        assert self.done(name) < ROWS
+
+    def contents(self, name: str) -> tuple[bytes, bytes]:
+        return (self.folder / f"{name}.jsonl").read_bytes(), (self.folder / f"{name}-bad.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def predicting(machines: Machines, sealed: Path, tmp_path_factory: pytest.TempPathFactory) -> Predicting:
+    """`whole` is answered already, by the local engine."""
+    found = Predicting(tmp_path_factory.mktemp("cluster"), sealed, machines.cluster.address)
+    found.run("whole", "local")
+    return found
+
+
+@pytest.mark.load
+def test_a_cluster_makes_the_same_file_whatever_dies(machines: Machines, predicting: Predicting) -> None:
+    whole = predicting.contents("whole")
+    assert len(whole[0].splitlines()) == ROWS - 2
+
+    deaths: dict[str, Callable[[], object]] = {
+        "none": lambda: None,
+        "worker": lambda: machines.worker(0).kill(),
+        "machine": lambda: machines.lose(0),
+    }
+    for name, happen in deaths.items():
+        process = predicting.start(name, "ray")
+        predicting.wait(name, 2)
+        happen()
+        assert predicting.done(name) < ROWS
+        said = predicting.end(name, process)
+        counts = [said.count(words) for words in ("Ray: 2 machines", "its worker is gone", ": ready")]
+        assert counts == [1, int(name != "none"), 3 if name == "worker" else 2], said
+        assert predicting.contents(name) == whole
+
+
+@pytest.mark.load
+def test_a_command_that_is_killed_goes_on_with_either_engine(machines: Machines, predicting: Predicting) -> None:
+    for engine in ("local", "ray"):
+        name = f"killed-{engine}"
+        process = predicting.start(name, "ray")
+        predicting.wait(name, len(machines.nodes))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert 0 < predicting.done(name) < ROWS
+        assert "rows done, going on from the next" in predicting.run(name, engine)
+        assert predicting.contents(name) == predicting.contents("whole")
+
+
+@pytest.mark.load
+def test_a_worker_that_cannot_load_the_bundle_ends_the_command(machines: Machines, predicting: Predicting) -> None:
+    arguments = ["predict", str(predicting.bundle), "--in", "in.jsonl", "--out", "other.jsonl", "--engine", "ray"]
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_VERSION + COMMAND, *arguments], cwd=predicting.folder, capture_output=True,
+        env=os.environ | {"RAY_ADDRESS": predicting.address}, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert f"bertline {__version__} is here, 0 where the command runs" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert not (predicting.folder / ".other.jsonl.unfinished").exists()
