@@ -177,6 +177,11 @@ class Distillation(Section):
     weight: float = Field(
         1.0, gt=0, le=1, description="Share of the teacher in the loss; the labels have the rest. Default: 1.0."
     )
+    relations: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of a loss between how tokens relate in both models' last layers. Default: 0, none.",
+    )
 
 
 class Mlflow(Section):

@@ -28,6 +28,7 @@ from bertline.train.evaluation import Split
 from bertline.train.losses import Objective
 from bertline.train.monitors import Monitors
 from bertline.train.progress import Progress
+from bertline.train.relations import Relations
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Trainer:
     """The best evaluation so far, whose model is best/."""
     progress: Progress
     monitors: Monitors
+    relations: Relations | None = None
+    """To a teacher that computes beside the model, where the recipe asks for it."""
     preempted: bool = False
     """A rank was asked to stop; all know of it."""
     taken: "Taken | None" = None
@@ -116,6 +119,8 @@ class Trainer:
             outputs = model.outputs(self.engine, micro_batch.inputs)
             mask = micro_batch.inputs["attention_mask"]
             share = self.objective.share(outputs, micro_batch.targets, micro_batch.teacher, mask, batch.terms)
+            if self.relations is not None:
+                share += self.relations.sum(micro_batch.inputs) / batch.tokens
             loss = share * micro_batch.weight
             watchdog.beat(f"step {step}, backward of micro-batch {number}")
             self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # it averages gradients over ranks

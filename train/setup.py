@@ -40,6 +40,7 @@ from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective, TeacherLoss
 from bertline.train.prepared import Prepared
 from bertline.train.progress import Progress
+from bertline.train.teacher import Teacher
 
 
 @contextmanager
@@ -64,7 +65,8 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         progress.say(describe(splits))
         tokenizer = task.tokenizer(tokenizer_folder)
         folder = ranks.from_first(partial(student.prune, folder, recipe, ready, tokenizer, cache))
-        objective, ready = taught(recipe, ready, tokenizer_folder, precision, cache, progress)
+        named = None if recipe.teacher is None else teacher.find(recipe, task)
+        objective, ready = taught(recipe, named, ready, tokenizer_folder, precision, cache, progress)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
         found = resumed_from(run, state, progress) if resume else None
@@ -77,6 +79,9 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         engine = started_engine(make, found, recipe.training.zero_stage)
         if found is not None:
             state = found[1].model_copy(update={"ranks": state.ranks})
+        relations = None
+        if named is not None and (weight := recipe.distillation.relations):
+            relations = teacher.beside(named, engine.module, ready, tokenizer_folder, weight)
         claim(asked, run, splits, state)
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
@@ -95,6 +100,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
                 best=None if best is None else best[0],
                 progress=progress,
                 monitors=written,
+                relations=relations,
             )
             yield trainer, ready
 
@@ -136,14 +142,19 @@ def check_model(recipe: Recipe, folder: Path) -> None:
 
 
 def taught(
-    recipe: Recipe, ready: Prepared, tokenizer_folder: Path, precision: Precision, cache: Path, progress: Progress
+    recipe: Recipe,
+    named: Teacher | None,
+    ready: Prepared,
+    tokenizer_folder: Path,
+    precision: Precision,
+    cache: Path,
+    progress: Progress,
 ) -> tuple[Objective, Prepared]:
     """What training makes smaller, and the data, with a teacher's outputs where the recipe names one."""
     settings = ready.splits.task.settings
     labels = Loss(settings, recipe.training, ready.train.windows.targets)
-    if recipe.teacher is None:
+    if named is None:
         return Objective(labels), ready
-    named = teacher.find(recipe, ready.splits.task)
     size = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
     outputs = teacher.outputs(named, ready, tokenizer_folder, precision, size, cache, progress)
     distillation = recipe.distillation

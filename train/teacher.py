@@ -15,6 +15,7 @@ from typing import Any
 
 import deepspeed.comm as dist
 import torch
+from torch import nn
 
 import bertline
 from bertline.artifacts import bundle, encoder, files
@@ -34,6 +35,7 @@ from bertline.train.mapped import Outputs, batched
 from bertline.train.memory import AUTOCAST
 from bertline.train.prepared import Prepared
 from bertline.train.progress import Progress
+from bertline.train.relations import Relations
 
 FILE = "outputs.arrow"
 ASKING = "asking the teacher"
@@ -118,6 +120,31 @@ def outputs(
             )
             _write(folder, _of_windows(answering, ready) if alike else _of_texts(answering, ready, teacher, tokenizer))
     return Outputs(folder / FILE)
+
+
+def beside(teacher: Teacher, student: nn.Module, ready: Prepared, tokenizer_folder: Path, weight: float) -> Relations:
+    """A teacher that computes beside its student, for what is too much to keep.
+
+    Args:
+        teacher: a PyTorch model that reads what the student reads.
+        student: as DeepSpeed's engine holds it.
+        ready: what the student reads.
+        tokenizer_folder: the student's.
+        weight: of the loss.
+
+    Raises:
+        InputError: it is a bundle, or reads otherwise; or as `Relations`.
+    """
+    if teacher.is_bundle:
+        raise InputError(f"distillation.relations: {teacher.place} is a bundle, of which only logits are known")
+    with model.tokenizer_folder(teacher.folder) as own:
+        if not _reads_alike(teacher, own, ready.splits.task, tokenizer_folder):
+            raise InputError(
+                f"distillation.relations: {teacher.place} reads texts as other tokens than the student; give both the "
+                "same tokenizer, tokens.max_length and tokens.stride, or leave it out"
+            )
+    loaded = model.from_folder(teacher.folder, teacher.task.architecture, trained=True).to(ranks.device())
+    return Relations(student, loaded, weight)
 
 
 def _of_windows(answering: Answering, ready: Prepared) -> Iterator[Output]:

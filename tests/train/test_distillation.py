@@ -12,6 +12,7 @@ import torch
 import transformers
 import yaml
 from torch.nn import functional
+from transformers import BertConfig, BertModel
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
@@ -26,6 +27,7 @@ from bertline.tasks.task import IGNORED
 from bertline.train import evaluation, model, student
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective, TeacherLoss, Terms
+from bertline.train.relations import Relations
 from tests import encoders
 from tests.conftest import make_model, make_texts
 from tests.export.conftest import measure_briefly
@@ -45,7 +47,7 @@ def numbers(*shape: int) -> torch.Tensor:
 
 def divergence(teacher: torch.Tensor, own: torch.Tensor) -> float:
     """KL(teacher ‖ student) of one set of logits, written out."""
-    p, q = teacher.double().softmax(0), own.double().softmax(0)
+    p, q = (each.detach().double().softmax(0) for each in (teacher, own))
     return float((p * (p.log() - q.log())).sum())
 
 
@@ -302,6 +304,64 @@ class TestRuns:
         )
         with pytest.raises(InputError, match=r"a trained ForSequenceClassification is needed, and its weights lack"):
             train_here(write(tmp_path, teacher.path, teacher=str(bare)), tmp_path / "run")
+
+
+@pytest.mark.usefixtures("rank")
+class TestRelations:
+    def test_a_copy_of_the_teacher_has_nothing_to_learn_of_it(self, teacher: RunFolder, tmp_path: Path) -> None:
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), distillation={"relations": 10.0})
+        found = losses(train_here(recipe, tmp_path / "run", ["training.warmup_ratio=1.0"]))
+        assert found[0] == pytest.approx(0, abs=1e-5)
+
+    def test_they_come_closer(self, teacher: RunFolder, tmp_path: Path) -> None:
+        kept: Any = {"student": {"layers": [0]}, "distillation": {"relations": 1000.0}}
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), **kept)
+        found = losses(train_here(recipe, tmp_path / "run", ["training.epochs=6"]))
+        assert found[-1] < 0.7 * found[0]
+
+    @pytest.mark.parametrize("size", [1, 16])
+    def test_micro_batches_add_up(self, teacher: RunFolder, tmp_path: Path, size: int) -> None:
+        kept: Any = {"student": {"layers": [0]}, "distillation": {"relations": 100.0}}
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), **kept)
+        found = losses(train_here(recipe, tmp_path / "run", [f"training.micro_batch_size={size}"]))
+        assert found == pytest.approx(losses(train_here(recipe, tmp_path / "whole")), rel=1e-4)
+
+    def test_the_loss_is_the_divergence_of_relations(self, tmp_path: Path) -> None:
+        """Of a narrower student, written out head by head and token by token; padding counts for nothing."""
+        models = [
+            BertModel(BertConfig(hidden_size=width, num_attention_heads=4, num_hidden_layers=2, intermediate_size=16,
+                                 vocab_size=30)).eval()
+            for width in (8, 32)
+        ]  # fmt: skip
+        ids, mask = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        seen: list[list[torch.Tensor]] = []
+        for one in models:
+            states = one(**inputs, output_hidden_states=True).hidden_states[-2]
+            own = one.encoder.layer[-1].attention.self
+            seen.append([own.query(states), own.key(states), own.value(states)])
+        expected = 0.0
+        for student_, teacher_ in zip(*seen, strict=True):
+            for window, length in ((0, 4), (1, 2)):
+                for head in range(4):
+                    parts = [each[window, :length].unflatten(1, (4, -1))[:, head] for each in (student_, teacher_)]
+                    products = [part @ part.T / part.shape[1] ** 0.5 for part in parts]
+                    expected += sum(divergence(products[1][t], products[0][t]) for t in range(length)) / 4 / 3
+        relations = Relations(models[0], models[1], 2.0)
+        models[0](**inputs)
+        found = relations.sum({**inputs})
+        assert found.item() == pytest.approx(2 * expected, rel=1e-4)
+        found.backward()  # type: ignore[no-untyped-call]
+        assert models[0].encoder.layer[-1].attention.self.query.weight.grad is not None
+        assert models[1].encoder.layer[-1].attention.self.query.weight.grad is None
+
+    def test_what_cannot_be_compared_is_refused(self, teacher: RunFolder, tmp_path: Path) -> None:
+        asked: Any = {"teacher": str(teacher.path), "distillation": {"relations": 1.0}}
+        with pytest.raises(InputError, match="reads texts as other tokens than the student; give both the same"):
+            train_here(write(tmp_path, teacher.path, **asked), tmp_path / "run", ["tokens.max_length=16"])
+        modern = model.from_folder(encoders.make("modernbert", tmp_path / "modern"), "")
+        with pytest.raises(InputError, match="not known of a model of type modernbert"):
+            Relations(modern, modern, 1.0)
 
 
 @pytest.mark.parametrize(
