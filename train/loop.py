@@ -120,7 +120,7 @@ class Trainer:
             mask = micro_batch.inputs["attention_mask"]
             share = self.objective.share(outputs, micro_batch.targets, micro_batch.teacher, mask, batch.terms)
             if self.relations is not None:
-                share += self.relations.sum(micro_batch.inputs) / batch.tokens
+                share = share + self.relations.sum(micro_batch.inputs) / batch.tokens
             loss = share * micro_batch.weight
             watchdog.beat(f"step {step}, backward of micro-batch {number}")
             self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # it averages gradients over ranks

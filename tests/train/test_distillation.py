@@ -12,7 +12,7 @@ import torch
 import transformers
 import yaml
 from torch.nn import functional
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForSequenceClassification
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
@@ -329,7 +329,7 @@ class TestRelations:
     def test_the_loss_is_the_divergence_of_relations(self, tmp_path: Path) -> None:
         """Of a narrower student, written out head by head and token by token; padding counts for nothing."""
         models = [
-            BertModel(BertConfig(hidden_size=width, num_attention_heads=4, num_hidden_layers=2, intermediate_size=16,
+            BertForSequenceClassification(BertConfig(hidden_size=width, num_attention_heads=4, num_hidden_layers=2, intermediate_size=16,
                                  vocab_size=30)).eval()
             for width in (8, 32)
         ]  # fmt: skip
@@ -338,7 +338,7 @@ class TestRelations:
         seen: list[list[torch.Tensor]] = []
         for one in models:
             states = one(**inputs, output_hidden_states=True).hidden_states[-2]
-            own = one.encoder.layer[-1].attention.self
+            own = one.bert.encoder.layer[-1].attention.self
             seen.append([own.query(states), own.key(states), own.value(states)])
         expected = 0.0
         for student_, teacher_ in zip(*seen, strict=True):
@@ -352,8 +352,8 @@ class TestRelations:
         found = relations.sum({**inputs})
         assert found.item() == pytest.approx(2 * expected, rel=1e-4)
         found.backward()  # type: ignore[no-untyped-call]
-        assert models[0].encoder.layer[-1].attention.self.query.weight.grad is not None
-        assert models[1].encoder.layer[-1].attention.self.query.weight.grad is None
+        assert models[0].bert.encoder.layer[-1].attention.self.query.weight.grad is not None
+        assert models[1].bert.encoder.layer[-1].attention.self.query.weight.grad is None
 
     def test_what_cannot_be_compared_is_refused(self, teacher: RunFolder, tmp_path: Path) -> None:
         asked: Any = {"teacher": str(teacher.path), "distillation": {"relations": 1.0}}
