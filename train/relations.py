@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from bertline.artifacts.errors import InputError
 from bertline.train import model as models
+from bertline.train.deepspeed_config import Precision
+from bertline.train.memory import AUTOCAST
 
 PROJECTIONS = (
     ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -32,18 +34,20 @@ class Relations:
     Its hooks stay in the student for the life of the run.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, weight: float) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, weight: float, precision: Precision = "fp32") -> None:
         """Watch both.
 
         Args:
             student: as DeepSpeed's engine holds it.
             teacher: on the same device.
             weight: of this loss, beside the others.
+            precision: that the teacher computes in.
 
         Raises:
             InputError: the family of one of them is not known, or their widths do not split into the teacher's heads.
         """
         self.teacher, self.weight = teacher.eval().requires_grad_(False), weight
+        self._dtype = AUTOCAST.get(precision)
         self.heads = int(cast(Any, teacher.config).num_attention_heads)
         self._of_student, self._of_teacher = _Watched(student), _Watched(teacher)
         for watched in (self._of_student, self._of_teacher):
@@ -59,7 +63,8 @@ class Relations:
         Args:
             inputs: of that batch.
         """
-        with torch.no_grad():
+        device = inputs["input_ids"].device.type
+        with torch.no_grad(), torch.autocast(device, self._dtype, enabled=self._dtype is not None):
             models.outputs(self.teacher, inputs)
         mask = inputs["attention_mask"]
         costs = [
@@ -70,10 +75,8 @@ class Relations:
 
     def _cost(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         own, theirs = (self._related(each, mask) for each in (student, teacher))
-        divergence = functional.kl_div(own, theirs, reduction="none", log_target=True).sum(
-            -1
-        )  # (windows, heads, tokens)
-        return (divergence.mean(1) * mask).sum()
+        costs = functional.kl_div(own, theirs, reduction="none", log_target=True).sum(-1)  # (windows, heads, tokens)
+        return (costs.mean(1) * mask).sum()
 
     def _related(self, projected: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(windows, heads, tokens, tokens) log probabilities; nothing relates to padding."""

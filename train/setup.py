@@ -81,7 +81,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
             state = found[1].model_copy(update={"ranks": state.ranks})
         relations = None
         if named is not None and (weight := recipe.distillation.relations):
-            relations = teacher.beside(named, engine.module, ready, tokenizer_folder, weight)
+            relations = teacher.beside(named, engine.module, ready, tokenizer_folder, weight, precision)
         claim(asked, run, splits, state)
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))

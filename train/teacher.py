@@ -122,7 +122,14 @@ def outputs(
     return Outputs(folder / FILE)
 
 
-def beside(teacher: Teacher, student: nn.Module, ready: Prepared, tokenizer_folder: Path, weight: float) -> Relations:
+def beside(
+    teacher: Teacher,
+    student: nn.Module,
+    ready: Prepared,
+    tokenizer_folder: Path,
+    weight: float,
+    precision: Precision,
+) -> Relations:
     """A teacher that computes beside its student, for what is too much to keep.
 
     Args:
@@ -131,6 +138,7 @@ def beside(teacher: Teacher, student: nn.Module, ready: Prepared, tokenizer_fold
         ready: what the student reads.
         tokenizer_folder: the student's.
         weight: of the loss.
+        precision: that the teacher computes in.
 
     Raises:
         InputError: it is a bundle, or reads otherwise; or as `Relations`.
@@ -144,7 +152,7 @@ def beside(teacher: Teacher, student: nn.Module, ready: Prepared, tokenizer_fold
                 "same tokenizer, tokens.max_length and tokens.stride, or leave it out"
             )
     loaded = model.from_folder(teacher.folder, teacher.task.architecture, trained=True).to(ranks.device())
-    return Relations(student, loaded, weight)
+    return Relations(student, loaded, weight, precision)
 
 
 def _of_windows(answering: Answering, ready: Prepared) -> Iterator[Output]:
