@@ -34,9 +34,7 @@ def examples(place: recipes.Places, split: str, data: recipes.Data, task: Task) 
     known = columns(data)
     faults: list[str] = []
     empty = True
-    for where, row in rows(place, split, data):
-        if not _kept(row, data.where):
-            continue
+    for where, row in kept(place, split, data):
         empty = False
         try:
             example = task.read(row, known, where)
@@ -49,6 +47,11 @@ def examples(place: recipes.Places, split: str, data: recipes.Data, task: Task) 
         raise InputError(*told)
     if empty:
         raise InputError(f"data.where: no row of {place} is kept by {data.where}")
+
+
+def kept(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) for each row that `data.where` keeps."""
+    return ((where, row) for where, row in rows(place, split, data) if _kept(row, data.where))
 
 
 def rows(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
