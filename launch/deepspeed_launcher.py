@@ -150,7 +150,8 @@ def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] 
     """
     # an ignored signal stays ignored in DeepSpeed's launchers, which would die of it; the ranks take it again
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    launcher = subprocess.Popen(line, env=variables, stdout=STDERR, start_new_session=True)
+    # close_fds: a lock that was made inheritable is held until the ranks have ended, even if this process is killed
+    launcher = subprocess.Popen(line, env=variables, stdout=STDERR, start_new_session=True, close_fds=False)
 
     def ask() -> None:
         if remotely:

@@ -91,7 +91,7 @@ def _waiting(study: Study) -> list[FrozenTrial]:
 
 
 def _sampler(recipe: Recipe, number: int) -> optuna.samplers.BaseSampler:
-    seed = int(np.random.SeedSequence([recipe.training.seed, number]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence(recipe.training.seed, spawn_key=(number,)).generate_state(1)[0])
     kind = optuna.samplers.TPESampler if recipe.search.sampler == "tpe" else optuna.samplers.RandomSampler
     return kind(seed=seed)
 

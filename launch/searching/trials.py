@@ -15,6 +15,7 @@ Nothing is done twice: a fold whose run.json is there is read, one that was inte
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -165,11 +166,13 @@ class Trials:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    """Nobody else searches there, nor while ranks of ours are left: DeepSpeed's launcher inherits the lock."""
     with (folder / "lock").open("w") as stream:
+        os.set_inheritable(stream.fileno(), True)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"{folder}: another process searches there; wait for it, or end it") from None
+            raise InputError(f"{folder}: another process searches there, or left ranks at work; wait") from None
         yield
 
 

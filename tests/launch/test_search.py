@@ -239,6 +239,28 @@ def test_the_command_is_stopped_and_goes_on(rank: None, plain: Path, tmp_path: P
 
 
 @pytest.mark.faults
+def test_ranks_that_a_kill_has_left_are_waited_for(plain: Path, tmp_path: Path) -> None:
+    arguments = command(tmp_path, plain, grid={"training.learning_rate": [LEARNS]})
+    run = RunFolder(tmp_path / "out/runs/trial-1-fold-1")
+    line = [str(Path(sys.executable).with_name("bertline")), *arguments, "--set", "training.epochs=400"]
+    searching = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while searching.poll() is None and not (run.metrics.exists() and run.metrics.stat().st_size):
+        time.sleep(0.05)
+    searching.kill()
+    searching.wait()
+    refused = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 2
+    assert "left ranks at work" in refused.stderr
+    for _ in range(60):
+        again = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+        if again.returncode != 2:
+            break
+    assert again.returncode == 0, again.stderr
+    assert not run.checkpoints.exists()
+    assert "trial 1/1, fold 2/2" in again.stderr
+
+
+@pytest.mark.faults
 def test_a_whole_search_by_the_command(plain: Path, tmp_path: Path) -> None:
     """Two trials of two folds; stopped once while the second fold of the first trains."""
     arguments = command(tmp_path, plain, grid={"training.learning_rate": [LEARNS, DOES_NOT]})

@@ -108,7 +108,7 @@ def test_every_task_has_folds(tmp_path: Path, kind: str) -> None:
         rows = [{"tokens": [str(index), "Berlin"], "tags": ["O", "B-city"]} for index in range(60)]
         changes = {"task": kind}
     else:
-        answers = ({"text": [], "answer_start": []}, {"text": ["red"], "answer_start": [0]})
+        answers: Rows = [{"text": [], "answer_start": []}, {"text": ["red"], "answer_start": [0]}]
         rows = [{"question": f"{i}?", "context": f"red {i}", "answers": answers[i % 3 > 0]} for i in range(60)]
         changes = {"task": kind}
     asked = recipe(tmp_path, rows, {"folds": 2}, **changes)
