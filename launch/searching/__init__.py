@@ -50,6 +50,6 @@ def search(
         from bertline.launch.searching import results, trials
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; pip install 'bertline[train,search]'") from None
-    found = trials.search(recipe, output or Path("searches", recipe.name), train, say)
+    found = trials.search(recipe, output or Path("searches", recipe.name), trials.one_by_one(train), say)
     results.show(found)
     return found

@@ -8,7 +8,7 @@ the same. https://optuna.readthedocs.io/en/stable/reference/
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,20 @@ def size(search: Search) -> int:
     return len(_combinations(search)) or search.trials
 
 
-def following(study: Study, recipe: Recipe) -> Trial | None:
-    """The trial that was interrupted, else a new one; None when all are done."""
-    begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    done = len(study.get_trials(deepcopy=False)) - len(begun) - len(_waiting(study))
-    if not begun and done >= size(recipe.search):
+def following(study: Study, recipe: Recipe, at_work: Collection[int] = ()) -> Trial | None:
+    """A trial that was interrupted, else a new one; None when there are as many as there are to be.
+
+    Args:
+        study: of them.
+        recipe: of the search.
+        at_work: numbers of trials that are running, not interrupted.
+    """
+    begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    left = [trial for trial in begun if trial.state == TrialState.RUNNING and trial.number not in at_work]
+    if not left and len(begun) >= size(recipe.search):
         return None
-    study.sampler = _sampler(recipe, done)
-    trial = Trial(study, begun[0]._trial_id) if begun else study.ask()
+    study.sampler = _sampler(recipe, left[0].number if left else len(begun))
+    trial = Trial(study, left[0]._trial_id) if left else study.ask()
     for key, value in (recipe.search.grid or recipe.search.space).items():
         _choose(trial, key, value)
     return trial
@@ -84,10 +90,6 @@ def _combinations(search: Search) -> list[dict[str, str]]:
     """Those of a grid, each once, values as JSON; none of a space."""
     values = [list(dict.fromkeys(map(json.dumps, some))) for some in search.grid.values()]
     return [dict(zip(search.grid, each, strict=True)) for each in product(*values)] if search.grid else []
-
-
-def _waiting(study: Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
 
 
 def _sampler(recipe: Recipe, number: int) -> optuna.samplers.BaseSampler:

@@ -17,11 +17,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from optuna import Study, Trial
@@ -39,31 +39,33 @@ from bertline.train import folds
 Train = Callable[[Path, Path, bool], object]
 """Given a recipe, the folder of its run and whether it is there to be resumed: trains."""
 Say = Callable[[str], None]
+Steps = Generator["Job", "BertlineError | None", None]
+"""Of a trial: yields the run of a fold, is sent why it failed, if it did."""
+Engine = Callable[["Trials"], None]
+"""Has the runs of all trials made."""
 
 
-def search(recipe: Recipe, folder: Path, train: Train, say: Say) -> dict[str, Any]:
+def search(recipe: Recipe, folder: Path, engine: Engine, say: Say) -> dict[str, Any]:
     """Run all trials of a search that are not done, and tell what came of it.
 
     Args:
         recipe: of the search.
         folder: of it; one that was begun is gone on with.
-        train: makes the run of a fold.
+        engine: has the runs made.
         say: takes a line of progress.
 
     Returns:
         search.json.
 
     Raises:
-        InputError: of the data or the folder, or as `train`.
+        InputError: of the data or the folder, or as the engine.
         PreemptedError: it was asked to stop, and can go on.
         BertlineError: a run failed before any had succeeded, or every trial failed.
     """
     begin(recipe, folder, say)
     with _locked(folder):
         kept = study.opened(recipe, folder / "study.log")
-        trials = Trials(recipe, folder, train, say, kept)
-        while (trial := study.following(kept, recipe)) is not None:
-            trials.run(trial)
+        engine(Trials(recipe, folder, say, kept))
         found = results.collect(kept, recipe, folder / "best.yaml")
         say(importance.draw(kept, recipe, folder / "importance.svg"))
         recipes.save(results.best_recipe(recipe, found), folder / "best.yaml")
@@ -98,22 +100,56 @@ def begin(recipe: Recipe, folder: Path, say: Say) -> None:
     say(f"{test}; folds (train, validation, held out): {_sizes(facts['folds'])}")
 
 
+class Job(NamedTuple):
+    """The run of a fold."""
+
+    recipe: Path
+    run: Path
+
+
+def do(job: Job, train: Train) -> None:
+    """Make a run that is not there, or go on with it.
+
+    The recipe's file is locked meanwhile, and DeepSpeed's launcher inherits the lock: ranks that are left of a process
+    that was killed are waited for, and two trials with the same settings are not run side by side.
+    """
+    run = RunFolder(job.run)
+    with job.recipe.open("r+") as stream:
+        os.set_inheritable(stream.fileno(), True)
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not run.summary.exists():
+            train(job.recipe, job.run, run.recipe.exists())
+
+
 @dataclass
 class Trials:
-    """What it takes to run a trial."""
+    """The trials of a search; what runs them asks for jobs and tells how they ended."""
 
     recipe: Recipe
     folder: Path
-    train: Train
     say: Say
     study: Study
 
-    def run(self, trial: Trial) -> None:
+    def following(self, at_work: Collection[int] = ()) -> tuple[int, Steps] | None:
+        """The number of a trial that is interrupted or new, and its steps; None where there is none.
+
+        Args:
+            at_work: numbers of those that are neither.
+        """
+        trial = study.following(self.study, self.recipe, at_work)
+        return None if trial is None else (trial.number, self._steps(trial))
+
+    def _steps(self, trial: Trial) -> Steps:
         """Score a trial, fold by fold, until it is given up or done.
 
+        Yields:
+            a run to be made.
+
+        Receives:
+            why it failed, if it did.
+
         Raises:
-            PreemptedError: it was asked to stop, and can go on.
-            BertlineError: its run failed, and none has succeeded yet: it is not the settings.
+            BertlineError: that was no fault of the settings.
         """
         settings, count = study.settings(trial), self.recipe.search.folds
         name = f"trial {trial.number + 1}/{study.size(self.recipe.search)}"
@@ -121,15 +157,11 @@ class Trials:
         scores: list[float] = []
         seconds = 0.0
         for number in range(1, count + 1):
-            try:
-                summary = self._fold(study.number(self.study, trial), settings, number)
-            except PreemptedError:
-                raise PreemptedError(f"{self.folder}: stopped as asked; the same command goes on") from None
-            except InputError:
-                raise
-            except BertlineError as error:
-                self._fail(trial, error)
+            job = self._job(study.number(self.study, trial), settings, number)
+            if not RunFolder(job.run).summary.exists() and (fault := (yield job)) is not None:
+                self._fail(trial, fault)
                 return
+            summary = _cleaned(RunFolder(job.run))
             scores.append(summary.test[summary.metric])
             seconds += summary.seconds
             trial.set_user_attr("seconds", round(seconds, 1))
@@ -142,37 +174,69 @@ class Trials:
                 return
         self.study.tell(trial, float(np.mean(scores)))
 
-    def _fold(self, trial: int, settings: dict[str, Any], number: int) -> Summary:
-        """What the run of a fold was; it is run or resumed if need be."""
+    def _job(self, trial: int, settings: dict[str, Any], number: int) -> Job:
+        """The run of a fold; its recipe is written."""
         name = f"trial-{trial}-fold-{number}"
-        run = RunFolder(self.folder / "runs" / name)
-        if not run.summary.exists():
+        path = self.folder / "recipes" / f"{name}.yaml"
+        if not path.exists():
             recipe = recipes.with_settings(self.recipe, settings | {"name": f"{self.recipe.name}-{name}"})
-            path = self.folder / "recipes" / f"{name}.yaml"
             recipes.save(folds.of(recipe, self.folder / "folds", number), path)
-            self.train(path, run.path, run.recipe.exists())
-        summary = runs.read_summary(run.path)
-        for done_with in (run.best, run.checkpoints, run.path / "splits"):
-            shutil.rmtree(done_with, ignore_errors=True)
-        return summary
+        return Job(path, self.folder / "runs" / name)
 
-    def _fail(self, trial: Trial, error: BertlineError) -> None:
+    def _fail(self, trial: Trial, fault: BertlineError) -> None:
         """Settings may be at fault, a learning rate under which the loss grows; but only where others are not."""
-        if not any((self.folder / "runs").glob("*/run.json")):
-            raise error
+        if isinstance(fault, PreemptedError):
+            raise PreemptedError(f"{self.folder}: stopped as asked; the same command goes on") from None
+        if isinstance(fault, InputError) or not any((self.folder / "runs").glob("*/run.json")):
+            raise fault
         self.study.tell(trial, state=TrialState.FAIL)
-        self.say(f"{error}\ntrial {trial.number + 1}: failed; it counts as one that scores nothing")
+        self.say(f"{fault}\ntrial {trial.number + 1}: failed; it counts as one that scores nothing")
+
+
+def one_by_one(train: Train) -> Engine:
+    """Makes the runs here, one after another."""
+
+    def engine(trials: Trials) -> None:
+        while (following := trials.following()) is not None:
+            _, steps = following
+            job = next(steps, None)
+            while job is not None:
+                job = advance(steps, _fault(job, train))
+
+    return engine
+
+
+def advance(steps: Steps, fault: BertlineError | None) -> Job | None:
+    """The next job of a trial, once the last one has ended; None where there is none."""
+    try:
+        return steps.send(fault)
+    except StopIteration:
+        return None
+
+
+def _fault(job: Job, train: Train) -> BertlineError | None:
+    try:
+        do(job, train)
+    except BertlineError as error:
+        return error
+    return None
+
+
+def _cleaned(run: RunFolder) -> Summary:
+    """What a run was; its weights are for nobody."""
+    summary = runs.read_summary(run.path)
+    for done_with in (run.best, run.checkpoints, run.path / "splits"):
+        shutil.rmtree(done_with, ignore_errors=True)
+    return summary
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Nobody else searches there, nor while ranks of ours are left: DeepSpeed's launcher inherits the lock."""
     with (folder / "lock").open("w") as stream:
-        os.set_inheritable(stream.fileno(), True)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"{folder}: another process searches there, or left ranks at work; wait") from None
+            raise InputError(f"{folder}: another process searches there; wait for it, or end it") from None
         yield
 
 
