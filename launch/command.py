@@ -93,6 +93,10 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--ranks", type=click.IntRange(1), help="CPU ranks, where there is no GPU.  [default: one a NUMA node]")
 @click.option("--hostfile", type=path_type, help="DeepSpeed hostfile: one line a machine, 'NAME slots=GPUS'.")
 @click.option("-o", "--output", type=path_type, metavar="DIR", help="Folder to search in.  [default: searches/NAME]")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="ray: runs side by side on the cluster that RAY_ADDRESS names; --gpus or --ranks are of each.",
+)  # fmt: skip
 @json_option
 def search(recipe: Path, as_json: bool, **options: Any) -> None:
     """Try the settings that RECIPE names, by cross-validation; again, it goes on where it was."""

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -160,7 +161,7 @@ def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] 
             os.killpg(launcher.pid, signal.SIGUSR1)
 
     with _ending(launcher, ask):
-        code = launcher.wait()
+        code = launcher.wait(threading.TIMEOUT_MAX)  # which looks up now and then: Ray interrupts by no real signal
     signal.signal(signal.SIGUSR1, before)
     if code not in (0, 1, 2, PreemptedError.exit_code):
         print(f"a rank ended with {_explain(code)}; its last words are above", file=sys.stderr)

@@ -19,8 +19,8 @@ from bertline.bench import plots
 ENOUGH = 8
 """Trials. Of fewer, a forest of trees learns chance."""
 COLORS = (
-    ":root{--ink:#1b2330;--faint:#c3cad4;--c1:#2f6fdf;font-family:system-ui,sans-serif}"
-    "@media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--faint:#465162;--c1:#6ea2ff}}"
+    ":root{--ink:#1b2330;--faint:#c3cad4;--c1:#2f6fdf;background:#fff}"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--faint:#465162;--c1:#6ea2ff;background:#181e27}}"
 )
 
 
@@ -37,8 +37,9 @@ def draw(study: Study, recipe: Recipe, path: Path) -> str:
         first.add_trial(optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=score))
     shares = get_param_importances(first, evaluator=FanovaImportanceEvaluator(seed=recipe.training.seed))
     bars = [plots.Bar(key, 1, share, f"{share:.0%}") for key, share in shares.items()]
-    title = f"share of the variance of {recipe.metric} on the first fold, {len(trials)} trials"
-    files.write_text(path, _alone(plots.bars("importance", [(title, bars)])))
+    files.write_text(
+        path, _alone(plots.bars("importance", [(f"variance of {recipe.metric}, {len(trials)} trials", bars)]))
+    )
     return f"which keys mattered: {path}"
 
 

@@ -106,7 +106,7 @@ def table(found: Mapping[str, Any]) -> Table:
     """The trials by rank, with mean, spread and cost."""
     keys = list(found["best"]["set"])
     drawn = Table(title=f"{found['metric']} over folds; the best first")
-    for column in ("trial", *keys, "mean", "std", "folds", "cost", ""):
+    for column in ("trial", *_headings(keys), "mean", "std", "folds", "cost", ""):
         drawn.add_column(column, justify="right")
     for row in found["trials"]:
         drawn.add_row(
@@ -121,11 +121,10 @@ def table(found: Mapping[str, Any]) -> Table:
 def conclusion(found: Mapping[str, Any]) -> str:
     """The best in words, and what comes next."""
     best, expected = found["best"], found["estimate"]
-    spread = f" (standard deviation over folds {best['std']:.4f})"
     return (
         f"trial {best['trial']} is the best: {words(best['set'])}\n"
-        f"{found['metric']} {best['mean']:.4f}{spread}; to be expected of new data {expected['value']:.4f}, for having "
-        f"been chosen flatters it by {expected['optimism']:.4f}\n"
+        f"{found['metric']} {best['mean']:.4f}, standard deviation over folds {best['std']:.4f}; to be expected of new "
+        f"data: {expected['value']:.4f}, {expected['optimism']:.4f} being luck of the choice\n"
         f"next: bertline train {best['recipe']}, whose test split no trial has seen"
     )
 
@@ -146,6 +145,12 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
         "seconds": trial.user_attrs.get("seconds", 0.0),
         "state": STATES[trial.state],
     }
+
+
+def _headings(keys: Sequence[str]) -> list[str]:
+    """The last parts of keys, for a table has little room; whole where two end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [short if last.count(short) == 1 else key for short, key in zip(last, keys, strict=True)]
 
 
 def _sign(metric: str) -> int:

@@ -14,7 +14,7 @@ from bertline.launch.command import main
 FLAGS = {
     "train": ["RECIPE", "--set", "--gpus", "--ranks", "--hostfile", "--run", "--resume", "--dry-run", "--json"],
     "check": ["RECIPE", "--set", "--json"],
-    "search": ["RECIPE", "--set", "--gpus", "--ranks", "--hostfile", "--output", "--json"],
+    "search": ["RECIPE", "--set", "--gpus", "--ranks", "--hostfile", "--output", "--engine", "--json"],
     "export": [
         "RUN|MODEL|CHECKPOINT",
         "--output",
