@@ -59,7 +59,7 @@ schema: .venv/installed  ## docs/bertline.schema.json, of the manifest as the co
 # The exact versions of constraints.txt; made again when those or the project's own list change.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --use-pep517 --constraint constraints.txt --editable '.[train,export,serve,openvino,demo,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --use-pep517 --constraint constraints.txt --editable '.[train,search,export,serve,openvino,demo,dev]'
 	touch $@
 
 clean:

@@ -7,14 +7,14 @@ outside itself (files, columns, a model's positions) is checked with it, as far 
 import copy
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
-from bertline.artifacts import bundle, encoder, files, places, run, tables, task
+from bertline.artifacts import bundle, dotted, encoder, files, places, run, searched, tables, task
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Input, Long, ProblemType, TaskName, TaskSettings
 
@@ -193,6 +193,25 @@ class Mlflow(Section):
     experiment: StrictStr = Field("bertline", min_length=1, description="MLflow's experiment. Default: bertline.")
 
 
+class Search(Section):
+    """What `bertline search` tries. Keys are dotted, as `--set` has them. See docs/search.md."""
+
+    folds: Whole = Field(3, ge=2, description="Parts of the data, each held out once. Default: 3.")
+    groups: StrictStr | None = Field(
+        None, description="Column: rows that have the same value in it are in one fold. Default: none."
+    )
+    grid: dict[StrictStr, Any] = Field(
+        {}, description="Values by key: every combination is a trial. Default: none, see space."
+    )
+    space: dict[StrictStr, Any] = Field(
+        {}, description="By key, values or {low, high, log} that the sampler chooses from. Default: none, see grid."
+    )
+    trials: Whole = Field(20, ge=1, description="Combinations that are chosen from space. Default: 20.")
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="Optuna's that chooses from space: tpe learns from the trials before. Default: tpe."
+    )
+
+
 class Recipe(Section):
     """All of a run. See docs/recipe.md."""
 
@@ -215,6 +234,7 @@ class Recipe(Section):
     training: Training = Training()
     deepspeed: dict[str, Any] = Field({}, description="Merged last into DeepSpeed's configuration. Default: nothing.")
     mlflow: Mlflow = Mlflow()
+    search: Search = Search()
 
     @property
     def metric(self) -> str:
@@ -249,8 +269,13 @@ COLUMNS = {
 """Those that the examples of a task must have."""
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: Path, overrides: Sequence[str] = (), searches: bool = False) -> Recipe:
     """Read a recipe, apply `KEY=VALUE` overrides (dotted keys, YAML values) and check it.
+
+    Args:
+        path: YAML file.
+        overrides: KEY=VALUE.
+        searches: whether it must say what to search.
 
     Raises:
         InputError: every fault of the recipe and of what it names.
@@ -263,6 +288,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     faults = _schema_faults(raw)
     sound = _without(raw, faults)
     sentences = [*faults.values(), *_task_faults(sound), *_data_faults(sound), *_model_faults(sound)]
+    sentences += searched.faults(sound, searches, _schema_faults, lambda raw: [*_task_faults(raw), *_model_faults(raw)])
     if sentences:
         raise InputError(*(f"{path}: {sentence}" for sentence in sentences))
     return Recipe.model_validate(raw)
@@ -271,6 +297,21 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def read(path: Path) -> Recipe:
     """Read the resolved recipe of a run, without looking for what it names: that may be gone since."""
     return Recipe.model_validate(_read(path))
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values of dotted keys."""
+    raw = recipe.model_dump(mode="json")
+    for key, value in settings.items():
+        dotted.put(raw, key, value)
+    return Recipe.model_validate(raw)
+
+
+def differences(now: Recipe, then: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys in which two recipes differ, with both values."""
+    ours, theirs = (dict(dotted.flat(recipe.model_dump(mode="json"))) for recipe in (now, then))
+    keys = sorted({*ours, *theirs})
+    return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 
 def dump(recipe: Recipe) -> str:
@@ -314,18 +355,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    *parents, last = key.split(".")
-    if not equals or not all((*parents, last)):
+    if not equals or not all(key.split(".")):
         raise InputError(f"--set {override}: not KEY=VALUE, for example training.learning_rate=3e-5")
-    section = raw
-    for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise InputError(f"--set {override}: {parent} is a value, it has no keys of its own")
     try:
-        section[last] = yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
+        dotted.put(raw, key, yaml.load(value, _Loader))  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise InputError(f"--set {override}: {value!r} is not YAML: {' '.join(str(error).split())}") from None
+    except InputError as error:
+        raise InputError(f"--set {override}: {error}") from None
 
 
 def _schema_faults(raw: dict[str, Any]) -> dict[str, str]:
@@ -438,6 +475,7 @@ def _data_faults(raw: dict[str, Any]) -> Iterator[str]:
     needed = {f"data.{key}": data.get(key, key) for key in COLUMNS.get(raw.get("task", ""), ())}
     needed["data.text_pair"] = data.get("text_pair")
     needed |= {f"data.where.{column}": column for column in data.get("where", {})}
+    groups = {"search.groups": (raw.get("search") or {}).get("groups")}
     for split in ("train", "validation", "test"):
         place = data.get(split)
         if place is None or (isinstance(place, str) and places.is_hub_id(place)):
@@ -449,7 +487,7 @@ def _data_faults(raw: dict[str, Any]) -> Iterator[str]:
             continue
         for path, columns in found:
             marked = raw.get("task") == "token-classification" and {"text", "entities"} <= set(columns)
-            for key, column in needed.items():
+            for key, column in (needed if split == "test" else needed | groups).items():
                 if column is not None and column not in columns and not marked:
                     yield f"{key}: {path} has no column {column!r}; it has {', '.join(columns)}"
 

@@ -94,6 +94,27 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("recipe", type=path_type)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe.")
+@click.option("--gpus", type=click.IntRange(1), help="GPUs of this machine to use.  [default: all]")
+@click.option("--ranks", type=click.IntRange(1), help="CPU ranks, where there is no GPU.  [default: one a NUMA node]")
+@click.option("--hostfile", type=path_type, help="DeepSpeed hostfile: one line a machine, 'NAME slots=GPUS'.")
+@click.option("-o", "--output", type=path_type, metavar="DIR", help="Folder to search in.  [default: searches/NAME]")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="ray: runs side by side on the cluster that RAY_ADDRESS names; --gpus or --ranks are of each.",
+)  # fmt: skip
+@json_option
+def search(recipe: Path, as_json: bool, **options: Any) -> None:
+    """Try the settings that RECIPE names, by cross-validation; again, it goes on where it was."""
+    from bertline.launch import searching
+
+    result = searching.search(recipe, say=_say, **options)
+    if as_json:
+        _print(result, as_json)
+
+
+@main.command()
 @click.argument("source", metavar="RUN|MODEL|CHECKPOINT")
 @click.option("-o", "--output", type=path_type, metavar="BUNDLE", help="Folder to make.  [default: bundles/NAME]")
 @click.option("--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Metric it may lose.")

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -150,7 +151,8 @@ def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] 
     """
     # an ignored signal stays ignored in DeepSpeed's launchers, which would die of it; the ranks take it again
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    launcher = subprocess.Popen(line, env=variables, stdout=STDERR, start_new_session=True)
+    # close_fds: a lock that was made inheritable is held until the ranks have ended, even if this process is killed
+    launcher = subprocess.Popen(line, env=variables, stdout=STDERR, start_new_session=True, close_fds=False)
 
     def ask() -> None:
         if remotely:
@@ -159,7 +161,7 @@ def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] 
             os.killpg(launcher.pid, signal.SIGUSR1)
 
     with _ending(launcher, ask):
-        code = launcher.wait()
+        code = launcher.wait(threading.TIMEOUT_MAX)  # which looks up now and then: Ray interrupts by no real signal
     signal.signal(signal.SIGUSR1, before)
     if code not in (0, 1, 2, PreemptedError.exit_code):
         print(f"a rank ended with {_explain(code)}; its last words are above", file=sys.stderr)

@@ -64,9 +64,14 @@ class Splits:
             (run.split("test"), self.test),
             (run.split("calibration"), calibration),
         ):
-            with files.new_file(path) as stream:
-                for example in examples:
-                    stream.write((json.dumps(self.task.row(example), ensure_ascii=False) + "\n").encode())
+            write(path, examples, self.task)
+
+
+def write(path: Path, examples: Iterable[Example], task: Task) -> None:
+    """Write examples as JSON lines, in the columns that the task reads by default."""
+    with files.new_file(path) as stream:
+        for example in examples:
+            stream.write((json.dumps(task.row(example), ensure_ascii=False) + "\n").encode())
 
 
 def make(recipe: Recipe, folder: Path) -> Splits:
@@ -129,28 +134,28 @@ def _labels(reader: Task, data: recipes.Data, examples: Iterable[Example]) -> li
 
 def _without_duplicates(train: Sequence[Example], held_out: Iterable[Sequence[Example]]) -> tuple[Indices, int]:
     """Training rows whose text stands neither in a held-out split nor earlier, and how many stand in a held-out one."""
-    elsewhere = {_digest(example) for examples in held_out for example in examples}
+    elsewhere = {digest(example) for examples in held_out for example in examples}
     seen, unique, leaked = set(elsewhere), [], 0
     for index, example in enumerate(train):
-        digest = _digest(example)
-        leaked += digest in elsewhere
-        if digest not in seen:
-            seen.add(digest)
+        text = digest(example)
+        leaked += text in elsewhere
+        if text not in seen:
+            seen.add(text)
             unique.append(index)
     return np.array(unique, np.int64), leaked
 
 
 def _new(texts: Iterable[Example], splits: Iterable[Example]) -> Iterator[Example]:
     """Texts that stand neither in a split nor earlier."""
-    seen = {_digest(example) for example in splits}
+    seen = {digest(example) for example in splits}
     for example in texts:
-        digest = _digest(example)
-        if digest not in seen:
-            seen.add(digest)
+        stands_for = digest(example)
+        if stands_for not in seen:
+            seen.add(stands_for)
             yield example
 
 
-def _digest(example: Example) -> bytes:
+def digest(example: Example) -> bytes:
     """16 bytes that stand for the texts of an example: of a million million, two share them by a chance of 1e-15."""
     return hashlib.blake2b(json.dumps(example.texts).encode(), digest_size=16).digest()
 

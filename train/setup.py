@@ -124,12 +124,10 @@ def check_run(recipe: Recipe, run: RunFolder, resume: bool) -> None:
 
 def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
     """Refuse to resume with another recipe, naming each key that differs."""
-    now, then = dict(_flat(recipe.model_dump(mode="json"))), dict(_flat(before.model_dump(mode="json")))
     faults = [
-        f"{key}: {now.get(key)!r} now, {then.get(key)!r} when {run.path} began; a run resumes with its own recipe: "
+        f"{key}: {now!r} now, {then!r} when {run.path} began; a run resumes with its own recipe: "
         f"bertline train {run.recipe} --run {run.path} --resume"
-        for key in sorted({*now, *then})
-        if now.get(key) != then.get(key)
+        for key, (now, then) in recipes.differences(recipe, before).items()
     ]
     if faults:
         raise InputError(*faults)
@@ -288,11 +286,3 @@ def describe_engine(recipe: Recipe, engine: Any, state: State, batches: Batches)
         f"{state.ranks} {where} rank{'s' if state.ranks > 1 else ''}, {state.precision}, "
         f"ZeRO {recipe.training.zero_stage}; {batches.steps:,} steps of {recipe.training.batch_size} texts{start}"
     )
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, value

@@ -37,9 +37,8 @@ def examples(place: recipes.Places, split: str, data: recipes.Data, task: Task) 
         example = task.read(row, known, where)
         return task.check(example, where) if data.labels else example
 
-    kept = ((where, row) for where, row in rows(place, split, data) if _kept(row, data.where))
     empty = True
-    for example in _read_all(kept, read):
+    for example in _read_all(kept(place, split, data), read):
         empty = False
         yield example
     if empty:
@@ -72,6 +71,11 @@ def _read_all(
         more = len(faults) - MOST_FAULTS
         told = faults if more <= 0 else [*faults[:MOST_FAULTS], f"… and {more:,} rows more like these"]
         raise InputError(*told)
+
+
+def kept(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) for each row that `data.where` keeps."""
+    return ((where, row) for where, row in rows(place, split, data) if _kept(row, data.where))
 
 
 def rows(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -188,6 +188,71 @@ def test_numbers_are_read_as_people_write_them(write: Callable[..., Path]) -> No
     assert recipe.load(path).training.learning_rate == 2e-5
 
 
+def test_what_is_searched_is_checked_with_all_else(write: Callable[..., Path]) -> None:
+    grid = {
+        "training.learning_rat": [1e-4],
+        "training.batch_size": [0, 16, "many"],
+        "training.epochs.first": [1],
+        "training.seed": [1, 2],
+        "data.text": ["text"],
+        "tokens.max_length": {"low": 16, "high": 32},
+    }
+    told = faults(write(search={"grid": grid, "folds": 1, "groups": "author"}, training__warmup_ratio=1.5))
+    for words in (
+        "search.folds: found int 1",
+        "search.groups: ",
+        "search.grid.training.learning_rat: unknown key; did you mean learning_rate?",
+        "search.grid.training.batch_size: found int 0; expected greater than or equal to 1",
+        "search.grid.training.batch_size: found str 'many'",
+        "search.grid.training.epochs: found dict",
+        "search.grid.training.seed: training.seed is the same in all trials",
+        "search.grid.data.text: data is the same in all trials",
+        "search.grid.tokens.max_length: found {'high': 32, 'low': 16}; expected a list of values",
+        "training.warmup_ratio: found float 1.5",
+    ):
+        assert [fault for fault in told if f": {words}" in fault], (words, told)
+    assert len(told) == 10
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ({"grid": {"training.epochs": [1]}, "space": {"training.epochs": [1]}}, "found grid and space; give one"),
+        ({}, "nothing to try; give grid or space"),
+        ({"space": {"training.epochs": []}}, "found []; expected a list of values, or {low"),
+        ({"space": {"training.epochs": {"low": 3, "high": 1}}}, "found {'high': 1, 'low': 3}; expected"),
+        ({"space": {"training.dropout": {"low": 0, "high": 0.5, "log": True}}}, "expected a list of values, or {low"),
+        ({"space": {"training.epochs": {"low": 1, "high": 2.5}}}, "search.space.training.epochs: found float 2.5"),
+        ({"space": {"training.dropout": {"low": 0.1, "high": 1.5}}}, "search.space.training.dropout: found float 1.5"),
+        (
+            {"grid": {"tokens.max_length": [32, 64, 128], "training.batch_size": [16, 32]}},
+            "search: tokens.max_length=128: tokens.max_length: found 128; ",
+        ),
+        (
+            {"grid": {"tokens.long": ["windows"], "tokens.max_length": [64, 32], "tokens.stride": [16, 32]}},
+            "search: tokens.max_length=32, tokens.stride=32: tokens.stride: found 32; windows of 32 tokens",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be(write: Callable[..., Path], search: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        recipe.load(write(search=search), searches=True)
+    (fault,) = caught.value.faults
+    assert words in fault
+    if not search:
+        assert recipe.load(write(search=search)).search == recipe.Search()
+
+
+def test_a_trial_is_the_recipe_with_other_settings(write: Callable[..., Path]) -> None:
+    grid = {"training.freeze.layers": [0, 1], "training.class_weights.no": [2.0]}
+    loaded = recipe.load(write(search={"grid": grid}), searches=True)
+    trial = recipe.with_settings(loaded, {"training.freeze.layers": 1, "training.class_weights.no": 2.0})
+    assert recipe.differences(trial, loaded) == {
+        "training.class_weights.no": (2.0, None),
+        "training.freeze.layers": (1, 0),
+    }
+
+
 def test_every_field_describes_itself_with_its_default() -> None:
     def fields(section: type[BaseModel]) -> Any:
         for name, field in section.model_fields.items():

@@ -14,6 +14,7 @@ from bertline.launch.command import main
 FLAGS = {
     "train": ["RECIPE", "--set", "--gpus", "--ranks", "--hostfile", "--run", "--resume", "--dry-run", "--json"],
     "check": ["RECIPE", "--set", "--json"],
+    "search": ["RECIPE", "--set", "--gpus", "--ranks", "--hostfile", "--output", "--engine", "--json"],
     "export": [
         "RUN|MODEL|CHECKPOINT",
         "--output",
@@ -72,6 +73,7 @@ def test_help_imports_nothing_heavy() -> None:
     ("arguments", "words"),
     [
         (["train", "nowhere.yaml"], "nowhere.yaml: No such file or directory; a recipe is a YAML file"),
+        (["search", "nowhere.yaml"], "nowhere.yaml: No such file or directory; a recipe is a YAML file"),
         (["export", "./nowhere", "-o", "out"], "./nowhere"),
         (["export", "./nowhere", "-o", "out", "--trust-checkpoint"], "./nowhere: no DeepSpeed checkpoint"),
         (["gather", "nowhere", "-o", "out"], "nowhere: no DeepSpeed checkpoint"),

@@ -328,11 +328,8 @@ class TestRelations:
 
     def test_the_loss_is_the_divergence_of_relations(self, tmp_path: Path) -> None:
         """Of a narrower student, written out head by head and token by token; padding counts for nothing."""
-        models = [
-            BertForSequenceClassification(BertConfig(hidden_size=width, num_attention_heads=4, num_hidden_layers=2, intermediate_size=16,
-                                 vocab_size=30)).eval()
-            for width in (8, 32)
-        ]  # fmt: skip
+        shape = {"num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 16, "vocab_size": 30}
+        models = [BertForSequenceClassification(BertConfig(hidden_size=width, **shape)).eval() for width in (8, 32)]
         ids, mask = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
         inputs = {"input_ids": ids, "attention_mask": mask}
         seen: list[list[torch.Tensor]] = []

@@ -1,0 +1,96 @@
+"""The `search` section of a recipe: what is wrong with the values that are to be tried.
+
+Each value is put into the recipe in place of its own, and then any two keys' values together: what the recipe would be
+told of itself is told of them.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import combinations_with_replacement, product
+from typing import Any
+
+from bertline.artifacts import dotted
+from bertline.artifacts.errors import InputError
+
+FIXED = ("name", "task", "problem_type", "data", "training.seed", "training.best", "search")
+"""What is the same in all trials: by these they are named, cut and compared."""
+
+Raw = dict[str, Any]
+
+
+def faults(
+    raw: Raw, asked: bool, of_schema: Callable[[Raw], Mapping[str, str]], of_rest: Callable[[Raw], Iterable[str]]
+) -> Iterator[str]:
+    """A sentence for each fault of a recipe's `search`.
+
+    Args:
+        raw: the recipe as plain data, less the keys that its schema refuses.
+        asked: whether it must say what to search.
+        of_schema: tells what the schema refuses, by key.
+        of_rest: tells what task and model do not allow.
+    """
+    search = raw.get("search") or {}
+    given = [kind for kind in ("grid", "space") if search.get(kind)]
+    if len(given) == 2:
+        yield "search: found grid and space; give one: all combinations, or some that a sampler chooses"
+    elif asked and not given:
+        yield "search: nothing to try; give grid or space, for example grid: {training.learning_rate: [2e-5, 3e-5]}"
+    found: dict[str, None] = {}
+    values = {}
+    for kind in given:
+        for key, value in search[kind].items():
+            values[key] = _looked_at(kind, value)
+            found |= dict.fromkeys(_of_key(raw, f"search.{kind}", key, value, values[key], of_schema))
+    yield from found or _of_pairs(raw, values, of_rest)
+
+
+def _looked_at(kind: str, value: Any) -> list[Any]:
+    """The values listed, or the ends of a range; none where it is neither."""
+    if isinstance(value, list):
+        return value
+    if kind == "grid" or not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
+        return []
+    low, high, log = value["low"], value["high"], value.get("log", False)
+    sound = all(type(each) in (int, float) for each in (low, high)) and type(log) is bool
+    return [low, high] if sound and low < high and (low > 0 or not log) else []
+
+
+def _of_key(
+    raw: Raw, place: str, key: str, value: Any, values: list[Any], of_schema: Callable[[Raw], Mapping[str, str]]
+) -> Iterator[str]:
+    """What is wrong with a key and each of its values."""
+    if fixed := [each for each in FIXED if f"{key}.".startswith(f"{each}.")]:
+        yield f"{place}.{key}: {fixed[0]} is the same in all trials, by which they are named, cut or compared"
+        return
+    if not values:
+        ranged = ", or {low: 1e-5, high: 1e-4, log: true}, low under high" if place.endswith("space") else ""
+        yield f"{place}.{key}: found {value!r:.60}; expected a list of values{ranged}"
+    before = of_schema(raw)
+    for each in values:
+        try:
+            told = of_schema(_put(raw, {key: each}))
+        except InputError as error:
+            yield f"{place}.{key}: {error}"
+            return
+        yield from (f"{place}.{fault}" for at, fault in told.items() if at not in before)
+
+
+def _of_pairs(raw: Raw, values: Mapping[str, list[Any]], of_rest: Callable[[Raw], Iterable[str]]) -> Iterator[str]:
+    """What the values of any two keys are not allowed together, all other keys at their first."""
+    known = set(of_rest(raw))
+    first = {key: some[0] for key, some in values.items()}
+    for keys in combinations_with_replacement(values, 2):
+        for pair in product(*(values[key] for key in keys)):
+            settings = dict(zip(keys, pair, strict=True))
+            for fault in of_rest(_put(raw, first | settings)):
+                if fault not in known:
+                    known.add(fault)
+                    yield f"search: {', '.join(f'{key}={value!r}' for key, value in settings.items())}: {fault}"
+
+
+def _put(raw: Raw, settings: Mapping[str, Any]) -> Raw:
+    """A recipe with other values."""
+    trial = copy.deepcopy(raw)
+    for key, value in settings.items():
+        dotted.put(trial, key, value)
+    return trial

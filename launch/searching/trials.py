@@ -1,0 +1,244 @@
+"""The search itself: folds are cut, trials are run fold by fold, the unpromising given up; what came of it is written.
+
+recipe.yaml            the recipe as resolved
+folds/                 the rows of each fold: train/folds.py
+study.log              Optuna's journal: every trial, what it chose and scored
+recipes/*.yaml         the recipe of each run
+runs/trial-N-fold-K/   run.json, metrics.jsonl and recipe.yaml of each; its weights are not kept
+search.json            the trials by rank, the best and what to expect of it; written when all are done
+best.yaml              the recipe with the best settings
+importance.svg         which keys mattered
+
+Nothing is done twice: a fold whose run.json is there is read, one that was interrupted resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from optuna import Study, Trial
+from optuna.trial import TrialState
+
+from bertline.artifacts import files
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts import run as runs
+from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
+from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.run import RunFolder, Summary
+from bertline.launch.searching import importance, results, study
+from bertline.train import folds
+
+Train = Callable[[Path, Path, bool], object]
+"""Given a recipe, the folder of its run and whether it is there to be resumed: trains."""
+Say = Callable[[str], None]
+Steps = Generator["Job", "BertlineError | None", None]
+"""Of a trial: yields the run of a fold, is sent why it failed, if it did."""
+Engine = Callable[["Trials"], None]
+"""Has the runs of all trials made."""
+
+
+def search(recipe: Recipe, folder: Path, engine: Engine, say: Say) -> dict[str, Any]:
+    """Run all trials of a search that are not done, and tell what came of it.
+
+    Args:
+        recipe: of the search.
+        folder: of it; one that was begun is gone on with.
+        engine: has the runs made.
+        say: takes a line of progress.
+
+    Returns:
+        search.json.
+
+    Raises:
+        InputError: of the data or the folder, or as the engine.
+        PreemptedError: it was asked to stop, and can go on.
+        BertlineError: a run failed before any had succeeded, or every trial failed.
+    """
+    begin(recipe, folder, say)
+    with _locked(folder):
+        kept = study.opened(recipe, folder / "study.log")
+        engine(Trials(recipe, folder, say, kept))
+        found = results.collect(kept, recipe, folder / "best.yaml")
+        say(importance.draw(kept, recipe, folder / "importance.svg"))
+        recipes.save(results.best_recipe(recipe, found), folder / "best.yaml")
+        files.write_json(folder / "search.json", found)
+        return found
+
+
+def begin(recipe: Recipe, folder: Path, say: Say) -> None:
+    """Cut the folds of a new search, or see that those of one that was begun are of this recipe and these data.
+
+    Raises:
+        InputError: they are not, or the folder holds something else; or as `folds.make`.
+    """
+    kept = folder / "recipe.yaml"
+    if not folder.exists():
+        say(f"reading {recipe.data.train}")
+        with files.new_folder(folder) as temporary:
+            recipes.save(recipe, temporary / kept.name)
+            folds.make(recipe, temporary / "folds")
+    elif not (folder / "folds").exists() or not kept.exists():
+        raise InputError(f"{folder}: exists and is no search; name another folder with -o")
+    faults = [
+        f"{key}: {now!r} now, {then!r} when {folder} began; a search goes on with its own recipe: {kept}"
+        for key, (now, then) in recipes.differences(recipe, recipes.read(kept)).items()
+    ]
+    facts = folds.load(folder / "folds")
+    if not faults and folds.content(recipe) != facts["content"]:
+        faults = [f"{folder}: the data is not what the search began with; restore it, or name another folder with -o"]
+    if faults:
+        raise InputError(*faults)
+    test = f"{facts['put_aside']:,} test texts are put aside"
+    say(f"{test}; folds (train, validation, held out): {_sizes(facts['folds'])}")
+
+
+class Job(NamedTuple):
+    """The run of a fold."""
+
+    recipe: Path
+    run: Path
+
+
+def do(job: Job, train: Train) -> None:
+    """Make a run that is not there, or go on with it.
+
+    The recipe's file is locked meanwhile, and DeepSpeed's launcher inherits the lock: ranks that are left of a process
+    that was killed are waited for, and two trials with the same settings are not run side by side.
+    """
+    run = RunFolder(job.run)
+    with job.recipe.open("r+") as stream:
+        os.set_inheritable(stream.fileno(), True)
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not run.summary.exists():
+            train(job.recipe, job.run, run.recipe.exists())
+
+
+@dataclass
+class Trials:
+    """The trials of a search; what runs them asks for jobs and tells how they ended."""
+
+    recipe: Recipe
+    folder: Path
+    say: Say
+    study: Study
+
+    def following(self, at_work: Collection[int] = ()) -> tuple[int, Steps] | None:
+        """The number of a trial that is interrupted or new, and its steps; None where there is none.
+
+        Args:
+            at_work: numbers of those that are neither.
+        """
+        trial = study.following(self.study, self.recipe, at_work)
+        return None if trial is None else (trial.number, self._steps(trial))
+
+    def _steps(self, trial: Trial) -> Steps:
+        """Score a trial, fold by fold, until it is given up or done.
+
+        Yields:
+            a run to be made.
+
+        Receives:
+            why it failed, if it did.
+
+        Raises:
+            BertlineError: that was no fault of the settings.
+        """
+        settings, count = study.settings(trial), self.recipe.search.folds
+        name = f"trial {trial.number + 1}/{study.size(self.recipe.search)}"
+        self.say(f"{name}: {results.words(settings)}")
+        scores: list[float] = []
+        seconds = 0.0
+        for number in range(1, count + 1):
+            job = self._job(study.number(self.study, trial), settings, number)
+            if not RunFolder(job.run).summary.exists() and (fault := (yield job)) is not None:
+                self._fail(trial, fault)
+                return
+            summary = _cleaned(RunFolder(job.run))
+            scores.append(summary.test[summary.metric])
+            seconds += summary.seconds
+            trial.set_user_attr("seconds", round(seconds, 1))
+            study.report(self.study, trial, scores)
+            mean = float(np.mean(scores))
+            self.say(f"{name}, fold {number}/{count}: {summary.metric} {scores[-1]:.4f}; mean {mean:.4f}")
+            if number < count and trial.should_prune():
+                self.study.tell(trial, state=TrialState.PRUNED)
+                self.say(f"{name}: given up")
+                return
+        self.study.tell(trial, float(np.mean(scores)))
+
+    def _job(self, trial: int, settings: dict[str, Any], number: int) -> Job:
+        """The run of a fold; its recipe is written."""
+        name = f"trial-{trial}-fold-{number}"
+        path = self.folder / "recipes" / f"{name}.yaml"
+        if not path.exists():
+            recipe = recipes.with_settings(self.recipe, settings | {"name": f"{self.recipe.name}-{name}"})
+            recipes.save(folds.of(recipe, self.folder / "folds", number), path)
+        return Job(path, self.folder / "runs" / name)
+
+    def _fail(self, trial: Trial, fault: BertlineError) -> None:
+        """Settings may be at fault, a learning rate under which the loss grows; but only where others are not."""
+        if isinstance(fault, PreemptedError):
+            raise PreemptedError(f"{self.folder}: stopped as asked; the same command goes on") from None
+        if isinstance(fault, InputError) or not any((self.folder / "runs").glob("*/run.json")):
+            raise fault
+        self.study.tell(trial, state=TrialState.FAIL)
+        self.say(f"{fault}\ntrial {trial.number + 1}: failed; it counts as one that scores nothing")
+
+
+def one_by_one(train: Train) -> Engine:
+    """Makes the runs here, one after another."""
+
+    def engine(trials: Trials) -> None:
+        while (following := trials.following()) is not None:
+            _, steps = following
+            job = next(steps, None)
+            while job is not None:
+                job = advance(steps, _fault(job, train))
+
+    return engine
+
+
+def advance(steps: Steps, fault: BertlineError | None) -> Job | None:
+    """The next job of a trial, once the last one has ended; None where there is none."""
+    try:
+        return steps.send(fault)
+    except StopIteration:
+        return None
+
+
+def _fault(job: Job, train: Train) -> BertlineError | None:
+    try:
+        do(job, train)
+    except BertlineError as error:
+        return error
+    return None
+
+
+def _cleaned(run: RunFolder) -> Summary:
+    """What a run was; its weights are for nobody."""
+    summary = runs.read_summary(run.path)
+    for done_with in (run.best, run.checkpoints, run.path / "splits"):
+        shutil.rmtree(done_with, ignore_errors=True)
+    return summary
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{folder}: another process searches there; wait for it, or end it") from None
+        yield
+
+
+def _sizes(counts: Sequence[dict[str, int]]) -> str:
+    return ", ".join("/".join(f"{count:,}" for count in fold.values()) for fold in counts)
