@@ -23,6 +23,15 @@ BERTLINE = str(Path(sys.executable).with_name("bertline"))
 ROWS = 40_000
 HIDDEN = "import sys; sys.modules['ray'] = None\n"
 OTHER_VERSION = "from bertline.serve.cluster import workers; workers.__version__ = '0'\n"
+DYING = """
+import os
+from bertline.serve.cluster import workers
+class Dying(workers.Worker):
+    def {method}(self, *arguments):
+        os._exit(1)
+workers.Worker = Dying
+"""
+"""Replaces what a machine does by what ends its process."""
 COMMAND = "from bertline.launch.command import main; main()\n"
 
 
@@ -184,13 +193,21 @@ def test_a_command_that_is_killed_goes_on_with_either_engine(machines: Machines,
 
 
 @pytest.mark.load
-def test_a_worker_that_cannot_load_the_bundle_ends_the_command(machines: Machines, predicting: Predicting) -> None:
-    arguments = ["predict", str(predicting.bundle), "--in", "in.jsonl", "--out", "other.jsonl", "--engine", "ray"]
+@pytest.mark.parametrize(
+    ("begin", "code", "words"),
+    [
+        (OTHER_VERSION, 2, f"bertline {__version__} is here, 0 where the command runs"),
+        (DYING.format(method="load"), 1, "no worker starts: "),
+        (DYING.format(method="answer"), 1, "5 workers died, one after another, at the same texts: "),
+    ],
+)
+def test_workers_that_never_answer_end_the_command(predicting: Predicting, begin: str, code: int, words: str) -> None:
+    arguments = ["predict", str(predicting.bundle), "--in", "in.jsonl", "--out", "never.jsonl", "--engine", "ray"]
     done = subprocess.run(
-        [sys.executable, "-c", OTHER_VERSION + COMMAND, *arguments], cwd=predicting.folder, capture_output=True,
-        env=os.environ | {"RAY_ADDRESS": predicting.address}, text=True, timeout=60, check=False,
+        [sys.executable, "-c", begin + COMMAND, *arguments], cwd=predicting.folder, capture_output=True,
+        env=os.environ | {"RAY_ADDRESS": predicting.address}, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert f"bertline {__version__} is here, 0 where the command runs" in done.stderr
-    assert len(done.stderr.splitlines()) == 2
-    assert not (predicting.folder / ".other.jsonl.unfinished").exists()
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (predicting.folder / ".never.jsonl.unfinished").exists()
