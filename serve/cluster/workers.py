@@ -111,11 +111,13 @@ class Workers:
     def _keep(self) -> None:
         """In a thread: see to it that each machine has a worker."""
         while not self._closed.is_set():
-            for node in _nodes():
-                if node["NodeID"] not in self._seats and len(self._seats) < self.machines:
-                    self._start(node)
-            for gone in self._seats.keys() - {node["NodeID"] for node in _nodes()}:
-                self._lose(self._seats[gone])
+            nodes = {node["NodeID"]: node for node in _nodes()}
+            for seat in list(self._seats.values()):
+                if seat.node not in nodes:
+                    self._lose(seat)
+            for name in nodes.keys() - self._seats.keys():
+                if len(self._seats) < self.machines:
+                    self._start(nodes[name])
             self._closed.wait(SECONDS)
 
     def _start(self, node: dict[str, Any]) -> None:
