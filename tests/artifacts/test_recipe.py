@@ -243,6 +243,13 @@ def test_a_search_that_cannot_be(write: Callable[..., Path], search: dict[str, A
         assert recipe.load(write(search=search)).search == recipe.Search()
 
 
+def test_a_search_learns_from_labelled_rows(write: Callable[..., Path], tmp_path: Path) -> None:
+    texts = {"data.unlabelled": str(tmp_path / "none.jsonl"), "teacher": str(tmp_path)}
+    sets = [f"{key}={value}" for key, value in texts.items()]
+    with pytest.raises(InputError, match="data.unlabelled: the folds of a search hold labelled rows"):
+        recipe.load(write(search={"grid": {"training.epochs": [1, 2]}}), sets, searches=True)
+
+
 def test_a_trial_is_the_recipe_with_other_settings(write: Callable[..., Path]) -> None:
     grid = {"training.freeze.layers": [0, 1], "training.class_weights.no": [2.0]}
     loaded = recipe.load(write(search={"grid": grid}), searches=True)
