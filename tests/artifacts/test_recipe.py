@@ -246,7 +246,7 @@ def test_a_search_that_cannot_be(write: Callable[..., Path], search: dict[str, A
 def test_a_search_learns_from_labelled_rows(write: Callable[..., Path], tmp_path: Path) -> None:
     texts = {"data.unlabelled": str(tmp_path / "none.jsonl"), "teacher": str(tmp_path)}
     sets = [f"{key}={value}" for key, value in texts.items()]
-    with pytest.raises(InputError, match="data.unlabelled: the folds of a search hold labelled rows"):
+    with pytest.raises(InputError, match=r"data\.unlabelled: the folds of a search hold labelled rows"):
         recipe.load(write(search={"grid": {"training.epochs": [1, 2]}}), sets, searches=True)
 
 
