@@ -16,7 +16,7 @@ COPY export/ export/
 COPY train/ train/
 COPY launch/ launch/
 COPY bertline/ bertline/
-RUN pip install --no-cache-dir --constraint constraints.txt '.[serve,openvino]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[serve,openvino,tracing]'
 
 ENV PYTHONDONTWRITEBYTECODE=1
 

@@ -40,7 +40,7 @@ def test_the_image_is_built_as_the_one_that_trains() -> None:
 def test_the_image_serves_as_no_root_and_says_when_it_is_well(sealed: Path) -> None:
     told = dict(instructions("serve.Dockerfile"))
     assert told["USER"] == "1000"
-    assert any("[serve,openvino]" in words for _, words in instructions("serve.Dockerfile"))
+    assert any("[serve,openvino,tracing]" in words for _, words in instructions("serve.Dockerfile"))
     entry = json.loads(told["ENTRYPOINT"])
     assert entry[:2] == ["bertline", "serve"]
     assert entry[2:] == ["--host", "0.0.0.0"]
