@@ -88,7 +88,11 @@ def describe(
         golden=[],
         packing=outcome.packing,
         vocabulary=vocabulary,
-        notices=[*outcome.notices, *_doubts(vocabulary, len(origin.examples), target, here.cpu_class)],
+        notices=[
+            *outcome.notices,
+            *taught(teacher),
+            *_doubts(vocabulary, len(origin.examples), target, here.cpu_class),
+        ],
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         files=[],
     )
@@ -124,6 +128,11 @@ def model_files(outcome: Outcome, here: CpuClass, common: str) -> dict[str, tupl
 def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
     """As the manifest tells of a model."""
     return onnx_files.describe(graph.path, place).model_copy(update={"name": graph.runtime, "cpu_classes": classes})
+
+
+def taught(teacher: Origin | None) -> list[str]:
+    """A word where what is called PyTorch's is a teacher's."""
+    return [] if teacher is None else [f"a student of {teacher.place}: PyTorch's figures are those of the teacher"]
 
 
 def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import deepspeed
 import deepspeed.comm as dist
@@ -58,15 +58,10 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     check_model(recipe, whole)
     with model.tokenizer_folder(whole) as tokenizer_folder:
         cache = run.path.parent / prepared.FOLDER
-        folder = ranks.from_first(lambda: student.cut(whole, recipe.student, cache))
-        made = ranks.from_first(lambda: prepared.prepare(recipe, tokenizer_folder, cache, progress))
-        ready = prepared.load(recipe, made)
+        material = gathered(recipe, whole, tokenizer_folder, precision, cache, progress)
+        folder, ready, objective = material.folder, material.ready, material.objective
         splits, task = ready.splits, ready.splits.task
-        progress.say(describe(splits))
         tokenizer = task.tokenizer(tokenizer_folder)
-        folder = ranks.from_first(partial(student.prune, folder, recipe, ready, tokenizer, cache))
-        named = None if recipe.teacher is None else teacher.find(recipe, task)
-        objective, ready = taught(recipe, named, ready, tokenizer_folder, precision, cache, progress)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
         found = resumed_from(run, state, progress) if resume else None
@@ -80,8 +75,9 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         if found is not None:
             state = found[1].model_copy(update={"ranks": state.ranks})
         relations = None
-        if named is not None and (weight := recipe.distillation.relations):
-            relations = teacher.beside(named, engine.module, ready, tokenizer_folder, weight, precision)
+        if material.teacher is not None and recipe.distillation.relations:
+            weight = recipe.distillation.relations
+            relations = teacher.beside(material.teacher, engine.module, ready, tokenizer_folder, weight, precision)
         claim(asked, run, splits, state)
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
@@ -139,25 +135,47 @@ def check_model(recipe: Recipe, folder: Path) -> None:
         raise InputError(*faults)
 
 
-def taught(
-    recipe: Recipe,
-    named: Teacher | None,
-    ready: Prepared,
-    tokenizer_folder: Path,
-    precision: Precision,
-    cache: Path,
-    progress: Progress,
-) -> tuple[Objective, Prepared]:
-    """What training makes smaller, and the data, with a teacher's outputs where the recipe names one."""
-    settings = ready.splits.task.settings
-    labels = Loss(settings, recipe.training, ready.train.windows.targets)
-    if named is None:
-        return Objective(labels), ready
+class Material(NamedTuple):
+    """What a run begins with and learns from."""
+
+    folder: Path
+    """Of the model: the recipe's, or a student that was cut from it."""
+    ready: Prepared
+    """The data, with what the teacher says of it."""
+    objective: Objective
+    teacher: Teacher | None
+
+
+def gathered(
+    recipe: Recipe, whole: Path, tokenizer_folder: Path, precision: Precision, cache: Path, progress: Progress
+) -> Material:
+    """Read the data, cut the student, ask the teacher: what another run beside this one has not done already.
+
+    Args:
+        recipe: of the run.
+        whole: the folder of the model that it names.
+        tokenizer_folder: of that model.
+        precision: that the teacher computes in.
+        cache: where all that is made is kept.
+        progress: shows how far it is.
+
+    Raises:
+        InputError: as `prepared.prepare`, `student.cut`, `student.prune`, `teacher.find` and `teacher.outputs`.
+    """
+    folder = ranks.from_first(lambda: student.cut(whole, recipe.student, cache))
+    made = ranks.from_first(lambda: prepared.prepare(recipe, tokenizer_folder, cache, progress))
+    ready = prepared.load(recipe, made)
+    task = ready.splits.task
+    progress.say(describe(ready.splits))
+    folder = ranks.from_first(lambda: student.prune(folder, recipe, ready, task.tokenizer(tokenizer_folder), cache))
+    labels = Loss(task.settings, recipe.training, ready.train.windows.targets)
+    if recipe.teacher is None:
+        return Material(folder, ready, Objective(labels), None)
+    named = teacher.find(recipe, task)
     size = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
     outputs = teacher.outputs(named, ready, tokenizer_folder, precision, size, cache, progress)
-    distillation = recipe.distillation
-    objective = Objective(labels, TeacherLoss(settings, distillation), distillation.weight)
-    return objective, ready._replace(train=replace(ready.train, teacher=outputs))
+    objective = Objective(labels, TeacherLoss(task.settings, recipe.distillation), recipe.distillation.weight)
+    return Material(folder, ready._replace(train=replace(ready.train, teacher=outputs)), objective, named)
 
 
 def resumed_from(run: RunFolder, now: State, progress: Progress) -> tuple[Path, State] | None:

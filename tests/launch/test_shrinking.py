@@ -79,6 +79,8 @@ def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: 
     assert (shrunk["baseline"], shrunk["value"]) == (manifest.baseline, manifest.value)
     assert runs.read_summary(folder / str(passed["run"])).data["unlabelled"] == 400
     assert manifest.source.model == "runs/films"
+    assert "a student of runs/films: PyTorch's figures are those of the teacher" in manifest.notices
+    assert "PyTorch, fp32 (the teacher)" in (folder / "bundles" / "films-small" / "README.md").read_text()
 
 
 def test_a_finished_student_is_used_again_and_another_refused(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
