@@ -37,9 +37,8 @@ def draw(study: Study, recipe: Recipe, path: Path) -> str:
         first.add_trial(optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=score))
     shares = get_param_importances(first, evaluator=FanovaImportanceEvaluator(seed=recipe.training.seed))
     bars = [plots.Bar(key, 1, share, f"{share:.0%}") for key, share in shares.items()]
-    files.write_text(
-        path, _alone(plots.bars("importance", [(f"variance of {recipe.metric}, {len(trials)} trials", bars)]))
-    )
+    title = f"variance of {recipe.metric}, {len(trials)} trials"
+    files.write_text(path, _alone(plots.bars("importance", [(title, bars)])))
     return f"which keys mattered: {path}"
 
 
