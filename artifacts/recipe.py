@@ -461,8 +461,9 @@ def _task_faults(raw: dict[str, Any]) -> Iterator[str]:
             if training.get(key):
                 yield f"training.{key}: found {training[key]!r}; it is for one label out of several: leave it out"
     if not raw.get("teacher"):
-        for key, found in (("data.unlabelled", data.get("unlabelled")), ("distillation", raw.get("distillation"))):
-            if found:
+        asked = {"data.unlabelled": data.get("unlabelled"), "distillation": raw.get("distillation")}
+        for key, found in asked.items():
+            if found and found != Distillation().model_dump():  # which a resolved recipe spells out
                 yield f"{key}: found {found!r:.60}; it is of a teacher: name one, or leave it out"
     labels = data.get("labels")
     if problem == "single_label_classification" and labels is not None and len(labels) < 2:
