@@ -13,7 +13,7 @@ test: .venv/installed  ## all tests but those that need a GPU or take long
 test-faults: .venv/installed  ## 200 kills of ranks, and ranks that hang, for minutes
 	$(BIN)/python -m pytest -m faults -rP
 
-test-load: .venv/installed  ## serving under load, slow and hostile clients, for minutes
+test-load: .venv/installed  ## serving under load, slow and hostile clients, clusters of Ray, for minutes
 	$(BIN)/python -m pytest -m load -rP
 
 test-matrix: .venv/installed  ## every encoder with every task by every candidate of export

@@ -23,6 +23,8 @@ CODE_KEYS = frozenset(
 ATTENTION_KEYS = frozenset({"_attn_implementation", "attn_implementation"})
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 """What an attention key may say; anything else is looked up on a hub."""
+LAYERS = ("num_hidden_layers", "n_layers")
+"""What config.json calls the number of layers."""
 PADDING_OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 """Model types whose first position is padding_idx + 1, so that they hold fewer tokens than positions."""
 
@@ -61,7 +63,13 @@ def max_tokens(config: dict[str, Any]) -> int:
 
 def layers(config: dict[str, Any]) -> int:
     """How many layers the encoder has."""
-    return int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
+    return next((int(config[key]) for key in LAYERS if config.get(key)), 0)
+
+
+def label_names(config: dict[str, Any]) -> list[str]:
+    """Names for the head's outputs 0, 1, …; transformers writes none where there are the usual two."""
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    return [str(names[index]) for index in sorted(names, key=int)]
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -89,6 +89,22 @@ def new_folder(path: Path) -> Iterator[Path]:
         publish(folder, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_once(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder that stands for its content, unless it is there: another process may be quicker to make the same.
+
+    Raises:
+        InputError: as `fill`, which puts the content into a temporary folder.
+    """
+    if path.exists():
+        return
+    try:
+        with new_folder(path) as temporary:
+            fill(temporary)
+    except InputError:
+        if not path.exists():
+            raise
 
 
 def remove_left(path: Path) -> None:

@@ -9,10 +9,10 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bertline.artifacts import files, machine, signature
-from bertline.artifacts.bundle import Packing
+from bertline.artifacts.bundle import Fidelity, Packing, Vocabulary
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
 from bertline.export import account, contest, exact, packing, sources, vocabulary
@@ -67,28 +67,41 @@ def export(
         origin = sources.read(source, data, gathered)
         terms.check_examples(len(origin.examples))
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
-        judge = origin if teacher is None else replace(sources.read(teacher, data), examples=origin.examples)
-        # from now: they import for seconds, while the model is converted
-        with ExitStack() as stack:
-            yardstick = stack.enter_context(Worker(contest.pytorch(origin), machine.cores()))
-            judging = (
-                yardstick if teacher is None else stack.enter_context(Worker(contest.pytorch(judge), machine.cores()))
-            )
-            served, kept = origin, None
-            if trim_vocabulary is not None:
-                say(f"trimming the vocabulary to {trim_vocabulary}")
-                served, kept = vocabulary.trim(origin, trim_vocabulary, Path(folder, "trimmed"))
-            graphs = exact.make(origin, served, yardstick, Path(folder), say)
-            outcome = _chosen(served, graphs, judging, terms, say)
-        told = account.describe(
-            origin, None if judge is origin else judge, bundle, outcome, graphs.fidelity, terms, kept
-        )
-        result = account.answer(bundle, told.manifest, outcome)
+        judge = None if teacher is None else replace(sources.read(teacher, data), examples=origin.examples)
+        found = _measured(origin, judge, terms, trim_vocabulary, Path(folder), say)
+        told = account.describe(origin, judge, bundle, found.outcome, found.fidelity, terms, found.vocabulary)
+        result = account.answer(bundle, told.manifest, found.outcome)
         say(f"sealing {bundle}")
-        sealed = seal(bundle, served, told.graphs, told.manifest, result, signer)
+        sealed = seal(bundle, found.served, told.graphs, told.manifest, result, signer)
     for line in account.words(sealed, bundle):
         say(line)
     return {**result, "notices": sealed.notices}
+
+
+class _Measured(NamedTuple):
+    """What is to be sealed, and what is known of it."""
+
+    served: Origin
+    """The origin, or the same with a smaller vocabulary."""
+    vocabulary: Vocabulary | None
+    fidelity: Fidelity
+    outcome: Outcome
+
+
+def _measured(
+    origin: Origin, judge: Origin | None, terms: Terms, texts: str | None, folder: Path, say: Say
+) -> _Measured:
+    """Convert, hold against PyTorch, and let all candidates contend; held to `judge`, where that is another model."""
+    with ExitStack() as stack:
+        # from now: they import for seconds, while the model is converted
+        own = stack.enter_context(Worker(contest.pytorch(origin), machine.cores()))
+        yardstick = own if judge is None else stack.enter_context(Worker(contest.pytorch(judge), machine.cores()))
+        served, kept = origin, None
+        if texts is not None:
+            say(f"trimming the vocabulary to {texts}")
+            served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
+        graphs = exact.make(origin, served, own, folder, say)
+        return _Measured(served, kept, graphs.fidelity, _chosen(served, graphs, yardstick, terms, say))
 
 
 def _chosen(origin: Origin, graphs: Exact, yardstick: Worker, terms: Terms, say: Say) -> Outcome:

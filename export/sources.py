@@ -139,7 +139,7 @@ def _settings(config: dict[str, Any], data: Path) -> TaskSettings:
     assert task is not None, "the head is known"
     classifies = task == "text-classification"
     problem = config.get("problem_type") or (
-        "regression" if len(_labels(config)) == 1 else "single_label_classification"
+        "regression" if len(encoder.label_names(config)) == 1 else "single_label_classification"
     )
     inputs = list(INPUTS[task])
     if classifies and "text_pair" in tables.columns(data):
@@ -150,7 +150,7 @@ def _settings(config: dict[str, Any], data: Path) -> TaskSettings:
         task=task,
         problem_type=problem if classifies else None,
         inputs=inputs,
-        labels=list(_labels(config)) if task != "question-answering" else [],
+        labels=encoder.label_names(config) if task != "question-answering" else [],
         tokens=Tokens(max_length=length) if classifies else windows,
     )
 
@@ -173,9 +173,3 @@ def _head_faults(folder: Path, config: dict[str, Any]) -> list[str]:
         f"{folder / 'config.json'}: architectures is {', '.join(map(str, architectures))}, none of {heads}; fine-tune "
         "the model first: bertline train RECIPE"
     ]
-
-
-def _labels(config: dict[str, Any]) -> tuple[str, ...]:
-    """Names for 0, 1, …; transformers writes none where there are the usual two."""
-    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    return tuple(str(names[index]) for index in sorted(names, key=int))

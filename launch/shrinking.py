@@ -8,8 +8,7 @@ so that the same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
@@ -61,6 +60,16 @@ class Shrinking:
     overrides: Sequence[str]
     ranks: dict[str, Any]
     say: Say
+
+    def students(self, model: Path) -> Iterator[tuple[Tried, dict[str, Any] | None]]:
+        """All that are tried, each with the export's JSON where it has passed: up to the first, and that one halved."""
+        for kept in sizes(encoder.check(model)):
+            tried, made = self.attempt(kept)
+            yield tried, made
+            if made is not None:
+                if (less := halved(kept, model)) is not None:
+                    yield self.attempt(less)
+                return
 
     def attempt(self, kept: Student) -> tuple[Tried, dict[str, Any] | None]:
         """Distill a student and export it; what became of it, and the export's JSON where it has passed."""
@@ -123,7 +132,7 @@ def shrink(
         ranks: gpus, ranks or hostfile, as `training.start` takes them.
 
     Returns:
-        What `bertline export --json` prints of the bundle, with `curve`: each student that was tried.
+        What `bertline export --json` prints of the bundle; `student`, of whom it is; `curve`, all who were tried.
 
     Raises:
         InputError: no finished run; its data has changed; a student's run beside it is of another recipe.
@@ -135,29 +144,19 @@ def shrink(
     teacher = runs.verify(place)
     shrinking = Shrinking(place, bundle, Terms(max_drop), unlabelled, overrides, ranks, say)
     shrinking.terms.check_examples(teacher.data["validation"])
-    curve: list[Tried] = []
-    passed: list[dict[str, Any]] = []
-    for kept in sizes(encoder.check(RunFolder(place).best)):
-        tried, made = shrinking.attempt(kept)
-        curve.append(tried)
-        if made is not None:
-            passed.append(made)
-            if (less := halved(kept, RunFolder(place).best)) is not None:
-                tried, made = shrinking.attempt(less)
-                curve.append(tried)
-                passed += [] if made is None else [made]
-            break
+    tried = list(shrinking.students(RunFolder(place).best))
+    curve = [one for one, _ in tried]
+    passed = [(one, made) for one, made in tried if made is not None]
     if not passed:
         raise GateError(
             f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
             "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would help"
         )
-    fastest = min(passed, key=lambda made: geometric_mean(latencies(made).values()))
-    say(f"{bundle}: made of {fastest['bundle']}")
-    files.publish(Path(fastest["bundle"]), bundle)
-    for made in passed:
-        shutil.rmtree(made["bundle"], ignore_errors=True)
-    return {**fastest, "bundle": str(bundle), "curve": [asdict(one) for one in curve]}
+    fastest, sealed = min(passed, key=lambda one: geometric_mean(latencies(one[1]).values()))
+    say(f"{bundle}: {fastest.student}")
+    files.publish(Path(sealed["bundle"]), bundle)
+    files.remove_left(bundle)
+    return {**sealed, "bundle": str(bundle), "student": fastest.student, "curve": [asdict(one) for one in curve]}
 
 
 def sizes(config: dict[str, Any]) -> list[Student]:
@@ -177,7 +176,7 @@ def halved(kept: Student, folder: Path) -> Student | None:
     if config["model_type"] not in pruning.FAMILIES:
         return None
     heads = config.get("num_attention_heads") or config["n_heads"]
-    units = config.get("intermediate_size") or config["hidden_dim"]
+    units = next(config[key] for key in pruning.SIZES if key in config)
     return kept.model_copy(update={"attention_heads": max(1, heads // 2), "intermediate_size": units // 2})
 
 

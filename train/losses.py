@@ -112,11 +112,11 @@ class TeacherLoss:
             costs = functional.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none").mean(1)
         elif self.settings.task == "question-answering":  # a class among the tokens, for the start and for the end
             padding = mask[:, :, None] == 0
-            costs = _divergence(student.masked_fill(padding, NEVER), teacher.masked_fill(padding, NEVER), 1) / 2
+            costs = divergence(student.masked_fill(padding, NEVER), teacher.masked_fill(padding, NEVER), 1) / 2
         elif self.settings.task == "token-classification":
-            costs = _divergence(student, teacher, -1) * mask
+            costs = divergence(student, teacher, -1) * mask
         else:
-            costs = _divergence(student, teacher, -1)
+            costs = divergence(student, teacher, -1)
         return costs.sum() * self.temperature**2
 
 
@@ -155,7 +155,7 @@ class Objective:
         return self.weight * taught + (1 - self.weight) * loss
 
 
-def _divergence(student: torch.Tensor, teacher: torch.Tensor, dim: int) -> torch.Tensor:
+def divergence(student: torch.Tensor, teacher: torch.Tensor, dim: int) -> torch.Tensor:
     """KL(teacher ‖ student) of logits along a dimension."""
     both = functional.log_softmax(student, dim), functional.log_softmax(teacher, dim)
     return functional.kl_div(*both, reduction="none", log_target=True).sum(dim)

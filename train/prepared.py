@@ -58,19 +58,19 @@ def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) ->
     folder = cache / fingerprint(recipe, tokenizer)
     if folder.exists():
         return folder
+
+    def fill(temporary: Path) -> None:
+        splits = data.make(recipe, temporary)
+        reader = splits.task.tokenizer(tokenizer)
+        texts = {"train": (splits.train, splits.unlabelled)}
+        for name in SPLITS:
+            parts = texts.get(name, (getattr(splits, name),))
+            Windows.write(_path(temporary, name), windows(name, parts, splits.task, reader, progress))
+
     progress.say(f"reading {recipe.data.train}")
     try:
         files.write_text(cache / ".gitignore", "*\n")  # a run may stand in somebody's repository
-        with files.new_folder(folder) as temporary:
-            splits = data.make(recipe, temporary)
-            reader = splits.task.tokenizer(tokenizer)
-            texts = {"train": (splits.train, splits.unlabelled)}
-            for name in SPLITS:
-                parts = texts.get(name, (getattr(splits, name),))
-                Windows.write(_path(temporary, name), windows(name, parts, splits.task, reader, progress))
-    except InputError:
-        if not folder.exists():  # else another run was quicker
-            raise
+        files.make_once(folder, fill)
     except OSError as error:
         raise InputError(
             f"{folder}: the data could not be written ({error}); make room, or name another --run"

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from bertline.artifacts.errors import InputError
 from bertline.train import model as models
 from bertline.train.deepspeed_config import Precision
+from bertline.train.losses import NEVER, divergence
 from bertline.train.memory import AUTOCAST
 
 PROJECTIONS = (
@@ -25,7 +25,6 @@ PROJECTIONS = (
     ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
 )
 """What makes queries, keys and values of a layer, by family."""
-NEVER = -1e4
 
 
 class Relations:
@@ -74,16 +73,16 @@ class Relations:
         return self.weight * torch.stack(costs).mean()
 
     def _cost(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        own, theirs = (self._related(each, mask) for each in (student, teacher))
-        costs = functional.kl_div(own, theirs, reduction="none", log_target=True).sum(-1)  # (windows, heads, tokens)
+        costs = divergence(self._related(student, mask), self._related(teacher, mask), -1)  # (windows, heads, tokens)
         return (costs.mean(1) * mask).sum()
 
     def _related(self, projected: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(windows, heads, tokens, tokens) log probabilities; nothing relates to padding."""
+        """(windows, heads, tokens, tokens) logits of the relations; nothing relates to padding."""
         windows, tokens, width = projected.shape
         split = projected.float().reshape(windows, tokens, self.heads, width // self.heads).transpose(1, 2)
         products = split @ split.transpose(-1, -2) / (width // self.heads) ** 0.5
-        return functional.log_softmax(products.masked_fill(mask[:, None, None, :] == 0, NEVER), -1)
+        related: torch.Tensor = products.masked_fill(mask[:, None, None, :] == 0, NEVER)
+        return related
 
 
 class _Watched:

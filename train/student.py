@@ -22,8 +22,6 @@ from bertline.train.prepared import Prepared
 
 LAYER = re.compile(r"(?P<before>.*?\blayers?\.)(?P<number>\d+)(?P<after>\..+)")
 """The name of a layer's tensor: families differ in what stands before the number and after it."""
-COUNTS = ("num_hidden_layers", "n_layers")
-"""What config.json calls the number of layers."""
 
 
 def cut(folder: Path, student: Student, cache: Path) -> Path:
@@ -38,11 +36,13 @@ def cut(folder: Path, student: Student, cache: Path) -> Path:
     config = encoder.check(folder)
     named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept}
     made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
-    if not made.exists():
+
+    def fill(temporary: Path) -> None:
         tensors = _renumbered(_tensors(folder), kept, encoder.layers(config), folder)
-        with files.new_folder(made) as temporary:
-            files.write_json(temporary / "config.json", _with_layers(config, len(kept)))
-            save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+        files.write_json(temporary / "config.json", _with_layers(config, len(kept)))
+        save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+
+    files.make_once(made, fill)
     return made
 
 
@@ -64,13 +64,15 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Tokenizer, c
     kept = recipe.student.model_dump()
     named = {"weights": encoder.weights_sha256(folder), "kept": kept, "texts": ready.splits.fingerprint}
     made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
-    if not made.exists():
+
+    def fill(temporary: Path) -> None:
         task = ready.splits.task
         whole = model.from_folder(folder, task.architecture, trained=True)
         loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
         pruning.prune(whole, recipe.student, ready.train, loss, tokenizer)
-        with files.new_folder(made) as temporary:
-            whole.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
+        whole.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
+
+    files.make_once(made, fill)
     return made
 
 
@@ -107,7 +109,7 @@ def _renamed(name: str, kept: list[int]) -> str | None:
 
 
 def _with_layers(config: dict[str, Any], count: int) -> dict[str, Any]:
-    changed = {key: count for key in COUNTS if key in config}
+    changed = {key: count for key in encoder.LAYERS if key in config}
     if "layer_types" in config:  # what each layer attends to; transformers tells it from the rest where it is absent
         config = {key: value for key, value in config.items() if key != "layer_types"}
     return {**config, **changed}

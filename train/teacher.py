@@ -214,11 +214,10 @@ def _found(place: str, student: TaskSettings) -> Teacher:
     if RunFolder(local).summary.exists():
         return Teacher(place, folder, catalog.make(runs.read_summary(local).alone), sha256)
     config = encoder.check(folder)
-    names = config.get("id2label") or {}
     length = min(student.tokens.max_length, encoder.max_tokens(config))
     settings = student.model_copy(
         update={
-            "labels": [str(names[key]) for key in sorted(names, key=int)] if student.labels else [],
+            "labels": encoder.label_names(config) if student.labels else [],
             "tokens": student.tokens.model_copy(update={"max_length": length}),
         }
     )
@@ -244,15 +243,17 @@ def _write(folder: Path, computed: Iterator[Output]) -> None:
     Raises:
         InputError: there is no room.
     """
+
+    def fill(temporary: Path) -> None:
+        Outputs.write(temporary / FILE, computed)
+
     if ranks.is_first():
         try:
-            with files.new_folder(folder) as temporary:
-                Outputs.write(temporary / FILE, computed)
+            files.make_once(folder, fill)
         except OSError as error:
             raise InputError(f"{folder}: the teacher's outputs could not be written ({error}); make room") from error
-    else:
-        for _ in computed:
-            pass
+    for _ in computed:  # ranks compute together, whoever writes
+        pass
     dist.barrier()
 
 

@@ -95,7 +95,7 @@ def shrunk(teacher: Path, bundle: Path, texts: Path, say: Say) -> dict[str, Any]
     made = json.loads(told.read_bytes())
     chosen = next(one for one in made["candidates"] if one["chosen"])
     return {
-        "student": next(one["student"] for one in made["curve"] if one["p50_ms"] == chosen["p50_ms"]),
+        "student": made["student"],
         "candidate": chosen["name"],
         "value": chosen["value"],
         "drop_interval": chosen["drop_interval"],
@@ -109,12 +109,11 @@ def shrunk(teacher: Path, bundle: Path, texts: Path, say: Say) -> dict[str, Any]
 def show(result: Mapping[str, Any]) -> RenderableType:
     """A table of accuracies and one of bundles."""
     accuracy = Table("test accuracy", "teacher", "labels alone", "distilled", "less teacher", "less labels alone")
-    rows = [(str(one["seed"]), one["teacher"], one["labels"], one["distilled"]) for one in result["seeds"]]
-    means = [mean(row[column] for row in rows) for column in (1, 2, 3)]  # type: ignore[type-var]
-    for name, *figures in [*rows, ("mean", *means)]:
-        teacher, labels, taught = (float(figure) for figure in figures)
+    rows = {str(one["seed"]): [one[name] for name in ("teacher", "labels", "distilled")] for one in result["seeds"]}
+    for name, figures in {**rows, "mean": [mean(column) for column in zip(*rows.values(), strict=True)]}.items():
+        teacher, labels, taught = figures
         apart = (taught - teacher, taught - labels)
-        accuracy.add_row(name, *(f"{one:.4f}" for one in (teacher, labels, taught)), *(f"{one:+.4f}" for one in apart))
+        accuracy.add_row(name, *(f"{one:.4f}" for one in figures), *(f"{one:+.4f}" for one in apart))
     bundles = Table("shrink", "student", "candidate", "drop, 95 %", "times the teacher in PyTorch")
     for one in result["seeds"]:
         found = one["shrunk"]

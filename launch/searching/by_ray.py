@@ -19,11 +19,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
+from bertline.artifacts.errors import BertlineError, PreemptedError
 from bertline.launch import deepspeed_launcher
 from bertline.launch.searching.trials import Engine, Job, Steps, Train, Trials, advance, do
+from bertline.serve.cluster.connection import connect, first_line, machines
 
-ADDRESS = "RAY_ADDRESS"
 SECONDS = 1.0
 """Between two looks at how many machines there are, and whether to stop."""
 TRIES = 5
@@ -96,35 +96,25 @@ def _fault(task: Any) -> BertlineError | None:
             return error.cause
         raise error.cause from None
     except RayError as error:
-        return BertlineError(f"{TRIES} machines were lost over a run, one after another: {_first_line(error)}")
+        return BertlineError(f"{TRIES} machines were lost over a run, one after another: {first_line(error)}")
     return None
 
 
 def _room(gpus: int | None) -> int:
     """Runs that the cluster holds at once."""
     if gpus:
-        return sum(int(node["Resources"].get("GPU", 0) // gpus) for node in _nodes())
+        return sum(int(node["Resources"].get("GPU", 0) // gpus) for node in machines())
     return sum(int(cpus // min(_cpus())) for cpus in _cpus())
 
 
 def _cpus() -> list[float]:
     """CPUs of each machine."""
-    return [node["Resources"]["CPU"] for node in _nodes() if node["Resources"].get("CPU")] or [1]
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
+    return [node["Resources"]["CPU"] for node in machines()] or [1]
 
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    address = os.environ.get(ADDRESS, "")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody of itself
-    try:
-        # without an address, Ray first looks for minutes for one that ran here before
-        ray.init(address or "local", logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"{ADDRESS}={address}: {_first_line(error)}" if address else _first_line(error)) from None
+    connect()
     try:
         with redirect_stdout(sys.stderr):  # Ray tells on stdout what the machines say, which belongs to --json
             yield
@@ -141,7 +131,3 @@ def _noticing() -> Iterator[list[int]]:
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -34,12 +32,12 @@ from bertline import __version__
 from bertline.artifacts import bundle, files
 from bertline.artifacts.bundle import Packing
 from bertline.artifacts.errors import BertlineError, InputError
+from bertline.serve.cluster.connection import connect, first_line, machines
 from bertline.serve.cluster.worker import Worker
 from bertline.serve.lanes import Answered, Asked, Computed, Lanes
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Text
 
-ADDRESS = "RAY_ADDRESS"
 DEEP = 2
 """Blocks that a worker has at once, so that its cores are never idle between two."""
 BLOCK = Packing(tokens=1 << 30, texts=256, gains={})
@@ -77,8 +75,8 @@ class Workers:
         self.task = catalog.make(bundle.load(folder).manifest)
         self._load = (folder.resolve(), files.sha256(folder / bundle.MANIFEST), __version__)
         self._say = say
-        _connect()
-        self.machines = len(list(_nodes()))
+        connect(log_to_driver=False)
+        self.machines = len(machines())
         """As many as there were at the start; that many are used."""
         if not self.machines:
             ray.shutdown()
@@ -111,7 +109,7 @@ class Workers:
     def _keep(self) -> None:
         """In a thread: see to it that each machine has a worker."""
         while not self._closed.is_set():
-            nodes = {node["NodeID"]: node for node in _nodes()}
+            nodes = {node["NodeID"]: node for node in machines()}
             for seat in list(self._seats.values()):
                 if seat.node not in nodes:
                     self._lose(seat)
@@ -143,7 +141,7 @@ class Workers:
         if isinstance(cause, BertlineError):
             self._fault = type(cause)(f"on {seat.host}: {cause}")
         elif self._fails[seat.node] >= TRIES:
-            self._fault = BertlineError(f"on {seat.host}: no worker starts: {_first_line(cause)}")
+            self._fault = BertlineError(f"on {seat.host}: no worker starts: {first_line(cause)}")
 
     def _compute(self, texts: Sequence[Text], alone: bool) -> Computed:
         """In a lane: have texts answered by a worker, by another where it dies."""
@@ -155,7 +153,7 @@ class Workers:
             except RayTaskError as error:
                 raise error.cause from error
             except RayError as error:  # the worker, its machine or the way to it is gone; or the answers were
-                died = _first_line(error)
+                died = first_line(error)
                 self._lose(seat)
             else:
                 self._idle.put(seat)
@@ -188,38 +186,3 @@ class Workers:
         """Whether it was this one's, and no other thread saw that first."""
         with self._changing:
             return self._seats.get(seat.node) is seat and self._seats.pop(seat.node) is seat
-
-
-def _connect() -> None:
-    """To the cluster that is named, or a new one here.
-
-    Raises:
-        InputError: there is none at that address, or it is of another version of Ray.
-    """
-    address = os.environ.get(ADDRESS, "")
-    _demand_listener(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody of itself
-    try:
-        # without an address, Ray first looks for minutes for one that ran here before
-        ray.init(address or "local", log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"{ADDRESS}={address}: {_first_line(error)}" if address else _first_line(error)) from None
-
-
-def _demand_listener(address: str) -> None:
-    """Ask before Ray does, which tries for minutes."""
-    host, found, port = address.rpartition("://")[2].rpartition(":")
-    if found and port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except (OSError, OverflowError) as error:
-            raise InputError(f"{ADDRESS}={address}: no Ray cluster is there ({error})") from None
-
-
-def _nodes() -> Iterator[dict[str, Any]]:
-    """The machines that are up and may compute."""
-    return (node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0)
-
-
-def _first_line(error: object) -> str:
-    return str(error).strip().partition("\n")[0]
