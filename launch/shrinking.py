@@ -106,7 +106,7 @@ class Shrinking:
         try:
             made = export(tried.run, bundle, self.terms, say=self.say, teacher=str(self.place))
         except GateError as error:
-            return replace(tried, why=str(error).splitlines()[0]), None
+            return replace(tried, why=str(error).partition(";")[0]), None  # a table follows
         measured = {"value": made["value"], "drop": made["drop"], "p50_ms": latencies(made)}
         return replace(tried, **measured, why=f"passes: {made['chosen']}"), made
 
