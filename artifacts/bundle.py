@@ -69,6 +69,19 @@ class Packing(Part):
     """By length in tokens: how many times as many texts a second, as measured at export."""
 
 
+class Cascade(Part):
+    """The model is a student that is asked first and its teacher, in one file, which is asked where it is not sure."""
+
+    threshold: float
+    """The least probability of its label with which the student is sure."""
+    share: float = Field(ge=0, le=1)
+    """Of the validation texts, those that the teacher was asked."""
+    student: str
+    """The candidate that answers first."""
+    teacher: str
+    """The candidate of the teacher's own bundle that answers otherwise."""
+
+
 class Candidate(Part):
     """A model that was tried: what it measured and why it was or was not chosen."""
 
@@ -82,7 +95,8 @@ class Candidate(Part):
     """95 % interval of the drop, paired bootstrap over the validation examples."""
     size_bytes: int
     p50_ms: dict[str, float]
-    """Median milliseconds by BATCHxLENGTH."""
+    """Median milliseconds by BATCHxLENGTH; of a cascade the medians of both its ways, weighed by the texts that go
+    them."""
     chosen: bool
     why: str
 
@@ -151,6 +165,8 @@ class Manifest(TaskSettings):
     """What baseline and drop are held to, where that is another model than the source: a student's teacher."""
     golden: list[Golden]
     """What the chosen model answers; `variants` hold what theirs do."""
+    cascade: Cascade | None = None
+    """None where one model answers all texts."""
     packing: Packing | None = None
     """None where it gains nothing, changes answers, or was not measured."""
     vocabulary: Vocabulary | None = None

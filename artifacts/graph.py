@@ -7,7 +7,7 @@ from bertline.artifacts import protobuf
 from bertline.artifacts.protobuf import Message
 from bertline.artifacts.task import TaskName
 
-FLOAT, INT64 = 1, 7
+FLOAT, INT64, BOOL = 1, 7, 9
 """Element types, as ONNX numbers them."""
 INPUTS = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (INT64, 2))
 """What a text gives: element type and rank, (batch, tokens); a model may leave out all but input_ids."""
@@ -17,6 +17,10 @@ OUTPUTS: dict[TaskName, dict[str, tuple[int, int]]] = {
     "question-answering": {"start_logits": (FLOAT, 2), "end_logits": (FLOAT, 2)},
 }
 """What a model gives for each task."""
+ASKED = "asked"
+"""What a cascade gives besides: for each text, whether the student was not sure and the teacher answered."""
+THRESHOLD = "threshold"
+"""How sure the student of a cascade must be, an input with a default; 0 is never asking, 2 is always asking."""
 LOOK_UP = {"Gather": (0, 1), "EmbedLayerNormalization": (2, 0), "QEmbedLayerNormalization": (2, 0)}
 """Operators that take rows of a table by token id: the inputs that are table and ids."""
 KEEP_IDS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
@@ -54,7 +58,8 @@ def check(content: bytes, task: TaskName, beside: Collection[str]) -> Graph:
             raise ValueError(f"its tensor {tensor!r} is kept in {place!r}, which is no file of the bundle beside it")
     graph = model.one("graph") or Message("Graph", {})
     _hold("takes", _inputs(graph), INPUTS, required=["input_ids"])
-    _hold("gives", _ports(graph.all("output")), OUTPUTS[task], required=list(OUTPUTS[task]))
+    cascade = {ASKED: (BOOL, 1)} if task == "text-classification" else {}
+    _hold("gives", _ports(graph.all("output")), OUTPUTS[task] | cascade, required=list(OUTPUTS[task]))
     return Graph(bool(outside), _embedding_rows(graph))
 
 

@@ -4,6 +4,9 @@ Systems are timed in turns (A, B, C, A, B, C, …), so that a machine that slows
 one at a time: the others are blocked on a pipe and use no processor (see `worker`). Percentiles are those of all
 repetitions of all rounds. Nothing here knows what is good: that is for the reader, or for `export`, to say.
 
+What a cascade takes depends on the text, so each of its two ways is timed by itself: its median is the mean of both
+medians, weighed by how many texts go them, and its other percentiles are those of such a mixture.
+
 Cost: every system scores every text once, and takes about 0.3 s for each point of the grid in each round, or three
 repetitions where one takes longer than that.
 """
@@ -133,22 +136,45 @@ def _timed(
     for worker, own in zip(workers, batches, strict=True):
         loads.append(worker.load(own[0]))
         steps.did(f"{worker.system.name}: loaded")
-    seconds: list[list[list[float]]] = [[[] for _ in grid] for _ in workers]
+    seconds: list[list[list[float]]] = [[[] for _ in range(worker.ways * len(grid))] for worker in workers]
     for turn in range(rounds):
         for worker, own, times in zip(workers, batches, seconds, strict=True):
             for so_far, more in zip(times, worker.time(own), strict=True):
                 so_far += more
             steps.did(f"{worker.system.name}: round {turn + 1} of {rounds} timed")
     return [
-        _Timed(load, [point(batch, length, each) for (batch, length), each in zip(grid, times, strict=True)])
-        for load, times in zip(loads, seconds, strict=True)
+        _Timed(load, _points(worker.system.share, grid, times))
+        for worker, load, times in zip(workers, loads, seconds, strict=True)
     ]
+
+
+def _points(share: float | None, grid: Sequence[tuple[int, int]], times: Sequence[Sequence[float]]) -> list[Point]:
+    if share is None:
+        return [point(batch, length, each) for (batch, length), each in zip(grid, times, strict=True)]
+    both = zip(times[: len(grid)], times[len(grid) :], strict=True)
+    return [mixed(batch, length, share, *each) for (batch, length), each in zip(grid, both, strict=True)]
 
 
 def point(batch: int, length: int, seconds: Sequence[float]) -> Point:
     """The figures of one (batch, length) from the seconds of all its repetitions."""
     p50, p90, p99 = np.percentile(seconds, (50, 90, 99)) * 1000
     return Point(batch, length, float(p50), float(p90), float(p99), float(batch / p50 * 1000))
+
+
+def mixed(batch: int, length: int, share: float, alone: Sequence[float], asked: Sequence[float]) -> Point:
+    """As `point`, of a cascade.
+
+    Args:
+        batch, length: of the point.
+        share: of the texts, those that its teacher is asked; one of them in a batch, and it computes the batch.
+        alone, asked: seconds of repetitions where the student is sure of every text, and of none.
+    """
+    share = 1 - (1 - share) ** batch
+    p50 = 1000 * float((1 - share) * np.median(alone) + share * np.median(asked))
+    weights = np.repeat([(1 - share) / len(alone), share / len(asked)], [len(alone), len(asked)])
+    both = np.concatenate([alone, asked])
+    p90, p99 = np.quantile(both, (0.9, 0.99), weights=weights, method="inverted_cdf") * 1000
+    return Point(batch, length, p50, max(p50, float(p90)), max(p50, float(p99)), batch / p50 * 1000)
 
 
 def geometric_mean_speedup(fast: Measured, slow: Measured, batch: int = 1) -> float:

@@ -24,6 +24,7 @@ class System:
     model: Path  # pytorch: a Hugging Face folder; else the .onnx file
     tokenizer: Path  # the folder of tokenizer.json and config.json
     settings: TaskSettings  # how texts are read and scored
+    share: float | None = None  # of a cascade: of the texts, those that its teacher is asked
 
     @property
     def size_bytes(self) -> int:
@@ -44,10 +45,12 @@ def from_bundle(folder: Path, name: str = "bundle") -> System:
     """The system that a bundle is on this machine. Raises what `bundle.read` raises."""
     manifest = bundle.read(folder)
     runtime = variants.pick(manifest).runtime
+    cascade = manifest.cascade if runtime == manifest.runtime else None
     return System(
         name=name,
         kind=runtime.name,
         model=folder / runtime.model,
         tokenizer=folder,
         settings=manifest.alone,
+        share=None if cascade is None else cascade.share,
     )

@@ -32,7 +32,7 @@ from bertline.artifacts.errors import BertlineError
 from bertline.bench import transformers_tokens
 from bertline.bench.systems import System
 from bertline.serve.engine import Engine
-from bertline.serve.runtimes import RUNTIMES, Runtime
+from bertline.serve.runtimes import RUNTIMES, OnnxRuntime, Runtime
 from bertline.tasks import catalog
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch, Text
@@ -40,6 +40,8 @@ from bertline.tasks.tokens import Batch, Text
 WARM_UP_SECONDS = 0.05
 TURN_SECONDS = 0.25
 MIN_REPETITIONS = 3
+SURE_OF_ALL_AND_OF_NONE = (0.0, 2.0)
+"""Thresholds of a cascade, none of which is a probability that it computes."""
 
 
 class Worker:
@@ -69,8 +71,16 @@ class Worker:
         """Seconds from making the runtime, anew, to its first answer; libraries imported, file cache as it is."""
         return float(self._ask("load", batch))
 
+    @property
+    def ways(self) -> int:
+        """How many there are to answer a text: two of a cascade."""
+        return 1 if self.system.share is None else len(SURE_OF_ALL_AND_OF_NONE)
+
     def time(self, batches: Sequence[Batch]) -> list[list[float]]:
-        """One turn: for each batch the seconds of each repetition, warm-up left out."""
+        """One turn: for each batch the seconds of each repetition, warm-up left out.
+
+        Of a cascade for each batch as if the student was sure of all texts, then for each as if of none.
+        """
         seconds: list[list[float]] = self._ask("time", list(batches), WARM_UP_SECONDS, TURN_SECONDS)
         return seconds
 
@@ -149,9 +159,18 @@ class _Inside:
         return seconds
 
     def time(self, batches: list[Batch], warm_up_seconds: float, turn_seconds: float) -> list[list[float]]:
-        times = [repeat(partial(self.runtime.run, batch), warm_up_seconds, turn_seconds) for batch in batches]
+        runs = [partial(way, batch) for way in self.ways for batch in batches]
+        times = [repeat(run, warm_up_seconds, turn_seconds) for run in runs]
         settle()
         return times
+
+    @property
+    def ways(self) -> list[Callable[[Batch], Output]]:
+        """The run, or both ways that a cascade has."""
+        if self.system.share is None:
+            return [self.runtime.run]
+        assert isinstance(self.runtime, OnnxRuntime), "which alone runs cascades"
+        return [partial(self.runtime.run, threshold=threshold) for threshold in SURE_OF_ALL_AND_OF_NONE]
 
     def outputs(self, texts: list[Text]) -> list[Output]:
         tokenizer = self.task.tokenizer(self.system.tokenizer)

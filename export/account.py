@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import MODEL, Fidelity, Manifest, Runtime, Variant, Vocabulary
+from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, Runtime, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
 from bertline.export import choose, onnx_files, triton
 from bertline.export.contest import Outcome
@@ -22,7 +22,7 @@ PACKAGES = (
 )  # fmt: skip
 ANSWERED = {
     "metric", "baseline", "value", "drop", "max_drop", "examples", "fidelity", "candidates", "target", "notices",
-    "vocabulary",
+    "cascade", "vocabulary",
 }  # fmt: skip
 """Keys of the manifest that the JSON answer has too."""
 
@@ -86,11 +86,13 @@ def describe(
         source=origin.source(bundle),
         teacher=teacher and teacher.source(bundle),
         golden=[],
+        cascade=chosen.plan.cascade,
         packing=outcome.packing,
         vocabulary=vocabulary,
         notices=[
             *outcome.notices,
             *taught(teacher),
+            *shared(chosen.plan.cascade),
             *_doubts(vocabulary, len(origin.examples), target, here.cpu_class),
         ],
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -133,6 +135,17 @@ def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
 def taught(teacher: Origin | None) -> list[str]:
     """A word where what is called PyTorch's is a teacher's."""
     return [] if teacher is None else [f"a student of {teacher.place}: PyTorch's figures are those of the teacher"]
+
+
+def shared(cascade: Cascade | None) -> list[str]:
+    """A word where two models answer."""
+    if cascade is None:
+        return []
+    return [
+        f"a cascade: the teacher ({cascade.teacher}) answered {cascade.share:.1%} of the validation texts, those that "
+        f"the student gave no label a probability of {cascade.threshold:.3f}; milliseconds are weighed by that share, "
+        "and other texts have another: a server's metrics tell it"
+    ]
 
 
 def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:

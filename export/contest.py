@@ -12,20 +12,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import Packing
+from bertline.artifacts.bundle import Cascade, Packing
 from bertline.artifacts.errors import GateError
 from bertline.bench import bootstrap, compare
 from bertline.bench.compare import Point
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
-from bertline.export import choose
+from bertline.export import cascade, choose
 from bertline.export.choose import Score, Trial
 from bertline.export.graphs import Graph
 from bertline.export.plans import Plan
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
 from bertline.export.workshop import Workshop
-from bertline.tasks.task import Counts
+from bertline.tasks.task import Counts, Output
 
 ROUNDS = 3
 SHARES = (0.125, 0.375, 0.625, 0.875)
@@ -82,6 +82,7 @@ class Contest:
             self._before = self._counts(self._yardstick)
             if (chosen := self._best()) is None:
                 self._mend(processes)
+                self._ask_teacher(processes)
                 chosen = self._best()
             if chosen is None:
                 raise GateError(
@@ -114,7 +115,8 @@ class Contest:
         self.say(f"{plan.name}: making")
         try:
             graph = self.workshop.make(plan)
-            worker = processes.enter_context(Worker(system(self.origin, graph), machine.cores()))
+            measured = system(self.origin, graph, plan.cascade)
+            worker = processes.enter_context(Worker(measured, machine.cores()))
             worker.outputs(self.origin.texts[:1])
         except Exception as error:  # the quantizers are other people's, and raise whatever they come upon
             if plan.name == "fp32":
@@ -146,12 +148,33 @@ class Contest:
         return trial
 
     def _mend(self, processes: ExitStack) -> None:
-        """Where none is right: other calibrations, and the most sensitive layers left in fp32."""
+        """Where none is right but fp32: other calibrations, and the most sensitive layers left in fp32."""
         failed = [trial for trial in self._trials.values() if trial.score and trial.score.drop > self.terms.max_drop]
-        if failed and not self.terms.only:
+        if failed and not self.terms.only and self._passes(self._counts(self._workers["fp32"])):
             self.say("none is right: trying what is slower, but loses less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
             self._time(remedies(fastest), processes)
+
+    def _ask_teacher(self, processes: ExitStack) -> None:
+        """Where the student is not right alone: its teacher, if there is one to ask, for what it is not sure of."""
+        teacher = self.workshop.teacher
+        tried = [trial for trial in self._trials.values() if trial.plan.quantized]
+        tried = [trial for trial in tried if trial.plan.runtime == "onnxruntime"]
+        if teacher is None or not tried:
+            return
+        self.say(f"none is right alone: asking {teacher.name} of the teacher")
+        plan = min(tried, key=lambda trial: trial.milliseconds).plan
+        with Worker(system(self.origin, teacher), machine.cores()) as asked:
+            answered = asked.outputs(self.origin.texts)
+        student = self._workers[plan.name]
+        found = cascade.doubt(
+            student.outputs(self.origin.texts),
+            answered,
+            lambda outputs: self._passes(self._counted(student, outputs)),
+        )
+        if found is not None:
+            both = Cascade(**found._asdict(), student=plan.name, teacher=teacher.name)
+            self._time([replace(plan, name=f"{plan.name}-cascade", cascade=both)], processes)
 
     def _others(self, chosen: Trial) -> list[Trial]:
         """What is sealed beside the chosen one: for ONNX Runtime alone, and for every CPU class."""
@@ -171,9 +194,14 @@ class Contest:
 
     def _counts(self, worker: Worker) -> Counts:
         """What the scores of a system's answers are made of."""
+        return self._counted(worker, worker.outputs(self.origin.texts))
+
+    def _counted(self, worker: Worker, outputs: Sequence[Output]) -> Counts:
         origin = self.origin
-        answered = compare.answers(worker.system, origin.examples, worker.outputs(origin.texts))
-        return origin.task.counts(origin.examples, answered)
+        return origin.task.counts(origin.examples, compare.answers(worker.system, origin.examples, outputs))
+
+    def _passes(self, after: Counts) -> bool:
+        return not choose.doubt(score(self.origin, self._before, after), self.terms.max_drop)
 
 
 def remedies(plan: Plan) -> list[Plan]:
@@ -209,9 +237,10 @@ def pytorch(origin: Origin) -> System:
     return System("pytorch", "pytorch", origin.folder, origin.folder, origin.settings)
 
 
-def system(origin: Origin, graph: Graph) -> System:
+def system(origin: Origin, graph: Graph, cascade: Cascade | None = None) -> System:
     """A graph, to be measured."""
-    return System(graph.name, graph.runtime, graph.path, origin.folder, origin.settings)
+    share = None if cascade is None else cascade.share
+    return System(graph.name, graph.runtime, graph.path, origin.folder, origin.settings, share)
 
 
 def p50_ms(points: Sequence[Point]) -> dict[str, float]:

@@ -15,9 +15,10 @@ from bertline.artifacts import files, machine, signature
 from bertline.artifacts.bundle import Fidelity, Packing, Vocabulary
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
-from bertline.export import account, contest, exact, packing, sources, vocabulary
+from bertline.export import account, cascade, contest, exact, packing, sources, vocabulary
 from bertline.export.contest import Contest, Outcome, Say
 from bertline.export.exact import Exact
+from bertline.export.graphs import Graph
 from bertline.export.plans import Situation, select
 from bertline.export.seal import seal
 from bertline.export.sources import Origin
@@ -37,6 +38,7 @@ def export(
     sign: Path | None = None,
     trim_vocabulary: str | None = None,
     teacher: str | None = None,
+    asked: Path | None = None,
 ) -> dict[str, Any]:
     """Make a bundle of the best candidate that is shown to lose no more than the terms allow.
 
@@ -50,6 +52,7 @@ def export(
         sign: the private key to sign the bundle with.
         trim_vocabulary: texts, as `vocabulary.trim` takes them, whose tokens are kept; None to keep all tokens.
         teacher: the run that candidates are held to instead of the source, which is a student of it.
+        asked: a bundle of the teacher, to be asked in a cascade where the student is not right alone.
 
     Returns:
         What `bertline export --json` prints.
@@ -68,7 +71,8 @@ def export(
         terms.check_examples(len(origin.examples))
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
         judge = None if teacher is None else replace(sources.read(teacher, data), examples=origin.examples)
-        found = _measured(origin, judge, terms, trim_vocabulary, Path(folder), say)
+        asks = None if asked is None else cascade.teacher(asked)
+        found = _measured(origin, judge, asks, terms, trim_vocabulary, Path(folder), say)
         told = account.describe(origin, judge, bundle, found.outcome, found.fidelity, terms, found.vocabulary)
         result = account.answer(bundle, told.manifest, found.outcome)
         say(f"sealing {bundle}")
@@ -89,7 +93,13 @@ class _Measured(NamedTuple):
 
 
 def _measured(
-    origin: Origin, judge: Origin | None, terms: Terms, texts: str | None, folder: Path, say: Say
+    origin: Origin,
+    judge: Origin | None,
+    asked: Graph | None,
+    terms: Terms,
+    texts: str | None,
+    folder: Path,
+    say: Say,
 ) -> _Measured:
     """Convert, hold against PyTorch, and let all candidates contend; held to `judge`, where that is another model."""
     with ExitStack() as stack:
@@ -101,14 +111,14 @@ def _measured(
             say(f"trimming the vocabulary to {texts}")
             served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
         graphs = exact.make(origin, served, own, folder, say)
-        return _Measured(served, kept, graphs.fidelity, _chosen(served, graphs, yardstick, terms, say))
+        return _Measured(served, kept, graphs.fidelity, _chosen(served, graphs, yardstick, asked, terms, say))
 
 
-def _chosen(origin: Origin, graphs: Exact, yardstick: Worker, terms: Terms, say: Say) -> Outcome:
+def _chosen(origin: Origin, graphs: Exact, yardstick: Worker, asked: Graph | None, terms: Terms, say: Say) -> Outcome:
     """The contest of all candidates that can win, with what is to be told of those that were left out."""
     plans, notices = select(Situation(terms, machine.cpu_class(), graphs.why_not_fused, _openvino()))
     texts, notice = sources.calibration(origin)
-    workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration)
+    workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration, asked)
     outcome = Contest(origin, yardstick, workshop, terms, say).hold(plans)
     if notice and any(trial.plan.calibrated for trial in outcome.trials):
         notices.append(notice)
@@ -116,8 +126,11 @@ def _chosen(origin: Origin, graphs: Exact, yardstick: Worker, terms: Terms, say:
 
 
 def _packed(origin: Origin, outcome: Outcome, terms: Terms) -> Packing | None:
-    """How the chosen model packs short texts; nothing is known of another CPU than this."""
-    if terms.target not in ("auto", machine.cpu_class()):
+    """How the chosen model packs short texts; nothing is known of another CPU than this.
+
+    A cascade packs none: for one text of which its student is not sure, all beside it would be the teacher's.
+    """
+    if terms.target not in ("auto", machine.cpu_class()) or outcome.chosen.plan.cascade is not None:
         return None
     return packing.measure(contest.system(origin, outcome.graphs[outcome.chosen.plan.name]), origin.texts)
 

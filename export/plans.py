@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bertline.artifacts.bundle import RuntimeName
+from bertline.artifacts.bundle import Cascade, RuntimeName
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.machine import CpuClass
 from bertline.export.terms import Terms
@@ -30,6 +30,8 @@ class Plan:
     bits: int = 8
     fp32_share: float = 0.0
     """Of the layers, how many of the most sensitive stay in fp32."""
+    cascade: Cascade | None = None
+    """Where this is one: of which candidate with which teacher."""
 
     @property
     def quantized(self) -> bool:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
+from bertline.artifacts.bundle import Cascade
 from bertline.artifacts.task import Tokens
-from bertline.export import sensitivity
+from bertline.export import cascade, sensitivity
 from bertline.export.graphs import Graph
 from bertline.export.plans import Plan
 from bertline.export.quantize import quantize
@@ -21,7 +23,13 @@ class Workshop:
     """Makes a graph of each plan, in a folder."""
 
     def __init__(
-        self, origin: Origin, fp32: Graph, fused: Graph | None, calibration: Sequence[Text], count: int
+        self,
+        origin: Origin,
+        fp32: Graph,
+        fused: Graph | None,
+        calibration: Sequence[Text],
+        count: int,
+        teacher: Graph | None = None,
     ) -> None:
         """Take what all candidates come from.
 
@@ -30,14 +38,17 @@ class Workshop:
             fp32, fused: the graphs, in the folder that all others are written to.
             calibration: texts for fixed scales.
             count: how many of them are used.
+            teacher: the graph that is asked in cascades.
         """
-        self.origin, self.fp32, self.fused = origin, fp32, fused
+        self.origin, self.fp32, self.fused, self.teacher = origin, fp32, fused, teacher
         self._calibration, self._count = calibration, count
         self._ranked: dict[tuple[bool, bool], list[list[str]]] = {}
 
     def make(self, plan: Plan) -> Graph:
         """The graph of a plan, written beside those it comes from."""
         base = self._base(plan)
+        if plan.cascade is not None:
+            return self._cascade(plan.name, plan.cascade, base.path.parent)
         if not plan.quantized:
             return Graph(plan.name, base.path, plan.runtime)
         path = base.path.with_name(f"{plan.name}.onnx")
@@ -59,6 +70,12 @@ class Workshop:
             return self.fp32
         assert self.fused is not None, "no plan is fused where nothing is"
         return self.fused
+
+    def _cascade(self, name: str, plan: Cascade, folder: Path) -> Graph:
+        assert self.teacher is not None, "no plan asks a teacher where there is none"
+        path = folder / f"{name}.onnx"
+        cascade.join(folder / f"{plan.student}.onnx", self.teacher.path, plan.threshold, path)
+        return Graph(name, path)
 
     def _kept(self, plan: Plan) -> list[str]:
         """The products in the most sensitive layers, as many as the plan leaves in fp32."""

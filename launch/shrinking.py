@@ -1,15 +1,17 @@
 """`bertline shrink`: the fastest student of a run that is shown to lose no more than asked, as a bundle.
 
 Sizes are tried from the smallest on: a student is cut from the run, distilled from it, and exported with its drop held
-to the run itself. The first that passes has the fewest layers; then half of what each of these holds is taken out, and
-the faster of the two is handed over. Each student is a run beside the teacher's; one that is finished is used as it is,
-so that the same command goes on where it was stopped.
+to the run itself. One that loses too much is tried in a cascade, where it asks the run itself when it is not sure. The
+first that passes alone has the fewest layers; then half of what each of these holds is taken out, and the fastest of
+all that pass is handed over. Each student is a run beside the teacher's; one that is finished is used as it is, so that
+the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -62,11 +64,13 @@ class Shrinking:
     say: Say
 
     def students(self, model: Path) -> Iterator[tuple[Tried, dict[str, Any] | None]]:
-        """All that are tried, each with the export's JSON where it has passed: up to the first, and that one halved."""
+        """All that are tried, each with the export's JSON where it has passed: up to the first that does alone, and
+        that one halved.
+        """
         for kept in sizes(encoder.check(model)):
             tried, made = self.attempt(kept)
             yield tried, made
-            if made is not None:
+            if made is not None and made["cascade"] is None:
                 if (less := halved(kept, model)) is not None:
                     yield self.attempt(less)
                 return
@@ -79,12 +83,34 @@ class Shrinking:
         best, value = (float(runs.read_summary(one).validation[metric]) for one in (self.place, folder))
         tried = Tried(named(kept), str(folder), kept.model_dump(), value, round(best - value, 6), None, "")
         made = None
-        if tried.drop > self.terms.max_drop + ROUNDING:
+        if self.loses(tried) and self.asked is None:
             tried = replace(tried, why=f"loses {tried.drop:.4f} in PyTorch already")
         else:
             tried, made = self.exported(tried)
         self.say(f"{tried.student}: {tried.why}")
         return tried, made
+
+    def loses(self, tried: Tried) -> bool:
+        """Whether a student loses too much before it is exported: no candidate is right alone."""
+        return tried.drop > self.terms.max_drop + ROUNDING
+
+    @cached_property
+    def asked(self) -> Path | None:
+        """A bundle of the teacher, which cascades ask; None where none passes, or its task has no one label."""
+        if runs.read_summary(self.place).problem_type != "single_label_classification":
+            return None
+        self.say(f"{self.place}: exporting it, to be asked by students that are not right alone")
+        bundle = self.unseen(self.place)
+        try:
+            export(str(self.place), bundle, self.terms, say=self.say)
+        except GateError as error:
+            self.say(f"no cascades: {error}")
+            return None
+        return bundle
+
+    def unseen(self, run: Path) -> Path:
+        """Where a bundle of a run is made that may not be handed over."""
+        return self.bundle.with_name(f".{self.bundle.name}.{run.name}")
 
     def student(self, kept: Student) -> Path:
         """Write the recipe of a student beside the teacher's run, where its own run will be, and return its path."""
@@ -102,11 +128,15 @@ class Shrinking:
 
     def exported(self, tried: Tried) -> tuple[Tried, dict[str, Any] | None]:
         """The student as a bundle of a name that nobody sees, if it passes."""
-        bundle = self.bundle.with_name(f".{self.bundle.name}.{Path(tried.run).name}")
+        bundle = self.unseen(Path(tried.run))
+        terms = replace(self.terms, quick=True) if self.loses(tried) else self.terms
         try:
-            made = export(tried.run, bundle, self.terms, say=self.say, teacher=str(self.place))
+            made = export(tried.run, bundle, terms, say=self.say, teacher=str(self.place), asked=self.asked)
         except GateError as error:
-            return replace(tried, why=str(error).partition(";")[0]), None  # a table follows
+            lost = f"loses {tried.drop:.4f}, alone and in a cascade"
+            return replace(
+                tried, why=lost if self.loses(tried) else str(error).partition(";")[0]
+            ), None  # a table follows
         measured = {"value": made["value"], "drop": made["drop"], "p50_ms": latencies(made)}
         return replace(tried, **measured, why=f"passes: {made['chosen']}"), made
 
@@ -148,6 +178,7 @@ def shrink(
     curve = [one for one, _ in tried]
     passed = [(one, made) for one, made in tried if made is not None]
     if not passed:
+        files.remove_left(bundle)
         raise GateError(
             f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
             "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would help"

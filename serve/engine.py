@@ -13,7 +13,7 @@ import numpy as np
 from bertline.artifacts import bundle
 from bertline.artifacts.errors import DamagedError
 from bertline.serve import variants
-from bertline.serve.runtimes import RUNTIMES, Runtime
+from bertline.serve.runtimes import RUNTIMES, OnnxRuntime, Runtime, Tally
 from bertline.tasks import catalog
 from bertline.tasks.task import Answer, Output, Task
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
@@ -87,6 +87,8 @@ class Bundle:
         self.runtime = picked.runtime
         self.packing = self.manifest.packing if picked.runtime == self.manifest.runtime else None
         """Measured of the chosen model alone."""
+        self.tally = Tally()
+        """What its engines have asked the teacher of a cascade; of another model nothing is counted."""
         self.task = catalog.make(self.manifest)
         with _refusing(folder / "tokenizer.json"):
             self.tokenizer = self.task.tokenizer(folder)
@@ -108,8 +110,18 @@ class Bundle:
         with _refusing(self._path):
             runtime = RUNTIMES[self.runtime.name](self._content, threads, streams)
         engine = Engine(self.task, self.tokenizer, runtime)
+        cascade = runtime if self.is_cascade and isinstance(runtime, OnnxRuntime) else None
+        if cascade is not None:
+            cascade.tally = Tally()  # nobody asked the golden texts
         self._replay(engine)
+        if cascade is not None:
+            cascade.tally = self.tally
         return engine
+
+    @property
+    def is_cascade(self) -> bool:
+        """Whether the model that answers here is a student that asks its teacher."""
+        return self.manifest.cascade is not None and self.runtime == self.manifest.runtime
 
     def _hold_vocabulary(self, rows: int | None) -> None:
         if rows is not None and (largest := self.tokenizer.largest_id()) >= rows:

@@ -3,7 +3,7 @@
 import importlib.util
 import io
 from pathlib import Path
-from threading import local
+from threading import Lock, local
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import RuntimeName
 from bertline.artifacts.errors import DamagedError
+from bertline.artifacts.graph import ASKED, THRESHOLD
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch
 
@@ -24,6 +25,22 @@ class Runtime(Protocol):
         (batch, labels); from a head on every token (batch, longest, labels); of starts and ends (batch, longest, 2).
         """
         ...
+
+
+class Tally:
+    """What became of the texts of a cascade, counted by any number of threads."""
+
+    def __init__(self) -> None:
+        self.texts = 0
+        self.asked = 0
+        """Of them, those that the student was not sure of, so that the teacher answered."""
+        self._lock = Lock()
+
+    def add(self, asked: Output) -> None:
+        """Count a batch, (batch,) bool."""
+        with self._lock:
+            self.texts += len(asked)
+            self.asked += int(asked.sum())
 
 
 class OnnxRuntime:
@@ -56,10 +73,19 @@ class OnnxRuntime:
             ) from None
         self.inputs = [one.name for one in self._session.get_inputs()]
         self.outputs = _heads([one.name for one in self._session.get_outputs()])
+        self.tally: Tally | None = None
+        """Where the texts of a cascade are to be counted."""
 
-    def run(self, batch: Batch) -> Output:
-        """As `Runtime.run`."""
-        return _joined(self._session.run(self.outputs, {name: batch[name] for name in self.inputs}))
+    def run(self, batch: Batch, threshold: float | None = None) -> Output:
+        """As `Runtime.run`; of a cascade, with another threshold than its own."""
+        given: dict[str, object] = {name: batch[name] for name in self.inputs}
+        if threshold is not None:
+            given[THRESHOLD] = np.array(threshold, np.float32)
+        if self.tally is None:
+            return _joined(self._session.run(self.outputs, given))
+        *found, asked = self._session.run([*self.outputs, ASKED], given)
+        self.tally.add(asked)
+        return _joined(found)
 
 
 class OpenVino:

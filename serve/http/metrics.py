@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from bertline.serve.http.shelf import Shelf
@@ -45,13 +45,20 @@ class Metrics(Collector):
         for stage in STAGES:
             self.stages.labels(name, stage).observe(getattr(answered, stage))
 
-    def collect(self) -> list[InfoMetricFamily]:
-        """The bundles, as they are when asked: a swap changes their versions."""
+    def collect(self) -> list[Metric]:
+        """The bundles, as they are when asked: a swap changes their versions, and counts of a cascade begin anew."""
         family = InfoMetricFamily("bertline_bundle", "Bundles that answer.", labels=["bundle"])
+        cascades = CounterMetricFamily(
+            "bertline_cascade_texts", "Texts of a cascade, by who answered.", labels=["bundle", "by"]
+        )
         for entry in self.shelf.entries.values():
             told = {"version": entry.version, "task": entry.manifest.task, "runtime": entry.bundle.runtime.name}
             family.add_metric([entry.name], told)
-        return [family]
+            if entry.bundle.is_cascade:
+                tally = entry.bundle.tally
+                cascades.add_metric([entry.name, "student"], tally.texts - tally.asked)
+                cascades.add_metric([entry.name, "teacher"], tally.asked)
+        return [family, cascades]
 
     def exposition(self) -> bytes:
         """All of it, in Prometheus' text format."""

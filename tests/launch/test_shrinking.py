@@ -15,6 +15,7 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError
 from bertline.artifacts.recipe import Student
 from bertline.artifacts.run import RunFolder
+from bertline.export import cascade
 from bertline.export.terms import Terms
 from bertline.launch import shrinking, training
 from bertline.launch.shrinking import Shrinking
@@ -114,16 +115,26 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_student_that_loses_too_much_is_not_exported(
+def test_a_student_that_loses_too_much_is_sealed_with_its_teacher_or_not_at_all(
     teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that begins with nothing and learns nothing."""
+    measure_briefly(monkeypatch)
+    monkeypatch.setattr(shrinking, "Terms", partial(Terms, quick=True))
     monkeypatch.setattr(shrinking, "sizes", lambda config: [Student(layers=[0])])
     place = shutil.copytree(teacher.path, tmp_path / "films")
     sets = [f"model={teacher.path.parents[1] / 'model'}", "training.learning_rate=1e-9"]
-    with pytest.raises(GateError, match=r"1 layer +value 0\.\d+  drop \+0\.\d+  loses 0\.\d+ in PyTorch already"):
-        shrinking.shrink(place, tmp_path / "bundle", 0.05, None, sets, print)
+    monkeypatch.setattr(cascade, "SHARES", (0.01,))
+    with pytest.raises(GateError, match=r"1 layer +value 0\.\d+  drop \+0\.\d+  loses 0\.\d+, alone and in a cascade"):
+        shrinking.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
     assert not (tmp_path / "bundle").exists()
+    assert not list(tmp_path.glob(".bundle.*"))
+    monkeypatch.setattr(cascade, "SHARES", (0.5, 0.95))
+    found = shrinking.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
+    assert found["cascade"]["share"] in (0.5, 0.95)
+    assert [one["why"] for one in found["curve"]] == [f"passes: {found['chosen']}"]
+    assert found["drop"] <= DROP
+    assert bundle.verify(tmp_path / "bundle").cascade is not None
 
 
 @pytest.mark.usefixtures("here")
