@@ -1,4 +1,8 @@
-"""Every encoder with every task, tiny and random: two steps of training, export with its gates, and answers."""
+"""Every encoder with every task, tiny and random: two steps of training, export with its gates, and answers.
+
+bert with every task, and electra, whose bundles other tests open; each other encoder with one task in turn, and the
+rest by `make test-matrix`.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -20,9 +24,17 @@ EXTRA = [("bert", problem) for problem in tiny.LABELS if problem not in tiny.TAS
 """Which problem a classifier is for is nothing to the encoder: one will do."""
 UNSUPPORTED = {("modernbert", "question-answering"): "optimum does not convert 'modernbert' for question-answering"}
 """What the libraries do not do, and what is said of it."""
+EVERY = [*itertools.product(encoders.ENCODERS, tiny.TASKS), *EXTRA]
+USUAL = {
+    *((encoder, tiny.TASKS[number % len(tiny.TASKS)]) for number, encoder in enumerate(encoders.ENCODERS)),
+    *((encoder, task) for encoder, task in EVERY if encoder in ("bert", tiny.TRITON)),
+    *UNSUPPORTED,
+}
 
 
-@pytest.mark.parametrize(("encoder", "task"), [*itertools.product(encoders.ENCODERS, tiny.TASKS), *EXTRA])
+@pytest.mark.parametrize(
+    ("encoder", "task"), [pytest.param(*one, marks=() if one in USUAL else pytest.mark.matrix) for one in EVERY]
+)
 def test_the_line(
     encoder: str, task: str, tiny_run: Callable[[str, str], RunFolder], tiny_bundle: Callable[[str, str], Path]
 ) -> None:
