@@ -28,7 +28,7 @@ TEACHER = "teacher/"
 """What its tensors' names begin with."""
 
 
-class Doubt(NamedTuple):
+class Setting(NamedTuple):
     """How sure a student must be of an answer of its own."""
 
     threshold: float
@@ -45,7 +45,9 @@ def teacher(folder: Path) -> Graph:
     return next(Graph(name, folder / one.model) for name, one in models.items() if one.name == "onnxruntime")
 
 
-def doubt(student: Sequence[Output], teacher: Sequence[Output], passes: Callable[[list[Output]], bool]) -> Doubt | None:
+def lowest(
+    student: Sequence[Output], teacher: Sequence[Output], passes: Callable[[list[Output]], bool]
+) -> Setting | None:
     """The lowest threshold of a few with which both together pass; None where none does.
 
     Args:
@@ -57,7 +59,7 @@ def doubt(student: Sequence[Output], teacher: Sequence[Output], passes: Callable
         threshold = float(np.float32(np.quantile(sure, share)))
         both = [own if one >= threshold else other for one, own, other in zip(sure, student, teacher, strict=True)]
         if passes(both):
-            return Doubt(threshold, round(float(np.mean(sure < threshold)), 4))
+            return Setting(threshold, round(float(np.mean(sure < threshold)), 4))
     return None
 
 
@@ -72,7 +74,7 @@ def join(student: Path, teacher: Path, threshold: float, path: Path) -> None:
 
     Args:
         student, teacher: ONNX files that give logits (batch, labels).
-        threshold: see `Doubt`.
+        threshold: see `Setting`.
         path: the file to write; gives `logits`, and `asked`, (batch,), whether they are the teacher's.
     """
     model, other = onnx.load(student), onnx.load(teacher)

@@ -167,7 +167,7 @@ class Contest:
         with Worker(system(self.origin, teacher), machine.cores()) as asked:
             answered = asked.outputs(self.origin.texts)
         student = self._workers[plan.name]
-        found = cascade.doubt(
+        found = cascade.lowest(
             student.outputs(self.origin.texts),
             answered,
             lambda outputs: self._passes(self._counted(student, outputs)),

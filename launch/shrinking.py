@@ -134,9 +134,8 @@ class Shrinking:
             made = export(tried.run, bundle, terms, say=self.say, teacher=str(self.place), asked=self.asked)
         except GateError as error:
             lost = f"loses {tried.drop:.4f}, alone and in a cascade"
-            return replace(
-                tried, why=lost if self.loses(tried) else str(error).partition(";")[0]
-            ), None  # a table follows
+            told = str(error).partition(";")[0]  # a table follows
+            return replace(tried, why=lost if self.loses(tried) else told), None
         measured = {"value": made["value"], "drop": made["drop"], "p50_ms": latencies(made)}
         return replace(tried, **measured, why=f"passes: {made['chosen']}"), made
 

@@ -111,14 +111,14 @@ def test_the_lowest_threshold_that_passes() -> None:
     def passes(outputs: list[Output]) -> bool:
         return sum(int(one.argmax()) for one in outputs) >= right[0]
 
-    found = cascade.doubt(student, teacher, passes)
+    found = cascade.lowest(student, teacher, passes)
     assert found is not None
     assert found.share == 0.3
     assert 0.5 + 0.02 * 6 < found.threshold <= 0.5 + 0.02 * 7 + 1e-6
     right.pop(0)
-    assert (again := cascade.doubt(student, teacher, passes)) is not None
+    assert (again := cascade.lowest(student, teacher, passes)) is not None
     assert again.share == 0.15
-    assert cascade.doubt(student, student, lambda outputs: False) is None
+    assert cascade.lowest(student, student, lambda outputs: False) is None
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +151,7 @@ def test_a_student_that_is_not_right_alone_asks_its_teacher(
     assert manifest.drop <= 0.05
     assert f"none is right alone: asking {told.teacher} of the teacher" in said
     assert any("milliseconds are weighed by that share" in notice for notice in manifest.notices)
-    assert "a cascade: the teacher" in (folder / "README.md").read_text() + (folder / "report.html").read_text()
+    assert all("a cascade: the teacher" in (folder / name).read_text() for name in ("README.md", "report.html"))
     assert manifest.packing is None
 
 
