@@ -1,6 +1,6 @@
 """The candidates that there can be, by name, and why some are not even made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bertline.artifacts.bundle import Cascade, RuntimeName
@@ -9,7 +9,8 @@ from bertline.artifacts.machine import CpuClass
 from bertline.export.terms import Terms
 
 EXACT: tuple[CpuClass, ...] = ("avx512_vnni", "arm64")
-"""CPU classes that multiply unsigned by signed bytes exactly; the others saturate, and answer otherwise."""
+"""CPU classes that multiply unsigned by signed bytes exactly. The others add two products in 16 bits, which saturate
+where weights have eight bits, and do not where they have seven (onnxruntime's documentation of quantization)."""
 
 Method = Literal["fp32", "dynamic", "static", "nncf", "weights"]
 
@@ -26,6 +27,7 @@ class Plan:
     """Whether weights are s8, which activations, u8, are multiplied with."""
     per_channel: bool = True
     reduce_range: bool = False
+    """Whether signed weights have seven bits, whose products no CPU has to cut."""
     calibration: str = "minmax"
     bits: int = 8
     fp32_share: float = 0.0
@@ -46,14 +48,15 @@ class Plan:
     @property
     def right_everywhere(self) -> bool:
         """Whether all CPUs compute the same of it, as far as is known: weights in blocks have kernels of their own."""
-        return self.runtime == "onnxruntime" and not self.signed and self.method != "weights"
+        exact = not self.signed or self.reduce_range
+        return self.runtime == "onnxruntime" and exact and self.method != "weights"
 
 
-def dynamic(signed: bool, fused: bool, per_channel: bool = True, reduce_range: bool = False) -> Plan:
+def dynamic(signed: bool, fused: bool, per_channel: bool = True) -> Plan:
     """Int8 weights; activations are quantized as the model runs."""
     name = "int8-signed" if signed else "int8-unsigned"
-    name += "-reduced" * reduce_range + "-fused" * fused + "-per-tensor" * (not per_channel)
-    return Plan(name, "dynamic", "onnxruntime", fused, signed, per_channel, reduce_range)
+    name += "-fused" * fused + "-per-tensor" * (not per_channel)
+    return Plan(name, "dynamic", "onnxruntime", fused, signed, per_channel)
 
 
 PLANS = (
@@ -61,7 +64,6 @@ PLANS = (
     Plan("fp32-fused", "fp32", fused=True),
     Plan("fp32-openvino", "fp32", "openvino"),
     *(dynamic(signed, fused) for fused in (False, True) for signed in (True, False)),
-    *(dynamic(True, fused, reduce_range=True) for fused in (False, True)),
     *(dynamic(signed, fused, per_channel=False) for fused in (False, True) for signed in (True, False)),
     Plan("int8-static-minmax", "static", signed=True),
     Plan("int8-static-entropy", "static", signed=True, calibration="entropy"),
@@ -87,11 +89,20 @@ class Situation:
 
 
 def select(situation: Situation) -> tuple[list[Plan], list[str]]:
-    """The plans to be carried out, and notices of why others are not.
+    """The plans to be carried out, and notices of why others are not, or are with fewer bits.
 
     Raises:
         InputError: `only` names what is no candidate, or one that cannot be right or made here.
     """
+    which = _saturating(situation.terms.target, situation.here)
+    chosen, notices = _select(situation)
+    if which is None or not any(plan.signed for plan in chosen):
+        return chosen, notices
+    told = f"signed weights have seven bits: with eight, CPUs of class {which} saturate, and answer otherwise"
+    return [replace(plan, reduce_range=plan.signed) for plan in chosen], [*notices, told]
+
+
+def _select(situation: Situation) -> tuple[list[Plan], list[str]]:
     only = situation.terms.only
     names = [plan.name for plan in PLANS]
     if unknown := [name for name in only if name not in names]:
@@ -114,14 +125,9 @@ def select(situation: Situation) -> tuple[list[Plan], list[str]]:
     return [plan for plan, reason in reasons.items() if reason is None], notices
 
 
-def saturating(target: str, here: CpuClass) -> str | None:
-    """The CPU class on which signed weights would answer otherwise; None where what is measured here holds.
-
-    auto is this very machine, whatever it does: its own answers are measured. A class is all CPUs of it.
-    """
-    if target == "auto" or {target, here} <= set(EXACT):
-        return None
-    return target if target not in EXACT else here
+def _saturating(target: str, here: CpuClass) -> str | None:
+    """The CPU class, of that which is meant and that which measures, that signed weights of eight bits are not for."""
+    return next((which for which in (target, here) if which not in (*EXACT, "auto")), None)
 
 
 def _impossible(plan: Plan, situation: Situation) -> str | None:
@@ -135,19 +141,15 @@ def _impossible(plan: Plan, situation: Situation) -> str | None:
         return "Triton's ONNX Runtime backend is what runs the model"
     if plan.runtime == "openvino" and terms.target not in ("auto", here):
         return f"what OpenVINO computes on a CPU of class {terms.target} cannot be known here"
-    if plan.signed and (which := saturating(terms.target, here)):
-        return f"CPUs of class {which} saturate when they multiply unsigned by signed bytes, and answer otherwise"
     return None
 
 
 def _hopeless(plan: Plan, situation: Situation) -> str | None:
     """Why a plan cannot win."""
-    terms, here = situation.terms, situation.here
+    terms = situation.terms
     usual = plan.fused == (situation.fused is None) and plan.name.removesuffix("-fused") in QUICK
     if terms.quick and plan.name != "fp32" and not usual:
         return "--quick"
-    if plan.reduce_range and here in EXACT:
-        return f"CPUs of class {here} do not saturate, so that a bit would be given up for nothing"
     if plan.method == "weights" and terms.prefer != "size":
         return "slower than fp32, since weights are expanded at every run: tried with --prefer size"
     if not plan.per_channel and terms.prefer != "size":

@@ -70,6 +70,7 @@ def _static(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: li
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=PRODUCTS,
         per_channel=True,
+        reduce_range=plan.reduce_range,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=keep,
@@ -93,6 +94,9 @@ def _nncf(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list
         subset_size=len(texts),
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            overflow_fix=nncf.OverflowFix.ENABLE if plan.reduce_range else None
+        ),
         ignored_scope=nncf.IgnoredScope(names=keep) if keep else None,
     )
     onnx_files.save(quantized, path)

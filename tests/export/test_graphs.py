@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,20 @@ def test_weights_are_eight_bits_per_channel(quantized: dict[str, Graph], name: s
     assert not any(
         one.data_type == TensorProto.FLOAT and np.prod(one.dims) > 400 for one in onnx.load(path).graph.initializer
     )
+
+
+@pytest.mark.parametrize("name", [plan.name for plan in plans.PLANS if plan.signed])
+def test_signed_weights_have_seven_bits_where_products_would_saturate(workshop: Workshop, name: str) -> None:
+    plan = next(plan for plan in plans.PLANS if plan.name == name)
+    made = workshop.make(replace(plan, name=f"{name}-of-seven", reduce_range=True))
+    tensors = {one.name: numpy_helper.to_array(one) for one in onnx.load(made.path).graph.initializer}
+    matrices = [
+        tensor
+        for key, tensor in tensors.items()
+        if tensor.dtype == np.int8 and tensor.ndim == 2 and "embeddings" not in key  # which nothing multiplies
+    ]
+    assert len(matrices) >= 8
+    assert {int(np.abs(tensor.astype(int)).max()) for tensor in matrices} <= {63, 64}
 
 
 @pytest.mark.parametrize("name", EVERY)
