@@ -13,14 +13,13 @@ Cost: the libraries of ONNX Runtime are imported in 0.4 s, PyTorch's and transfo
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import re
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
@@ -28,6 +27,7 @@ from pathlib import Path
 from time import perf_counter, process_time, sleep
 from typing import Any
 
+from bertline.artifacts import imports
 from bertline.artifacts.errors import BertlineError
 from bertline.bench import transformers_tokens
 from bertline.bench.systems import System
@@ -145,7 +145,7 @@ class _Inside:
 
     def prepare(self) -> None:
         if self.system.kind == "pytorch":
-            with lean_imports():
+            with imports.lean():
                 from bertline.bench.pytorch import model_class
 
                 model_class(self.system.model, self.task.architecture)
@@ -192,24 +192,6 @@ class _Inside:
 
             return PyTorchRuntime(self.system.model, self.task.architecture, self.threads)
         return RUNTIMES[self.system.kind](self.system.model, self.threads)
-
-
-@contextmanager
-def lean_imports() -> Iterator[None]:
-    """Import PyTorch and transformers in 4 s rather than 6.
-
-    The garbage collector finds nothing in modules that stay, and walks over all of them again and again. transformers
-    imports scikit-learn and SciPy where they are installed, for a decoding and for losses that no encoder here has.
-    """
-    absent = {name: None for name in ("scipy", "sklearn") if name not in sys.modules}
-    gc.disable()
-    sys.modules.update(absent)  # type: ignore[arg-type]  # None is how Python is told that a module is not there
-    try:
-        yield
-    finally:
-        for name in absent:
-            del sys.modules[name]
-        gc.enable()
 
 
 def repeat(run: Callable[[], object], warm_up_seconds: float, turn_seconds: float) -> list[float]:

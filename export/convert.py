@@ -6,7 +6,7 @@ converted is loaded by the very code that the gate compares against.
 
 from pathlib import Path
 
-from bertline.artifacts import encoder, machine
+from bertline.artifacts import encoder, imports, machine
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import TaskSettings
 from bertline.export import onnx_files
@@ -30,10 +30,11 @@ def to_onnx(model: Path, settings: TaskSettings, folder: Path) -> Path:
     """
     config = encoder.check(model)
     with quiet():
-        from optimum.exporters.onnx import onnx_export_from_model
-        from optimum.exporters.tasks import TasksManager
+        with imports.lean():
+            from optimum.exporters.onnx import onnx_export_from_model
+            from optimum.exporters.tasks import TasksManager
 
-        from bertline.bench.pytorch import PyTorchRuntime
+            from bertline.bench.pytorch import PyTorchRuntime
 
         known = TasksManager.get_supported_model_type_for_task(settings.task, "onnx")
         if config.get("model_type") not in known:

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from bertline.artifacts import imports
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import BertlineError
 from bertline.artifacts.recipe import Recipe
@@ -58,13 +59,12 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
     """Train and finish, as one of the ranks; returns the exit code."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    gc.disable()  # else it walks over modules that stay, again and again, for a fifth of the time they take to import
-    from bertline.train import ranks, setup, watchdog
-    from bertline.train.finish import finish
-    from bertline.train.progress import Progress
+    with imports.lean():
+        from bertline.train import ranks, setup, watchdog
+        from bertline.train.finish import finish
+        from bertline.train.progress import Progress
+    gc.freeze()  # modules stay: nothing is to be found in them later on
 
-    gc.freeze()
-    gc.enable()
     try:
         ranks.start()
         with watchdog.watching(), setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
