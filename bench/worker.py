@@ -37,6 +37,8 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch, Text
 
+PROCESSES = multiprocessing.get_context("spawn")
+"""A worker begins with nothing of its parent's, so that its memory is its own."""
 WARM_UP_SECONDS = 0.05
 TURN_SECONDS = 0.25
 MIN_REPETITIONS = 3
@@ -49,9 +51,8 @@ class Worker:
 
     def __init__(self, system: System, threads: int) -> None:
         self.system = system
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_answer, args=(theirs, system, threads), daemon=True)
+        self._pipe, theirs = PROCESSES.Pipe()
+        self._process = PROCESSES.Process(target=_answer, args=(theirs, system, threads), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 

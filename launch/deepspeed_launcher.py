@@ -1,9 +1,12 @@
 """DeepSpeed's launcher: the command line and environment that start the ranks of a run, and what becomes of them.
 
-`command` builds exactly what a person would type, `deepspeed … --module bertline.train RECIPE …`; DeepSpeed itself is
-imported by the child alone. Which GPUs there are is asked of `nvidia-smi`, so that no torch is loaded to find out.
+`command` builds what `deepspeed … --module bertline.train RECIPE …` would start on each machine, and for other machines
+that line itself: either takes seconds to import DeepSpeed. `nvidia-smi` is asked which GPUs there are, so that no torch is
+loaded to find out.
 """
 
+import base64
+import json
 import os
 import re
 import shlex
@@ -65,6 +68,8 @@ def command(
 ) -> list[str]:
     """The command line: DeepSpeed's launcher, run by this very Python, and what each rank is to do.
 
+    It is that of one machine, which is told its ranks as `deepspeed` would tell them; or `deepspeed` for a hostfile.
+
     Args:
         recipe: YAML file.
         sets: KEY=VALUE overrides.
@@ -78,11 +83,11 @@ def command(
         InputError: more than one of the last three; more GPUs than there are.
     """
     kind, count = where(gpus, ranks, hostfile)
-    line = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical", "--master_port", _free_port()]
+    program, which = "launch", f"--world_info={_world(kind, count)}"
     if hostfile is not None:
-        line += ["--hostfile", str(hostfile)]
-    elif kind == "cpu" or "CUDA_VISIBLE_DEVICES" not in os.environ:  # else DeepSpeed goes by that variable
-        line += ["--num_gpus", str(count)]
+        program, which = "runner", f"--hostfile={hostfile}"
+    line = [sys.executable, "-m", f"deepspeed.launcher.{program}", "--log_level=critical"]
+    line += [f"--master_port={_free_port()}", which]
     rank = [str(recipe)]
     for override in sets:
         rank += ["--set", override]
@@ -118,8 +123,6 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
         variables.pop("CUDA_VISIBLE_DEVICES", None)
         variables["DS_ACCELERATOR"] = "cpu"
         variables["OMP_NUM_THREADS"] = str(max(1, machine.cores() // count))
-    elif kind == "gpu" and "CUDA_VISIBLE_DEVICES" in variables:
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible_gpus()[:count])
     return variables
 
 
@@ -225,6 +228,12 @@ def where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[s
     if gpus > len(present):
         raise InputError(f"--gpus {gpus}: there are {len(present)} that CUDA may use; --ranks N trains on the CPU")
     return "gpu", gpus
+
+
+def _world(kind: str, count: int) -> str:
+    """This machine's GPUs, or numbers of CPU ranks, as DeepSpeed encodes them; it sets CUDA_VISIBLE_DEVICES."""
+    names = visible_gpus()[:count] if kind == "gpu" else [str(number) for number in range(count)]
+    return base64.urlsafe_b64encode(json.dumps({"localhost": names}).encode()).decode()
 
 
 def _slots(hostfile: Path) -> dict[str, int]:

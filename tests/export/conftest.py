@@ -13,6 +13,7 @@ from bertline.export.export import export
 from bertline.export.graphs import Graph
 from bertline.export.terms import Terms
 from bertline.export.workshop import Workshop
+from tests import forks
 from tests.conftest import classifier, make_model, make_texts
 
 LABELS = ("negative", "positive")
@@ -62,10 +63,11 @@ def write_run(folder: Path) -> Path:
 
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
-    """One round of a few repetitions, where what is measured is whether it can be."""
+    """One round of a few repetitions by forked workers, where what is measured is whether it can be."""
     patch.setattr("bertline.export.contest.ROUNDS", 1)
     patch.setattr("bertline.bench.worker.WARM_UP_SECONDS", 0.0)
     patch.setattr("bertline.bench.worker.TURN_SECONDS", 0.0)
+    patch.setattr("bertline.bench.worker.PROCESSES", forks.context())
 
 
 @pytest.fixture(scope="session")

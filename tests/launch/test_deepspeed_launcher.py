@@ -1,5 +1,7 @@
 """The line that starts the ranks, its environment, and what becomes of a child that fails or is interrupted."""
 
+import base64
+import json
 import os
 import re
 import shlex
@@ -30,18 +32,27 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deepspeed_launcher, "_torch_version", lambda: "2.13.0")
 
 
-def arguments(line: list[str]) -> list[str]:
+def arguments(line: list[str], program: str = "launch") -> list[str]:
     """A command line without the Python and the port that differ from one to the next."""
-    assert line[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
-    assert line[3:6] == ["--log_level", "critical", "--master_port"]
-    return line[7:]
+    assert line[:4] == [sys.executable, "-m", f"deepspeed.launcher.{program}", "--log_level=critical"]
+    assert line[4].startswith("--master_port=")
+    return line[5:]
+
+
+def devices(line: list[str]) -> list[str]:
+    """What the ranks of this machine get, one each."""
+    (world,) = [word.partition("=")[2] for word in line if word.startswith("--world_info=")]
+    found: dict[str, list[str]] = json.loads(base64.urlsafe_b64decode(world))
+    assert list(found) == ["localhost"]
+    return found["localhost"]
 
 
 def test_cpu_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     line = deepspeed_launcher.command(RECIPE, ["a=1", "b=2"], Path("run"), resume=True, ranks=2)
-    assert arguments(line) == [
-        "--num_gpus", "2", "--module", "bertline.train", "recipe.yaml", "--set", "a=1", "--set", "b=2", "--run", "run",
+    assert devices(line) == ["0", "1"]
+    assert arguments(line)[1:] == [
+        "--module", "bertline.train", "recipe.yaml", "--set", "a=1", "--set", "b=2", "--run", "run",
         "--resume",
     ]  # fmt: skip
     variables = deepspeed_launcher.environment(ranks=2)
@@ -54,8 +65,8 @@ def test_cpu_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two_gpus")
 def test_gpus() -> None:
     assert deepspeed_launcher.default_ranks() == (2, "gpu")
-    assert arguments(deepspeed_launcher.command(RECIPE))[:2] == ["--num_gpus", "2"]
-    assert arguments(deepspeed_launcher.command(RECIPE, gpus=1))[:2] == ["--num_gpus", "1"]
+    assert devices(deepspeed_launcher.command(RECIPE)) == ["0", "1"]
+    assert devices(deepspeed_launcher.command(RECIPE, gpus=1)) == ["0"]
     assert "DS_ACCELERATOR" not in deepspeed_launcher.environment(gpus=1)
     with pytest.raises(InputError, match="--gpus 3: there are 2"):
         deepspeed_launcher.command(RECIPE, gpus=3)
@@ -65,8 +76,7 @@ def test_gpus() -> None:
 def test_visible_gpus_are_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,2")
     assert deepspeed_launcher.default_ranks() == (3, "gpu")
-    assert arguments(deepspeed_launcher.command(RECIPE, gpus=2))[0] == "--module"
-    assert deepspeed_launcher.environment(gpus=2)["CUDA_VISIBLE_DEVICES"] == "5,7"
+    assert devices(deepspeed_launcher.command(RECIPE, gpus=2)) == ["5", "7"]
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -84,20 +94,18 @@ def test_hosts(tmp_path: Path) -> None:
         deepspeed_launcher.where(None, None, hostfile)
     hostfile.write_text("# spare slots=9\none slots=8\ntwo slots=4 # slots=7\n")
     assert deepspeed_launcher.where(None, None, hostfile) == ("hosts", 12)
-    assert arguments(deepspeed_launcher.command(RECIPE, hostfile=hostfile))[:2] == ["--hostfile", str(hostfile)]
+    line = deepspeed_launcher.command(RECIPE, hostfile=hostfile)
+    assert arguments(line, "runner")[:2] == [f"--hostfile={hostfile}", "--module"]
 
 
 def test_words_for_other_machines_come_through_their_shells(tmp_path: Path) -> None:
     hostfile = tmp_path / "hosts"
     run = Path("/runs/it's 100%n")
     hostfile.write_text("one slots=8\n")
-    assert arguments(deepspeed_launcher.command(RECIPE, ["a={b,c}"], run, hostfile=hostfile))[-3:-1] == [
-        "a={b,c}",
-        "--run",
-    ]
+    assert deepspeed_launcher.command(RECIPE, ["a={b,c}"], run, hostfile=hostfile)[-3:-1] == ["a={b,c}", "--run"]
     assert deepspeed_launcher.asking(hostfile, run) == []
     hostfile.write_text("spare\none slots=8\n\ntwo slots=4\n")
-    assert arguments(deepspeed_launcher.command(RECIPE, ["a={b,c}"], run, hostfile=hostfile))[-3:] == [
+    assert deepspeed_launcher.command(RECIPE, ["a={b,c}"], run, hostfile=hostfile)[-3:] == [
         "'a={b,c}'", "--run", "/runs/it's 100%%n",
     ]  # fmt: skip
     asking = deepspeed_launcher.asking(hostfile, run)
@@ -119,7 +127,7 @@ def test_only_one_kind_of_rank() -> None:
 
 def test_runs_side_by_side_have_ports_of_their_own() -> None:
     lines = [deepspeed_launcher.command(RECIPE, ranks=1) for _ in range(2)]
-    assert lines[0][6] != lines[1][6]
+    assert lines[0][4] != lines[1][4]
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,18 @@
 """Ranks forked from a server that has imported all that they need: two of them come and go in about two seconds."""
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
 import socket
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-import pytest
-
 from bertline.artifacts.run import RunFolder
-from bertline.train import __main__ as program
+from tests import forks
 from tests.train import killed
 from tests.train.killed import Stop
 
 PATIENCE = 120.0
 """Seconds to come to a point, or to the end, on a busy machine."""
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.train.killed"])
-ENVIRONMENT = {**program.ENVIRONMENT, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-"""Of the server, which the first rank of a test session starts."""
 
 
 @contextlib.contextmanager
@@ -40,13 +32,10 @@ def life(
     ranks, port = [], free_port()
     for rank, stop in enumerate(stops):
         arguments = (rank, len(stops), port, recipe, sets, run.path, log / f"log-{rank}", stop)
-        ranks.append(FORKS.Process(target=killed.rank, args=arguments))
+        ranks.append(forks.context().Process(target=killed.rank, args=arguments))
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in ENVIRONMENT.items():
-                patch.setenv(name, value)
-            for process in ranks:
-                process.start()
+        for process in ranks:
+            process.start()
         yield ranks
     finally:
         for process in ranks:
