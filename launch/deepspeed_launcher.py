@@ -1,7 +1,7 @@
 """DeepSpeed's launcher: the command line and environment that start the ranks of a run, and what becomes of them.
 
 `command` builds what `deepspeed … --module bertline.train RECIPE …` would start on each machine, and for other machines
-that line itself: either takes seconds to import DeepSpeed. `nvidia-smi` is asked which GPUs there are, so that no torch is
+that line itself: either imports DeepSpeed, for seconds. `nvidia-smi` is asked which GPUs there are, so that no torch is
 loaded to find out.
 """
 
