@@ -22,13 +22,14 @@ def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> s
         size_bytes: of its weights.
     """
     golden = manifest.golden[0]
+    chosen = next(one for one in manifest.candidates if one.chosen)
     return render(
         "card.md.j2",
         manifest=manifest,
-        metadata=yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True),
+        metadata=yaml.safe_dump(_metadata(manifest, chosen), sort_keys=False, allow_unicode=True),
         purpose=_purpose(manifest),
         architecture=catalog.make(manifest).architecture,
-        chosen=next(one for one in manifest.candidates if one.chosen),
+        chosen=chosen,
         points=[point.replace("x", " × ") for point in pytorch],
         rows=[_pytorch_row(manifest, pytorch, size_bytes), *(_row(one) for one in manifest.candidates)],
         example=" ".join(shlex.quote(text) for text in (golden.text, golden.text_pair) if text is not None),
@@ -51,7 +52,7 @@ def _purpose(manifest: Manifest) -> str:
     return f"Labels {asked} with {how} {', '.join(manifest.labels)}."
 
 
-def _metadata(manifest: Manifest) -> dict[str, Any]:
+def _metadata(manifest: Manifest, chosen: Candidate) -> dict[str, Any]:
     result = {
         "task": {"type": manifest.task},
         "dataset": {
@@ -66,7 +67,7 @@ def _metadata(manifest: Manifest) -> dict[str, Any]:
         **base,
         "library_name": "optimum",
         "pipeline_tag": manifest.task,
-        "tags": ["bertline", "onnx", "onnxruntime", "optimum", "int8"],
+        "tags": ["bertline", "onnx", "onnxruntime", "optimum", chosen.name.partition("-")[0]],  # fp32, int8, int4
         "model-index": [{"name": manifest.name, "results": [result]}],
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 from onnx import numpy_helper
 
@@ -18,7 +19,7 @@ from bertline.artifacts import files, machine
 from bertline.artifacts.errors import DamagedError, GateError, InputError
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
-from bertline.export import convert
+from bertline.export import card, convert
 from bertline.export.contest import SHARES
 from bertline.export.export import export
 from bertline.export.plans import EXACT, PLANS
@@ -170,19 +171,28 @@ def test_the_model_card_is_read_by_the_hub(bundle: Sealed) -> None:
     from huggingface_hub import ModelCard
     from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-    card = ModelCard.load(bundle[0] / "README.md")
-    (result,) = card.data.eval_results
+    read = ModelCard.load(bundle[0] / "README.md")
+    (result,) = read.data.eval_results
     manifest = bundles.read(bundle[0])
     assert (result.metric_type, result.metric_value, result.metric_name) == ("f1", manifest.value, "f1")
     assert (result.task_type, result.dataset_split) == ("text-classification", "validation")
     assert result.dataset_name == "validation split, 200 texts"
-    index = eval_results_to_model_index(card.data.model_name, card.data.eval_results)
+    index = eval_results_to_model_index(read.data.model_name, read.data.eval_results)
     assert model_index_to_eval_results(index) == ("tiny", [result])
-    assert (card.data.pipeline_tag, card.data.library_name) == ("text-classification", "optimum")
-    assert "base_model" not in card.data.to_dict()  # it is none of the hub's
-    assert all(one.name in card.text for one in manifest.candidates)
-    assert manifest.golden[0].text in card.text
-    assert "{{" not in card.content
+    assert (read.data.pipeline_tag, read.data.library_name) == ("text-classification", "optimum")
+    assert "base_model" not in read.data.to_dict()  # it is none of the hub's
+    assert all(one.name in read.text for one in manifest.candidates)
+    assert manifest.golden[0].text in read.text
+    assert "{{" not in read.content
+
+
+@pytest.mark.parametrize("name", ["int8-signed-fused", "fp32-openvino", "int4-weights"])
+def test_the_model_card_is_tagged_by_the_bits_of_the_chosen_model(bundle: Sealed, name: str) -> None:
+    manifest = bundles.read(bundle[0])
+    candidates = [one.model_copy(update={"name": name}) if one.chosen else one for one in manifest.candidates]
+    written = card.card(manifest.model_copy(update={"candidates": candidates}), {"1x16": 1.0}, 1)
+    metadata = yaml.safe_load(written.split("---\n")[1])
+    assert {"int8", "fp32", "int4"} & set(metadata["tags"]) == {name.partition("-")[0]}
 
 
 def test_the_report_stands_alone(bundle: Sealed) -> None:
