@@ -10,7 +10,7 @@ demo: .venv/installed  ## train, export, measure and ask a real model on real re
 test: .venv/installed  ## all tests but those that need a GPU or take long
 	$(BIN)/python -m pytest -m "not gpu and not faults and not matrix and not load"
 
-test-faults: .venv/installed  ## 200 kills of ranks, and ranks that hang, for minutes
+test-faults: .venv/installed  ## 200 kills of ranks, ranks that hang, runs that change their ranks, for minutes
 	$(BIN)/python -m pytest -m faults -rP
 
 test-load: .venv/installed  ## serving under load, slow and hostile clients, clusters of Ray, for minutes

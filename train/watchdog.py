@@ -139,6 +139,7 @@ class Watch:
         self._store = _store()
         self._telling = threading.Lock()
         self._left = threading.Event()
+        self._ending: Fault | None = None
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -165,9 +166,9 @@ class Watch:
         """As `end`. An error that says only that another rank is gone waits for that one's fault to be found."""
         if _is_echo(error):
             self._thread.join(2 * SILENCE * TICK)  # the thread ends this process once it is
-        fault = self._post(_own(error, self._rank, f"rank {self._rank}, {self._doing}: "), error)
+        self._ending = self._post(_own(error, self._rank, f"rank {self._rank}, {self._doing}: "), error)
         self._bow_out()
-        return fault.exit_code
+        return self._ending.exit_code
 
     def _watch(self) -> None:
         talk = ThreadPoolExecutor(1, "watchdog's talk")
@@ -176,6 +177,8 @@ class Watch:
             try:
                 fault = talk.submit(self._exchange).result(SILENCE * TICK)
             except (RuntimeError, NoAnswer) as error:  # the store is rank 0's; no answer is waited for without end
+                if self._ending is not None:  # this process is on its way out, and rank 0 was quicker
+                    os._exit(self._ending.exit_code)
                 self._end_without_store("died" if isinstance(error, RuntimeError) else "died or was stopped")
             if fault is not None:
                 self._bow_out()

@@ -120,6 +120,7 @@ def test_what_the_ranks_say_and_their_exit_code_come_through(recipe: Path, machi
     assert words.count("exists and is no run") == 1
 
 
+@pytest.mark.faults
 def test_a_preempted_run_saves_on_all_machines_and_goes_on(recipe: Path, machines: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "it's $HOME, 100%n")
     sets = ["--set", "training.epochs=60", "--set", "training.eval_steps=1000", "--set", "training.save_steps=1000"]

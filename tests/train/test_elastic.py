@@ -13,7 +13,7 @@ from tests.train.conftest import losses, train_here
 from tests.train.elastic_ranks import CHANGES, STAGES, check_loaded, sets
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("rank")
+pytestmark = [pytest.mark.usefixtures("rank"), pytest.mark.faults]
 
 
 def on_two_ranks(what: str, recipe: Path, folder: Path) -> None:

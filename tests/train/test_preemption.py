@@ -27,7 +27,7 @@ def steps(run: RunFolder) -> int:
     return len(losses(run)) if run.metrics.exists() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.faults)])
 def test_a_preempted_run_goes_on_where_it_was(recipe: Path, tmp_path: Path, number: signal.Signals) -> None:
     run = RunFolder(tmp_path / "run")
     training = start(recipe, run)

@@ -1,12 +1,17 @@
 """A rank that dies, stops, hangs or fails ends the run: quickly, all of it, with a line that says which and where."""
 
+import os
+import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import psutil
 import pytest
 
 from bertline.launch import deepspeed_launcher
+from bertline.train import watchdog
+from bertline.train.watchdog import Fault, Watch
 from tests.train.failing_ranks import STEP
 
 ROOT = Path(__file__).parents[2]
@@ -43,13 +48,34 @@ def check(recipe: Path, folder: Path, said: str, way: str, victim: int, seconds:
     assert seconds < 30
 
 
-@pytest.mark.parametrize(("way", "victim"), [("hang", 1), ("die", 1), ("run_out_of_memory", 1), ("stop", 0)])
+@pytest.mark.parametrize(("way", "victim"), [("hang", 1), ("die", 1)])
 def test_a_rank_that_fails_ends_the_run(
     recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], way: str, victim: int
 ) -> None:
     code, seconds = launch(recipe, tmp_path, way, victim, 0.25, "training.timeout=4")
     assert code != 0
     check(recipe, tmp_path, capfd.readouterr().err, way, victim, seconds)
+
+
+def test_rank_0_may_be_gone_before_a_rank_that_has_said_why_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def exchange(watch: Watch) -> None:
+        raise RuntimeError("the store is gone")
+
+    monkeypatch.setattr(watchdog, "TICK", 0.01)
+    monkeypatch.setattr(Watch, "_exchange", exchange)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    watch = object.__new__(Watch)
+    watch._rank, watch._doing, watch._tick, watch._heard, watch._left = 1, "step 7, checkpoint", 0, {}, Event()
+    watch._ending = Fault(0, 75, "stopped as asked")
+    with pytest.raises(SystemExit, match="75"):
+        watch._watch()
+    assert capfd.readouterr().err == ""
+    watch._ending = None
+    with pytest.raises(SystemExit, match="1"):
+        watch._watch()
+    assert capfd.readouterr().err.startswith("rank 0 died: it is not reached any more")
 
 
 @pytest.mark.faults
