@@ -95,14 +95,15 @@ def select(situation: Situation) -> tuple[list[Plan], list[str]]:
         InputError: `only` names what is no candidate, or one that cannot be right or made here.
     """
     which = _saturating(situation.terms.target, situation.here)
-    chosen, notices = _select(situation)
+    chosen, notices = _promising(situation)
     if which is None or not any(plan.signed for plan in chosen):
         return chosen, notices
     told = f"signed weights have seven bits: with eight, CPUs of class {which} saturate, and answer otherwise"
     return [replace(plan, reduce_range=plan.signed) for plan in chosen], [*notices, told]
 
 
-def _select(situation: Situation) -> tuple[list[Plan], list[str]]:
+def _promising(situation: Situation) -> tuple[list[Plan], list[str]]:
+    """The plans that can be right and can win, and notices of why others cannot."""
     only = situation.terms.only
     names = [plan.name for plan in PLANS]
     if unknown := [name for name in only if name not in names]:

@@ -2,7 +2,7 @@
 
     deepspeed --module bertline.train RECIPE [--set KEY=VALUE]... [--run DIR] [--resume]
 
-`bertline train` builds that line. Exit 0: done; 1: a rank died, hung or failed, or the loss was no longer a number; 2:
+`bertline train` starts the same. Exit 0: done; 1: a rank died, hung or failed, or the loss was no longer a number; 2:
 the input is wrong, told on stderr; 75: asked to stop by SIGTERM or SIGUSR1, it has saved a checkpoint and can go on
 with --resume.
 """
