@@ -98,7 +98,7 @@ def select(situation: Situation) -> tuple[list[Plan], list[str]]:
     chosen, notices = _promising(situation)
     if which is None or not any(plan.signed for plan in chosen):
         return chosen, notices
-    told = f"signed weights have seven bits: with eight, CPUs of class {which} saturate, and answer otherwise"
+    told = f"signed weights have seven bits: with eight, CPUs of class {which} saturate and answer unlike other CPUs"
     return [replace(plan, reduce_range=plan.signed) for plan in chosen], [*notices, told]
 
 
