@@ -131,7 +131,7 @@ def test_a_student_that_loses_too_much_is_sealed_with_its_teacher_or_not_at_all(
     assert not list(tmp_path.glob(".bundle.*"))
     monkeypatch.setattr(cascade, "SHARES", (0.5, 0.95))
     found = shrinking.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
-    assert found["cascade"]["share"] in (0.5, 0.95)
+    assert 0.4 < found["cascade"]["share"] <= 0.95  # less than was asked for, where texts are alike
     assert [one["why"] for one in found["curve"]] == [f"passes: {found['chosen']}"]
     assert found["drop"] <= DROP
     assert bundle.verify(tmp_path / "bundle").cascade is not None
