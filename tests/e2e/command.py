@@ -1,11 +1,19 @@
-"""The installed command, run as a user's shell would."""
+"""The installed command, run as a user's shell would, and the same in this process."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bertline.launch import benchmark
+from bertline.launch.command import main
+from tests.export.conftest import measure_briefly
 
 
 def bertline(*arguments: object, folder: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -19,6 +27,16 @@ def bertline(*arguments: object, folder: Path, expect: int = 0) -> subprocess.Co
     )
     assert done.returncode == expect, done.stderr
     return done
+
+
+def here(*arguments: object, folder: Path, expect: int = 0) -> str:
+    """What a command prints in this process, which has imported all that it needs; it measures briefly."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        measure_briefly(patch)
+        patch.setattr(benchmark, "ROUNDS", 1)
+        done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == expect, done.output
+    return done.stdout
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Pairs of texts and three labels through the whole line, from Parquet, on a tiny encoder, signed."""
 
 import base64
+import contextlib
 import json
 import random
 from pathlib import Path
@@ -12,9 +13,10 @@ from pyarrow import parquet
 from bertline.artifacts import bundle
 from bertline.serve.engine import Engine
 from tests.conftest import make_model, make_texts
-from tests.e2e.command import bertline
+from tests.e2e.command import bertline, here
 from tests.e2e.elsewhere import opened, scores
 from tests.keys import write_keys
+from tests.train.conftest import train_here
 
 LABELS = ["entailment", "neutral", "contradiction"]
 RECIPE = """
@@ -27,12 +29,12 @@ data:
   text_pair: hypothesis
   take: {validation: 60, test: 40}
 tokens: {max_length: 48}
-training: {epochs: 1, learning_rate: 1e-3, batch_size: 16, best: macro_f1}
+training: {epochs: 1, learning_rate: 1e-3, batch_size: 16, precision: fp32, best: macro_f1}
 """
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(rank: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     make_model(folder / "tiny")
     chance = random.Random(0)
@@ -40,9 +42,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"premise": text, "hypothesis": chance.choice(texts), "label": chance.choice(LABELS)} for text in texts]
     parquet.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
     (folder / "pairs.yaml").write_text(RECIPE)
-    bertline("train", "pairs.yaml", "--ranks", 1, folder=folder)
+    with contextlib.chdir(folder):
+        train_here(Path("pairs.yaml"), Path("runs/pairs"))
     write_keys(folder, "mine")
-    bertline("export", "runs/pairs", "--max-drop", 1, "--quick", "--sign", "mine.pem", folder=folder)
+    here("export", "runs/pairs", "--max-drop", 1, "--quick", "--sign", "mine.pem", folder=folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Entities and answers by the installed command: train, export, bench, predict and inspect, on a tiny encoder."""
+"""Entities and answers through the whole line: train, export, bench, predict and inspect, on a tiny encoder."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
+from bertline.artifacts import tables
 from tests.conftest import make_model
-from tests.e2e.command import bertline
+from tests.e2e.command import here
+from tests.train.conftest import train_here
 
-TRAINING = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16}
+TRAINING = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16, "precision": "fp32"}
 CONTEXT = "The film was made in Bonn by Anna."
 PLACES = ("in Bonn", "by Anna")
 
@@ -41,28 +43,35 @@ METRICS = {
 }
 
 
+@pytest.mark.usefixtures("rank")
 @pytest.mark.parametrize("case", CASES)
 def test_the_line(case: str, tmp_path: Path) -> None:
     make_model(tmp_path / "tiny")
-    recipe = {"name": "a", "model": "tiny", "tokens": {"max_length": 48}, "training": TRAINING, **CASES[case]}
+    recipe = {
+        "name": "a",
+        "model": str(tmp_path / "tiny"),
+        "tokens": {"max_length": 48},
+        "training": TRAINING,
+        **CASES[case],
+    }
     if "data" not in recipe:
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in map(question, range(120))))
-        recipe["data"] = {"train": "rows.jsonl", "take": {"validation": 40, "test": 30}}
+        recipe["data"] = {"train": str(tmp_path / "rows.jsonl"), "take": {"validation": 40, "test": 30}}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(recipe))
-    trained = json.loads(bertline("train", "a.yaml", "--ranks", 1, "--json", folder=tmp_path).stdout)
-    exported = json.loads(bertline("export", "runs/a", "--max-drop", 1, "--quick", "--json", folder=tmp_path).stdout)
-    assert trained["metric"] == exported["metric"] == METRICS[case][0]
-    measured = json.loads(bertline("bench", "bundles/a", "--html", "a.html", "--json", folder=tmp_path).stdout)
+    run = train_here(tmp_path / "a.yaml", tmp_path / "runs" / "a")
+    exported = json.loads(here("export", "runs/a", "--max-drop", 1, "--quick", "--json", folder=tmp_path))
+    assert exported["metric"] == METRICS[case][0]
+    measured = json.loads(here("bench", "bundles/a", "--html", "a.html", "--json", folder=tmp_path))
     assert measured["metrics"] == METRICS[case]
     assert all({*METRICS[case], "agreement", "interval"} <= set(system) for system in measured["systems"])
     assert "<svg" in (tmp_path / "a.html").read_text()
-    answered = bertline("predict", "bundles/a", "--in", "runs/a/splits/test.jsonl", folder=tmp_path).stdout
+    answered = here("predict", "bundles/a", "--in", "runs/a/splits/test.jsonl", folder=tmp_path)
     answers = [json.loads(line) for line in answered.splitlines()]
-    assert len(answers) == trained["data"]["test"] if "data" in trained else answers
+    assert len(answers) == len(list(tables.rows(run.split("test"))))
     assert {key for answer in answers for key in answer} - {"row", "truncated"} == ANSWERS[case]
     asked = ["where?", CONTEXT] if case == "question-answering" else [CONTEXT]
-    assert bertline("predict", "bundles/a", *asked, folder=tmp_path).stdout.count("\n") == 1
-    manifest = json.loads(bertline("inspect", "bundles/a", "--json", folder=tmp_path).stdout)
+    assert here("predict", "bundles/a", *asked, folder=tmp_path).count("\n") == 1
+    manifest = json.loads(here("inspect", "bundles/a", "--json", folder=tmp_path))
     assert manifest["task"] == recipe["task"]
     assert (manifest["decision"]["no_answer_threshold"] is not None) == (case == "question-answering")
     assert "{{" not in (tmp_path / "bundles/a/README.md").read_text()

@@ -1,6 +1,5 @@
 """Runs whose weights are kept, whole and to the bit, at the moment of each checkpoint; two ranks execute this file."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,3 @@ def main(recipe: Path, folder: Path) -> None:
     for stage in (1, 2, 3):
         train(recipe, folder / f"two-{stage}", stage)
     ranks.stop()
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[-2:]))

@@ -26,14 +26,14 @@ from bertline.export import checkpoint, shards
 from bertline.export.export import export
 from bertline.export.gather import gather
 from bertline.export.terms import Terms
-from bertline.launch import benchmark, deepspeed_launcher
+from bertline.launch import benchmark
 from bertline.launch.command import main
 from tests.conftest import make_model
 from tests.export import gather_ranks
 from tests.export.conftest import measure_briefly, write_texts
+from tests.train import forked
 from tests.train.conftest import write_recipe
 
-ROOT = Path(__file__).parents[2]
 RUNS = ("one-0", "one-1", "one-2", "one-3", "two-1", "two-2", "two-3")
 SPLIT = "two-3"
 HALF: dict[str, dict[str, Any]] = {
@@ -52,10 +52,7 @@ def folder(rank: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(make_model(folder / "model"), folder)
     for stage in range(4):
         gather_ranks.train(recipe, folder / f"one-{stage}", stage)
-    line = deepspeed_launcher.command(recipe, ranks=2)
-    line[line.index("bertline.train") :] = ["tests.export.gather_ranks", str(recipe), str(folder)]
-    variables = {**deepspeed_launcher.environment(ranks=2), "PYTHONPATH": str(ROOT)}
-    assert deepspeed_launcher.run(line, variables) == 0
+    forked.two(folder / "logs", gather_ranks.main, recipe, folder)
     return folder
 
 

@@ -1,10 +1,14 @@
 """Ranks forked from a server that has imported all that they need: two of them come and go in about two seconds."""
 
 import contextlib
+import os
 import socket
-from collections.abc import Iterator, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import NoReturn
 
 from bertline.artifacts.run import RunFolder
 from tests import forks
@@ -16,32 +20,69 @@ PATIENCE = 120.0
 
 
 @contextlib.contextmanager
+def ranks(
+    log: Path, work: Callable[..., int | None], *arguments: Sequence[object]
+) -> Iterator[list[ForkServerProcess]]:
+    """A rank for each of the sequences of arguments, with which it calls `work`; none outlives the block.
+
+    Args:
+        log: folder that is made for what each rank says, `log-N`, and for its temporary files.
+        work: gives an exit code, None as 0.
+        arguments: of each rank.
+    """
+    log.mkdir()
+    port, made = free_port(), []
+    for rank, own in enumerate(arguments):
+        made.append(forks.context().Process(target=_be, args=(rank, len(arguments), port, log, work, own)))
+    try:
+        for process in made:
+            process.start()
+        yield made
+    finally:
+        for process in made:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+
+def two(log: Path, work: Callable[..., None], *arguments: object) -> None:
+    """Two ranks that call the same, to its end. See `ranks`."""
+    with ranks(log, work, arguments, arguments) as made:
+        check_ended(made, log)
+
+
+@contextlib.contextmanager
 def life(
     recipe: Path, sets: Sequence[str], run: RunFolder, log: Path, stops: Sequence[Stop | None]
 ) -> Iterator[list[ForkServerProcess]]:
-    """Ranks that begin a run, or resume it; none outlives the block.
+    """Ranks that begin a run, or resume it.
 
     Args:
         recipe: YAML file.
         sets: overrides.
         run: its folder.
-        log: folder that is made for what each rank says, `log-N`.
+        log: see `ranks`.
         stops: where each rank is to stand.
     """
-    log.mkdir()
-    ranks, port = [], free_port()
-    for rank, stop in enumerate(stops):
-        arguments = (rank, len(stops), port, recipe, sets, run.path, log / f"log-{rank}", stop)
-        ranks.append(forks.context().Process(target=killed.rank, args=arguments))
-    try:
-        for process in ranks:
-            process.start()
-        yield ranks
-    finally:
-        for process in ranks:
-            if process.pid is not None:
-                process.kill()
-                process.join()
+    with ranks(log, killed.live, *((recipe, sets, run.path, stop) for stop in stops)) as made:
+        yield made
+
+
+def _be(
+    rank: int, count: int, port: int, log: Path, work: Callable[..., int | None], arguments: Sequence[object]
+) -> NoReturn:
+    """Be one of so many ranks."""
+    number, ranks = str(rank), str(count)
+    os.environ.update(RANK=number, LOCAL_RANK=number, WORLD_SIZE=ranks, LOCAL_SIZE=ranks)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    stream = (log / f"log-{rank}").open("w")
+    os.dup2(stream.fileno(), sys.stdout.fileno())
+    os.dup2(stream.fileno(), sys.stderr.fileno())
+    tempfile.tempdir = str(log)  # what one that is killed leaves there goes with the test's folder
+    code = work(*arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
 def free_port() -> int:
@@ -59,4 +100,4 @@ def check_ended(ranks: Sequence[ForkServerProcess], log: Path, code: int = 0) ->
 
 def told(log: Path) -> str:
     """What the ranks have said."""
-    return "\n".join(f"{path}: {path.read_text()}" for path in sorted(log.iterdir()))
+    return "\n".join(f"{path}: {path.read_text()}" for path in sorted(log.glob("log-*")))

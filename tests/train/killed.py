@@ -10,8 +10,6 @@ import io
 import os
 import random
 import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,20 +171,9 @@ def before(module: Any, name: str, look: Callable[..., None]) -> None:
     setattr(module, name, looked)
 
 
-def rank(
-    number: int, count: int, port: int, recipe: Path, sets: Sequence[str], folder: Path, log: Path, stop: Stop | None
-) -> None:
-    """Be one of so many ranks; resumes a run that has begun."""
-    rank, ranks = str(number), str(count)
-    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=ranks, LOCAL_SIZE=ranks)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    stream = log.open("w")
-    os.dup2(stream.fileno(), sys.stdout.fileno())
-    os.dup2(stream.fileno(), sys.stderr.fileno())
-    tempfile.tempdir = str(log.parent)  # what one that is killed leaves there goes with the test's folder
+def live(recipe: Path, sets: Sequence[str], folder: Path, stop: Stop | None) -> int:
+    """Begin a run, or resume it; gives the exit code."""
     if stop is not None:
         stop.set()
     run = RunFolder(folder)
-    code = program.train(recipes.load(recipe, list(sets)), run, resume=run.recipe.exists())
-    sys.stderr.flush()
-    os._exit(code)
+    return program.train(recipes.load(recipe, list(sets)), run, resume=run.recipe.exists())

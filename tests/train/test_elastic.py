@@ -7,35 +7,25 @@ import pytest
 import torch
 
 from bertline.artifacts.run import RunFolder, read_summary
-from bertline.launch import deepspeed_launcher
-from tests.train import plain
+from tests.train import elastic_ranks, forked, plain
 from tests.train.conftest import losses, train_here
-from tests.train.elastic_ranks import CHANGES, STAGES, check_loaded, sets
+from tests.train.elastic_ranks import CHANGES, check_loaded, sets
 
-ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.usefixtures("rank"), pytest.mark.faults]
-
-
-def on_two_ranks(what: str, recipe: Path, folder: Path) -> None:
-    line = deepspeed_launcher.command(recipe, ranks=2)
-    line[line.index("bertline.train") :] = ["tests.train.elastic_ranks", what, str(recipe), str(folder)]
-    variables = {**deepspeed_launcher.environment(ranks=2), "PYTHONPATH": str(ROOT)}
-    assert deepspeed_launcher.run(line, variables) == 0
+pytestmark = pytest.mark.usefixtures("rank")
 
 
-@pytest.fixture(scope="module")
-def folder(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[*(pytest.param(stage, marks=pytest.mark.faults) for stage in (0, 1, 3)), 2])
+def folder(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """Runs of 12 steps that change their ranks after step 4, and some again after 8; what is loaded is looked at."""
-    folder = tmp_path_factory.mktemp("elastic")
-    on_two_ranks("begin", recipe, folder)
+    folder, stage = tmp_path_factory.mktemp("elastic"), request.param
+    forked.two(folder / "begin", elastic_ranks.main, "begin", recipe, folder, stage)
     look = partial(check_loaded, step=4)
-    for stage in STAGES:
-        train_here(recipe, folder / f"two-one-{stage}", sets(stage), resume=True, look=look)
-        with pytest.raises(KeyboardInterrupt):
-            train_here(recipe, folder / f"two-one-two-{stage}", sets(stage), resume=True, stop=10, look=look)
-        with pytest.raises(KeyboardInterrupt):
-            train_here(recipe, folder / f"one-two-{stage}", sets(stage), stop=6)
-    on_two_ranks("resume", recipe, folder)
+    train_here(recipe, folder / "two-one", sets(stage), resume=True, look=look)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe, folder / "two-one-two", sets(stage), resume=True, stop=10, look=look)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe, folder / "one-two", sets(stage), stop=6)
+    forked.two(folder / "resume", elastic_ranks.main, "resume", recipe, folder, stage)
     return folder
 
 
@@ -45,10 +35,9 @@ def whole(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory) ->
     return train_here(recipe, tmp_path_factory.mktemp("whole") / "run", sets(0))
 
 
-@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_run_goes_on_with_other_ranks(folder: Path, whole: RunFolder, change: str, stage: int) -> None:
-    run = RunFolder(folder / f"{change}-{stage}")
+def test_a_run_goes_on_with_other_ranks(folder: Path, whole: RunFolder, change: str) -> None:
+    run = RunFolder(folder / change)
     assert losses(run) == pytest.approx(losses(whole), abs=1e-6)
     assert read_summary(run.path).ranks == (1 if change == "two-one" else 2)
     kept = plain.weights(run.best)

@@ -1,4 +1,4 @@
-"""Two ranks on the CPU, started by DeepSpeed's launcher, against the plain loop and against each other."""
+"""Two ranks on the CPU, some started by DeepSpeed's launcher, against the plain loop and against each other."""
 
 from pathlib import Path
 
@@ -9,10 +9,8 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
 from bertline.train import data
-from tests.train import plain
+from tests.train import forked, plain, two_ranks
 from tests.train.conftest import losses
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +26,7 @@ def launched(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
 def folder(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of two_ranks.py."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    line = deepspeed_launcher.command(recipe, ranks=2)
-    line[line.index("bertline.train") :] = ["tests.train.two_ranks", str(recipe), str(folder)]
-    variables = {**deepspeed_launcher.environment(ranks=2), "PYTHONPATH": str(ROOT)}
-    assert deepspeed_launcher.run(line, variables) == 0
+    forked.two(folder / "logs", two_ranks.main, recipe, folder)
     return folder
 
 

@@ -1,6 +1,5 @@
 """Executed by each of two ranks: the runs whose results test_two_ranks.py looks at, all in one launch to save time."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,3 @@ def main(recipe: Path, folder: Path) -> None:
     except KeyboardInterrupt:
         train_here(recipe, folder / "stopped", sets, resume=True)
     ranks.stop()
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[-2:]))  # before them stands --local_rank, which the launcher adds
