@@ -1,12 +1,15 @@
 """Heavy libraries imported in two thirds of the time, without what they import only in case it is there."""
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 UNUSED = ("mlflow", "scipy", "sklearn")
 """What transformers imports for decodings and losses that no encoder has here, and DeepSpeed for its autotuner."""
+
+DISABLE = "TORCHDYNAMO_DISABLE"
 
 
 @contextmanager
@@ -25,3 +28,19 @@ def lean() -> Iterator[None]:
         for name in absent:
             del sys.modules[name]
         gc.enable()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Leave functions that a module hands to `torch.compile` on import as they are; the compiler is loaded for seconds.
+
+    See TORCHDYNAMO_DISABLE in PyTorch's documentation of torch.compile.
+    """
+    before = os.environ.get(DISABLE)
+    os.environ[DISABLE] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[DISABLE]
+        if before is not None:
+            os.environ[DISABLE] = before

@@ -1,8 +1,9 @@
 """DeepSpeed's launcher: the command line and environment that start the ranks of a run, and what becomes of them.
 
 `command` builds what `deepspeed … --module bertline.train RECIPE …` would start on each machine, and for other machines
-that line itself: either imports DeepSpeed, for seconds. `nvidia-smi` is asked which GPUs there are, so that no torch is
-loaded to find out.
+that line itself: either imports DeepSpeed, for seconds. `python -m bertline.launch.deepspeed_launcher` is the launcher
+of one machine, importing no more than it uses. `nvidia-smi` is asked which GPUs there are, so that no torch is loaded
+to find out.
 """
 
 import base64
@@ -22,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts import machine
+from bertline.artifacts import imports, machine
 from bertline.artifacts.errors import InputError, PreemptedError
 
 GRACE = 20.0
@@ -83,10 +84,10 @@ def command(
         InputError: more than one of the last three; more GPUs than there are.
     """
     kind, count = where(gpus, ranks, hostfile)
-    program, which = "launch", f"--world_info={_world(kind, count)}"
+    program, which = "bertline.launch.deepspeed_launcher", f"--world_info={_world(kind, count)}"
     if hostfile is not None:
-        program, which = "runner", f"--hostfile={hostfile}"
-    line = [sys.executable, "-m", f"deepspeed.launcher.{program}", "--log_level=critical"]
+        program, which = "deepspeed.launcher.runner", f"--hostfile={hostfile}"
+    line = [sys.executable, "-m", program, "--log_level=critical"]
     line += [f"--master_port={_free_port()}", which]
     rank = [str(recipe)]
     for override in sets:
@@ -273,3 +274,9 @@ def _explain(code: int) -> str:
     except ValueError:
         return f"exit code {code}"
     return f"signal {name}" + (": the machine may have run out of memory" if name == "SIGKILL" else "")
+
+
+if __name__ == "__main__":
+    with imports.lean():
+        from deepspeed.launcher import launch
+    launch.main()

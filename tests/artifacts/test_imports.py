@@ -1,7 +1,13 @@
 """What is imported where imports are to be lean."""
 
+import os
 import subprocess
 import sys
+
+import pytest
+import torch
+
+from bertline.artifacts import imports
 
 LEAN = """
 import gc, sys
@@ -20,3 +26,14 @@ import scipy, sklearn
 def test_nothing_is_imported_that_no_encoder_needs() -> None:
     done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
+
+
+def test_torch_compiles_again_after_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = torch.nn.Identity().forward
+    for before in (None, "0"):
+        monkeypatch.delenv(imports.DISABLE, raising=False)
+        if before is not None:
+            monkeypatch.setenv(imports.DISABLE, before)
+        with imports.uncompiled():
+            assert torch.compile(function) is function
+        assert os.environ.get(imports.DISABLE) == before

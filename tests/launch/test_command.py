@@ -151,7 +151,7 @@ def test_a_dry_run_starts_nothing(tmp_path: Path, tiny_model: Path, monkeypatch:
     assert result.exit_code == 0, result.stderr
     assert "epochs: 7" in result.stdout
     assert "--module bertline.train dry.yaml --set training.epochs=7 --run runs/dry" in result.stdout
-    assert "-m deepspeed.launcher.launch --log_level=critical" in result.stdout
+    assert "-m bertline.launch.deepspeed_launcher --log_level=critical" in result.stdout
     _, config, _ = result.stdout.split("---\n")
     assert json.loads(config)["train_micro_batch_size_per_gpu"] == 16
     assert not (tmp_path / "runs").exists()

@@ -42,9 +42,9 @@ def test_what_a_pod_mounts_is_there() -> None:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """The volume of all pods: a recipe of 360 steps, that evaluates and saves at the end alone."""
+    """The volume of all pods: a recipe of 120 steps, that evaluates and saves at the end alone."""
     recipe = write_recipe(make_model(tmp_path / "model"), tmp_path)
-    recipe.write_text(recipe.read_text().replace("epochs: 2", "epochs: 60\n  eval_steps: 1000\n  save_steps: 1000"))
+    recipe.write_text(recipe.read_text().replace("epochs: 2", "epochs: 20\n  eval_steps: 1000\n  save_steps: 1000"))
     return tmp_path
 
 
@@ -90,7 +90,7 @@ def test_a_preempted_job_is_started_again_and_goes_on_in_pods_of_another_size(wo
     assert codes == [0], words
     assert f"resumed at step {taken}" in words
     summary = read_summary(run.path)
-    assert (summary.ranks, summary.steps, len(losses(run))) == (2, 360, 360)
+    assert (summary.ranks, summary.steps, len(losses(run))) == (2, 120, 120)
 
 
 def test_a_wrong_recipe_ends_the_job(work: Path) -> None:

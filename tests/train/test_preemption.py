@@ -14,7 +14,7 @@ from bertline.artifacts.errors import PreemptedError
 from bertline.artifacts.run import RunFolder, read_summary
 from tests.train.conftest import losses
 
-SETS = ["--set", "training.epochs=60", "--set", "training.save_steps=1000", "--set", "training.eval_steps=1000"]
+SETS = ["--set", "training.epochs=20", "--set", "training.save_steps=1000", "--set", "training.eval_steps=1000"]
 
 
 def start(recipe: Path, run: RunFolder, *more: str) -> "subprocess.Popen[str]":
@@ -39,7 +39,7 @@ def test_a_preempted_run_goes_on_where_it_was(recipe: Path, tmp_path: Path, numb
     assert "--resume" in words
     (checkpoint,) = run.checkpoints.glob("step-*")
     taken = int(checkpoint.name.removeprefix("step-"))
-    assert 5 <= taken < 360
+    assert 5 <= taken < 120
     before = losses(run)
     assert len(before) == taken
     resumed = start(recipe, run, "--resume")
@@ -47,5 +47,5 @@ def test_a_preempted_run_goes_on_where_it_was(recipe: Path, tmp_path: Path, numb
     assert resumed.returncode == 0, words
     assert f"resumed at step {taken}" in words
     assert losses(run)[:taken] == before
-    assert len(losses(run)) == read_summary(run.path).steps == 360
-    assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] == 360
+    assert len(losses(run)) == read_summary(run.path).steps == 120
+    assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] == 120
