@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -27,8 +28,16 @@ DROP = 0.2
 """What 200 examples can tell of a student that learns in a second."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def here(rank: None) -> Iterator[None]:
+    """Students are trained in this process, which spares them the launcher's ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "start", lambda recipe, run, resume: train_here(recipe, run, resume=resume))
+        yield
+
+
 @pytest.fixture(scope="module")
-def teacher(rank: None, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of a model with three layers that has learned its task."""
     folder = tmp_path_factory.mktemp("shrink")
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_texts(1000, seed=1)))
@@ -108,13 +117,6 @@ def test_bench_holds_it_to_its_teacher(teacher: RunFolder, shrunk: dict[str, Any
     assert by_name["pytorch"]["size_bytes"] == (teacher.best / "model.safetensors").stat().st_size
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Students are trained in this process, which spares them the launcher's ten seconds."""
-    monkeypatch.setattr(training, "start", lambda recipe, run, resume: train_here(recipe, run, resume=resume))
-
-
-@pytest.mark.usefixtures("here")
 def test_a_student_that_loses_too_much_is_sealed_with_its_teacher_or_not_at_all(
     teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +139,6 @@ def test_a_student_that_loses_too_much_is_sealed_with_its_teacher_or_not_at_all(
     assert bundle.verify(tmp_path / "bundle").cascade is not None
 
 
-@pytest.mark.usefixtures("here")
 def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_path: Path) -> None:
     place = shutil.copytree(teacher.path, tmp_path / "films")
     sets = ["training.seed=7", "training.epochs=1"]
