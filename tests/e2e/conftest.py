@@ -21,7 +21,8 @@ data:
   labels: [negative, positive]
   take: {train: 96, validation: 100, test: 60}
 tokens: {max_length: 48}
-training: {epochs: 2, learning_rate: 2e-4, batch_size: 16, freeze: {embeddings: true, layers: 3}, logging_steps: 2}
+training: {epochs: 2, learning_rate: 2e-4, batch_size: 16, freeze: {embeddings: true}, logging_steps: 2}
+student: {layers: [0, 5]}
 """
 
 
@@ -40,7 +41,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
-    """Real reviews, 2 CPU ranks through DeepSpeed's launcher, exported and measured."""
+    """Real reviews, two layers of a real model, 2 CPU ranks through DeepSpeed's launcher, exported and measured."""
     folder = tmp_path_factory.mktemp("line")
     (folder / "reviews.yaml").write_text(RECIPE)
     train = bertline("train", "reviews.yaml", "--ranks", 2, "--json", folder=folder)
