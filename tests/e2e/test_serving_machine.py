@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_predict_and_inspect_need_no_torch(line: Line, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", ROOT], check=True)
-    installed = json.loads(subprocess.check_output([python, "-m", "pip", "list", "--format", "json"]))
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    subprocess.run([*pip, "install", "--quiet", "--constraint", ROOT / "constraints.txt", ROOT], check=True)
+    installed = json.loads(subprocess.check_output([*pip, "list", "--format", "json"]))
     assert not {"torch", "transformers", "datasets", "scikit-learn", "deepspeed"} & {one["name"] for one in installed}
 
     package = next((tmp_path / "venv").glob("lib/python3*/site-packages/bertline"))
