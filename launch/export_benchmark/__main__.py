@@ -35,6 +35,7 @@ from bertline.launch.train_benchmark.report import Command, dated
 
 GRID = ((1, 16), (1, 64), (1, 128), (1, 512))
 ROUNDS = 3
+BASE = "BERT-base, random weights"
 GOALS = {"pytorch": (3.0, 6.5), "optimum fp32": (1.5, 2.7), "optimum int8": (1.15, 1.35), "openvino": (1.3, 1.0)}
 """What is to be reached over each, on AVX2 alone and on AVX-512 with VNNI."""
 
@@ -50,13 +51,13 @@ def main(run: Path, report: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         origin = sources.read(str(run), RunFolder(run).split("test"))
         real = measure(origin, Terms(MAX_DROP), run, Path(work, "real"), say)
+        Console().print(origin.name, show(real))
         large = base(origin, Path(work, "base-model"))
         sized = measure(large, Terms(1.0), large.folder, Path(work, "base"), say)
-    result = dated({"models": {origin.name: real, "BERT-base, random weights": sized}, "threads": machine.cores()})
-    for name, one in result["models"].items():
-        Console().print(name, show(one))
+        Console().print(BASE, show(sized))
     if report is not None:
-        files.write_json(report, result)
+        models = {origin.name: real, BASE: sized}
+        files.write_json(report, dated({"models": models, "threads": machine.cores()}))
 
 
 def measure(origin: Origin, terms: Terms, source: Path, work: Path, say: Any) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tokenizers
 
 from bertline.artifacts import bundle as bundles
+from bertline.export import cascade
 from bertline.serve.engine import Engine
 from tests import encoders
 from tests.e2e.command import Line
@@ -142,6 +144,32 @@ def test_the_documented_lines_on_real_reviews(line: Line, monkeypatch: pytest.Mo
 
 
 @pytest.fixture(scope="module")
+def asking(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, float]]]:
+    """A bundle whose model asks one with the opposite logits where it is not sure, and the scores of TEXTS."""
+    one = tiny_bundle("bert", "text-classification")
+    folder = Path(shutil.copytree(one, tmp_path_factory.mktemp("asking") / "cascade"))
+    teacher = onnx.load(one / bundles.MODEL)
+    (made,) = (node for node in teacher.graph.node if "logits" in node.output)
+    made.output[:] = ["own"]
+    teacher.graph.node.append(onnx.helper.make_node("Neg", ["own"], ["logits"]))
+    onnx.save(teacher, folder / "teacher.onnx")
+    engine = Engine.load(one)
+    logits = [engine.outputs(engine.tokenizer.encode([(text, None)]))[0] for text in TEXTS]
+    second, third = sorted(float(cascade.sureness(each)) for each in logits)[1:3]
+    threshold = (second + third) / 2
+    cascade.join(one / bundles.MODEL, folder / "teacher.onnx", threshold, folder / bundles.MODEL)
+    signed = [each if cascade.sureness(each) > threshold else -each for each in logits]
+    expected = [np.exp(each) / np.exp(each).sum() for each in signed]
+    return folder, [dict(zip(engine.task.labels, map(float, row), strict=True)) for row in expected]
+
+
+def test_a_cascade(asking: tuple[Path, list[dict[str, float]]]) -> None:
+    ask = opened(asking[0])
+    for text, expected in zip(TEXTS, asking[1], strict=True):
+        assert scores(ask(text, top_k=None)) == pytest.approx(expected, abs=TOLERANCE / 10)
+
+
+@pytest.fixture(scope="module")
 def node(pytestconfig: pytest.Config) -> Callable[[str, Any], Any]:
     """Runs a module that takes and gives JSON; the npm packages that it may import stay in pytest's cache folder."""
     if not (shutil.which("node") and shutil.which("npm")):
@@ -193,6 +221,12 @@ def test_labels_in_javascript(task: str, tiny_bundle: Bundle, javascript: Any) -
     engine = Engine.load(folder)
     for text, found in zip(TEXTS, javascript(folder, [[text, {"top_k": None}] for text in TEXTS]), strict=True):
         assert scores(found) == pytest.approx(engine.predict([(text, None)])[0]["scores"], abs=TOLERANCE)
+
+
+def test_a_cascade_in_javascript(asking: tuple[Path, list[dict[str, float]]], javascript: Any) -> None:
+    folder, answers = asking
+    for expected, found in zip(answers, javascript(folder, [[text, {"top_k": None}] for text in TEXTS]), strict=True):
+        assert scores(found) == pytest.approx(expected, abs=TOLERANCE / 10)
 
 
 def test_tokens_in_javascript(tiny_bundle: Bundle, javascript: Any) -> None:
