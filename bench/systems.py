@@ -28,17 +28,15 @@ class System:
 
     @property
     def size_bytes(self) -> int:
-        """Weights on disk: the safetensors files, or the .onnx file with its external data."""
-        weights = encoder.weight_files(self.model) if self.kind == "pytorch" else self._onnx_files()
+        """On disk: the safetensors files; the .onnx file with its external data; OpenVINO's .xml and .bin."""
+        alike = self.model.parent.glob(f"{self.model.stem}.*")
+        weights = encoder.weight_files(self.model) if self.kind == "pytorch" else alike
         return sum(path.stat().st_size for path in weights)
 
     @property
     def max_tokens(self) -> int:
         """The longest input that the model's positions hold, in tokens."""
         return encoder.max_tokens(encoder.check(self.tokenizer, weights=False))
-
-    def _onnx_files(self) -> list[Path]:
-        return list(self.model.parent.glob(f"{self.model.name}*"))
 
 
 def from_bundle(folder: Path, name: str = "bundle") -> System:

@@ -17,6 +17,7 @@ from statistics import geometric_mean
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
@@ -143,12 +144,13 @@ def ratios(systems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def show(result: Mapping[str, Any]) -> RenderableType:
     """A table of systems and one of ratios."""
-    lengths = [f"{point['length']} tokens, ms" for point in result["systems"][0]["grid"]]
-    heads = (*lengths, "mean, ms", "accuracy", "as PyTorch", "MB", "peak MB")
-    table = Table("", *heads, title=f"chosen: {result['chosen']}")
+    lengths = [str(point["length"]) for point in result["systems"][0]["grid"]]
+    heads = (*lengths, "mean", "score", "same", "MB", "peak")
+    title = f"chosen: {result['chosen']}; ms, score, label as of PyTorch, MB on disk, MB held"
+    table = Table("", *heads, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for one in result["systems"]:
         medians = [point["p50_ms"] for point in one["grid"]]
-        figures = [*(f"{each:.2f}" for each in medians), f"{geometric_mean(medians):.2f}", f"{one['accuracy']:.4f}"]
+        figures = [*(f"{each:.1f}" for each in [*medians, geometric_mean(medians)]), f"{one['accuracy']:.4f}"]
         sizes = [f"{one['size_bytes'] / 1e6:.0f}", f"{one['peak_rss_bytes'] / 1e6:.0f}"]
         table.add_row(one["name"], *figures, f"{one['agreement']:.1%}", *sizes)
     apart = Table("times as fast", "over", "ratio", "to reach", "accuracy")

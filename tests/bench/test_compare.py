@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,13 @@ def test_logits_are_those_of_a_plain_forward_pass_in_the_order_of_the_texts(benc
         ]
     for measured in bench.measured:
         np.testing.assert_allclose(measured.outputs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [("model.onnx", "model.onnx_data"), ("model.xml", "model.bin")])
+def test_a_models_size_is_that_of_all_its_files(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in (*names, "another.onnx"):
+        (tmp_path / name).write_bytes(bytes(7))
+    assert System("a", "openvino", tmp_path / names[0], tmp_path, classifier()).size_bytes == 14
 
 
 def test_every_system_is_timed_at_every_point(bench: Bench) -> None:
