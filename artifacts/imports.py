@@ -9,7 +9,8 @@ from contextlib import contextmanager
 UNUSED = ("mlflow", "scipy", "sklearn")
 """What transformers imports for decodings and losses that no encoder has here, and DeepSpeed for its autotuner."""
 
-DISABLE = "TORCHDYNAMO_DISABLE"
+NO_COMPILER = "TORCHDYNAMO_DISABLE"
+"""The variable by which PyTorch's `torch.compile` gives back what it is given."""
 
 
 @contextmanager
@@ -32,15 +33,12 @@ def lean() -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Leave functions that a module hands to `torch.compile` on import as they are; the compiler is loaded for seconds.
-
-    See TORCHDYNAMO_DISABLE in PyTorch's documentation of torch.compile.
-    """
-    before = os.environ.get(DISABLE)
-    os.environ[DISABLE] = "1"
+    """Functions that modules hand to `torch.compile` on import stay as they are: to load the compiler takes seconds."""
+    before = os.environ.get(NO_COMPILER)
+    os.environ[NO_COMPILER] = "1"
     try:
         yield
     finally:
-        del os.environ[DISABLE]
+        del os.environ[NO_COMPILER]
         if before is not None:
-            os.environ[DISABLE] = before
+            os.environ[NO_COMPILER] = before

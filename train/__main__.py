@@ -63,9 +63,6 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
         from bertline.train import ranks, setup, watchdog
         from bertline.train.finish import finish
         from bertline.train.progress import Progress
-
-        with imports.uncompiled():
-            import deepspeed.runtime.zero.muon.original_muon  # noqa: F401  # DeepSpeed does, whatever the optimizer is
     gc.freeze()  # modules stay: nothing is to be found in them later on
 
     try:

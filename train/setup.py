@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import deepspeed
 import deepspeed.comm as dist
 
-from bertline.artifacts import encoder, files
+from bertline.artifacts import encoder, files, imports
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError
@@ -215,7 +215,8 @@ def make_engine(
     optimizer = model.optimizer(loaded, recipe.training)
     schedule = model.schedule(optimizer, recipe.training, steps)
     config |= besides or {}
-    engine, *_ = deepspeed.initialize(model=loaded, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    with imports.uncompiled():  # DeepSpeed imports Muon, which is to be compiled, whatever the optimizer is
+        engine, *_ = deepspeed.initialize(model=loaded, optimizer=optimizer, lr_scheduler=schedule, config=config)
     return engine
 
 

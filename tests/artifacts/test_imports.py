@@ -31,9 +31,10 @@ def test_nothing_is_imported_that_no_encoder_needs() -> None:
 def test_torch_compiles_again_after_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     function = torch.nn.Identity().forward
     for before in (None, "0"):
-        monkeypatch.delenv(imports.DISABLE, raising=False)
+        monkeypatch.delenv(imports.NO_COMPILER, raising=False)
         if before is not None:
-            monkeypatch.setenv(imports.DISABLE, before)
+            monkeypatch.setenv(imports.NO_COMPILER, before)
         with imports.uncompiled():
             assert torch.compile(function) is function
-        assert os.environ.get(imports.DISABLE) == before
+        assert os.environ.get(imports.NO_COMPILER) == before
+        assert torch.compile(function, backend="eager") is not function

@@ -1,7 +1,6 @@
 """Pairs of texts and three labels through the whole line, from Parquet, on a tiny encoder, signed."""
 
 import base64
-import contextlib
 import json
 import random
 from pathlib import Path
@@ -42,7 +41,8 @@ def folder(rank: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"premise": text, "hypothesis": chance.choice(texts), "label": chance.choice(LABELS)} for text in texts]
     parquet.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
     (folder / "pairs.yaml").write_text(RECIPE)
-    with contextlib.chdir(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         train_here(Path("pairs.yaml"), Path("runs/pairs"))
     write_keys(folder, "mine")
     here("export", "runs/pairs", "--max-drop", 1, "--quick", "--sign", "mine.pem", folder=folder)

@@ -46,14 +46,8 @@ METRICS = {
 @pytest.mark.usefixtures("rank")
 @pytest.mark.parametrize("case", CASES)
 def test_the_line(case: str, tmp_path: Path) -> None:
-    make_model(tmp_path / "tiny")
-    recipe = {
-        "name": "a",
-        "model": str(tmp_path / "tiny"),
-        "tokens": {"max_length": 48},
-        "training": TRAINING,
-        **CASES[case],
-    }
+    model = str(make_model(tmp_path / "tiny"))
+    recipe = {"name": "a", "model": model, "tokens": {"max_length": 48}, "training": TRAINING, **CASES[case]}
     if "data" not in recipe:
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in map(question, range(120))))
         recipe["data"] = {"train": str(tmp_path / "rows.jsonl"), "take": {"validation": 40, "test": 30}}

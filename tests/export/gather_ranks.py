@@ -1,4 +1,4 @@
-"""Runs whose weights are kept, whole and to the bit, at the moment of each checkpoint; two ranks execute this file."""
+"""Runs whose weights are kept, whole and to the bit, at the moment of each checkpoint; two ranks execute `main`."""
 
 from pathlib import Path
 from typing import Any

@@ -51,10 +51,9 @@ def two(log: Path, work: Callable[..., None], *arguments: object) -> None:
         check_ended(made, log)
 
 
-@contextlib.contextmanager
 def life(
     recipe: Path, sets: Sequence[str], run: RunFolder, log: Path, stops: Sequence[Stop | None]
-) -> Iterator[list[ForkServerProcess]]:
+) -> contextlib.AbstractContextManager[list[ForkServerProcess]]:
     """Ranks that begin a run, or resume it.
 
     Args:
@@ -64,8 +63,7 @@ def life(
         log: see `ranks`.
         stops: where each rank is to stand.
     """
-    with ranks(log, killed.live, *((recipe, sets, run.path, stop) for stop in stops)) as made:
-        yield made
+    return ranks(log, killed.live, *((recipe, sets, run.path, stop) for stop in stops))
 
 
 def _be(
