@@ -1,7 +1,8 @@
 """Measures systems side by side: the same texts, the same token ids, the same threads, each in a process of its own.
 
 Systems are timed in turns (A, B, C, A, B, C, …), so that a machine that slows down for a while slows all of them, and
-one at a time: the others are blocked on a pipe and use no processor (see `worker`). Percentiles are those of all
+one at a time: the others are blocked on a pipe and use no processor (see `worker`). A turn is one point of the grid:
+with the whole grid as a turn, eight copies of one model differed three times as much. Percentiles are those of all
 repetitions of all rounds. Nothing here knows what is good: that is for the reader, or for `export`, to say.
 
 What a cascade takes depends on the text, so each of its two ways is timed by itself: its median is the mean of both
@@ -93,9 +94,8 @@ def time(
     Raises:
         BertlineError, InputError: a system failed; the message names it.
     """
-    return [
-        timed.grid for timed in _timed(workers, texts, grid, rounds, _Steps(len(workers) * (rounds + 1), on_progress))
-    ]
+    steps = _Steps(len(workers) + rounds * len(grid), on_progress)
+    return [timed.grid for timed in _timed(workers, texts, grid, rounds, steps)]
 
 
 def measure(
@@ -110,7 +110,7 @@ def measure(
     Raises:
         BertlineError, InputError: a system failed; the message names it.
     """
-    steps = _Steps(len(workers) * (rounds + 2), on_progress)
+    steps = _Steps(2 * len(workers) + rounds * len(grid), on_progress)
     measured = []
     for worker, timed in zip(workers, _timed(workers, texts, grid, rounds, steps), strict=True):
         system, found = worker.system, worker.outputs(texts)
@@ -136,23 +136,21 @@ def _timed(
     for worker, own in zip(workers, batches, strict=True):
         loads.append(worker.load(own[0]))
         steps.did(f"{worker.system.name}: loaded")
-    seconds: list[list[list[float]]] = [[[] for _ in range(worker.ways * len(grid))] for worker in workers]
+    seconds: list[list[list[list[float]]]] = [[[[] for _ in range(worker.ways)] for _ in grid] for worker in workers]
     for turn in range(rounds):
-        for worker, own, times in zip(workers, batches, seconds, strict=True):
-            for so_far, more in zip(times, worker.time(own), strict=True):
-                so_far += more
-            steps.did(f"{worker.system.name}: round {turn + 1} of {rounds} timed")
+        for place, (batch, length) in enumerate(grid):
+            for worker, own, points in zip(workers, batches, seconds, strict=True):
+                for so_far, more in zip(points[place], worker.time(own[place]), strict=True):
+                    so_far += more
+            steps.did(f"round {turn + 1} of {rounds}: {batch} x {length} tokens timed")
     return [
-        _Timed(load, _points(worker.system.share, grid, times))
-        for worker, load, times in zip(workers, loads, seconds, strict=True)
+        _Timed(load, [_point(worker.system.share, *at, ways) for at, ways in zip(grid, points, strict=True)])
+        for worker, load, points in zip(workers, loads, seconds, strict=True)
     ]
 
 
-def _points(share: float | None, grid: Sequence[tuple[int, int]], times: Sequence[Sequence[float]]) -> list[Point]:
-    if share is None:
-        return [point(batch, length, each) for (batch, length), each in zip(grid, times, strict=True)]
-    both = zip(times[: len(grid)], times[len(grid) :], strict=True)
-    return [mixed(batch, length, share, *each) for (batch, length), each in zip(grid, both, strict=True)]
+def _point(share: float | None, batch: int, length: int, ways: Sequence[Sequence[float]]) -> Point:
+    return point(batch, length, *ways) if share is None else mixed(batch, length, share, *ways)
 
 
 def point(batch: int, length: int, seconds: Sequence[float]) -> Point:

@@ -77,12 +77,12 @@ class Worker:
         """How many there are to answer a text: two of a cascade."""
         return 1 if self.system.share is None else len(SURE_OF_ALL_AND_OF_NONE)
 
-    def time(self, batches: Sequence[Batch]) -> list[list[float]]:
-        """One turn: for each batch the seconds of each repetition, warm-up left out.
+    def time(self, batch: Batch) -> list[list[float]]:
+        """One turn: for each of its ways the seconds of each repetition, warm-up left out.
 
-        Of a cascade for each batch as if the student was sure of all texts, then for each as if of none.
+        Of a cascade as if the student was sure of all texts, then as if of none.
         """
-        seconds: list[list[float]] = self._ask("time", list(batches), WARM_UP_SECONDS, TURN_SECONDS)
+        seconds: list[list[float]] = self._ask("time", batch, WARM_UP_SECONDS, TURN_SECONDS)
         return seconds
 
     def outputs(self, texts: Sequence[Text]) -> list[Output]:
@@ -159,9 +159,8 @@ class _Inside:
         settle()
         return seconds
 
-    def time(self, batches: list[Batch], warm_up_seconds: float, turn_seconds: float) -> list[list[float]]:
-        runs = [partial(way, batch) for way in self.ways for batch in batches]
-        times = [repeat(run, warm_up_seconds, turn_seconds) for run in runs]
+    def time(self, batch: Batch, warm_up_seconds: float, turn_seconds: float) -> list[list[float]]:
+        times = [repeat(partial(way, batch), warm_up_seconds, turn_seconds) for way in self.ways]
         settle()
         return times
 

@@ -39,9 +39,14 @@ def measure(system: System, texts: Sequence[Text]) -> Packing | None:
     with Worker(system, threads=1) as worker:
         if not all(answers_alike(worker, pack) for pack in packs):
             return None
-        seconds = [median(turn) for turn in worker.time([*singles, *packs])]
-    alone, packed = seconds[: len(lengths)], seconds[len(lengths) :]
-    return packing({length: TEXTS * one / all_ for length, one, all_ in zip(lengths, alone, packed, strict=True)})
+        pairs = zip(lengths, singles, packs, strict=True)
+        gains = {length: TEXTS * _seconds(worker, one) / _seconds(worker, pack) for length, one, pack in pairs}
+    return packing(gains)
+
+
+def _seconds(worker: Worker, batch: Batch) -> float:
+    (seconds,) = worker.time(batch)
+    return median(seconds)
 
 
 def packing(gains: dict[int, float]) -> Packing | None:
