@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import ceil, exp, log
 
 from bertline.artifacts.bundle import Candidate
-from bertline.export.plans import Plan
+from bertline.export.candidates.plans import Plan
 from bertline.export.terms import RULE_OF_THREE, Terms
 
 ROUNDING = 1e-9

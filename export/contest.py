@@ -18,13 +18,14 @@ from bertline.bench import bootstrap, compare
 from bertline.bench.compare import Point
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
-from bertline.export import cascade, choose
+from bertline.export import choose
+from bertline.export.candidates import cascade
+from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates.plans import Plan
+from bertline.export.candidates.workshop import Workshop
 from bertline.export.choose import Score, Trial
-from bertline.export.graphs import Graph
-from bertline.export.plans import Plan
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
-from bertline.export.workshop import Workshop
 from bertline.tasks.task import Counts, Output
 
 ROUNDS = 3

@@ -15,15 +15,18 @@ from bertline.artifacts import files, machine, signature
 from bertline.artifacts.bundle import Fidelity, Packing, Vocabulary
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
-from bertline.export import account, cascade, contest, exact, packing, sources, vocabulary
+from bertline.export import contest, packing, sources
+from bertline.export.candidates import cascade, vocabulary
+from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates.plans import Situation, select
+from bertline.export.candidates.workshop import Workshop
 from bertline.export.contest import Contest, Outcome, Say
-from bertline.export.exact import Exact
-from bertline.export.graphs import Graph
-from bertline.export.plans import Situation, select
-from bertline.export.seal import seal
+from bertline.export.gates import exact
+from bertline.export.gates.exact import Exact
+from bertline.export.sealing import account
+from bertline.export.sealing.seal import seal
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
-from bertline.export.workshop import Workshop
 from bertline.serve.runtimes import installed
 
 
@@ -149,7 +152,7 @@ def _gathered(source: str, data: Path | None, folder: Path, model: str | None, t
         return None
     if data is None:
         raise InputError(f"{source}: a checkpoint is measured on texts of yours: add --data FILE")
-    from bertline.export.gather import gather  # imports torch, which nothing else here needs so early
+    from bertline.export.gathering.gather import gather  # imports torch, which nothing else here needs so early
 
     say(f"{source}: gathering")
     gather(Path(source).expanduser(), folder, model, trust)

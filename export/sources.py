@@ -11,7 +11,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import INPUTS
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskName, TaskSettings, Tokens
-from bertline.export import checkpoint
+from bertline.export.gathering import checkpoint
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Text

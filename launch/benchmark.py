@@ -17,7 +17,7 @@ from bertline.artifacts.bundle import Manifest, Source
 from bertline.artifacts.errors import InputError
 from bertline.bench import compare, report, systems
 from bertline.bench.systems import System
-from bertline.export import convert
+from bertline.export.candidates import convert
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 

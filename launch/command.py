@@ -87,7 +87,7 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Tell what the data of RECIPE holds and what the model will see of it; loads no model."""
     from bertline.artifacts import recipe as recipes
     from bertline.launch import checking
-    from bertline.train.survey import survey
+    from bertline.train.data.survey import survey
 
     found = survey(recipes.load(recipe, overrides))
     _print(found, as_json) if as_json else checking.show(found)
@@ -192,7 +192,7 @@ def shrink(place: Path, output: Path | None, as_json: bool, **options: Any) -> N
 @json_option
 def push(bundle: Path, repo: str, dry_run: bool, as_json: bool) -> None:
     """Upload BUNDLE to a model hub in one commit; a repository that is missing is made, private."""
-    from bertline.export import publish
+    from bertline.export.sealing import publish
 
     result = publish.push(bundle, repo, dry_run, _say)
     if as_json:
@@ -207,7 +207,7 @@ def push(bundle: Path, repo: str, dry_run: bool, as_json: bool) -> None:
 @json_option
 def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_json: bool) -> None:
     """Make a Hugging Face folder of a DeepSpeed CHECKPOINT: safetensors, of all its ranks' pieces."""
-    from bertline.export.gather import gather as make
+    from bertline.export.gathering.gather import gather as make
 
     _print(make(checkpoint, output, model, trust), as_json)
 

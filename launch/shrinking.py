@@ -191,7 +191,7 @@ def shrink(
 
 def sizes(config: dict[str, Any]) -> list[Student]:
     """What is tried of a model: sixths of its layers, from all over, the fewest first."""
-    from bertline.train.student import spread  # imports torch
+    from bertline.train.distillation.student import spread  # imports torch
 
     layers = encoder.layers(config)
     counts = {max(1, round(layers * part / 6)) for part in SIXTHS} & set(range(1, layers))
@@ -200,7 +200,7 @@ def sizes(config: dict[str, Any]) -> list[Student]:
 
 def halved(kept: Student, folder: Path) -> Student | None:
     """The student with half of the heads and feed-forward units of its layers; None where these cannot be told."""
-    from bertline.train import pruning
+    from bertline.train.distillation import pruning
 
     config = encoder.check(folder)
     if config["model_type"] not in pruning.FAMILIES:

@@ -12,8 +12,8 @@ from bertline.tasks.task import Example, Output, Task
 from bertline.tasks.tokens import Encoded, Tokenizer, by_length
 from bertline.train import model as models
 from bertline.train import ranks, watchdog
+from bertline.train.data.mapped import Windows
 from bertline.train.losses import Loss, Target
-from bertline.train.mapped import Windows
 from bertline.train.progress import Progress
 
 

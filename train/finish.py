@@ -8,9 +8,9 @@ import deepspeed.comm as dist
 from bertline.artifacts import files, machine
 from bertline.artifacts.run import Summary
 from bertline.train import evaluation, metrics, model, ranks
+from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import micro_batch_size
 from bertline.train.loop import Trainer
-from bertline.train.prepared import Prepared
 
 PACKAGES = ("bertline", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "scikit-learn", "numpy")
 """Those whose versions a run's figures depend on."""

@@ -13,7 +13,7 @@ from torch import nn
 from bertline.artifacts.recipe import Training
 from bertline.train import model as models
 from bertline.train import ranks
-from bertline.train.batches import Batches, MicroBatch
+from bertline.train.data.batches import Batches, MicroBatch
 from bertline.train.deepspeed_config import Precision, micro_batch_size
 from bertline.train.losses import Objective, Terms
 from bertline.train.watchdog import is_out_of_memory

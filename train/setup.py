@@ -19,28 +19,18 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe import Recipe, Training
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Task
-from bertline.train import (
-    checkpoints,
-    deepspeed_config,
-    elastic,
-    memory,
-    metrics,
-    model,
-    monitors,
-    prepared,
-    ranks,
-    student,
-    teacher,
-)
-from bertline.train.batches import Batches
+from bertline.train import checkpoints, deepspeed_config, elastic, memory, metrics, model, monitors, ranks
 from bertline.train.checkpoints import State
-from bertline.train.data import Splits
+from bertline.train.data import prepared
+from bertline.train.data.batches import Batches
+from bertline.train.data.prepared import Prepared
+from bertline.train.data.splitting import Splits
 from bertline.train.deepspeed_config import Precision
+from bertline.train.distillation import student, teacher
+from bertline.train.distillation.teacher import Teacher
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective, TeacherLoss
-from bertline.train.prepared import Prepared
 from bertline.train.progress import Progress
-from bertline.train.teacher import Teacher
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
 
 def layers() -> list[int]:
     """Those that the student keeps."""
-    from bertline.train.student import spread
+    from bertline.train.distillation.student import spread
 
     return spread(KEPT, LAYERS)
 

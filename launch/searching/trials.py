@@ -1,7 +1,7 @@
 """The search itself: folds are cut, trials are run fold by fold, the unpromising given up; what came of it is written.
 
 recipe.yaml            the recipe as resolved
-folds/                 the rows of each fold: train/folds.py
+folds/                 the rows of each fold: train/data/folds.py
 study.log              Optuna's journal: every trial, what it chose and scored
 recipes/*.yaml         the recipe of each run
 runs/trial-N-fold-K/   run.json, metrics.jsonl and recipe.yaml of each; its weights are not kept
@@ -34,7 +34,7 @@ from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.artifacts.recipe import Recipe
 from bertline.artifacts.run import RunFolder, Summary
 from bertline.launch.searching import importance, results, study
-from bertline.train import folds
+from bertline.train.data import folds
 
 Train = Callable[[Path, Path, bool], object]
 """Given a recipe, the folder of its run and whether it is there to be resumed: trains."""

@@ -16,10 +16,10 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe import Recipe
 from bertline.launch.train_benchmark.job import Counts, Device
 from bertline.train import model as models
-from bertline.train import prepared
-from bertline.train.batches import Batches
+from bertline.train.data import prepared
+from bertline.train.data.batches import Batches
+from bertline.train.data.prepared import Prepared
 from bertline.train.losses import Loss, Objective
-from bertline.train.prepared import Prepared
 from bertline.train.progress import Progress
 
 RANKS = (1, 2)
@@ -35,7 +35,7 @@ def prepare(path: Path, work: Path, device: Device, precisions: list[str]) -> No
         precisions: a resolved recipe is made for each.
 
     Raises:
-        InputError: as `recipes.load` and `data.make`.
+        InputError: as `recipes.load` and `splitting.make`.
     """
     recipe = recipes.load(path)
     if device == "cuda":

@@ -8,7 +8,7 @@ from bertline.train.__main__ import ENVIRONMENT, main
 if __name__ == "__main__":
     for name, value in ENVIRONMENT.items():  # torch reads it on import, which is next
         os.environ.setdefault(name, value)
-    from bertline.train import batches
+    from bertline.train.data import batches
 
     batches.BUCKET = 1  # a bucket is a batch: nothing is left to be sorted among batches
     sys.exit(main())

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from bertline.artifacts.run import RunFolder
-from bertline.export import convert, graphs, sources
-from bertline.export.graphs import Graph
-from bertline.export.plans import PLANS
-from bertline.export.workshop import Workshop
+from bertline.export import sources
+from bertline.export.candidates import convert, graphs
+from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates.plans import PLANS
+from bertline.export.candidates.workshop import Workshop
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import RUNTIMES
 from tests import encoders

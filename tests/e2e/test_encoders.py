@@ -14,7 +14,7 @@ import pytest
 from bertline.artifacts import bundle
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.run import RunFolder, read_summary
-from bertline.export import adversarial
+from bertline.export.gates import adversarial
 from bertline.serve.engine import Engine
 from tests import encoders
 from tests.e2e import tiny

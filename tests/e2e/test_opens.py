@@ -14,7 +14,7 @@ import pytest
 import tokenizers
 
 from bertline.artifacts import bundle as bundles
-from bertline.export import cascade
+from bertline.export.candidates import cascade
 from bertline.serve.engine import Engine
 from tests import encoders
 from tests.e2e.command import Line

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from bertline.artifacts.run import RunFolder
-from bertline.export import adversarial
 from bertline.export.export import export
+from bertline.export.gates import adversarial
 from bertline.export.terms import Terms
 from tests import encoders
 from tests.export.conftest import measure_briefly

@@ -8,11 +8,12 @@ import pytest
 
 from bertline.artifacts import files, machine
 from bertline.artifacts.run import Best, RunFolder, Summary
-from bertline.export import convert, graphs, plans, sources
+from bertline.export import sources
+from bertline.export.candidates import convert, graphs, plans
+from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates.workshop import Workshop
 from bertline.export.export import export
-from bertline.export.graphs import Graph
 from bertline.export.terms import Terms
-from bertline.export.workshop import Workshop
 from tests import forks
 from tests.conftest import classifier, make_model, make_texts
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from bertline.export.candidates.plans import PLANS, Plan
 from bertline.export.choose import Score, Trial, candidates, doubt, fault, order, table
-from bertline.export.plans import PLANS, Plan
 from bertline.export.terms import Terms, fewest
 
 

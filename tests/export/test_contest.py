@@ -11,13 +11,13 @@ from bertline.artifacts import bundle as bundles
 from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.run import RunFolder, read_summary
-from bertline.export import quantize, sensitivity
+from bertline.export.candidates import quantize, sensitivity
+from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates.plans import PLANS, dynamic
+from bertline.export.candidates.workshop import Workshop
 from bertline.export.contest import remedies
 from bertline.export.export import export
-from bertline.export.graphs import Graph
-from bertline.export.plans import PLANS, dynamic
 from bertline.export.terms import Terms
-from bertline.export.workshop import Workshop
 from tests.export.conftest import measure_briefly
 
 LOUD = 3000.0

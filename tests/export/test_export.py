@@ -19,10 +19,11 @@ from bertline.artifacts import files, machine
 from bertline.artifacts.errors import DamagedError, GateError, InputError
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
-from bertline.export import card, convert
+from bertline.export.candidates import convert
+from bertline.export.candidates.plans import EXACT, PLANS
 from bertline.export.contest import SHARES
 from bertline.export.export import export
-from bertline.export.plans import EXACT, PLANS
+from bertline.export.sealing import card
 from bertline.export.terms import Terms
 from bertline.serve import variants
 from bertline.serve.engine import Bundle, Engine

@@ -10,8 +10,8 @@ from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.task import Tokens
 from bertline.export import sources
 from tests.conftest import classifier
+from tests.export.candidates.test_convert import change_config
 from tests.export.conftest import write_texts
-from tests.export.test_convert import change_config
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe import Recipe
 from bertline.tasks import catalog
 from bertline.tasks.task import Task
-from bertline.train import sources
-from bertline.train.batches import Batches
+from bertline.train.data import sources
+from bertline.train.data.batches import Batches
 from bertline.train.losses import Loss, Objective
 from tests import encoders
 from tests.train.conftest import encode

@@ -16,7 +16,7 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError
 from bertline.artifacts.recipe import Student
 from bertline.artifacts.run import RunFolder
-from bertline.export import cascade
+from bertline.export.candidates import cascade
 from bertline.export.terms import Terms
 from bertline.launch import shrinking, training
 from bertline.launch.shrinking import Shrinking

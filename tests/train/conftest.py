@@ -93,8 +93,8 @@ def train_here(
 
 def encode(examples: Sequence[Example], task: Task, tokenizer: Tokenizer) -> Split:
     """Examples as a training split, whose file is there as long as it is mapped."""
-    from bertline.train import prepared
-    from bertline.train.mapped import Windows
+    from bertline.train.data import prepared
+    from bertline.train.data.mapped import Windows
     from bertline.train.progress import Progress
 
     with tempfile.TemporaryDirectory() as folder:

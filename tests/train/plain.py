@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from bertline.artifacts.recipe import Recipe
-from bertline.train.batches import global_batches
-from bertline.train.data import Splits
+from bertline.train.data.batches import global_batches
+from bertline.train.data.splitting import Splits
 
 
 def train(recipe: Recipe, splits: Splits) -> tuple[list[float], dict[str, torch.Tensor]]:

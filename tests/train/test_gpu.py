@@ -14,7 +14,7 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train import memory
 from bertline.train import model as models
-from bertline.train.batches import Batches
+from bertline.train.data.batches import Batches
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective
 from tests.conftest import classifier, make_texts

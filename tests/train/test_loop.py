@@ -18,8 +18,9 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
-from bertline.train import checkpoints, data
-from bertline.train.batches import Batch
+from bertline.train import checkpoints
+from bertline.train.data import splitting
+from bertline.train.data.batches import Batch
 from bertline.train.loop import Figures, Trainer
 from tests.train import plain
 from tests.train.conftest import losses, train_here
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("rank")
 def expected(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """The losses that the plain loop computes for the recipe."""
     loaded = recipes.load(recipe)
-    return plain.train(loaded, data.make(loaded, tmp_path_factory.mktemp("splits")))[0]
+    return plain.train(loaded, splitting.make(loaded, tmp_path_factory.mktemp("splits")))[0]
 
 
 @pytest.fixture(scope="module")

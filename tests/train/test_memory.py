@@ -14,7 +14,7 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train import memory
 from bertline.train import model as models
-from bertline.train.batches import Batches
+from bertline.train.data.batches import Batches
 from bertline.train.deepspeed_config import Precision
 from bertline.train.losses import Loss, Objective
 from tests.conftest import classifier, make_texts

@@ -8,7 +8,7 @@ import torch
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
-from bertline.train import data
+from bertline.train.data import splitting
 from tests.train import forked, plain, two_ranks
 from tests.train.conftest import losses
 
@@ -34,7 +34,7 @@ def folder(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], dict[str, torch.Tensor]]:
     """What the plain loop computes for the recipe."""
     loaded = recipes.load(recipe)
-    return plain.train(loaded, data.make(loaded, tmp_path_factory.mktemp("splits")))
+    return plain.train(loaded, splitting.make(loaded, tmp_path_factory.mktemp("splits")))
 
 
 def test_the_launched_run_is_the_plain_loop(

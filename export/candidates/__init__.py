@@ -1,0 +1,1 @@
+"""The models that there can be of one model: converted, fused, quantized, joined, with fewer tokens."""

@@ -1,0 +1,130 @@
+"""A cascade: a student answers what it is sure of, and its teacher the rest, in one ONNX file.
+
+Who answers is a branch of the graph itself, so that whatever opens ONNX files computes it, and a text that the student
+is sure of costs the student alone. Sure is a student whose largest probability is at least a threshold (the maximum
+softmax probability of Hendrycks and Gimpel, arXiv 1610.02136), which is set on validation texts to the lowest that
+passes the gate. The threshold stands in the file as an input with a default, which a measurement can override.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from bertline.artifacts import bundle
+from bertline.artifacts.graph import ASKED, THRESHOLD
+from bertline.export.candidates import onnx_files
+from bertline.export.candidates.graphs import Graph
+from bertline.tasks.task import Output
+
+SHARES = tuple(round(0.05 * step, 2) for step in range(1, 13))
+"""Of the texts, how many the teacher may be asked: with more it computes nearly all, and the student for nothing."""
+TEACHER = "teacher/"
+"""What its tensors' names begin with."""
+
+
+class Setting(NamedTuple):
+    """How sure a student must be of an answer of its own."""
+
+    threshold: float
+    """The least probability of its label."""
+    share: float
+    """Of the validation texts, those it was less sure of."""
+
+
+def teacher(folder: Path) -> Graph:
+    """The model of a teacher's bundle that is asked in cascades: the one for ONNX Runtime, by its candidate's name."""
+    manifest = bundle.verify(folder)
+    (chosen,) = (one.name for one in manifest.candidates if one.chosen)
+    models = {chosen: manifest.runtime, **{one.candidate: one.runtime for one in manifest.variants}}
+    return next(Graph(name, folder / one.model) for name, one in models.items() if one.name == "onnxruntime")
+
+
+def lowest(
+    student: Sequence[Output], teacher: Sequence[Output], passes: Callable[[list[Output]], bool]
+) -> Setting | None:
+    """The lowest threshold of a few with which both together pass; None where none does.
+
+    Args:
+        student, teacher: logits (labels,) of each window.
+        passes: whether outputs are right.
+    """
+    sure = np.array([sureness(logits) for logits in student])
+    for share in SHARES:
+        threshold = float(np.float32(np.quantile(sure, share)))
+        both = [own if one >= threshold else other for one, own, other in zip(sure, student, teacher, strict=True)]
+        if passes(both):
+            return Setting(threshold, round(float(np.mean(sure < threshold)), 4))
+    return None
+
+
+def sureness(logits: Output) -> np.float32:
+    """The largest probability, computed as the graph does."""
+    odds = np.exp(logits - logits.max(), dtype=np.float32)
+    return np.float32(odds.max() / odds.sum())
+
+
+def join(student: Path, teacher: Path, threshold: float, path: Path) -> None:
+    """Write both models of one tokenizer and the same labels as one.
+
+    Args:
+        student, teacher: ONNX files that give logits (batch, labels).
+        threshold: see `Setting`.
+        path: the file to write; gives `logits`, and `asked`, (batch,), whether they are the teacher's.
+    """
+    model, other = onnx.load(student), onnx.load(teacher)
+    known = {(one.domain, one.version) for one in model.opset_import}
+    model.opset_import.extend(one for one in other.opset_import if (one.domain, one.version) not in known)
+    graph = model.graph
+    (logits,) = graph.output
+    _rename(graph, logits.name, own := f"student_{logits.name}")
+    asking = _inside(other.graph, graph)
+    graph.initializer.append(numpy_helper.from_array(np.array(threshold, np.float32), THRESHOLD))
+    graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "last_axis"))
+    graph.input.append(helper.make_tensor_value_info(THRESHOLD, TensorProto.FLOAT, []))
+    asking.node.append(helper.make_node("Where", ["unsure", asking.output[0].name, own], ["asked_logits"], "whose"))
+    asking.output[0].CopyFrom(helper.make_tensor_value_info("asked_logits", TensorProto.FLOAT, None))
+    kept = helper.make_tensor_value_info("kept_logits", TensorProto.FLOAT, None)
+    alone = helper.make_graph([helper.make_node("Identity", [own], [kept.name], "keep")], "alone", [], [kept])
+    graph.node.extend(
+        [
+            helper.make_node("Softmax", [own], ["probabilities"], "probabilities", axis=-1),
+            helper.make_node("ReduceMax", ["probabilities", "last_axis"], ["sureness"], "sureness", keepdims=1),
+            helper.make_node("Less", ["sureness", THRESHOLD], ["unsure"], "unsure"),
+            helper.make_node("Squeeze", ["unsure", "last_axis"], [ASKED], ASKED),
+            helper.make_node("Cast", ["unsure"], ["unsure_numbers"], "unsure_numbers", to=TensorProto.INT32),
+            helper.make_node("ReduceMax", ["unsure_numbers"], ["any_unsure_number"], "any_unsure_number", keepdims=0),
+            helper.make_node("Cast", ["any_unsure_number"], ["any_unsure"], "any_unsure", to=TensorProto.BOOL),
+            helper.make_node("If", ["any_unsure"], [logits.name], "cascade", then_branch=asking, else_branch=alone),
+        ]
+    )
+    graph.output.append(helper.make_tensor_value_info(ASKED, TensorProto.BOOL, ["batch_size"]))
+    onnx_files.save(model, path)
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Give a tensor another name, inside the graph; its output keeps the old one."""
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+
+
+def _inside(teacher: onnx.GraphProto, student: onnx.GraphProto) -> onnx.GraphProto:
+    """The teacher's graph as a branch: it reads the inputs of the student's, and the weights that both have alike."""
+    held = {_content(one): one.name for one in student.initializer}
+    names = {one.name: held.get(_content(one), TEACHER + one.name) for one in teacher.initializer}
+    own = [one for one in teacher.initializer if names[one.name].startswith(TEACHER)]
+    branch = onnx.GraphProto()
+    branch.CopyFrom(teacher)
+    del branch.initializer[:], branch.input[:], branch.value_info[:]
+    branch.initializer.extend(own)
+    return onnx.compose.add_prefix_graph(branch, TEACHER, name_map=names, inplace=True)
+
+
+def _content(tensor: onnx.TensorProto) -> tuple[int, tuple[int, ...], bytes]:
+    return tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()

@@ -1,0 +1,48 @@
+"""A PyTorch model becomes an fp32 ONNX file. The only file that touches optimum.
+
+optimum compares its result with PyTorch's but merely warns; here nothing is compared: see `fidelity`. The model that is
+converted is loaded by the very code that the gate compares against.
+"""
+
+from pathlib import Path
+
+from bertline.artifacts import encoder, imports, machine
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import TaskSettings
+from bertline.export.candidates import onnx_files
+from bertline.export.quiet import quiet
+from bertline.tasks import catalog
+
+
+def to_onnx(model: Path, settings: TaskSettings, folder: Path) -> Path:
+    """Write `folder`/model.onnx, the model in fp32 with the head of its task.
+
+    The task is named to optimum always: left to guess, it silently drops the head of a local model.
+
+    Args:
+        model: a Hugging Face folder.
+        settings: of the task it was trained for.
+        folder: made if need be; optimum leaves copies of configuration and tokenizer beside the model.
+
+    Raises:
+        InputError: the folder is refused by `encoder.check`, has no trained head, or is of an architecture that
+            optimum does not convert.
+    """
+    config = encoder.check(model)
+    with quiet():
+        with imports.lean():
+            from optimum.exporters.onnx import onnx_export_from_model
+            from optimum.exporters.tasks import TasksManager
+
+            from bertline.bench.pytorch import PyTorchRuntime
+
+        known = TasksManager.get_supported_model_type_for_task(settings.task, "onnx")
+        if config.get("model_type") not in known:
+            raise InputError(
+                f"{model}: config.json: optimum does not convert {config.get('model_type')!r} for {settings.task}; it "
+                f"does: {', '.join(sorted(known))}"
+            )
+        loaded = PyTorchRuntime(model, catalog.make(settings).architecture, machine.cores()).model
+        onnx_export_from_model(loaded, folder, task=settings.task, opset=onnx_files.OPSET, do_validation=False)
+    onnx_files.stamp(folder / "model.onnx")
+    return folder / "model.onnx"

@@ -1,0 +1,142 @@
+"""Fewer bits for a graph's weights: by ONNX Runtime as it runs or beforehand, by NNCF, or for memory alone.
+
+Nothing here decides what is good: every result is measured later.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx
+
+from bertline.artifacts.errors import InputError
+from bertline.export.candidates import onnx_files
+from bertline.export.candidates.plans import Plan
+from bertline.export.quiet import quiet
+from bertline.tasks.tokens import Batch
+
+PRODUCTS = ["MatMul", "Gemm"]
+BLOCK = 32
+"""Weights that share a scale where only memory is to be saved."""
+
+
+def quantize(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: Sequence[str] = ()) -> None:
+    """Write `path`, the fp32 graph with the weights that a plan says.
+
+    Args:
+        plan: of a quantized candidate.
+        fp32: the graph, fused if the plan says so.
+        path: the file to write.
+        texts: arrays (1, length) of calibration texts, for scales that are fixed beforehand.
+        keep: names of nodes that stay in fp32.
+
+    Raises:
+        InputError: `keep` names a node that is not there.
+    """
+    model = onnx.load(fp32, load_external_data=False)
+    if unknown := set(keep) - {node.name for node in model.graph.node}:
+        raise InputError(f"nodes to leave in fp32: {', '.join(sorted(unknown))}: no node of {fp32.name} has that name")
+    with quiet():
+        METHODS[plan.method](plan, fp32, path, texts, list(keep))
+    onnx_files.stamp(path)
+
+
+def _dynamic(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
+    """Int8 weights per channel or per tensor; activations follow as u8 while the model runs."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        fp32,
+        path,
+        per_channel=plan.per_channel,
+        reduce_range=plan.reduce_range,
+        weight_type=QuantType.QInt8 if plan.signed else QuantType.QUInt8,
+        # what was a Gemm is asked for again by the name of the MatMul that it is made first
+        nodes_to_exclude=[*keep, *(f"{name}_MatMul" for name in keep)],
+        use_external_data_format=onnx_files.is_external(fp32),
+        # shape inference does not know what the fused operators give
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+    onnx_files.pack(path)
+
+
+def _static(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
+    """QDQ nodes around the products, u8 by s8, with scales that the texts gave."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        fp32,
+        path,
+        _Reader(_inputs(fp32, texts)),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=PRODUCTS,
+        per_channel=True,
+        reduce_range=plan.reduce_range,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=keep,
+        use_external_data_format=onnx_files.is_external(fp32),
+        calibrate_method={
+            "minmax": CalibrationMethod.MinMax,
+            "entropy": CalibrationMethod.Entropy,
+            "percentile": CalibrationMethod.Percentile,
+        }[plan.calibration],
+    )
+    onnx_files.pack(path)
+
+
+def _nncf(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
+    """NNCF's post-training quantization for transformers: smoothed activations, QDQ nodes as OpenVINO likes them."""
+    import nncf
+
+    quantized = nncf.quantize(
+        onnx.load(fp32),
+        nncf.Dataset(_inputs(fp32, texts)),
+        subset_size=len(texts),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            overflow_fix=nncf.OverflowFix.ENABLE if plan.reduce_range else None
+        ),
+        ignored_scope=nncf.IgnoredScope(names=keep) if keep else None,
+    )
+    onnx_files.save(quantized, path)
+
+
+def _weights(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
+    """Weights of products and embeddings in blocks of few bits, expanded at every run."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=BLOCK,
+        is_symmetric=True,
+        accuracy_level=4,  # activations as int8
+        op_types_to_quantize=("MatMul", "Gather") if plan.bits == 4 else ("MatMul",),
+        bits=plan.bits,
+    )
+    quantizer = MatMulNBitsQuantizer(onnx.load(fp32), algo_config=config, nodes_to_exclude=keep)
+    quantizer.process()
+    onnx_files.save(quantizer.model.model, path)
+
+
+METHODS: dict[str, Callable[[Plan, Path, Path, Sequence[Batch], list[str]], None]] = {
+    "dynamic": _dynamic,
+    "static": _static,
+    "nncf": _nncf,
+    "weights": _weights,
+}
+
+
+class _Reader:
+    """The texts, one at a time, as ONNX Runtime's calibration asks for them."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> Batch | None:
+        return next(self._batches, None)
+
+
+def _inputs(fp32: Path, texts: Sequence[Batch]) -> list[Batch]:
+    """The arrays that the graph takes."""
+    names = {one.name for one in onnx.load(fp32, load_external_data=False).graph.input}
+    return [{name: array for name, array in text.items() if name in names} for text in texts]

@@ -1,0 +1,91 @@
+"""Where candidates are made: the graphs that all come from, the texts for their scales, and a file for each plan."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from bertline.artifacts.bundle import Cascade
+from bertline.artifacts.task import Tokens
+from bertline.export.candidates import cascade, sensitivity
+from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates.plans import Plan
+from bertline.export.candidates.quantize import quantize
+from bertline.export.sources import Origin
+from bertline.tasks.tokens import Batch, Text, Tokenizer
+
+PROBES = 16
+"""Texts that tell what quantizing one layer changes."""
+
+
+class Workshop:
+    """Makes a graph of each plan, in a folder."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        fp32: Graph,
+        fused: Graph | None,
+        calibration: Sequence[Text],
+        count: int,
+        teacher: Graph | None = None,
+    ) -> None:
+        """Take what all candidates come from.
+
+        Args:
+            origin: gives the tokenizer.
+            fp32, fused: the graphs, in the folder that all others are written to.
+            calibration: texts for fixed scales.
+            count: how many of them are used.
+            teacher: the graph that is asked in cascades.
+        """
+        self.origin, self.fp32, self.fused, self.teacher = origin, fp32, fused, teacher
+        self._calibration, self._count = calibration, count
+        self._ranked: dict[tuple[bool, bool], list[list[str]]] = {}
+
+    def make(self, plan: Plan) -> Graph:
+        """The graph of a plan, written beside those it comes from."""
+        base = self._base(plan)
+        if plan.cascade is not None:
+            return self._cascade(plan.name, plan.cascade, base.path.parent)
+        if not plan.quantized:
+            return Graph(plan.name, base.path, plan.runtime)
+        path = base.path.with_name(f"{plan.name}.onnx")
+        texts = self.texts if plan.calibrated else []
+        quantize(plan, base.path, path, texts, self._kept(plan))
+        return Graph(plan.name, path, plan.runtime)
+
+    @cached_property
+    def texts(self) -> list[Batch]:
+        """Calibration texts as arrays (1, length), of one length: histograms of activations must be alike in shape."""
+        tokenizer = self.origin.task.tokenizer(self.origin.folder)
+        lengths = [len(one.input_ids) for one in tokenizer.encode(self._calibration)]
+        length = int(np.median(lengths))
+        cut = Tokenizer(self.origin.folder, Tokens(max_length=length)).encode(self._calibration)
+        return [tokenizer.pad([one]) for one in cut if len(one.input_ids) == length][: self._count]
+
+    def _base(self, plan: Plan) -> Graph:
+        if not plan.fused:
+            return self.fp32
+        assert self.fused is not None, "no plan is fused where nothing is"
+        return self.fused
+
+    def _cascade(self, name: str, plan: Cascade, folder: Path) -> Graph:
+        assert self.teacher is not None, "no plan asks a teacher where there is none"
+        path = folder / f"{name}.onnx"
+        cascade.join(folder / f"{plan.student}.onnx", self.teacher.path, plan.threshold, path)
+        return Graph(name, path)
+
+    def _kept(self, plan: Plan) -> list[str]:
+        """The products in the most sensitive layers, as many as the plan leaves in fp32."""
+        if not plan.fp32_share:
+            return []
+        layers = self._layers(plan)
+        return [name for layer in layers[: max(1, round(plan.fp32_share * len(layers)))] for name in layer]
+
+    def _layers(self, plan: Plan) -> list[list[str]]:
+        key = (plan.fused, plan.signed)
+        if key not in self._ranked:
+            self._ranked[key] = sensitivity.ranked(self._base(plan).path, self.texts[:PROBES], plan)
+        return self._ranked[key]

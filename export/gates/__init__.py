@@ -1,0 +1,1 @@
+"""What must be true before a bundle exists: answers as PyTorch's, tokens as transformers', here and on other CPUs."""

@@ -1,0 +1,52 @@
+"""The fp32 graphs that all candidates come from, converted, fused, and held against PyTorch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertline.artifacts import machine
+from bertline.artifacts.bundle import Fidelity
+from bertline.bench import compare
+from bertline.bench.worker import Worker
+from bertline.export.candidates import convert, graphs
+from bertline.export.candidates.graphs import Graph
+from bertline.export.contest import Say, system
+from bertline.export.gates import fidelity
+from bertline.export.sources import Origin
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Graphs that answer as PyTorch does."""
+
+    fp32: Graph
+    fused: Graph | None
+    why_not_fused: str | None
+    fidelity: Fidelity
+    """Of fp32 to PyTorch."""
+
+
+def make(origin: Origin, served: Origin, yardstick: Worker, folder: Path, say: Say) -> Exact:
+    """Convert and fuse, and hold both against PyTorch (the yardstick).
+
+    Args:
+        origin: what PyTorch computes.
+        served: what is converted: the same, or with a smaller vocabulary.
+        yardstick: PyTorch.
+        folder: for the graphs.
+        say: takes progress.
+
+    Raises:
+        GateError: the converted graph is not the PyTorch model.
+    """
+    say(f"converting {served.folder} to ONNX")
+    fp32 = Graph("fp32", convert.to_onnx(served.folder, served.settings, folder))
+    fused = graphs.fuse(fp32, "fp32-fused")
+    say("comparing with PyTorch")
+    both = [fp32, fused] if fused else [fp32]
+    with compare.started([system(served, graph) for graph in both], machine.cores()) as workers:
+        proof, faults = fidelity.gates(origin, served, yardstick, workers)
+    if fused is None:
+        return Exact(fp32, None, f"ONNX Runtime knows no fusion for {origin.config['model_type']}", proof)
+    if faults:
+        return Exact(fp32, None, f"the fused graph {faults[0]}", proof)
+    return Exact(fp32, fused, None, proof)

@@ -1,0 +1,218 @@
+"""The fidelity gates: before anything is quantized, the fp32 graph answers as PyTorch does, whatever it is asked.
+
+Real texts of mixed lengths and adversarial ones are read token for token as transformers reads them; the graph gives
+the logits that PyTorch gives; neither padding nor the order in a batch changes what it answers.
+
+Cost: PyTorch answers every text once, each graph answers it twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bertline.artifacts.bundle import Fidelity
+from bertline.artifacts.errors import GateError
+from bertline.artifacts.task import TaskSettings
+from bertline.bench.worker import Worker
+from bertline.export.gates import adversarial, tokenization
+from bertline.export.sources import Origin
+from bertline.serve.engine import Engine
+from bertline.serve.runtimes import Runtime
+from bertline.tasks.task import Output, Task, of_each_text
+from bertline.tasks.tokens import Encoded, Text, Tokenizer
+
+TEXTS = 256
+WORDS = (1, 3, 6, 12, 24, 48, 96, 192, 1000)
+"""What the texts are cut to, in turn: from a single word to more than any position holds."""
+WINDOWS = 8
+"""Computed of a text that has more, half of them from its beginning and half from its end."""
+BATCH = 4
+"""Windows padded together: most would be padding if they were more."""
+MAX_ABS_LOGIT_DIFF = 1e-3
+ROUNDING = 1e-4
+"""How far logits may move by rounding alone. An answer that changes with less was a tie."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every system is asked."""
+
+    task: Task
+    tokenizer: Tokenizer
+    texts: Sequence[Text]
+    real: int
+    """Texts of the user's, before the adversarial ones."""
+    read: Sequence[Encoded]
+    """All windows of the texts, in their order."""
+    windows: Sequence[Encoded]
+    """Those that are computed."""
+
+    @classmethod
+    def of(cls, origin: Origin) -> "Asked":
+        """Texts of the user's and adversarial ones, as the task takes them."""
+        real = of_mixed_lengths(origin.texts, origin.settings)
+        return cls.read_by(origin, real, adversarial.texts(len(origin.settings.inputs) == 2))
+
+    @classmethod
+    def read_by(cls, origin: Origin, real: Sequence[Text], hard: Sequence[Text]) -> "Asked":
+        """The texts as the tokenizer of `origin` reads them."""
+        tokenizer = origin.task.tokenizer(origin.folder)
+        read = tokenizer.encode([*real, *hard])
+        return cls(origin.task, tokenizer, [*real, *hard], len(real), read, few(read))
+
+    def engine(self, runtime: Runtime) -> Engine:
+        """What answers by that runtime."""
+        return Engine(self.task, self.tokenizer, runtime)
+
+    def place(self, text: int) -> str:
+        """Which text it is, in a message."""
+        return f"text {text + 1} ({self.texts[text][0]!r:.60})"
+
+
+@dataclass(frozen=True)
+class Found:
+    """How far a graph is from PyTorch, and from itself in other batches."""
+
+    to_pytorch: float
+    by_padding: float
+    fault: str | None
+    """What is not let pass; to be read after the graph's name."""
+
+
+def gates(origin: Origin, served: Origin, yardstick: Worker, workers: Sequence[Worker]) -> tuple[Fidelity, list[str]]:
+    """Hold graphs against PyTorch (the yardstick). The first, as it was converted, must pass; the others may fail.
+
+    PyTorch computes `origin`, the graphs `served`: the same, or with a smaller vocabulary.
+
+    Returns:
+        What was proved of the first, and the faults of the others.
+
+    Raises:
+        GateError: texts are read otherwise than by transformers; or the first graph gives other logits than PyTorch, or
+            other answers in other batches.
+    """
+    for worker in (yardstick, *workers):
+        worker.prepare()
+    asked = Asked.of(origin)
+    tokenization.refusal(asked.tokenizer, adversarial.surrogates(len(origin.settings.inputs) == 2))
+    tokens = tokenization.gate(asked.tokenizer, asked.texts, asked.read, yardstick.read(asked.texts))
+    if served is not origin:
+        asked, served_asked = read_alike(asked, origin, served)
+    else:
+        served_asked = asked
+    pytorch = asked.engine(yardstick).outputs(asked.windows)
+    first, *others = [hold(served_asked, pytorch, worker) for worker in workers]
+    if first.fault:
+        raise GateError(f"the fp32 ONNX model {first.fault}; no bundle was made")
+    proof = Fidelity(
+        max_abs_logit_diff=first.to_pytorch,
+        max_abs_padding_diff=first.by_padding,
+        texts=asked.real,
+        adversarial_texts=len(asked.texts) - asked.real,
+        tokens_compared=tokens,
+    )
+    return proof, [other.fault for other in others if other.fault]
+
+
+def read_alike(asked: Asked, origin: Origin, served: Origin) -> tuple[Asked, Asked]:
+    """As both tokenizers read them, the texts that have the same tokens with the smaller vocabulary.
+
+    Those of the user's all have: `vocabulary.trim` proves it.
+    """
+    other = served.task.tokenizer(served.folder)
+    alike = [spelled(asked.tokenizer, text) == spelled(other, text) for text in asked.texts]
+    kept = [text for text, same in zip(asked.texts, alike, strict=True) if same]
+    real = sum(alike[: asked.real])
+    return Asked.read_by(origin, kept[:real], kept[real:]), Asked.read_by(served, kept[:real], kept[real:])
+
+
+def spelled(tokenizer: Tokenizer, text: Text) -> list[list[str | None]]:
+    """The tokens of each window of a text."""
+    return [[tokenizer.token(int(index)) for index in window.input_ids] for window in tokenizer.encode([text])]
+
+
+def hold(asked: Asked, pytorch: Sequence[Output], runtime: Runtime) -> Found:
+    """Compare what a graph gives for every window alone with PyTorch, and with what it gives in shuffled batches."""
+    engine = asked.engine(runtime)
+    alone = engine.outputs(asked.windows)
+    together = engine.outputs_of(asked.windows, shuffled(len(asked.windows)))
+    to_pytorch, by_padding = differences(asked, pytorch, alone), differences(asked, alone, together)
+    fault = None
+    if not by_padding.max() <= MAX_ABS_LOGIT_DIFF:
+        fault = f"gives other logits where texts are padded or batched otherwise: {_largest(asked, by_padding)}"
+    elif not to_pytorch.max() <= MAX_ABS_LOGIT_DIFF:
+        fault = f"is not the PyTorch model: {_largest(asked, to_pytorch)}"
+    elif changed := [text for text in changes(asked, alone, together) if by_padding[text] > ROUNDING]:
+        fault = f"answers otherwise where texts are padded or batched otherwise: {asked.place(changed[0])}"
+    return Found(float(to_pytorch.max()), float(by_padding.max()), fault)
+
+
+def differences(asked: Asked, ones: Sequence[Output], others: Sequence[Output]) -> npt.NDArray[np.float64]:
+    """(texts,) the largest |Δlogit| of each, over all its windows; no number where one is not."""
+    windows = [float(np.abs(one - other).max()) for one, other in zip(ones, others, strict=True)]
+    return np.array(
+        [np.max([windows[index] for index in own]) for own in of_each_text(len(asked.texts), asked.windows)]
+    )
+
+
+def changes(asked: Asked, ones: Sequence[Output], others: Sequence[Output]) -> list[int]:
+    """The texts that these outputs answer otherwise than those."""
+    both = (asked.task.decode(asked.texts, asked.windows, outputs) for outputs in (ones, others))
+    essence = asked.task.essence
+    return [index for index, (one, other) in enumerate(zip(*both, strict=True)) if essence(one) != essence(other)]
+
+
+def shuffled(count: int) -> list[list[int]]:
+    """Indices in batches of BATCH, in an order that is always the same and has no sense."""
+    order = [int(index) for index in np.random.default_rng(0).permutation(count)]
+    return [order[start : start + BATCH] for start in range(0, count, BATCH)]
+
+
+def few(windows: Sequence[Encoded]) -> list[Encoded]:
+    """Of the windows of each text no more than WINDOWS."""
+    kept: list[Encoded] = []
+    for own in of_each_text(windows[-1].text + 1, windows):
+        some = own if len(own) <= WINDOWS else own[: WINDOWS // 2] + own[-WINDOWS // 2 :]
+        kept += [windows[index] for index in some]
+    return kept
+
+
+def of_mixed_lengths(given: Sequence[Text], settings: TaskSettings) -> list[Text]:
+    """The user's texts, of mixed lengths.
+
+    Both of a pair are cut to several times what is read of them: the tokenizers library, as transformers has it cut
+    pairs, makes every combination of what is over in the one and in the other.
+    """
+    mixed = mixed_lengths(given)
+    if settings.task != "text-classification":
+        return mixed
+    most = 16 * settings.tokens.max_length
+    return [(text, None) if pair is None else (text[:most], pair[:most]) for text, pair in mixed]
+
+
+def mixed_lengths(texts: Sequence[Text], count: int = TEXTS) -> list[Text]:
+    """`count` cuts of `texts` to WORDS; several of each, of different lengths, where there are fewer texts."""
+    if len(texts) > count:
+        texts = [texts[index * len(texts) // count] for index in range(count)]  # from all over: files may be sorted
+    cuts = []
+    for index in range(count):
+        turn, which = divmod(index, len(texts))
+        words = WORDS[(which + turn) % len(WORDS)]
+        text, pair = texts[which]
+        cuts.append((cut(text, words), None if pair is None else cut(pair, words)))
+    return cuts
+
+
+def cut(text: str, words: int) -> str:
+    """The first `words` words."""
+    return " ".join(text.split()[:words])
+
+
+def _largest(asked: Asked, found: npt.NDArray[np.float64]) -> str:
+    hard = len(asked.texts) - asked.real
+    return (
+        f"largest |Δlogit| {found.max():.3g} on {asked.real} texts and {hard} adversarial ones, at "
+        f"{asked.place(int(found.argmax()))}, at most {MAX_ABS_LOGIT_DIFF:g} is let pass"
+    )

@@ -1,0 +1,113 @@
+"""A DeepSpeed checkpoint, in however many pieces, becomes a Hugging Face folder: `bertline gather`.
+
+config.json says what the model is; the checkpoint has to have exactly its weights. They are written in fp32, as
+safetensors, beside the tokenizer.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from bertline.artifacts import encoder, files, places
+from bertline.artifacts.errors import InputError
+from bertline.export.gathering import checkpoint, shards
+from bertline.export.gathering.shards import Weights
+from bertline.export.quiet import quiet
+from bertline.export.sealing import hugging_face
+
+SHOWN = 3
+"""How many names of a kind an error lists."""
+
+
+def gather(place: Path, output: Path, model: str | None = None, trust: bool = False) -> dict[str, Any]:
+    """Write the model that a checkpoint holds.
+
+    Args:
+        place: a DeepSpeed checkpoint, or a folder that leads to one.
+        output: the folder to make.
+        model: the place of a folder with config.json, and the tokenizer's files, of the model that was trained; what
+            stands beside the checkpoint otherwise.
+        trust: whether the checkpoint's pickles may run code.
+
+    Returns:
+        What `bertline gather --json` prints.
+
+    Raises:
+        InputError: `output` exists, there is no one checkpoint, it asks for code to run, or it is of another model.
+        DamagedError: a file is not as it was written.
+    """
+    files.refuse_existing(output)
+    folder = checkpoint.choose(place)
+    settings = _settings(folder, model)
+    checkpoint.verify(folder)
+    with quiet():
+        built = _build(settings)
+        weights = shards.read(folder, trust)
+        _fill(built, weights, folder, settings)
+        with files.new_folder(output) as made:
+            built.save_pretrained(made, safe_serialization=True)
+            for name in hugging_face.FILES:
+                if name != "config.json" and (settings / name).is_file():
+                    shutil.copyfile(settings / name, made / name)
+    return {
+        "model": str(output),
+        "checkpoint": str(folder),
+        "zero_stage": weights.zero_stage,
+        "ranks": weights.ranks,
+        "parameters": sum(parameter.numel() for parameter in built.parameters()),
+        "weights_sha256": encoder.weights_sha256(output),
+    }
+
+
+def _settings(folder: Path, model: str | None) -> Path:
+    """The folder of config.json and tokenizer."""
+    if model is not None:
+        return places.model_folder(model, weights=False)
+    beside = checkpoint.model_beside(folder)
+    if beside is None:
+        raise InputError(f"{folder}: no config.json beside it; name a folder with that of the model: --model MODEL")
+    return beside
+
+
+def _build(folder: Path) -> Any:
+    """The model that config.json describes, with weights drawn at random."""
+    architectures = encoder.check(folder, weights=False).get("architectures") or [None]
+    kind = getattr(transformers, str(architectures[0]), None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise InputError(f"{folder / 'config.json'}: architectures is {architectures}; no model of transformers'")
+    try:
+        return kind(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise InputError(f"{folder / 'config.json'}: {architectures[0]} cannot be made of it ({error})") from error
+
+
+def _fill(model: nn.Module, weights: Weights, folder: Path, settings: Path) -> None:
+    """Give a model its weights, if they are exactly its own."""
+    wanted = model.state_dict()
+    found = {name: tensor for name, tensor in weights.tensors.items() if name in wanted or name not in weights.buffers}
+    other = [
+        f"{name} {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}"
+        for name, tensor in found.items()
+        if name in wanted and tensor.shape != wanted[name].shape
+    ]
+    kinds = {
+        "lacks weights that the model has": [name for name in wanted if name not in found],
+        "has weights that the model lacks": [name for name in found if name not in wanted],
+        "has weights of another shape": other,
+    }
+    faults = [f"{folder}: {what}: {_few(names)}" for what, names in kinds.items() if names]
+    if faults:
+        raise InputError(
+            *faults, f"{settings / 'config.json'}: not of the model that was trained; name that: --model MODEL"
+        )
+    with torch.no_grad():
+        model.load_state_dict(found)
+
+
+def _few(names: list[str]) -> str:
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{rest}"

@@ -1,0 +1,188 @@
+"""What is told of an export: the manifest, the JSON answer, and the words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from bertline.artifacts import machine
+from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, Runtime, Variant, Vocabulary
+from bertline.artifacts.machine import CpuClass
+from bertline.export import choose
+from bertline.export.candidates import onnx_files
+from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates.plans import EXACT
+from bertline.export.contest import Outcome
+from bertline.export.sealing import triton
+from bertline.export.sources import Origin
+from bertline.export.terms import Terms
+
+PACKAGES = (
+    "bertline", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optimum", "optimum-onnx", "tokenizers", "torch",
+    "transformers",
+)  # fmt: skip
+ANSWERED = {
+    "metric", "baseline", "value", "drop", "max_drop", "examples", "fidelity", "candidates", "target", "notices",
+    "cascade", "vocabulary",
+}  # fmt: skip
+"""Keys of the manifest that the JSON answer has too."""
+
+
+LAYOUTS = {"huggingface": MODEL, "triton": triton.MODEL}
+"""Where the model lies that other tools open."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """A manifest, and what stands in the bundle's ONNX files, by their paths in it."""
+
+    manifest: Manifest
+    graphs: dict[str, Graph]
+
+
+def describe(
+    origin: Origin,
+    teacher: Origin | None,
+    bundle: Path,
+    outcome: Outcome,
+    proof: Fidelity,
+    terms: Terms,
+    vocabulary: Vocabulary | None,
+) -> Account:
+    """Write down all that was found; golden texts and files are for `seal` to add.
+
+    Args:
+        origin: what was exported.
+        teacher: what it was held to, where that is not the origin.
+        bundle: where it will be.
+        outcome: of the contest.
+        proof: of the fp32 graph.
+        terms: of the export.
+        vocabulary: what was kept of it; None where all was.
+    """
+    here = machine.describe()
+    chosen, score = outcome.chosen, outcome.chosen.score
+    assert score is not None, "what is chosen was scored"
+    target = here.cpu_class if terms.target == "auto" else terms.target
+    places = model_files(outcome, here.cpu_class, LAYOUTS[terms.layout])
+    runtimes = {name: runtime(outcome.graphs[name], place, classes) for name, (place, classes) in places.items()}
+    manifest = Manifest(
+        **origin.settings.model_dump(),
+        schema_version=1,
+        name=origin.name,
+        runtime=runtimes[chosen.plan.name],
+        variants=[_variant(one.plan.name, runtimes) for one in outcome.others],
+        metric=origin.metric,
+        baseline=outcome.baseline,
+        value=score.value,
+        drop=score.drop,
+        max_drop=terms.max_drop,
+        examples=len(origin.examples),
+        fidelity=proof,
+        candidates=choose.candidates(outcome.trials, chosen, outcome.others, terms),
+        target=target,
+        machine=here,
+        threads=machine.cores(),
+        versions=machine.versions(*PACKAGES),
+        source=origin.source(bundle),
+        teacher=teacher and teacher.source(bundle),
+        golden=[],
+        cascade=chosen.plan.cascade,
+        packing=outcome.packing,
+        vocabulary=vocabulary,
+        notices=[
+            *outcome.notices,
+            *taught(teacher),
+            *shared(chosen.plan.cascade),
+            *_doubts(vocabulary, len(origin.examples), target, here.cpu_class),
+        ],
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        files=[],
+    )
+    return Account(manifest, {place: outcome.graphs[name] for name, (place, _) in places.items()})
+
+
+def _variant(candidate: str, runtimes: Mapping[str, Runtime]) -> Variant:
+    return Variant(candidate=candidate, runtime=runtimes[candidate], golden=[])
+
+
+def _doubts(vocabulary: Vocabulary | None, examples: int, target: str, here: str) -> list[str]:
+    """What the figures do not tell of other texts and other CPUs."""
+    return [*trimmed(vocabulary, examples), *measured_elsewhere(target, here)]
+
+
+def model_files(outcome: Outcome, here: CpuClass, common: str) -> dict[str, tuple[str, list[CpuClass]]]:
+    """Where the models go that are sealed, by candidate, and the CPU classes that each is for (none: all).
+
+    Everyone else's tools open `common`, by ONNX Runtime and on any CPU: it is the last one, which all can run.
+    """
+    *special, usual = [outcome.chosen, *outcome.others]
+    places: dict[str, tuple[str, list[CpuClass]]] = {usual.plan.name: (common, [])}
+    for trial in special:
+        plan = trial.plan
+        name = "openvino" if plan.runtime == "openvino" else f"{'qint8' if plan.signed else 'quint8'}_{here}"
+        alike = here in EXACT and plan.runtime == "onnxruntime"
+        classes: list[CpuClass] = list(EXACT) if alike else [here]
+        portable = any(other.plan.right_everywhere for other in outcome.others)
+        places[plan.name] = (f"onnx/model_{name}.onnx", classes if portable else [])
+    return places
+
+
+def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
+    """As the manifest tells of a model."""
+    return onnx_files.describe(graph.path, place).model_copy(update={"name": graph.runtime, "cpu_classes": classes})
+
+
+def taught(teacher: Origin | None) -> list[str]:
+    """A word where what is called PyTorch's is a teacher's."""
+    return [] if teacher is None else [f"a student of {teacher.place}: PyTorch's figures are those of the teacher"]
+
+
+def shared(cascade: Cascade | None) -> list[str]:
+    """A word where two models answer."""
+    if cascade is None:
+        return []
+    return [
+        f"a cascade: the teacher ({cascade.teacher}) answered {cascade.share:.1%} of the validation texts, those that "
+        f"the student gave no label a probability of {cascade.threshold:.3f}; milliseconds are weighed by that share, "
+        "and other texts have another: a server's metrics tell it"
+    ]
+
+
+def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:
+    """What a smaller vocabulary means for other texts than those it was measured on."""
+    if vocabulary is None:
+        return []
+    return [
+        f"vocabulary trimmed to {vocabulary.kept:,} of {vocabulary.of:,} tokens, those in {vocabulary.texts:,} rows "
+        f"of texts and in the {examples:,} validation texts; {vocabulary.unseen_share:.1%} of the latter hold a token "
+        "that is not in the rows: as many of other texts are read in shorter pieces, at a cost that was not measured"
+    ]
+
+
+def measured_elsewhere(target: str, here: str) -> list[str]:
+    """A word where the figures are another CPU class's."""
+    return [] if target == here else [f"meant for {target}; latencies and answers were measured on {here}"]
+
+
+def answer(bundle: Path, manifest: Manifest, outcome: Outcome) -> dict[str, Any]:
+    """The `export` JSON."""
+    told = manifest.model_dump(mode="json", include=ANSWERED)
+    chosen = next(one.name for one in manifest.candidates if one.chosen)
+    measured_on = manifest.machine.cpu_class
+    return {
+        "bundle": str(bundle), "chosen": chosen, **told, "measured_on": measured_on,
+        "pytorch_p50_ms": outcome.pytorch, "pytorch_size_bytes": outcome.pytorch_bytes,
+    }  # fmt: skip
+
+
+def words(manifest: Manifest, bundle: Path) -> list[str]:
+    """What came of it, for people."""
+    width = max(len(one.name) for one in manifest.candidates)
+    held_to = "PyTorch" if manifest.teacher is None else f"the teacher {manifest.teacher.place}"
+    return [
+        *(f"{one.name:{width}}  {one.why}" for one in manifest.candidates),
+        *(f"note: {notice}" for notice in manifest.notices),
+        f"{bundle}: {manifest.metric} {manifest.value:.4f}, {held_to} {manifest.baseline:.4f}",
+    ]

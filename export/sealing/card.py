@@ -1,0 +1,85 @@
+"""The model card of a bundle: README.md, with the metadata that model hubs read. All figures are the manifest's."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from bertline.artifacts import places
+from bertline.artifacts.bundle import Candidate, Manifest
+from bertline.export.sealing.templates import render
+from bertline.tasks import catalog
+
+
+def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> str:
+    """Markdown with YAML metadata, a model-index of the measured metric among it.
+
+    Args:
+        manifest: of the bundle; its file list may be missing yet.
+        pytorch: medians of the model it was made from, by BATCHxLENGTH, measured beside the candidates.
+        size_bytes: of its weights.
+    """
+    golden = manifest.golden[0]
+    chosen = next(one for one in manifest.candidates if one.chosen)
+    return render(
+        "card.md.j2",
+        manifest=manifest,
+        metadata=yaml.safe_dump(_metadata(manifest, chosen), sort_keys=False, allow_unicode=True),
+        purpose=_purpose(manifest),
+        architecture=catalog.make(manifest).architecture,
+        chosen=chosen,
+        points=[point.replace("x", " × ") for point in pytorch],
+        rows=[_pytorch_row(manifest, pytorch, size_bytes), *(_row(one) for one in manifest.candidates)],
+        example=" ".join(shlex.quote(text) for text in (golden.text, golden.text_pair) if text is not None),
+        text=json.dumps(golden.text, ensure_ascii=False),
+        pair="None" if golden.text_pair is None else json.dumps(golden.text_pair, ensure_ascii=False),
+    )
+
+
+def _purpose(manifest: Manifest) -> str:
+    """What the model does, in a sentence."""
+    asked = "a pair of texts" if "text_pair" in manifest.inputs else "a text"
+    if manifest.task == "question-answering":
+        return "Finds the answer to a question in a text."
+    if manifest.task == "token-classification":
+        kinds = dict.fromkeys(label.partition("-")[2] for label in manifest.labels if label != "O")
+        return f"Finds in a text what is one of {', '.join(kinds)}."
+    if manifest.problem_type == "regression":
+        return f"Gives {asked} a number."
+    how = "any number of" if manifest.problem_type == "multi_label_classification" else "one of"
+    return f"Labels {asked} with {how} {', '.join(manifest.labels)}."
+
+
+def _metadata(manifest: Manifest, chosen: Candidate) -> dict[str, Any]:
+    result = {
+        "task": {"type": manifest.task},
+        "dataset": {
+            "type": "validation",
+            "name": f"validation split, {manifest.examples} texts",
+            "split": "validation",
+        },
+        "metrics": [{"type": manifest.metric, "value": manifest.value, "name": manifest.metric.replace("_", " ")}],
+    }
+    base = {"base_model": manifest.source.model.partition("@")[0]} if places.is_hub_id(manifest.source.model) else {}
+    return {
+        **base,
+        "library_name": "optimum",
+        "pipeline_tag": manifest.task,
+        "tags": ["bertline", "onnx", "onnxruntime", "optimum", chosen.name.partition("-")[0]],  # fp32, int8, int4
+        "model-index": [{"name": manifest.name, "results": [result]}],
+    }
+
+
+def _pytorch_row(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> list[str]:
+    milliseconds = [f"{each:.2f}" for each in pytorch.values()]
+    whose = "" if manifest.teacher is None else " (the teacher)"
+    return [f"PyTorch, fp32{whose}", f"{manifest.baseline:.4f}", "", f"{size_bytes / 1e6:.1f}", *milliseconds, ""]
+
+
+def _row(one: Candidate) -> list[str]:
+    name = f"**{one.name}**" if one.chosen else one.name
+    scored = ["", ""] if one.value is None else [f"{one.value:.4f}", f"{one.drop:+.4f}"]
+    milliseconds = [f"{each:.2f}" for each in one.p50_ms.values()]
+    return [name, *scored, f"{one.size_bytes / 1e6:.1f}", *milliseconds, one.why]

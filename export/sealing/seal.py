@@ -1,0 +1,100 @@
+"""The bundle folder: written beside its place, proven there, and renamed to it; complete, or not at all."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertline.artifacts import files
+from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, Runtime
+from bertline.artifacts.signature import Sign
+from bertline.bench import report
+from bertline.export.candidates import onnx_files
+from bertline.export.candidates.graphs import Graph
+from bertline.export.gates import emulation
+from bertline.export.gates.fidelity import cut
+from bertline.export.sealing import hugging_face, triton
+from bertline.export.sealing.card import card
+from bertline.export.sources import Origin
+from bertline.serve.engine import Engine
+from bertline.serve.runtimes import RUNTIMES
+from bertline.tasks import catalog
+from bertline.tasks.task import Example
+from bertline.tasks.tokens import Text
+
+GOLDEN_TEXTS = 6
+GOLDEN_WORDS = 12
+
+
+def seal(
+    bundle: Path,
+    origin: Origin,
+    graphs: Mapping[str, Graph],
+    manifest: Manifest,
+    result: dict[str, Any],
+    sign: Sign | None = None,
+) -> Manifest:
+    """Make the bundle folder and load it as a server would, golden texts and all, before it gets its name.
+
+    Where it is meant for another CPU class it is loaded as on one of those, too, if that can be emulated.
+
+    Args:
+        bundle: where; must not exist.
+        origin: gives configuration, tokenizer and golden texts.
+        graphs: what stands in the bundle's ONNX files, by their paths in it.
+        manifest: of the bundle, but for golden texts and files.
+        result: the `export` JSON, for the report and the model card.
+        sign: signs the folder once it has proven itself.
+
+    Raises:
+        InputError: `bundle` exists.
+        GateError: the model is not as `onnx_files.check` has it.
+        DamagedError: the folder does not load or does not answer as it should.
+    """
+    with files.new_folder(bundle) as folder:
+        for place, graph in graphs.items():
+            (folder / place).parent.mkdir(exist_ok=True)
+            onnx_files.copy(graph.path, folder / place)
+            onnx_files.check(folder / place)
+        split = any(onnx_files.is_external(folder / place) for place in graphs)
+        hugging_face.write(folder, origin.folder, manifest, split)
+        manifest = answered(folder, manifest, golden_texts(origin.examples))
+        readme = card(manifest, result["pytorch_p50_ms"], result["pytorch_size_bytes"])
+        if triton.MODEL in graphs:
+            triton.write(folder, manifest)
+            readme += triton.section(folder, manifest)
+        files.write_text(folder / "README.md", readme)
+        files.write_text(folder / "report.html", report.export_page(result, manifest.model_dump(mode="json")))
+        manifest = manifest.model_copy(update={"files": files.listing(folder)})
+        files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        Engine.load(folder, manifest.threads)
+        if told := emulation.prove(folder, manifest.target, manifest.machine.cpu_class):
+            manifest = manifest.model_copy(update={"notices": [*manifest.notices, told]})
+            files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        if sign is not None:
+            sign(folder)
+    return manifest
+
+
+def golden_texts(examples: Sequence[Example]) -> list[Text]:
+    """The first words of a few examples from all over."""
+    chosen = [examples[index * len(examples) // GOLDEN_TEXTS] for index in range(GOLDEN_TEXTS)]
+    texts = [(cut(text, GOLDEN_WORDS), None if pair is None else cut(pair, GOLDEN_WORDS)) for text, pair, _ in chosen]
+    return list(dict.fromkeys(texts))
+
+
+def answered(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> Manifest:
+    """The manifest with what each of the bundle's models answers to the golden texts."""
+    chosen = logits(folder, manifest, manifest.runtime, texts)
+    golden = [Golden(text=one, text_pair=two, logits=own) for (one, two), own in zip(texts, chosen, strict=True)]
+    variants = [
+        one.model_copy(update={"golden": logits(folder, manifest, one.runtime, texts)}) for one in manifest.variants
+    ]
+    return manifest.model_copy(update={"golden": golden, "variants": variants})
+
+
+def logits(folder: Path, manifest: Manifest, runtime: Runtime, texts: Sequence[Text]) -> list[list[float]]:
+    """What a model in `folder` gives for each text."""
+    task = catalog.make(manifest)
+    loaded = RUNTIMES[runtime.name](folder / runtime.model, manifest.threads)
+    engine = Engine(task, task.tokenizer(folder), loaded)
+    return [engine.logits(text) for text in texts]

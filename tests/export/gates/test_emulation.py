@@ -1,0 +1,44 @@
+"""A bundle as on another CPU: what is tried, and what is told."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bertline.artifacts import files
+from bertline.artifacts.errors import GateError
+from bertline.export.export import export
+from bertline.export.gates import emulation
+from bertline.export.terms import Terms
+from tests.export.conftest import measure_briefly
+
+needs_emulator = pytest.mark.skipif(
+    shutil.which(emulation.EMULATOR) is None, reason=f"{emulation.EMULATOR} (Debian's qemu-user) is not installed"
+)
+
+
+def test_this_machines_class_needs_no_emulation(tmp_path: Path) -> None:
+    assert emulation.prove(tmp_path, "avx2", "avx2") is None
+
+
+def test_what_cannot_be_emulated_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = emulation.prove(tmp_path, "arm64", "avx2")
+    assert said == "what a CPU of class arm64 answers was not tried: it cannot be emulated"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = emulation.prove(tmp_path, "avx2", "avx512_vnni")
+    assert said == "what a CPU of class avx2 answers was not tried: qemu-x86_64 is not installed"
+
+
+@needs_emulator
+def test_a_bundle_is_loaded_as_on_that_cpu(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_briefly(monkeypatch)
+    folder = tmp_path / "bundle"
+    export(str(run), folder, Terms(0.05, target="avx2", only=("int8-signed-fused",)))
+    manifest = json.loads((folder / "bertline.json").read_text())
+    manifest["golden"][0]["logits"][0] += 1.0
+    files.write_json(folder / "bertline.json", manifest)
+    with pytest.raises(
+        GateError, match=r"as on a CPU of class avx2 .* does not hold: .*golden text 0: logits differ by"
+    ):
+        emulation.prove(folder, "avx2", "another")

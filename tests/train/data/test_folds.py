@@ -1,0 +1,142 @@
+"""Folds keep strata and groups, hold every row out once, and never see the test split."""
+
+import json
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Recipe
+from bertline.train.data import folds, splitting
+from tests.conftest import make_texts
+
+Rows = list[dict[str, Any]]
+
+
+def recipe(folder: Path, rows: Rows, search: dict[str, Any], **changes: Any) -> Recipe:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = {"train": str(folder / "rows.jsonl"), "take": {"validation": 0.2, "test": 0.1}}
+    raw = {"name": "a", "task": "text-classification", "model": "b", "training": {"seed": 1}} | changes
+    return Recipe.model_validate({**raw, "data": own | changes.get("data", {}), "search": search})
+
+
+def cut(asked: Recipe, folder: Path) -> list[dict[str, Rows]]:
+    """The rows of each fold by split, as they are in the files."""
+    folds.make(asked, folder / "folds")
+    numbers = range(1, asked.search.folds + 1)
+    return [{name: read(folder / f"folds/{number}/{name}.jsonl") for name in splitting.SPLITS} for number in numbers]
+
+
+def read(path: Path) -> Rows:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_strata_are_in_proportion_and_every_row_is_held_out_once(tmp_path: Path) -> None:
+    rows: Rows = [*make_texts(240)]
+    rows += [{**row, "text": f"again {row['text']}"} for row in rows if row["label"] == "positive"]
+    asked = recipe(tmp_path, rows, {"folds": 3})
+    found = cut(asked, tmp_path)
+    (tmp_path / "own").mkdir()
+    own = splitting.make(asked, tmp_path / "own")
+    pool = {example.text for example in (*own.train, *own.validation)}
+    held_out = [row["text"] for fold in found for row in fold["test"]]
+    assert len(held_out) == len(pool)
+    assert set(held_out) == pool
+    assert pool.isdisjoint(example.text for example in own.test)
+    for fold in found:
+        texts = [row["text"] for row in chain(*fold.values())]
+        assert len(texts) == len(set(texts)) == len(pool)
+        for part in fold.values():
+            share = Counter(row["label"] for row in part)["positive"] / len(part)
+            assert share == pytest.approx(2 / 3, abs=0.02)
+        assert len(fold["validation"]) / len(texts) == pytest.approx(2 / 3 * len(own.validation) / len(pool), abs=0.02)
+    facts = folds.load(tmp_path / "folds")
+    assert facts["put_aside"] == len(own.test) == 36
+    assert facts["folds"] == [{name: len(part) for name, part in fold.items()} for fold in found]
+    assert facts["labels"] == ["negative", "positive"]
+    assert sorted(path.name for path in (tmp_path / "folds").iterdir()) == ["1", "2", "3", "folds.json"]
+
+
+def test_a_test_split_that_is_named_is_never_read_into_a_fold(tmp_path: Path) -> None:
+    rows = make_texts(90)
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:20]))
+    asked = recipe(tmp_path, [*rows], {"folds": 2}, data={"test": str(tmp_path / "test.jsonl")})
+    found = cut(asked, tmp_path)
+    texts = {row["text"] for fold in found for part in fold.values() for row in part}
+    assert texts == {row["text"] for row in rows[20:]}
+
+
+def test_groups_are_never_on_both_sides_of_a_cut(tmp_path: Path) -> None:
+    rows: Rows = [{**row, "author": index // 7} for index, row in enumerate(make_texts(300))]
+    author = {row["text"]: row["author"] for row in rows}
+    found = cut(recipe(tmp_path, rows, {"folds": 4, "groups": "author"}), tmp_path)
+    assert len({row["text"] for fold in found for row in fold["test"]}) == 270
+    for number, fold in enumerate(found, 1):
+        authors = [{author[row["text"]] for row in part} for part in fold.values()]
+        assert all(authors), f"fold {number} has no empty part"
+        assert sum(map(len, authors)) == len(set.union(*authors))
+
+
+def test_the_same_recipe_is_cut_alike(tmp_path: Path) -> None:
+    rows: Rows = [*make_texts(120)]
+    (tmp_path / "again").mkdir()
+    assert cut(recipe(tmp_path, rows, {}), tmp_path) == cut(recipe(tmp_path / "again", rows, {}), tmp_path / "again")
+
+
+def test_a_fold_has_a_recipe_of_its_own(tmp_path: Path) -> None:
+    rows: Rows = [{**row, "label": int(row["label"] == "positive")} for row in make_texts(120)]
+    named = {"labels": ["negative", "positive"], "take": {"train": 80, "validation": 20, "test": 20}}
+    asked = recipe(tmp_path, rows, {"folds": 2}, data=named)
+    (_, second) = cut(asked, tmp_path)
+    own = folds.of(asked, tmp_path / "folds", 2)
+    (tmp_path / "own").mkdir()
+    splits = splitting.make(own, tmp_path / "own")
+    assert splits.counts() == {"train": 40, "validation": 10, "test": 50}
+    assert splits.task.labels == ["negative", "positive"]
+    assert [example.text for example in splits.test] == [row["text"] for row in second["test"]]
+
+
+@pytest.mark.parametrize("kind", ["token-classification", "question-answering", "regression"])
+def test_every_task_has_folds(tmp_path: Path, kind: str) -> None:
+    if kind == "regression":
+        rows: Rows = [{"text": row["text"], "label": len(row["text"])} for row in make_texts(60)]
+        changes: dict[str, Any] = {"problem_type": kind}
+    elif kind == "token-classification":
+        rows = [{"tokens": [str(index), "Berlin"], "tags": ["O", "B-city"]} for index in range(60)]
+        changes = {"task": kind}
+    else:
+        answers: Rows = [{"text": [], "answer_start": []}, {"text": ["red"], "answer_start": [0]}]
+        rows = [{"question": f"{i}?", "context": f"red {i}", "answers": answers[i % 3 > 0]} for i in range(60)]
+        changes = {"task": kind}
+    asked = recipe(tmp_path, rows, {"folds": 2}, **changes)
+    found = cut(asked, tmp_path)
+    assert sum(len(fold["test"]) for fold in found) == 54
+    (tmp_path / "own").mkdir()
+    own = splitting.make(folds.of(asked, tmp_path / "folds", 1), tmp_path / "own")
+    assert own.counts() == {name: len(part) for name, part in found[0].items()}
+    assert own.task.labels == {"regression": ["score"], "token-classification": ["O", "B-city", "I-city"]}.get(kind, [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "search", "message"),
+    [
+        (make_texts(40), {"folds": 30}, "30 folds need as many rows of each label, but .*'negative' has 18"),
+        (
+            [{**row, "author": index % 3} for index, row in enumerate(make_texts(60))],
+            {"folds": 3, "groups": "author"},
+            "3 values of 'author' are too few for 3 folds",
+        ),
+        ([*make_texts(60), {"text": "a", "label": "positive"}], {"groups": "author"}, "nothing in column 'author'"),
+        (
+            [{**row, "author": row["label"] == "positive" or index} for index, row in enumerate(make_texts(60))],
+            {"folds": 2, "groups": "author"},
+            "has no training row with 'positive'",
+        ),
+    ],
+)
+def test_what_cannot_be_cut_is_told(tmp_path: Path, rows: Rows, search: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        folds.make(recipe(tmp_path, rows, search), tmp_path / "folds")

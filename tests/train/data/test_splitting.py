@@ -1,0 +1,132 @@
+"""Reading, filtering, naming and cutting examples, and what is said of data that will not do."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import datasets
+import pytest
+
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Data, Recipe
+from bertline.artifacts.run import RunFolder
+from bertline.train.data import sources, splitting
+from tests.conftest import make_texts
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def load(folder: Path, rows: list[dict[str, Any]], seed: int = 1, **settings: Any) -> splitting.Splits:
+    path = write(folder / "rows.jsonl", rows)
+    recipe = {"name": "a", "task": "text-classification", "model": "b", "data": {"train": str(path), **settings}}
+    return splitting.make(Recipe.model_validate({**recipe, "training": {"seed": seed}}), Path(mkdtemp(dir=folder)))
+
+
+def test_splits_are_stratified_disjoint_and_repeatable(tmp_path: Path) -> None:
+    rows = make_texts(200)
+    rows += [
+        {**row, "text": f"again {row['text']}"} for row in rows if row["label"] == "positive"
+    ]  # 2 of 3 are positive
+    take = {"train": 150, "validation": 0.1, "test": 60}
+    splits = load(tmp_path, rows, take=take)
+    assert splits.counts() == {"train": 150, "validation": 30, "test": 60}
+    for examples in (splits.train, splits.validation, splits.test):
+        assert Counter(example.gold for example in examples)["positive"] == len(examples) * 2 // 3
+    texts = [example.text for example in (*splits.train, *splits.validation, *splits.test)]
+    assert len(set(texts)) == len(texts)
+    assert splits.fingerprint == load(tmp_path, rows, take=take).fingerprint
+    assert splits.fingerprint != load(tmp_path, rows, seed=2, take=take).fingerprint
+
+
+def test_held_out_splits_are_written_with_names(tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "label": int(row["label"] == "positive")} for row in make_texts(60)]
+    splits = load(tmp_path, rows, labels=["negative", "positive"])
+    splits.save(RunFolder(tmp_path / "run"))
+    read = splits.task.read_file(tmp_path / "run/splits/test.jsonl")
+    assert read == list(splits.test)
+    assert {example.gold for example in read} == {"negative", "positive"}
+
+
+def test_duplicates_never_reach_training(tmp_path: Path) -> None:
+    rows = make_texts(60)
+    assert load(tmp_path, rows + rows[:7]).duplicates == 7
+    held_out = write(tmp_path / "test.jsonl", rows[:10])
+    splits = load(tmp_path, rows, test=str(held_out))
+    assert (splits.duplicates, splits.leaked) == (10, 10)
+    assert load(tmp_path, rows + rows[:7]).leaked == 0
+    assert [example.text for example in splits.test] == [row["text"] for row in rows[:10]]
+
+
+def test_where_keeps_rows(tmp_path: Path) -> None:
+    rows = [{**row, "source": ("a", "b", 3)[index % 3]} for index, row in enumerate(make_texts(120))]
+    assert sum(load(tmp_path, rows, where={"source": ["a", 3]}).counts().values()) == 80
+    with pytest.raises(InputError, match=r"no row of .* is kept by"):
+        load(tmp_path, rows, where={"source": "c"})
+
+
+def test_pairs(tmp_path: Path) -> None:
+    rows = [{**row, "other": "it was"} for row in make_texts(60)]
+    assert load(tmp_path, rows, text_pair="other").train[0].text_pair == "it was"
+
+
+def test_labels_come_from_the_data_where_absent(tmp_path: Path) -> None:
+    rows = [{**row, "label": f"{row['label']}{index % 3}"} for index, row in enumerate(make_texts(120))]
+    assert load(tmp_path, rows).task.labels == [f"{n}{i}" for n in ("negative", "positive") for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        ({"label": "neutral"}, {"labels": ["negative", "positive"]}, r"rows.jsonl line 8: unknown label 'neutral'"),
+        ({"label": None}, {}, r"rows.jsonl line 8: no label in column 'label'"),
+        ({"text": 3.5}, {}, r"rows.jsonl line 8: column 'text' holds a float \(3.5\)"),
+        ({"label": "neutral"}, {}, r"'neutral' has 1; give more rows of it"),
+        (
+            {},
+            {"take": {"train": 50}},
+            r"60 rows without duplicates are too few: 6 for validation, 6 for test, 50 for train",
+        ),
+        ({}, {"labels": ["negative", "positive", "neutral"]}, r"no training row has the label 'neutral'"),
+    ],
+)
+def test_data_that_will_not_do(tmp_path: Path, change: dict[str, Any], settings: dict[str, Any], message: str) -> None:
+    rows: list[dict[str, Any]] = [*make_texts(60)]
+    rows[7] = {**rows[7], **change}
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, rows, **settings)
+
+
+def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, [{"text": row["text"], "label": None} for row in make_texts(60)])
+    assert len(caught.value.faults) == sources.MOST_FAULTS + 1
+    assert caught.value.faults[-1] == "… and 50 rows more like these"
+
+
+def test_one_label_is_no_task(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="have one label, 'positive'"):
+        load(tmp_path, [row for row in make_texts(60) if row["label"] == "positive"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [(None, "pos"), (["pos", "neg"], "pos"), (["negative", "positive"], 1)]
+)
+def test_hub_rows_have_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str] | None, expected: str | int
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    rows = {"text": ["good", "bad"], "label": [1, 0]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set/train.parquet")
+    found = list(sources.hub_rows(str(tmp_path / "set"), "train", Data(train="x", labels=labels)))
+    assert found[0] == (f"{tmp_path}/set train row 1", {"text": "good", "label": expected})
+
+
+def test_a_hub_data_set_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data.train: .*nowhere"):
+        list(sources.hub_rows(str(tmp_path / "nowhere"), "train", Data(train="x")))

@@ -1,0 +1,69 @@
+"""What is told of the data before training: counts, lengths, examples as they are read, and what is odd."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertline.artifacts import recipe as recipes
+from bertline.train.data.survey import survey
+from tests.conftest import make_texts
+
+
+def write(folder: Path, model: Path, rows: list[dict[str, Any]], test: list[dict[str, Any]], **recipe: Any) -> Path:
+    for name, each in (("train", rows), ("test", test)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
+    data = {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl")}
+    raw = {"name": "a", "task": "text-classification", "model": str(model), "tokens": {"max_length": 16}, "data": data}
+    (folder / "recipe.yaml").write_text(json.dumps({**raw, **recipe}))
+    return folder / "recipe.yaml"
+
+
+def test_what_is_told_of_texts(model: Path, tmp_path: Path) -> None:
+    rows = [row for index, row in enumerate(make_texts(400)) if row["label"] == "negative" or index % 40 == 1]
+    test = [*rows[:3], {"text": " ", "label": "positive"}]
+    found = survey(recipes.load(write(tmp_path, model, rows + rows[-2:], test)))
+    assert found["examples"]["test"] == 4
+    assert (found["duplicates"], found["leaked"]) == (5, 3)
+    counts = found["labels"]
+    assert sum(sum(each.values()) for each in counts.values()) == sum(found["examples"].values())
+    tokens = found["tokens"]
+    assert 4 < tokens["p50"] <= tokens["p90"] <= tokens["p99"] <= tokens["max"]
+    assert 0.5 < tokens["longer_share"] < 1
+    assert len(found["shown"]) == 10
+    assert all(one["read"].startswith("[CLS] ") and one["tokens"] <= 16 for one in found["shown"])
+    assert any(one["truncated"] for one in found["shown"])
+    told = "\n".join(found["warnings"])
+    for words in ("3 training rows stand in a held-out split", "2 training rows stand twice", "1 texts are empty",
+                  "'negative' stands", "of the texts are longer than max_length 16"):  # fmt: skip
+        assert words in told
+    json.dumps(found)
+
+
+def test_sound_data_gives_no_warning(model: Path, tmp_path: Path) -> None:
+    rows = make_texts(80)
+    found = survey(recipes.load(write(tmp_path, model, rows[:60], rows[60:]), ["tokens.max_length=64"]))
+    assert found["warnings"] == []
+
+
+def entities(number: int) -> dict[str, Any]:
+    return {"tokens": ["Bonn", "is", str(number)], "tags": ["B-C", "O", "O"]}
+
+
+def question(number: int) -> dict[str, Any]:
+    return {"question": "a?", "context": f"{number} " + "a " * 40, "answers": []}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "label"),
+    [("token-classification", entities, "C"), ("question-answering", question, "unanswerable")],
+)
+def test_other_tasks_are_counted_in_their_own_words(
+    model: Path, tmp_path: Path, task: str, row: Any, label: str
+) -> None:
+    rows = [row(number) for number in range(40)]
+    found = survey(recipes.load(write(tmp_path, model, rows[:30], rows[30:], task=task), ["data.take.validation=1"]))
+    assert found["labels"]["train"] == {label: 29}
+    assert (found["shown"][0]["windows"] > 1) == (task == "question-answering")
+    assert not any("cut off" in warning for warning in found["warnings"])

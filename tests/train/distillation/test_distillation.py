@@ -1,0 +1,377 @@
+"""A student learns what its teacher says: of each task, of texts without labels, asked once, by windows or by texts."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import yaml
+from torch.nn import functional
+from transformers import BertConfig, BertForSequenceClassification
+
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts import run as runs
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Distillation, Training
+from bertline.artifacts.run import RunFolder
+from bertline.artifacts.task import TaskSettings, Tokens
+from bertline.export.export import export
+from bertline.export.terms import Terms as ExportTerms
+from bertline.serve.engine import Engine
+from bertline.tasks.task import IGNORED
+from bertline.train import evaluation, model
+from bertline.train.distillation import student
+from bertline.train.distillation.relations import Relations
+from bertline.train.loop import Trainer
+from bertline.train.losses import Loss, Objective, TeacherLoss, Terms
+from tests import encoders
+from tests.conftest import make_model, make_texts
+from tests.export.conftest import measure_briefly
+from tests.train.conftest import losses, train_here
+
+CLASSES = ["a", "b", "c"]
+
+
+def settings(task: str, problem: str | None = None) -> TaskSettings:
+    raw: dict[str, Any] = {"task": task, "problem_type": problem, "inputs": ["text"], "labels": CLASSES}
+    return TaskSettings.model_validate({**raw, "tokens": Tokens(max_length=8)})
+
+
+def numbers(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32))
+
+
+def divergence(teacher: torch.Tensor, own: torch.Tensor) -> float:
+    """KL(teacher ‖ student) of one set of logits, written out."""
+    p, q = (each.detach().double().softmax(0) for each in (teacher, own))
+    return float((p * (p.log() - q.log())).sum())
+
+
+def test_of_a_class_it_is_the_divergence_of_softened_probabilities() -> None:
+    loss = TeacherLoss(settings("text-classification", "single_label_classification"), Distillation(temperature=3.0))
+    own, teacher = numbers(4, 3), numbers(3, 4).T
+    expected = 9 * sum(divergence(teacher[row] / 3, own[row] / 3) for row in range(4))
+    assert float(loss.sum(own, teacher, torch.ones(4, 5))) == pytest.approx(expected, rel=1e-5)
+    assert float(loss.sum(own, own, torch.ones(4, 5))) == pytest.approx(0, abs=1e-6)
+
+
+def test_of_entities_padding_counts_for_nothing() -> None:
+    loss = TeacherLoss(settings("token-classification"), Distillation(temperature=1.0))
+    own, teacher = numbers(2, 5, 3), numbers(3, 5, 2).permute(2, 1, 0)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    expected = sum(divergence(teacher[w, t], own[w, t]) for w in (0, 1) for t in range(5) if mask[w, t])
+    assert float(loss.sum(own, teacher, mask)) == pytest.approx(expected, rel=1e-5)
+    assert loss.terms(5) + loss.terms(2) == 7
+
+
+def test_of_an_answer_it_is_over_the_places_of_both_ends() -> None:
+    loss = TeacherLoss(settings("question-answering"), Distillation(temperature=1.0))
+    teacher = loss.stack([numbers(5, 2).numpy(), numbers(3, 2).numpy()], 5)
+    own, mask = numbers(2, 5, 2), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    expected = sum(
+        divergence(teacher[window, :length, end], own[window, :length, end]) / 2
+        for window, length in ((0, 5), (1, 3))
+        for end in (0, 1)
+    )
+    assert float(loss.sum(own, teacher, mask)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_of_several_labels_and_of_a_number() -> None:
+    several = TeacherLoss(settings("text-classification", "multi_label_classification"), Distillation(temperature=2.0))
+    own, teacher = numbers(4, 3), numbers(3, 4).T
+    expected = 4 * 4 * functional.binary_cross_entropy((own / 2).sigmoid(), (teacher / 2).sigmoid())
+    assert float(several.sum(own, teacher, torch.ones(4, 5))) == pytest.approx(float(expected), rel=1e-5)
+    number = TeacherLoss(settings("text-classification", "regression"), Distillation())
+    assert float(number.sum(own[:, :1], teacher[:, :1], torch.ones(4, 5))) == pytest.approx(
+        float(((own[:, 0] - teacher[:, 0]) ** 2).sum()), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
+def test_a_text_without_a_label_teaches_nothing_by_it(problem: str) -> None:
+    known: Any = {"regression": np.float32(0.5), "multi_label_classification": np.array([1, 0, 1], np.float32)}
+    unknown: Any = {"regression": np.float32(np.nan), "multi_label_classification": np.full(3, np.nan, np.float32)}
+    targets = [np.asarray(each.get(problem, np.int64(last))) for each, last in ((known, 1), (unknown, IGNORED))]
+    loss = Loss(settings("text-classification", problem), Training(), targets)
+    outputs = numbers(2, 3).requires_grad_()
+    both, alone = loss.sum(outputs, loss.stack(targets, 8)), loss.sum(outputs[:1], loss.stack(targets[:1], 8))
+    assert both.item() == pytest.approx(alone.item())
+    assert both.item() > 0
+    both.backward()  # type: ignore[no-untyped-call]
+    assert outputs.grad is not None
+    assert torch.isfinite(outputs.grad).all()
+    assert not outputs.grad[1].any()
+    assert [loss.terms(target) for target in targets] == [1, 0]
+
+
+def test_labels_and_teacher_share_the_loss() -> None:
+    known = settings("text-classification", "single_label_classification")
+    labels, taught = Loss(known, Training(), []), TeacherLoss(known, Distillation())
+    outputs, teacher, targets = numbers(2, 3), numbers(3, 2).T, torch.tensor([1, 2])
+    mask, terms = torch.ones(2, 4), Terms(2.0, 2.0)
+    parts = [labels.sum(outputs, targets) / 2, taught.sum(outputs, teacher, mask) / 2]
+    share = Objective(labels, taught, 0.25).share(outputs, targets, teacher, mask, terms)
+    assert float(share) == pytest.approx(float(0.75 * parts[0] + 0.25 * parts[1]))
+
+
+@pytest.mark.parametrize("encoder", [name for name in encoders.ENCODERS if name != "albert"])
+def test_a_cut_model_is_the_model_without_the_other_layers(encoder: str, tmp_path: Path) -> None:
+    folder = encoders.make(encoder, tmp_path / "model")
+    made = student.cut(folder, recipes.Student(layers=[0]), tmp_path / "cache")
+    whole, cut = (model.from_folder(each, "").eval() for each in (folder, made))
+    count = whole.config.num_hidden_layers  # type: ignore[union-attr]
+    for module in whole.modules():
+        for name, inner in list(module.named_children()):
+            if isinstance(inner, torch.nn.ModuleList) and len(inner) == count and ".ffn" not in name:
+                setattr(module, name, inner[:1])
+    ids = torch.tensor([[1, 7, 8, 9, 2]])
+    with torch.inference_mode():
+        outputs = [each(input_ids=ids).last_hidden_state for each in (whole, cut)]
+    assert torch.allclose(outputs[0], outputs[1], atol=1e-6)
+    assert student.cut(folder, recipes.Student(layers=[0]), tmp_path / "cache") == made
+
+
+def test_layers_that_share_their_weights_are_not_cut(tmp_path: Path) -> None:
+    folder = encoders.make("albert", tmp_path / "model")
+    with pytest.raises(InputError, match="a model whose layers share their weights is not cut"):
+        student.cut(folder, recipes.Student(layers=[0]), tmp_path / "cache")
+
+
+def test_layers_are_spread_over_the_model() -> None:
+    assert [student.spread(count, 6) for count in (1, 2, 3)] == [[0], [0, 3], [0, 2, 4]]
+
+
+# whole runs
+
+KINDS = {"text-classification": "text", "token-classification": "tokens", "question-answering": "question"}
+
+
+def rows(task: str, count: int, seed: int) -> list[dict[str, Any]]:
+    texts = make_texts(count, seed=seed)
+    if task == "text-classification":
+        return [dict(row) for row in texts]
+    words = [row["text"].split() for row in texts]
+    if task == "token-classification":
+        return [{"tokens": one, "tags": ["B-X", *["O"] * (len(one) - 1)]} for one in words]
+    return [
+        {"question": f"what {one[1]}?", "context": " ".join(one), "answers": {"text": [one[0]], "answer_start": [0]}}
+        for one in words
+    ]
+
+
+def write(folder: Path, place: Path | str, task: str = "text-classification", **keys: Any) -> Path:
+    """A recipe of 60 labelled texts, with what `keys` says besides."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(task, 100, 1)))
+    own = ("text", "tokens", "question", "context")
+    texts = [{name: row[name] for name in own if name in row} for row in (*rows(task, 100, 1), *rows(task, 40, 2))]
+    if task == "token-classification":  # nobody has cut them into words
+        texts = [{"text": " ".join(row["tokens"])} for row in texts]
+    (folder / "unlabelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    raw: dict[str, Any] = {
+        "name": "tiny", "task": task, "model": str(place),
+        "data": {"train": str(folder / "rows.jsonl"), "take": {"train": 60, "validation": 20, "test": 20}},
+        "tokens": {"max_length": 32, "stride": 4},
+        "training": {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16, "precision": "fp32", "dropout": 0.0,
+                     "logging_steps": 1},
+    }  # fmt: skip
+    data = {**raw["data"], **keys.pop("data", {})}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**raw, **keys, "data": data}))
+    return folder / "recipe.yaml"
+
+
+def plain_logits(folder: Path, texts: list[str], length: int) -> torch.Tensor:
+    """What transformers alone makes of texts."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        found = [loaded(**tokenizer(one, truncation=True, max_length=length, return_tensors="pt")) for one in texts]
+    return torch.cat([one.logits for one in found])
+
+
+def teaching(seen: list[torch.Tensor]) -> Callable[[Trainer], None]:
+    """Puts into `seen` what the teacher says in each batch of a run."""
+
+    def look(trainer: Trainer) -> None:
+        steps = (trainer.batches.at(step) for step in range(trainer.batches.steps))
+        seen.extend(part.teacher for batch in steps for part in batch.micro_batches if part.teacher is not None)
+
+    return look
+
+
+def farthest(logits: torch.Tensor, known: torch.Tensor) -> float:
+    """How far the one of them is from its nearest known ones that is farthest from any."""
+    return float((logits[:, None] - known[None]).abs().amax(dim=2).amin(dim=1).max())
+
+
+@pytest.fixture(scope="module")
+def teacher(rank: None, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("teacher")
+    sets = ["training.learning_rate=1e-2", "training.epochs=3"]  # so that it has something to say
+    return train_here(write(folder, make_model(folder / "model", layers=3)), folder / "run", sets)
+
+
+@pytest.mark.usefixtures("rank")
+class TestRuns:
+    def test_who_is_its_own_teacher_has_nothing_to_learn(self, teacher: RunFolder, tmp_path: Path) -> None:
+        recipe = write(tmp_path, "", teacher=str(teacher.path))
+        raw = yaml.safe_load(recipe.read_text())
+        del raw["model"]  # it is the teacher's
+        recipe.write_text(yaml.safe_dump(raw))
+        found = losses(train_here(recipe, tmp_path / "run", ["training.warmup_ratio=1.0"]))
+        assert found[0] == pytest.approx(0, abs=1e-6)
+
+    def test_it_is_asked_once_and_for_texts_without_labels_too(
+        self, teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        more = {"unlabelled": str(tmp_path / "unlabelled.jsonl")}
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), data=more, student={"layers": [0, 2]})
+        first = train_here(recipe, tmp_path / "first")
+        summary = runs.read_summary(first.path)
+        assert summary.data == {"train": 60, "validation": 20, "test": 20, "unlabelled": 40}
+        assert summary.steps == math.ceil(100 / 16)
+        assert json.loads((first.best / "config.json").read_text())["num_hidden_layers"] == 2
+        asked, spied = evaluation.outputs, []
+
+        def spy(*arguments: Any) -> Any:
+            spied.append(arguments[2])
+            return asked(*arguments)
+
+        monkeypatch.setattr(evaluation, "outputs", spy)
+        assert losses(train_here(recipe, tmp_path / "second")) == losses(first)
+        assert spied == ["validation", "test"]
+
+    def test_a_bundle_may_be_the_teacher(self, teacher: RunFolder, tmp_path: Path) -> None:
+        """Its int8 model is asked, text by text; where the student begins is said by the recipe."""
+        with pytest.MonkeyPatch.context() as patch:
+            measure_briefly(patch)
+            export(str(teacher.path), tmp_path / "bundle", ExportTerms(2.0, quick=True))
+        recipe = write(tmp_path, teacher.path, teacher=str(tmp_path / "bundle"))
+        seen: list[torch.Tensor] = []
+        train_here(recipe, tmp_path / "run", look=teaching(seen))
+        texts = [row["text"] for row in rows("text-classification", 100, 1)]
+        told, bundled = torch.cat(seen), Engine.load(tmp_path / "bundle")
+        known = torch.tensor([bundled.logits((text, None)) for text in texts])
+        assert len(told) == 60
+        assert farthest(told, known) < 1e-5
+
+    def test_a_student_that_was_stopped_goes_on(self, teacher: RunFolder, tmp_path: Path) -> None:
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), student={"layers": [0]})
+        whole = losses(train_here(recipe, tmp_path / "whole"))
+        with pytest.raises(KeyboardInterrupt):
+            train_here(recipe, tmp_path / "run", ["training.save_steps=2"], stop=3)
+        resumed = train_here(recipe, tmp_path / "run", ["training.save_steps=2"], resume=True)
+        assert losses(resumed) == pytest.approx(whole, abs=1e-6)
+
+    def test_a_teacher_may_read_more_of_a_text(self, teacher: RunFolder, tmp_path: Path) -> None:
+        """Of 4 tokens at once the student has a window or more of each text; the teacher has read all 32."""
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path))
+        seen: list[torch.Tensor] = []
+        train_here(recipe, tmp_path / "run", ["tokens.max_length=4"], look=teaching(seen))
+        texts = [row["text"] for row in rows("text-classification", 100, 1)]
+        whole, cut = (plain_logits(teacher.best, texts, length) for length in (32, 4))
+        told = torch.cat(seen)
+        assert len(told) == 60
+        assert farthest(told, whole) < 1e-5
+        assert farthest(cut, whole) > 1e-4
+
+    @pytest.mark.parametrize("task", ["token-classification", "question-answering"])
+    def test_the_other_tasks(self, task: str, tmp_path: Path) -> None:
+        base = make_model(tmp_path / "model")
+        taught = train_here(write(tmp_path / "a", base, task), tmp_path / "teacher")
+        more: Any = {"teacher": str(taught.path), "data": {"unlabelled": str(tmp_path / "b" / "unlabelled.jsonl")}}
+        own = train_here(
+            write(tmp_path / "b", taught.path, task, **more), tmp_path / "own", ["training.warmup_ratio=1.0"]
+        )
+        assert losses(own)[0] == pytest.approx(0, abs=1e-6)
+        assert runs.read_summary(own.path).data["unlabelled"] == 40
+        with pytest.raises(InputError, match="reads texts as other tokens than the student"):
+            train_here(write(tmp_path / "c", taught.path, task, **more), tmp_path / "c-run", ["tokens.max_length=24"])
+
+    def test_a_teacher_of_something_else_is_refused(self, teacher: RunFolder, tmp_path: Path) -> None:
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), data={"labels": ["positive", "negative"]})
+        with pytest.raises(InputError, match=r"has labels \['negative', 'positive'\]; the student is to learn \['pos"):
+            train_here(recipe, tmp_path / "run")
+        bare = make_model(tmp_path / "bare", labels=None)
+        (tmp_path / "bare" / "config.json").write_text(
+            json.dumps(
+                {**json.loads((bare / "config.json").read_text()), "id2label": {"0": "negative", "1": "positive"}}
+            )
+        )
+        with pytest.raises(InputError, match=r"a trained ForSequenceClassification is needed, and its weights lack"):
+            train_here(write(tmp_path, teacher.path, teacher=str(bare)), tmp_path / "run")
+
+
+@pytest.mark.usefixtures("rank")
+class TestRelations:
+    def test_a_copy_of_the_teacher_has_nothing_to_learn_of_it(self, teacher: RunFolder, tmp_path: Path) -> None:
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), distillation={"relations": 10.0})
+        found = losses(train_here(recipe, tmp_path / "run", ["training.warmup_ratio=1.0"]))
+        assert found[0] == pytest.approx(0, abs=1e-5)
+
+    def test_they_come_closer(self, teacher: RunFolder, tmp_path: Path) -> None:
+        kept: Any = {"student": {"layers": [0]}, "distillation": {"relations": 1000.0}}
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), **kept)
+        found = losses(train_here(recipe, tmp_path / "run", ["training.epochs=6"]))
+        assert found[-1] < 0.7 * found[0]
+
+    @pytest.mark.parametrize("size", [1, 16])
+    def test_micro_batches_add_up(self, teacher: RunFolder, tmp_path: Path, size: int) -> None:
+        kept: Any = {"student": {"layers": [0]}, "distillation": {"relations": 100.0}}
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), **kept)
+        found = losses(train_here(recipe, tmp_path / "run", [f"training.micro_batch_size={size}"]))
+        assert found == pytest.approx(losses(train_here(recipe, tmp_path / "whole")), rel=1e-4)
+
+    def test_the_loss_is_the_divergence_of_relations(self, tmp_path: Path) -> None:
+        """Of a narrower student, written out head by head and token by token; padding counts for nothing."""
+        shape = {"num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 16, "vocab_size": 30}
+        models = [BertForSequenceClassification(BertConfig(hidden_size=width, **shape)).eval() for width in (8, 32)]
+        ids, mask = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        seen: list[list[torch.Tensor]] = []
+        for one in models:
+            states = one(**inputs, output_hidden_states=True).hidden_states[-2]
+            own = one.bert.encoder.layer[-1].attention.self
+            seen.append([own.query(states), own.key(states), own.value(states)])
+        expected = 0.0
+        for student_, teacher_ in zip(*seen, strict=True):
+            for window, length in ((0, 4), (1, 2)):
+                for head in range(4):
+                    parts = [each[window, :length].unflatten(1, (4, -1))[:, head] for each in (student_, teacher_)]
+                    products = [part @ part.T / part.shape[1] ** 0.5 for part in parts]
+                    expected += sum(divergence(products[1][t], products[0][t]) for t in range(length)) / 4 / 3
+        relations = Relations(models[0], models[1], 2.0)
+        models[0](**inputs)
+        found = relations.sum({**inputs})
+        assert found.item() == pytest.approx(2 * expected, rel=1e-4)
+        found.backward()  # type: ignore[no-untyped-call]
+        assert models[0].bert.encoder.layer[-1].attention.self.query.weight.grad is not None
+        assert models[1].bert.encoder.layer[-1].attention.self.query.weight.grad is None
+
+    def test_what_cannot_be_compared_is_refused(self, teacher: RunFolder, tmp_path: Path) -> None:
+        asked: Any = {"teacher": str(teacher.path), "distillation": {"relations": 1.0}}
+        with pytest.raises(InputError, match="reads texts as other tokens than the student; give both the same"):
+            train_here(write(tmp_path, teacher.path, **asked), tmp_path / "run", ["tokens.max_length=16"])
+        modern = model.from_folder(encoders.make("modernbert", tmp_path / "modern"), "")
+        with pytest.raises(InputError, match="not known of a model of type modernbert"):
+            Relations(modern, modern, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ({"data": {"unlabelled": "rows.jsonl"}}, "data.unlabelled: found 'rows.jsonl'; it is of a teacher: name one"),
+        ({"distillation": {"weight": 0.5}}, "distillation: found {'weight': 0.5}; it is of a teacher"),
+        ({"student": {"layers": [0, 3]}}, r"student.layers: found \[0, 3\]; name some of 0 to 1, each once, in order"),
+        ({"student": {"layers": [1, 0]}}, r"student.layers: found \[1, 0\]; name some of 0 to 1, each once, in order"),
+        ({"teacher": "nobody/there.yaml"}, "teacher: nobody/there.yaml: no such model folder"),
+    ],
+)
+def test_faults_of_a_recipe(model: Path, tmp_path: Path, keys: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
+        recipes.load(write(tmp_path, model, **keys))

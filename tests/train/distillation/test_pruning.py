@@ -1,0 +1,131 @@
+"""What is taken out is what matters least, and what is left is read from its folder as it was made."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Student, Training
+from bertline.artifacts.run import RunFolder
+from bertline.artifacts.task import TaskSettings, Tokens
+from bertline.tasks import catalog
+from bertline.tasks.task import Example
+from bertline.train import model as models
+from bertline.train.distillation import pruning
+from bertline.train.evaluation import Split
+from bertline.train.losses import Loss
+from tests import encoders
+from tests.conftest import make_texts
+from tests.train.conftest import encode, losses, train_here
+from tests.train.distillation.test_distillation import teacher, write
+
+__all__ = ["teacher"]
+SETTINGS = TaskSettings(
+    task="text-classification", problem_type="single_label_classification", inputs=["text"],
+    labels=["negative", "positive"], tokens=Tokens(max_length=32),
+)  # fmt: skip
+
+
+class Measured:
+    """A classifier of a family, in memory, and texts to measure it on."""
+
+    def __init__(self, encoder: str, folder: Path) -> None:
+        task = catalog.make(SETTINGS)
+        self.folder = encoders.make(encoder, folder)
+        self.tokenizer = task.tokenizer(self.folder)
+        self.model: Any = models.load(self.folder, task, Training(seed=3)).eval()
+        examples = [Example(row["text"], None, row["label"]) for row in make_texts(40, seed=5)]
+        self.split: Split = encode(examples, task, self.tokenizer)
+        self.loss = Loss(SETTINGS, Training(), self.split.windows.targets)
+
+    def prune(self, **kept: int) -> None:
+        pruning.prune(self.model, Student(**kept), self.split, self.loss, self.tokenizer)
+
+    def logits(self) -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.cat([models.outputs(self.model, self._inputs(index)) for index in range(8)])
+
+    def _inputs(self, index: int) -> dict[str, torch.Tensor]:
+        return {n: torch.from_numpy(a) for n, a in self.tokenizer.pad([self.split.windows[index]]).items()}
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "xlm-roberta", "electra"])
+class TestFamilies:
+    def test_what_gives_nothing_goes_first_and_changes_nothing(self, family: str, tmp_path: Path) -> None:
+        measured = Measured(family, tmp_path / "model")
+        with torch.no_grad():
+            for layer in pruning._layers(measured.model):
+                layer.joins_heads.weight[:, :8] = 0  # the first head of four
+                layer.joins_units.weight[:, 10:40] = 0
+        before = measured.logits()
+        measured.prune(attention_heads=3, intermediate_size=34)
+        assert torch.allclose(measured.logits(), before, atol=1e-6)
+
+    def test_it_is_read_from_its_folder_as_it_was_made(self, family: str, tmp_path: Path) -> None:
+        measured = Measured(family, tmp_path / "model")
+        whole = sum(parameter.numel() for parameter in measured.model.parameters())
+        measured.prune(attention_heads=2, intermediate_size=16)
+        assert sum(parameter.numel() for parameter in measured.model.parameters()) < whole
+        measured.model.save_pretrained(tmp_path / "pruned")
+        before, measured.model = (
+            measured.logits(),
+            models.from_folder(tmp_path / "pruned", "ForSequenceClassification", trained=True).eval(),
+        )
+        assert torch.allclose(measured.logits(), before, atol=1e-6)
+        transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")  # anyone's
+
+
+def test_importance_is_what_the_loss_would_change_by(tmp_path: Path) -> None:
+    """To the first order: of a head scaled by 1 ± ε the loss of a text changes by ε times what is measured."""
+    measured = Measured("bert", tmp_path / "model")
+    alone = encode([measured.split.examples[0]], catalog.make(SETTINGS), measured.tokenizer)
+    found = pruning.measure(measured.model, alone, measured.loss, measured.tokenizer)
+    inputs = {n: torch.from_numpy(a) for n, a in measured.tokenizer.pad([alone.windows[0]]).items()}
+    targets = measured.loss.stack([alone.windows.targets[0]], 0)
+    measured.model.double()
+
+    def loss_of_scaled(weight: torch.Tensor, part: slice, factor: float) -> float:
+        with torch.no_grad():
+            kept = weight[:, part].clone()
+            weight[:, part] *= factor
+            loss = measured.loss.sum(measured.model(**inputs).logits, targets)
+            weight[:, part] = kept
+        return float(loss)
+
+    for number, layer in enumerate(pruning._layers(measured.model)):
+        for head in range(4):
+            part = slice(8 * head, 8 * head + 8)
+            above, below = (loss_of_scaled(layer.joins_heads.weight, part, factor) for factor in (1.001, 0.999))
+            assert abs(above - below) / 0.002 == pytest.approx(float(found.heads[number, head]), rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("family", ["albert", "mpnet", "mobilebert", "deberta", "modernbert"])
+def test_other_families_are_refused(family: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"a model of type {family} is not pruned; bert, "):
+        Measured(family, tmp_path / "model").prune(attention_heads=2)
+
+
+@pytest.mark.parametrize(("key", "most"), [("attention_heads", 4), ("intermediate_size", 64)])
+def test_no_more_is_kept_than_there_is(key: str, most: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"student.{key}: found 99; the model has {most}"):
+        Measured("bert", tmp_path / "model").prune(**{key: 99})
+
+
+@pytest.mark.usefixtures("rank")
+def test_a_pruned_student_is_distilled(teacher: RunFolder, tmp_path: Path) -> None:
+    kept = {"layers": [0, 2], "attention_heads": 2, "intermediate_size": 24}
+    recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), student=kept)
+    run = train_here(recipe, tmp_path / "run")
+    model: Any = models.from_folder(run.best, "ForSequenceClassification", trained=True)
+    assert (model.config.num_hidden_layers, model.config.intermediate_size) == (2, 24)
+    assert {number: len(heads) for number, heads in model.config.pruned_heads.items()} == {0: 2, 1: 2}
+    linear = [one for one in model.bert.encoder.modules() if isinstance(one, nn.Linear)]
+    assert {(one.in_features, one.out_features) for one in linear} == {(32, 16), (16, 32), (32, 24), (24, 32)}
+    assert losses(train_here(recipe, tmp_path / "again")) == losses(run)
+    untrained = write(tmp_path, encoders.make("bert", tmp_path / "bare"), student={"attention_heads": 2})
+    with pytest.raises(InputError, match="a trained ForSequenceClassification is needed, and its weights lack"):
+        train_here(untrained, tmp_path / "bare-run")

@@ -1,0 +1,121 @@
+"""The data of a run, read and tokenized once, on disk for all ranks and for every later run that would make the same.
+
+A folder is named by a fingerprint of all that it is made of: the content of the data files, what the recipe says of
+task, data and tokens, the tokenizer, and the code that reads them. It appears whole, by a rename. Any may be removed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import bertline
+from bertline.artifacts import files, machine
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Recipe
+from bertline.tasks.task import Example, Task
+from bertline.tasks.tokens import Encoded, Tokenizer
+from bertline.train.data import sources, splitting
+from bertline.train.data.mapped import Windows, batched
+from bertline.train.data.splitting import SPLITS, UNLABELLED, Splits
+from bertline.train.evaluation import Split
+from bertline.train.losses import Target
+from bertline.train.progress import Progress
+
+FOLDER = ".bertline-cache"
+"""Beside the run: on the disk that all ranks see, and found again by the next run there."""
+TEXTS = 4096
+"""Tokenized at once."""
+CODE = ("artifacts/*.py", "tasks/*.py", "train/data/*.py")
+PACKAGES = ("tokenizers", "scikit-learn", "numpy", "pyarrow")
+"""Those that what is prepared depends on, beside our own code."""
+
+
+class Prepared(NamedTuple):
+    """Splits, and each as the model reads it."""
+
+    splits: Splits
+    train: Split
+    """Its windows are of the unlabelled texts, too, after those of its examples."""
+    validation: Split
+    test: Split
+
+
+def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) -> Path:
+    """The folder of a recipe's data as the model reads it, made if it is not there.
+
+    Args:
+        recipe: names the data.
+        tokenizer: folder of the model's.
+        cache: where prepared data is kept.
+        progress: shows how far it is.
+
+    Raises:
+        InputError: as `splitting.make`; or there is no room to write.
+    """
+    folder = cache / fingerprint(recipe, tokenizer)
+    if folder.exists():
+        return folder
+
+    def fill(temporary: Path) -> None:
+        splits = splitting.make(recipe, temporary)
+        reader = splits.task.tokenizer(tokenizer)
+        texts = {"train": (splits.train, splits.unlabelled)}
+        for name in SPLITS:
+            parts = texts.get(name, (getattr(splits, name),))
+            Windows.write(_path(temporary, name), windows(name, parts, splits.task, reader, progress))
+
+    progress.say(f"reading {recipe.data.train}")
+    try:
+        files.write_text(cache / ".gitignore", "*\n")  # a run may stand in somebody's repository
+        files.make_once(folder, fill)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the data could not be written ({error}); make room, or name another --run"
+        ) from error
+    return folder
+
+
+def load(recipe: Recipe, folder: Path) -> Prepared:
+    """What `prepare` has put into a folder.
+
+    Raises:
+        InputError: this process does not see it.
+    """
+    if not folder.exists():
+        raise InputError(f"{folder}: not seen here; all nodes of a run must share the disk that --run names")
+    splits = splitting.load(recipe, folder)
+    read = [Split(name, getattr(splits, name), Windows(_path(folder, name))) for name in SPLITS]
+    return Prepared(splits, *read)
+
+
+def fingerprint(recipe: Recipe, tokenizer: Path) -> str:
+    """A name for all that prepared data depends on; where the files lie is not of it."""
+    package = Path(bertline.__file__).parent
+    made_of = {
+        "content": {name: sources.content(place, name) for name, place in sources.named(recipe.data).items()},
+        "unlabelled": recipe.data.unlabelled and sources.content(recipe.data.unlabelled, "train"),
+        "data": recipe.data.model_dump(mode="json", exclude={*SPLITS, UNLABELLED}),
+        "settings": recipe.settings([]).model_dump(mode="json"),
+        "seed": recipe.training.seed,
+        "tokenizer": files.sha256(tokenizer / "tokenizer.json"),
+        "code": [files.sha256(path) for pattern in CODE for path in sorted(package.glob(pattern))],
+        "versions": machine.versions(*PACKAGES),
+    }
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def windows(
+    name: str, parts: Sequence[Sequence[Example]], task: Task, tokenizer: Tokenizer, progress: Progress
+) -> Iterator[tuple[Encoded, Target]]:
+    """A split as the model reads it: each window of its examples, in all parts one after the other, and its target."""
+    batches = -(-sum(map(len, parts)) // TEXTS)
+    for number, some in enumerate(progress.track(batched(chain(*parts), TEXTS), batches, f"tokenizing {name}")):
+        for window in tokenizer.encode([example.texts for example in some]):
+            yield window._replace(text=number * TEXTS + window.text), task.target(some[window.text], window)
+
+
+def _path(folder: Path, split: str) -> Path:
+    return folder / f"{split}-windows.arrow"

@@ -1,0 +1,208 @@
+"""The splits of a run: rows freed of duplicates and cut into training, validation and test, in mapped files.
+
+The splits are a function of data, recipe and seed alone. In memory are, for each row, a hash of its text and its label
+at most; texts stay on disk.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bertline.artifacts import files
+from bertline.artifacts import recipe as recipes
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.run import RunFolder
+from bertline.tasks import catalog
+from bertline.tasks.task import Example, Task
+from bertline.train.data import sources
+from bertline.train.data.mapped import Examples
+
+Indices = npt.NDArray[np.int64]
+SPLITS = ("train", "validation", "test")
+UNLABELLED = "unlabelled"
+CALIBRATION = 512
+"""Training examples that the run keeps for those who calibrate: more change no scale that is seen."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run learns from and what it is held against."""
+
+    task: Task
+    """With the labels found, or named by the recipe."""
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
+    unlabelled: Sequence[Example]
+    """Texts that only a teacher has something to say of."""
+    duplicates: int
+    """Training rows left out because their text stands elsewhere in the data."""
+    leaked: int
+    """Those of them whose text stands in a held-out split that the recipe names."""
+    fingerprint: str
+    """The sha256 of labels and examples in order: a run resumes only on the data it began with."""
+
+    def counts(self) -> dict[str, int]:
+        """Examples in each split."""
+        counts = {name: len(getattr(self, name)) for name in SPLITS}
+        return {**counts, UNLABELLED: len(self.unlabelled)} if self.unlabelled else counts
+
+    def save(self, run: RunFolder) -> None:
+        """Write into the run what is held out, and a few of the training examples, from all over."""
+        every = max(1, len(self.train) // CALIBRATION)
+        calibration = [self.train[index] for index in range(0, len(self.train), every)][:CALIBRATION]
+        for path, examples in (
+            (run.split("validation"), self.validation),
+            (run.split("test"), self.test),
+            (run.split("calibration"), calibration),
+        ):
+            write(path, examples, self.task)
+
+
+def write(path: Path, examples: Iterable[Example], task: Task) -> None:
+    """Write examples as JSON lines, in the columns that the task reads by default."""
+    with files.new_file(path) as stream:
+        for example in examples:
+            stream.write((json.dumps(task.row(example), ensure_ascii=False) + "\n").encode())
+
+
+def make(recipe: Recipe, folder: Path) -> Splits:
+    """Read and cut the examples that a recipe names, into files in `folder`.
+
+    Raises:
+        InputError: rows without a text or with a label that is missing or unknown, each with file and row; a label
+            without enough rows; fewer rows than the splits need.
+    """
+    data, reader = recipe.data, catalog.make(recipe.settings([]))
+    known = catalog.make(recipe.settings(reader.name_labels(data.labels))) if data.labels else reader
+    read = {
+        name: Examples.write(folder / f"{name}-rows.arrow", sources.examples(place, name, data, known))
+        for name, place in sources.named(data).items()
+    }
+    task = catalog.make(recipe.settings(_labels(reader, data, chain(*read.values()))))
+    rows = read.pop("train")
+    unique, leaked = _without_duplicates(rows, read.values())
+    cut = _cut(rows, unique, data.take, recipe.training.seed, [name for name in SPLITS[1:] if name not in read], task)
+    for name, indices in cut.items():
+        Examples.write(folder / f"{name}.arrow", (rows[index] for index in indices))
+    for name in read:
+        (folder / f"{name}-rows.arrow").rename(folder / f"{name}.arrow")
+    (folder / "train-rows.arrow").unlink()
+    if data.unlabelled is not None:
+        texts = sources.unlabelled(data.unlabelled, data, task)
+        taken = chain(*(Examples(folder / f"{name}.arrow") for name in SPLITS))
+        Examples.write(folder / f"{UNLABELLED}.arrow", _new(texts, taken))
+    facts = {"labels": task.labels, "duplicates": len(rows) - len(unique), "leaked": leaked}
+    content = [files.sha256(path) for name in (*SPLITS, UNLABELLED) if (path := folder / f"{name}.arrow").exists()]
+    fingerprint = hashlib.sha256(json.dumps([task.labels, content]).encode()).hexdigest()
+    files.write_json(folder / "splits.json", {**facts, "fingerprint": fingerprint})
+    splits = load(recipe, folder)
+    _check_labels(splits.train, task)
+    return splits
+
+
+def load(recipe: Recipe, folder: Path) -> Splits:
+    """The splits that `make` has put into a folder."""
+    facts = json.loads((folder / "splits.json").read_bytes())
+    task = catalog.make(recipe.settings(facts.pop("labels")))
+    train, validation, test = (Examples(folder / f"{name}.arrow") for name in SPLITS)
+    texts = folder / f"{UNLABELLED}.arrow"
+    return Splits(task, train, validation, test, Examples(texts) if texts.exists() else (), **facts)
+
+
+def _labels(reader: Task, data: recipes.Data, examples: Iterable[Example]) -> list[str]:
+    """Those that the recipe names, else those found.
+
+    Raises:
+        InputError: there is nothing to tell apart.
+    """
+    labels = reader.name_labels(data.labels) if data.labels else reader.find_labels(examples)
+    if reader.settings.problem_type == "single_label_classification" and len(labels) < 2:
+        raise InputError(f"data.label: the rows kept have one label, {labels[0]!r}; a classifier needs two")
+    if reader.settings.task == "token-classification" and len(labels) < 2:
+        raise InputError("data.tags: the rows kept have no entity; there is nothing to learn")
+    return labels
+
+
+def _without_duplicates(train: Sequence[Example], held_out: Iterable[Sequence[Example]]) -> tuple[Indices, int]:
+    """Training rows whose text stands neither in a held-out split nor earlier, and how many stand in a held-out one."""
+    elsewhere = {digest(example) for examples in held_out for example in examples}
+    seen, unique, leaked = set(elsewhere), [], 0
+    for index, example in enumerate(train):
+        text = digest(example)
+        leaked += text in elsewhere
+        if text not in seen:
+            seen.add(text)
+            unique.append(index)
+    return np.array(unique, np.int64), leaked
+
+
+def _new(texts: Iterable[Example], splits: Iterable[Example]) -> Iterator[Example]:
+    """Texts that stand neither in a split nor earlier."""
+    seen = {digest(example) for example in splits}
+    for example in texts:
+        stands_for = digest(example)
+        if stands_for not in seen:
+            seen.add(stands_for)
+            yield example
+
+
+def digest(example: Example) -> bytes:
+    """16 bytes that stand for the texts of an example: of a million million, two share them by a chance of 1e-15."""
+    return hashlib.blake2b(json.dumps(example.texts).encode(), digest_size=16).digest()
+
+
+def _cut(
+    rows: Sequence[Example], unique: Indices, take: recipes.Take, seed: int, splits: Sequence[str], task: Task
+) -> dict[str, Indices]:
+    """Cut `splits` and then the training examples from the `unique` of the rows, stratified where there are strata."""
+    sizes = {name: _size(getattr(take, name), len(unique)) for name in splits}
+    left = len(unique) - sum(sizes.values())
+    sizes["train"] = left if take.train is None else _size(take.train, len(unique))
+    if sizes["train"] > left or left < 1:
+        asked = ", ".join(f"{size:,} for {name}" for name, size in sizes.items())
+        raise InputError(f"data.take: {len(unique):,} rows without duplicates are too few: {asked}; take less")
+    strata = np.array([task.stratum(rows[index]) or "" for index in unique])
+    left_over, cut = np.arange(len(unique)), {}
+    for name, size in sizes.items():
+        chosen, left_over = _drawn(left_over, strata, size, seed, name)
+        cut[name] = unique[chosen]
+    return cut
+
+
+def _size(share: int | float, rows: int) -> int:
+    return share if isinstance(share, int) else round(share * rows)
+
+
+def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, name: str) -> tuple[Indices, Indices]:
+    """`size` of the rows, shuffled by the seed, with the strata in their proportion, and the rest."""
+    from sklearn.model_selection import train_test_split
+
+    if size == len(rows):
+        return rows, rows[:0]
+    counts = Counter(strata[rows].tolist())
+    rarest, count = min(counts.items(), key=lambda item: item[1])
+    if count < 2 or min(size, len(rows) - size) < len(counts):
+        kind = "cut with every label in proportion" if rarest else "cut"
+        raise InputError(
+            f"data.take.{name}: {size:,} of {len(rows):,} rows cannot be {kind}: "
+            f"{repr(rarest) if rarest else 'all'} has {count:,}; give more rows of it, name data.{name}, or "
+            "take more"
+        )
+    chosen, rest = train_test_split(rows, train_size=size, stratify=strata[rows] if rarest else None, random_state=seed)
+    return chosen, rest
+
+
+def _check_labels(train: Sequence[Example], task: Task) -> None:
+    present = set(task.find_labels(train))
+    missing = [label for label in task.labels if label not in present]
+    if missing:
+        raise InputError(f"data.labels: no training row has the label {', '.join(map(repr, missing))}")

@@ -1,0 +1,120 @@
+"""What a run would really see, before a GPU is paid for: every row is read and tokenized, no model is loaded."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from bertline.artifacts import run as runs
+from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.task import Tokens
+from bertline.tasks.task import Example, Task
+from bertline.tasks.tokens import Tokenizer
+from bertline.train import model
+from bertline.train.data import splitting
+from bertline.train.data.mapped import ROWS, batched
+from bertline.train.data.splitting import Splits
+
+SHOWN = 10
+IMBALANCE = 10
+"""How many times as often as the rarest the commonest label may stand before it is told."""
+
+
+def survey(recipe: Recipe) -> dict[str, Any]:
+    """Read all that a recipe names.
+
+    Returns:
+        examples and labels (counts by split), duplicates, leaked, tokens (percentiles of length, and what part of the
+        texts is longer than max_length), shown (a few examples as the model reads them), and warnings (sentences).
+
+    Raises:
+        InputError: as `splitting.load`; or the model has no tokenizer.
+    """
+    model_folder = runs.model(recipe.model, weights=False)
+    with TemporaryDirectory(prefix="bertline-check-") as scratch, model.tokenizer_folder(model_folder) as folder:
+        splits = splitting.make(recipe, Path(scratch))
+        tokenizer = splits.task.tokenizer(folder)
+        return _told(recipe, splits, _whole_lengths(splits.train, folder), tokenizer)
+
+
+def _told(recipe: Recipe, splits: Splits, lengths: Sequence[int], tokenizer: Tokenizer) -> dict[str, Any]:
+    named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return {
+        "task": recipe.task,
+        "examples": splits.counts(),
+        "labels": {name: _labels(splits.task, examples) for name, examples in named.items()},
+        "duplicates": splits.duplicates,
+        "leaked": splits.leaked,
+        "tokens": _lengths(lengths, recipe.tokens.max_length),
+        "shown": [_shown(example, tokenizer) for example in _spread(splits.train)],
+        "warnings": list(_warnings(splits, lengths, recipe)),
+    }
+
+
+def _whole_lengths(examples: Sequence[Example], folder: Path) -> list[int]:
+    """The tokens of each text, if nothing of it were cut off."""
+    whole = Tokenizer(folder, Tokens(max_length=1 << 30))
+    texts = (example.texts for example in examples)
+    return [len(window.input_ids) for some in batched(texts, ROWS) for window in whole.encode(some)]
+
+
+def _spread(examples: Sequence[Example]) -> list[Example]:
+    """A few examples from all over."""
+    return [examples[index * len(examples) // SHOWN] for index in range(min(SHOWN, len(examples)))]
+
+
+def _shown(example: Example, tokenizer: Tokenizer) -> dict[str, Any]:
+    windows = tokenizer.encode([example.texts])
+    return {
+        "gold": example.gold,
+        "tokens": len(windows[0].input_ids),
+        "windows": len(windows),
+        "truncated": windows[0].truncated,
+        "read": tokenizer.decode(windows[0]),
+    }
+
+
+def _labels(task: Task, examples: Sequence[Example]) -> dict[str, int]:
+    """How often each label stands; for entities, each type."""
+    counts: Counter[str] = Counter()
+    for example in examples:
+        counts.update(task.named(example))
+    return dict(sorted(counts.items()))
+
+
+def _lengths(lengths: Sequence[int], most: int) -> dict[str, Any]:
+    p50, p90, p99 = (int(value) for value in np.percentile(lengths, (50, 90, 99)))
+    longer = float(np.mean(np.asarray(lengths) > most))
+    return {
+        "p50": p50,
+        "p90": p90,
+        "p99": p99,
+        "max": max(lengths),
+        "max_length": most,
+        "longer_share": round(longer, 4),
+    }
+
+
+def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterator[str]:
+    """What is not wrong, but is seldom meant."""
+    if splits.leaked:
+        yield f"{splits.leaked:,} training rows stand in a held-out split as well; they are left out of training"
+    if more := splits.duplicates - splits.leaked:
+        yield f"{more:,} training rows stand twice; each is trained on once"
+    everything = chain(splits.train, splits.validation, splits.test)
+    if empty := sum(not any((part or "").strip() for part in example.texts) for example in everything):
+        yield f"{empty:,} texts are empty"
+    counts = _labels(splits.task, splits.train)
+    if counts and max(counts.values()) > IMBALANCE * min(counts.values()):
+        rarest, commonest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+        yield (
+            f"{commonest!r} stands {counts[commonest] / counts[rarest]:.0f} times as often as {rarest!r}: look at "
+            "macro_f1 or per_label rather than at accuracy; training.class_weights may help"
+        )
+    longer = float(np.mean(np.asarray(lengths) > recipe.tokens.max_length))
+    if longer > 0.05 and recipe.settings([]).tokens.long != "windows":
+        yield f"{longer:.0%} of the texts are longer than max_length {recipe.tokens.max_length} and are cut off"

@@ -1,0 +1,1 @@
+"""A teacher and what it teaches; a student, cut from a larger model."""

@@ -1,0 +1,116 @@
+"""A student cut from a larger model: a model folder with less in it, made once and kept beside the prepared data.
+
+What is cut is a folder, not a model in memory, so that what trains is what anyone reads from the folder afterwards.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from bertline.artifacts import encoder, files
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe import Recipe, Student
+from bertline.tasks.tokens import Tokenizer
+from bertline.train import model
+from bertline.train.data.prepared import Prepared
+from bertline.train.distillation import pruning
+from bertline.train.losses import Loss
+
+LAYER = re.compile(r"(?P<before>.*?\blayers?\.)(?P<number>\d+)(?P<after>\..+)")
+"""The name of a layer's tensor: families differ in what stands before the number and after it."""
+
+
+def cut(folder: Path, student: Student, cache: Path) -> Path:
+    """A model folder with the layers that a student keeps, made in `cache` if it is not there; no tokenizer in it.
+
+    Raises:
+        InputError: as `encoder.check`; or the layers cannot be told apart.
+    """
+    kept = student.layers
+    if kept is None:
+        return folder
+    config = encoder.check(folder)
+    named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept}
+    made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
+
+    def fill(temporary: Path) -> None:
+        tensors = _renumbered(_tensors(folder), kept, encoder.layers(config), folder)
+        files.write_json(temporary / "config.json", _with_layers(config, len(kept)))
+        save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+
+    files.make_once(made, fill)
+    return made
+
+
+def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Tokenizer, cache: Path) -> Path:
+    """A model folder without the heads and units that a student does not keep, made in `cache` if it is not there.
+
+    Args:
+        folder: of a model with a trained head.
+        recipe: of the student.
+        ready: the texts that tell what matters.
+        tokenizer: of the model.
+        cache: where it is kept.
+
+    Raises:
+        InputError: as `pruning.prune`; the model has no trained head.
+    """
+    if not recipe.student.is_pruned:
+        return folder
+    kept = recipe.student.model_dump()
+    named = {"weights": encoder.weights_sha256(folder), "kept": kept, "texts": ready.splits.fingerprint}
+    made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
+
+    def fill(temporary: Path) -> None:
+        task = ready.splits.task
+        whole = model.from_folder(folder, task.architecture, trained=True)
+        loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
+        pruning.prune(whole, recipe.student, ready.train, loss, tokenizer)
+        whole.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
+
+    files.make_once(made, fill)
+    return made
+
+
+def spread(count: int, layers: int) -> list[int]:
+    """`count` of a model's layers, evenly from all over, the first among them."""
+    return [number * layers // count for number in range(count)]
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in encoder.weight_files(folder) for name, tensor in load_file(path).items()}
+
+
+def _renumbered(
+    tensors: dict[str, torch.Tensor], kept: list[int], layers: int, folder: Path
+) -> dict[str, torch.Tensor]:
+    """The tensors without those of other layers; the layers that are kept are counted anew."""
+    numbers = {int(match["number"]) for name in tensors if (match := LAYER.fullmatch(name))}
+    if numbers != set(range(layers)) or kept[-1] >= layers:
+        raise InputError(
+            f"student.layers: {folder} has {layers} layers and weights of {len(numbers)}; a model whose layers share "
+            "their weights is not cut: leave it out"
+        )
+    renamed = {name: _renamed(name, kept) for name in tensors}
+    return {new: tensors[name].contiguous() for name, new in renamed.items() if new is not None}
+
+
+def _renamed(name: str, kept: list[int]) -> str | None:
+    """The name that a tensor has in the student; None where it is not of it."""
+    match = LAYER.fullmatch(name)
+    if match is None:
+        return name
+    number = int(match["number"])
+    return f"{match['before']}{kept.index(number)}{match['after']}" if number in kept else None
+
+
+def _with_layers(config: dict[str, Any], count: int) -> dict[str, Any]:
+    changed = {key: count for key in encoder.LAYERS if key in config}
+    if "layer_types" in config:  # what each layer attends to; transformers tells it from the rest where it is absent
+        config = {key: value for key, value in config.items() if key != "layer_types"}
+    return {**config, **changed}
