@@ -1,0 +1,53 @@
+"""What quantizing does to a graph; what it costs in answers is measured by every export."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bertline.export.candidates import quantize
+from bertline.export.candidates.graphs import Graph
+
+
+def rounded(zero_point: np.ndarray) -> onnx.ModelProto:
+    """x as a byte and back: a step is 0.1."""
+    constants = {"scale": np.array(0.1, np.float32), "zero_point": zero_point}
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero_point"], ["byte"]),
+            helper.make_node("DequantizeLinear", ["byte", "scale", "zero_point"], ["y"]),
+        ],
+        "rounded",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    return np.asarray(ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0])
+
+
+@pytest.mark.parametrize("zero_point", [-128, -7, 0, 127])
+def test_unsigned_bytes_mean_what_signed_ones_meant(zero_point: int) -> None:
+    signed, unsigned = (rounded(np.array(zero_point, np.int8)) for _ in range(2))
+    quantize.make_activations_unsigned(unsigned.graph)
+    assert numpy_helper.to_array(unsigned.graph.initializer[1]) == np.uint8(zero_point + 128)
+    x = np.linspace(-40, 40, 4001, dtype=np.float32)  # farther than bytes reach, and halves of steps
+    np.testing.assert_array_equal(run(unsigned, x), run(signed, x))
+
+
+def test_nncf_leaves_attention_in_fp32_and_gives_unsigned_activations(quantized: dict[str, Graph]) -> None:
+    graph = onnx.load(quantized["int8-nncf-openvino"].path).graph
+    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    weights = {one.name: one.data_type for one in graph.initializer}
+    products = {
+        node.name: {made_by.get(name) for name in node.input} for node in graph.node if node.op_type == "MatMul"
+    }
+    attention = {name for name, inputs in products.items() if "DequantizeLinear" not in inputs}
+    assert len(attention) == 4  # two layers: queries by keys, weights by values
+    assert all(inputs == {"DequantizeLinear"} for name, inputs in products.items() if name not in attention)
+    rounded_to = {weights[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"}
+    assert rounded_to == {TensorProto.UINT8}
