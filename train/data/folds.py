@@ -4,6 +4,7 @@
     1/validation.jsonl   cut from those rows: chooses the checkpoint
     1/test.jsonl         the part that is held out: scores the checkpoint, which it has not chosen
     2/…
+    unlabelled.jsonl     the recipe's texts without labels, for every fold: none of them is in a split
     folds.json           labels, how many rows are in each, and what they were cut from
 
 The test split is cut first, as a run of the recipe cuts it, and is in no fold. The score of a fold is of rows that had
@@ -32,7 +33,7 @@ from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Examples
 from bertline.train.data.splitting import SPLITS, Indices
 
-FACTS = "folds.json"
+FACTS, TEXTS = "folds.json", "unlabelled.jsonl"
 Names = npt.NDArray[np.str_]
 
 
@@ -61,6 +62,8 @@ def make(recipe: Recipe, folder: Path) -> None:
                 folder / str(number) / f"{name}.jsonl", (pool[index] for index in getattr(fold, name)), splits.task
             )
         counts.append({name: len(getattr(fold, name)) for name in SPLITS})
+    if splits.unlabelled:
+        splitting.write(folder / TEXTS, splits.unlabelled, splits.task)
     shutil.rmtree(scratch)
     facts = {"labels": _labels(recipe, splits.task, pool), "put_aside": len(splits.test), "folds": counts}
     files.write_json(folder / FACTS, {**facts, "content": content(recipe)})
@@ -74,14 +77,16 @@ def load(folder: Path) -> dict[str, Any]:
 
 def content(recipe: Recipe) -> dict[str, Any]:
     """What tells the data that a recipe names from any other."""
-    return {name: sources.content(place, name) for name, place in sources.named(recipe.data).items()}
+    found = {name: sources.content(place, name) for name, place in sources.named(recipe.data).items()}
+    return found | {"unlabelled": recipe.data.unlabelled and sources.content(recipe.data.unlabelled, "train")}
 
 
 def of(recipe: Recipe, folder: Path, number: int) -> Recipe:
     """A recipe whose run is that of a fold, the first being 1."""
     places = {name: str((folder / str(number) / f"{name}.jsonl").absolute()) for name in SPLITS}
     pair = "text_pair" if recipe.data.text_pair else None
-    rows = Data(**places, text_pair=pair, labels=load(folder)["labels"])
+    texts = str((folder / TEXTS).absolute()) if (folder / TEXTS).exists() else None
+    rows = Data(**places, unlabelled=texts, text_pair=pair, labels=load(folder)["labels"])
     return recipe.model_copy(update={"data": rows, "search": Search()})
 
 

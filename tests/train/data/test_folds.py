@@ -86,6 +86,22 @@ def test_the_same_recipe_is_cut_alike(tmp_path: Path) -> None:
     assert cut(recipe(tmp_path, rows, {}), tmp_path) == cut(recipe(tmp_path / "again", rows, {}), tmp_path / "again")
 
 
+def test_texts_without_labels_are_for_every_fold(tmp_path: Path) -> None:
+    rows: Rows = [{"body": row["text"], "label": row["label"]} for row in make_texts(60)]
+    unlabelled: Rows = [{"body": f"unheard of {index}"} for index in range(7)]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *unlabelled]))
+    named = {"text": "body", "unlabelled": str(tmp_path / "more.jsonl")}
+    asked = recipe(tmp_path, rows, {"folds": 2}, data=named, teacher="b")
+    cut(asked, tmp_path)
+    for number in (1, 2):
+        (tmp_path / f"own-{number}").mkdir()
+        splits = splitting.make(folds.of(asked, tmp_path / "folds", number), tmp_path / f"own-{number}")
+        assert [example.text for example in splits.unlabelled] == [row["body"] for row in unlabelled]
+    before = folds.content(asked)
+    (tmp_path / "more.jsonl").write_text(json.dumps(unlabelled[0]))
+    assert folds.content(asked) != before
+
+
 def test_a_fold_has_a_recipe_of_its_own(tmp_path: Path) -> None:
     rows: Rows = [{**row, "label": int(row["label"] == "positive")} for row in make_texts(120)]
     named = {"labels": ["negative", "positive"], "take": {"train": 80, "validation": 20, "test": 20}}
