@@ -8,8 +8,8 @@ repetitions of all rounds. Nothing here knows what is good: that is for the read
 What a cascade takes depends on the text, so each of its two ways is timed by itself: its median is the mean of both
 medians, weighed by how many texts go them, and its other percentiles are those of such a mixture.
 
-Cost: every system scores every text once, and takes about 0.3 s for each point of the grid in each round, or three
-repetitions where one takes longer than that.
+Cost: every system scores every text once, and takes about 0.3 s for each point of the grid in each round, or the
+time of three where one takes longer than that; the first of them does not count.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ PROCESSES = multiprocessing.get_context("spawn")
 """A worker begins with nothing of its parent's, so that its memory is its own."""
 WARM_UP_SECONDS = 0.05
 TURN_SECONDS = 0.25
-MIN_REPETITIONS = 3
+MIN_REPETITIONS = 2
 SURE_OF_ALL_AND_OF_NONE = (0.0, 2.0)
 """Thresholds of a cascade, none of which is a probability that it computes."""
 

@@ -46,7 +46,9 @@ class Tried:
     """The bundle's; PyTorch's where there is no bundle."""
     drop: float
     p50_ms: dict[str, float] | None
-    """None where it was not exported."""
+    """None where it was not exported, as the next."""
+    speedup: float | None
+    """Over the teacher in PyTorch, timed in turns with it: what is timed at another hour is compared by this."""
     why: str
 
 
@@ -81,7 +83,7 @@ class Shrinking:
         folder = distilled(self.student(kept), self.place, self.say, self.ranks)
         metric = runs.read_summary(self.place).metric
         best, value = (float(runs.read_summary(one).validation[metric]) for one in (self.place, folder))
-        tried = Tried(named(kept), str(folder), kept.model_dump(), value, round(best - value, 6), None, "")
+        tried = Tried(named(kept), str(folder), kept.model_dump(), value, round(best - value, 6), None, None, "")
         made = None
         if self.loses(tried) and self.asked is None:
             tried = replace(tried, why=f"loses {tried.drop:.4f} in PyTorch already")
@@ -136,7 +138,7 @@ class Shrinking:
             lost = f"loses {tried.drop:.4f}, alone and in a cascade"
             told = str(error).partition(";")[0]  # a table follows
             return replace(tried, why=lost if self.loses(tried) else told), None
-        measured = {"value": made["value"], "drop": made["drop"], "p50_ms": latencies(made)}
+        measured = {"value": made["value"], "drop": made["drop"], "p50_ms": latencies(made), "speedup": speedup(made)}
         return replace(tried, **measured, why=f"passes: {made['chosen']}"), made
 
 
@@ -182,7 +184,7 @@ def shrink(
             f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
             "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would help"
         )
-    fastest, sealed = min(passed, key=lambda one: geometric_mean(latencies(one[1]).values()))
+    fastest, sealed = max(passed, key=lambda one: one[0].speedup or 0.0)
     say(f"{bundle}: {fastest.student}")
     files.publish(Path(sealed["bundle"]), bundle)
     files.remove_left(bundle)
@@ -244,6 +246,11 @@ def latencies(made: dict[str, Any]) -> dict[str, float]:
     """Of the candidate that was chosen, in milliseconds by BATCHxLENGTH."""
     (chosen,) = (one for one in made["candidates"] if one["chosen"])
     return dict(chosen["p50_ms"])
+
+
+def speedup(made: dict[str, Any]) -> float:
+    """How many times as fast as the teacher in PyTorch that candidate is, over all that was timed."""
+    return geometric_mean(made["pytorch_p50_ms"].values()) / geometric_mean(latencies(made).values())
 
 
 def table(curve: Sequence[Tried]) -> str:

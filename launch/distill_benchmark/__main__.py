@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import geometric_mean, mean
+from statistics import mean
 from typing import Any
 
 import click
@@ -26,7 +26,7 @@ from bertline.artifacts.recipe import Student
 from bertline.artifacts.run import RunFolder
 from bertline.export.terms import Terms
 from bertline.launch import training
-from bertline.launch.shrinking import Say, Shrinking, distilled, shrink
+from bertline.launch.shrinking import Say, Shrinking, distilled, shrink, speedup
 from bertline.launch.train_benchmark.report import Command, dated
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
@@ -99,7 +99,7 @@ def shrunk(teacher: Path, bundle: Path, texts: Path, say: Say) -> dict[str, Any]
         "candidate": chosen["name"],
         "value": chosen["value"],
         "drop_interval": chosen["drop_interval"],
-        "times_pytorch": geometric_mean(made["pytorch_p50_ms"].values()) / geometric_mean(chosen["p50_ms"].values()),
+        "times_pytorch": speedup(made),
         "p50_ms": chosen["p50_ms"],
         "pytorch_p50_ms": made["pytorch_p50_ms"],
         "curve": made["curve"],

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import geometric_mean
 from typing import Any
 
 import pytest
@@ -76,8 +76,9 @@ def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: 
     assert [one["student"] for one in shrunk["curve"]] == ["1 layer", "1 layer, halved"]
     assert shrunk["curve"][1]["kept"] == {"layers": [0], "attention_heads": 2, "intermediate_size": 32}
     (passed,) = (one for one in shrunk["curve"] if one["student"] == shrunk["student"])
-    times = [mean(one["p50_ms"].values()) for one in shrunk["curve"] if one["p50_ms"] is not None]
-    assert mean(passed["p50_ms"].values()) == min(times)
+    assert passed["speedup"] == max(one["speedup"] for one in shrunk["curve"] if one["speedup"] is not None)
+    ratios = [shrunk["pytorch_p50_ms"][point] / ms for point, ms in passed["p50_ms"].items()]
+    assert passed["speedup"] == pytest.approx(geometric_mean(ratios))
     assert [path.name for path in (folder / "bundles").iterdir()] == ["films-small"]
     manifest = bundle.verify(folder / "bundles" / "films-small")
     assert manifest.teacher is not None
