@@ -184,7 +184,7 @@ def shrink(
             f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
             "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would help"
         )
-    fastest, sealed = max(passed, key=lambda one: one[0].speedup or 0.0)
+    fastest, sealed = max(passed, key=lambda one: speedup(one[1]))
     say(f"{bundle}: {fastest.student}")
     files.publish(Path(sealed["bundle"]), bundle)
     files.remove_left(bundle)

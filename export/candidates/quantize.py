@@ -90,7 +90,7 @@ def _nncf(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list
     """NNCF's post-training quantization for transformers: smoothed activations, QDQ nodes as OpenVINO likes them.
 
     OpenVINO computes attention in one pass where its products are fp32, and multiplies u8 by s8 faster than s8 by s8:
-    MiniLM took 9 % less time for the first, 15 % for both (geometric mean of 16 to 512 tokens, AVX-512 without VNNI).
+    MiniLM took 9 % less time for the first, 14 % for both (geometric mean of 16 to 512 tokens, AVX-512 without VNNI).
     """
     import nncf
 

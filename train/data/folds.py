@@ -31,9 +31,9 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Examples
-from bertline.train.data.splitting import SPLITS, Indices
+from bertline.train.data.splitting import SPLITS, UNLABELLED, Indices
 
-FACTS, TEXTS = "folds.json", "unlabelled.jsonl"
+FACTS, TEXTS = "folds.json", f"{UNLABELLED}.jsonl"
 Names = npt.NDArray[np.str_]
 
 
@@ -78,7 +78,8 @@ def load(folder: Path) -> dict[str, Any]:
 def content(recipe: Recipe) -> dict[str, Any]:
     """What tells the data that a recipe names from any other."""
     found = {name: sources.content(place, name) for name, place in sources.named(recipe.data).items()}
-    return found | {"unlabelled": recipe.data.unlabelled and sources.content(recipe.data.unlabelled, "train")}
+    texts = recipe.data.unlabelled
+    return found if texts is None else found | {UNLABELLED: sources.content(texts, "train")}
 
 
 def of(recipe: Recipe, folder: Path, number: int) -> Recipe:
