@@ -1,9 +1,10 @@
 """Whether batching by length, or bf16, costs accuracy: the same trainings with and without, by seed.
 
-    python -m bertline.launch.train_benchmark.accuracy [--json FILE]
+    python -m bertline.launch.train_benchmark.accuracy [--seeds N] [--json FILE]
 
 A seed decides the splits, the order, dropout and the head, and the trainings of a seed differ in nothing but what is
-compared: differences are taken within seeds. Nothing is timed, so the machine may be busy.
+compared: differences are taken within seeds. Nothing is timed, so the machine may be busy. Where bf16 would be emulated
+all train in fp32.
 """
 
 import math
@@ -17,14 +18,13 @@ import click
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from bertline.artifacts import files
+from bertline.artifacts import files, machine
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError
 from bertline.launch.train_benchmark import ranks
 from bertline.launch.train_benchmark.report import Command, dated
 
 RECIPE = Path(__file__).with_name("accuracy.yaml")
-SEEDS = (1, 2, 3)
 
 
 class Way(NamedTuple):
@@ -34,12 +34,14 @@ class Way(NamedTuple):
     precision: str
 
 
-BASE, RANDOM, FP32 = "bf16, by length", "bf16, at random", "fp32, by length"
-WAYS = {
-    BASE: Way(ranks.PROGRAM, "bf16"),
-    RANDOM: Way("bertline.launch.train_benchmark.random_batches", "bf16"),
-    FP32: Way(ranks.PROGRAM, "fp32"),
-}
+def ways(native: bool) -> dict[str, Way]:
+    """What is compared, the first with all others, where the CPU computes bf16 natively or does not."""
+    precision = "bf16" if native else "fp32"
+    found = {
+        f"{precision}, by length": Way(ranks.PROGRAM, precision),
+        f"{precision}, at random": Way("bertline.launch.train_benchmark.random_batches", precision),
+    }
+    return {**found, "fp32, by length": Way(ranks.PROGRAM, "fp32")}
 
 
 class Difference(NamedTuple):
@@ -55,16 +57,18 @@ def difference(scores: Sequence[float], than: Sequence[float]) -> Difference:
     return Difference(mean(apart), stdev(apart) / math.sqrt(len(apart)))
 
 
-def measure(recipe: Path, seeds: Sequence[int], work: Path, console: Console) -> dict[str, Any]:
+def measure(
+    recipe: Path, compared: Mapping[str, Way], seeds: Sequence[int], work: Path, console: Console
+) -> dict[str, Any]:
     """Train every way with every seed; returns test accuracies and padding shares by way, in the order of the seeds.
 
     Raises:
         BertlineError: a training failed.
     """
-    accuracy: dict[str, list[float]] = {name: [] for name in WAYS}
-    padding: dict[str, list[float]] = {name: [] for name in WAYS}
+    accuracy: dict[str, list[float]] = {name: [] for name in compared}
+    padding: dict[str, list[float]] = {name: [] for name in compared}
     for seed in seeds:
-        for name, way in WAYS.items():
+        for name, way in compared.items():
             folder = work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
             sets = [f"training.seed={seed}", f"training.precision={way.precision}"]
             if code := ranks.start(way.program, recipe, sets, folder, ranks=1):
@@ -89,19 +93,21 @@ def show(result: Mapping[str, Any]) -> RenderableType:
 
 
 def differences(accuracy: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
-    """What batching by length and what bf16 change."""
-    return {f"{BASE} less {other}": difference(accuracy[BASE], accuracy[other])._asdict() for other in (RANDOM, FP32)}
+    """What the first way changes against each other one."""
+    base, *others = accuracy
+    return {f"{base} less {other}": difference(accuracy[base], accuracy[other])._asdict() for other in others}
 
 
 @click.command(cls=Command)
+@click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="Train with seeds 1 to this.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
-def main(report: Path | None) -> None:
-    """Train with three seeds by length and at random, in bf16 and fp32, and compare the accuracies."""
+def main(seeds: int, report: Path | None) -> None:
+    """Train by length and at random, and in bf16 and fp32 where bf16 is native, and compare the accuracies."""
     if report is not None:
         files.refuse_existing(report)
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
-        result = measure(RECIPE, SEEDS, Path(work), console)
+        result = measure(RECIPE, ways(machine.computes_bf16()), range(1, seeds + 1), Path(work), console)
     result = dated({**result, "differences": differences(result["accuracy"])})
     Console().print(show(result))
     if report is not None:

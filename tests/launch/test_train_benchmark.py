@@ -75,6 +75,13 @@ def test_differences_are_taken_within_seeds() -> None:
     assert found.error == pytest.approx(0.01 / math.sqrt(3))
 
 
+def test_bf16_is_left_out_where_it_would_be_emulated() -> None:
+    assert list(accuracy.ways(native=True)) == ["bf16, by length", "bf16, at random", "fp32, by length"]
+    assert list(accuracy.ways(native=False)) == ["fp32, by length", "fp32, at random"]
+    scores = {"fp32, by length": [0.84, 0.80], "fp32, at random": [0.83, 0.80]}
+    assert list(accuracy.differences(scores)) == ["fp32, by length less fp32, at random"]
+
+
 def test_the_recipes_are_sound() -> None:
     for path, length in ((command.RECIPE, 256), (accuracy.RECIPE, 128)):
         recipe = recipes.load(path)
