@@ -8,7 +8,7 @@ from typing import Any, Literal
 from bertline.artifacts import encoder, places, run, tables
 from bertline.artifacts.bundle import Source
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import INPUTS
+from bertline.artifacts.recipe_schema import INPUTS
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskName, TaskSettings, Tokens
 from bertline.export.gathering import checkpoint

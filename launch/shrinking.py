@@ -20,7 +20,7 @@ from bertline.artifacts import encoder, files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError, PreemptedError
-from bertline.artifacts.recipe import Recipe, Student
+from bertline.artifacts.recipe_schema import Recipe, Student
 from bertline.artifacts.run import RunFolder
 from bertline.export.choose import ROUNDING
 from bertline.export.export import export

@@ -14,7 +14,7 @@ from bertline.artifacts import machine
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.launch import deepspeed_launcher
 from bertline.train import deepspeed_config
 

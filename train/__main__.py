@@ -17,7 +17,7 @@ from pathlib import Path
 from bertline.artifacts import imports
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import BertlineError
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.train import preemption
 

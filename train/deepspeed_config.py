@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Recipe, Training
+from bertline.artifacts.recipe_schema import Recipe, Training
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bertline.artifacts.errors import BertlineError, PreemptedError
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import Best, RunFolder
 from bertline.tasks.task import Task
 from bertline.tasks.tokens import Tokenizer

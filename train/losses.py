@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from bertline.artifacts.recipe import Distillation, Training
+from bertline.artifacts.recipe_schema import Distillation, Training
 from bertline.artifacts.task import TaskSettings
 from bertline.tasks.task import IGNORED, Output
 

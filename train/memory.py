@@ -10,7 +10,7 @@ import deepspeed.comm as dist
 import torch
 from torch import nn
 
-from bertline.artifacts.recipe import Training
+from bertline.artifacts.recipe_schema import Training
 from bertline.train import model as models
 from bertline.train import ranks
 from bertline.train.data.batches import Batches, MicroBatch

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import files
-from bertline.artifacts.recipe import LOSSES
+from bertline.artifacts.recipe_schema import LOSSES
 from bertline.artifacts.run import Best
 from bertline.artifacts.task import Decision
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Freeze, Training
+from bertline.artifacts.recipe_schema import Freeze, Training
 from bertline.tasks.task import Task
 
 TOKENIZER_FILES = (

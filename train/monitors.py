@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from bertline.artifacts import files
 from bertline.artifacts.errors import InputError, PreemptedError
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.train import ranks
 from bertline.train.deepspeed_config import MONITORS

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import deepspeed
 import deepspeed.comm as dist
 
-from bertline.artifacts import encoder, files, imports
+from bertline.artifacts import encoder, files, imports, recipe_faults
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Recipe, Training
+from bertline.artifacts.recipe_schema import Recipe, Training
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Task
 from bertline.train import checkpoints, deepspeed_config, elastic, memory, metrics, model, monitors, ranks
@@ -121,7 +121,7 @@ def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
 
 def check_model(recipe: Recipe, folder: Path) -> None:
     """Refuse what the recipe asks of a model that it does not have: known of a hub's only once it is here."""
-    if faults := list(recipes.model_faults(encoder.check(folder), recipe.model_dump(mode="json"))):
+    if faults := list(recipe_faults.of_model(encoder.check(folder), recipe.model_dump(mode="json"))):
         raise InputError(*faults)
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from bertline.artifacts import files, places, tables
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
-from bertline.artifacts.recipe import Student
+from bertline.artifacts.recipe_schema import Student
 from bertline.artifacts.run import RunFolder
 from bertline.export.terms import Terms
 from bertline.launch import training

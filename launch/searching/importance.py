@@ -13,7 +13,7 @@ from optuna import Study
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from bertline.artifacts import files
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.bench import plots
 
 ENOUGH = 8

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import BertlineError
-from bertline.artifacts.recipe import Recipe, Search
+from bertline.artifacts.recipe_schema import Recipe, Search
 from bertline.launch.searching import study as studies
 from bertline.train import metrics
 

@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from bertline.artifacts.recipe import Recipe, Search
+from bertline.artifacts.recipe_schema import Recipe, Search
 from bertline.train import metrics
 
 HALF = 2

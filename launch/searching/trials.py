@@ -31,7 +31,7 @@ from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder, Summary
 from bertline.launch.searching import importance, results, study
 from bertline.train.data import folds

@@ -13,7 +13,7 @@ from typing import Any
 
 from bertline.artifacts import files, places
 from bertline.artifacts import recipe as recipes
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.launch.train_benchmark.job import Counts, Device
 from bertline.train import model as models
 from bertline.train.data import prepared

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from bertline.artifacts import recipe
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe_schema import Recipe, Search
 from bertline.artifacts.task import Tokens
 
 ROOT = Path(__file__).parents[2]
@@ -136,11 +137,39 @@ def test_what_is_not_of_the_task_is_told(write: Callable[..., Path], changes: di
         assert words in fault
 
 
+def test_columns_are_looked_for_in_every_file(write: Callable[..., Path], tmp_path: Path, tiny_model: Path) -> None:
+    more = tmp_path / "more.jsonl"
+    more.write_text(json.dumps({"text": "well"}) + "\n")
+    learning: dict[str, Any] = {
+        "teacher": str(tiny_model),
+        "data__unlabelled": str(more),
+        "data__where": {"lang": "en"},
+    }
+    assert recipe.load(write(**learning)).data.unlabelled == str(more)
+    (fault,) = faults(write(**learning, data__text="lang"))
+    assert f"data.text: {more} has no column 'lang'; it has text" in fault
+    for fault, key in zip(faults(write(**learning, data__validation=str(more))), ("label", "where.lang"), strict=True):
+        assert f"data.{key}: {more} has no column" in fault
+    (fault,) = faults(write(**{**learning, "data__unlabelled": str(tmp_path / "none.jsonl")}))
+    assert "data.unlabelled: " in fault
+    assert "no such file" in fault
+
+
+def test_entities_are_marked_in_texts_or_told_by_tags(write: Callable[..., Path], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"body": "in Paris", "entities": [], "lang": "fr"}) + "\n")
+    entities: dict[str, Any] = {"task": "token-classification", "data__train": str(rows)}
+    assert recipe.load(write(**entities, data__text="body")).data.text == "body"
+    assert len(faults(write(**entities))) == 2
+    (fault,) = faults(write(**entities, data__text="body", data__where={"language": "fr"}))
+    assert "data.where.language" in fault
+
+
 def test_every_task_has_settings(write: Callable[..., Path]) -> None:
     settings = recipe.load(write(problem_type="regression", training__best="mse")).settings(["score"])
     assert settings.scores == ("pearson", "spearman")
     assert settings.tokens == Tokens(max_length=32, stride=0, long="head")
-    entities = recipe.Recipe.model_validate(
+    entities = Recipe.model_validate(
         {"name": "a", "task": "token-classification", "model": "b", "data": {"train": "c"}}
     )
     assert entities.metric == "f1"
@@ -240,14 +269,7 @@ def test_a_search_that_cannot_be(write: Callable[..., Path], search: dict[str, A
     (fault,) = caught.value.faults
     assert words in fault
     if not search:
-        assert recipe.load(write(search=search)).search == recipe.Search()
-
-
-def test_a_search_learns_from_labelled_rows(write: Callable[..., Path], tmp_path: Path) -> None:
-    texts = {"data.unlabelled": str(tmp_path / "none.jsonl"), "teacher": str(tmp_path)}
-    sets = [f"{key}={value}" for key, value in texts.items()]
-    with pytest.raises(InputError, match=r"data\.unlabelled: the folds of a search hold labelled rows"):
-        recipe.load(write(search={"grid": {"training.epochs": [1, 2]}}), sets, searches=True)
+        assert recipe.load(write(search=search)).search == Search()
 
 
 def test_a_trial_is_the_recipe_with_other_settings(write: Callable[..., Path]) -> None:
@@ -268,7 +290,7 @@ def test_every_field_describes_itself_with_its_default() -> None:
             else:
                 yield f"{section.__name__}.{name}", field
 
-    for name, field in fields(recipe.Recipe):
+    for name, field in fields(Recipe):
         assert field.description, name
         assert field.is_required() or "Default: " in field.description, name
 
@@ -276,5 +298,5 @@ def test_every_field_describes_itself_with_its_default() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "launch" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_sound(path: Path) -> None:
     raw = yaml.load(path.read_text(), recipe._Loader)
-    recipe.Recipe.model_validate(raw)
+    Recipe.model_validate(raw)
     assert raw["name"] == path.stem

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bertline.artifacts import recipe as recipes
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.tasks import catalog
 from bertline.tasks.task import Task
 from bertline.train.data import sources

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
+from bertline.artifacts.recipe_schema import Recipe, Search
 from bertline.artifacts.run import RunFolder
 from bertline.launch.command import main
 from bertline.launch.searching import importance, results, study, trials
@@ -35,7 +36,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recipe(make_model(folder / "model"), folder)
 
 
-def asked(plain: Path, **search: Any) -> recipes.Recipe:
+def asked(plain: Path, **search: Any) -> Recipe:
     return recipes.load(plain, [*SETS, f"search={json.dumps(search)}"], searches=True)
 
 
@@ -54,7 +55,7 @@ class Trains:
         train_here(recipe, run, resume=resume, stop=self.stop.get(run.name, 0))
 
 
-def search(recipe: recipes.Recipe, folder: Path, train: Callable[[Path, Path, bool], object]) -> dict[str, Any]:
+def search(recipe: Recipe, folder: Path, train: Callable[[Path, Path, bool], object]) -> dict[str, Any]:
     return trials.search(recipe, folder, trials.one_by_one(train), lambda words: None)
 
 
@@ -106,7 +107,7 @@ def test_the_best_recipe_trains_and_is_scored_on_texts_that_no_trial_saw(
     recipe = asked(plain, folds=2, space={"training.learning_rate": {"low": LEARNS, "high": 1e-2}}, trials=1)
     found = search(recipe, tmp_path / "search", Trains())
     best = recipes.load(Path(found["best"]["recipe"]))
-    assert recipes.with_settings(recipe, found["best"]["set"]).model_copy(update={"search": recipes.Search()}) == best
+    assert recipes.with_settings(recipe, found["best"]["set"]).model_copy(update={"search": Search()}) == best
     run = train_here(tmp_path / "search/best.yaml", tmp_path / "run")
     assert runs.read_summary(run.path).data == {"train": 60, "validation": 20, "test": 30}
     test = {json.loads(line)["text"] for line in run.split("test").read_text().splitlines()}
@@ -140,7 +141,7 @@ def test_what_a_search_does_not_go_on_with(rank: None, plain: Path, tmp_path: Pa
         search(recipe, tmp_path / "else", Trains())
 
 
-def scored(recipe: recipes.Recipe, path: Path, stop: int = 100) -> list[dict[str, Any]]:
+def scored(recipe: Recipe, path: Path, stop: int = 100) -> list[dict[str, Any]]:
     """The trials of a search whose score is a formula; every `stop` trials the study is left in the midst of one."""
     kept = study.opened(recipe, path)
     while (trial := study.following(kept, recipe)) is not None:

@@ -14,7 +14,7 @@ import yaml
 from bertline.artifacts import bundle
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError
-from bertline.artifacts.recipe import Student
+from bertline.artifacts.recipe_schema import Student
 from bertline.artifacts.run import RunFolder
 from bertline.export.candidates import cascade
 from bertline.export.terms import Terms

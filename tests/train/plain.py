@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.train.data.batches import global_batches
 from bertline.train.data.splitting import Splits
 

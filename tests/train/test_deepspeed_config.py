@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Recipe, Training
+from bertline.artifacts.recipe_schema import Recipe, Training
 from bertline.train import deepspeed_config
 from bertline.train.deepspeed_config import Precision
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertline.artifacts.recipe import Training
+from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.run import read_summary
 from bertline.tasks import catalog
 from bertline.tasks.task import Example

@@ -8,7 +8,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from bertline.artifacts.recipe import Training
+from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.task import ProblemType, TaskName, TaskSettings, Tokens
 from bertline.tasks.task import IGNORED
 from bertline.train.losses import Loss

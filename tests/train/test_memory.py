@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bertline.artifacts.recipe import Training
+from bertline.artifacts.recipe_schema import Training
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train import memory

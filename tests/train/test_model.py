@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Training
+from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Tokenizer

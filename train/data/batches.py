@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bertline.artifacts.recipe import Training
+from bertline.artifacts.recipe_schema import Training
 from bertline.tasks.tokens import Tokenizer
 from bertline.train.deepspeed_config import accumulation_steps, micro_batch_size
 from bertline.train.evaluation import Split

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Data, Recipe, Search
+from bertline.artifacts.recipe_schema import Data, Recipe, Search
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train.data import sources, splitting

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import bertline
 from bertline.artifacts import files, machine
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train.data import sources, splitting

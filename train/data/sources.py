@@ -5,26 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import files, places, tables
-from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe_schema import Data, Places
 from bertline.tasks.task import Columns, Example, Task
 
 MOST_FAULTS = 10
 """Bad rows that are told one by one; the rest are counted."""
 
 
-def named(data: recipes.Data) -> dict[str, recipes.Places]:
+def named(data: Data) -> dict[str, Places]:
     """The splits that a recipe names, and where their rows are."""
     given = {"train": data.train, "validation": data.validation, "test": data.test}
     return {name: place for name, place in given.items() if place is not None}
 
 
-def columns(data: recipes.Data) -> Columns:
+def columns(data: Data) -> Columns:
     """Which columns the recipe says hold what."""
     return Columns(**{name: getattr(data, name) for name in Columns._fields})
 
 
-def examples(place: recipes.Places, split: str, data: recipes.Data, task: Task) -> Iterator[Example]:
+def examples(place: Places, split: str, data: Data, task: Task) -> Iterator[Example]:
     """The labelled example of each row that `data.where` keeps.
 
     Raises:
@@ -45,7 +45,7 @@ def examples(place: recipes.Places, split: str, data: recipes.Data, task: Task) 
         raise InputError(f"data.where: no row of {place} is kept by {data.where}")
 
 
-def unlabelled(place: recipes.Places, data: recipes.Data, task: Task) -> Iterator[Example]:
+def unlabelled(place: Places, data: Data, task: Task) -> Iterator[Example]:
     """The text of each row, of a hub data set its split named `train`; `data.where` is of labelled rows alone.
 
     Raises:
@@ -73,12 +73,12 @@ def _read_all(
         raise InputError(*told)
 
 
-def kept(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
+def kept(place: Places, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, row) for each row that `data.where` keeps."""
     return ((where, row) for where, row in rows(place, split, data) if _kept(row, data.where))
 
 
-def rows(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(place: Places, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, row) for each row of a split, from the hub or from files."""
     if isinstance(place, str) and places.is_hub_id(place):
         yield from hub_rows(place, split, data)
@@ -87,7 +87,7 @@ def rows(place: recipes.Places, split: str, data: recipes.Data) -> Iterator[tupl
         yield from tables.rows(path)
 
 
-def content(place: recipes.Places, split: str) -> list[Any]:
+def content(place: Places, split: str) -> list[Any]:
     """What tells the content of a split from any other: the kind and the sha256 of each file, in order.
 
     Raises:
@@ -99,7 +99,7 @@ def content(place: recipes.Places, split: str) -> list[Any]:
     return [[*tables.kind(path), files.sha256(path)] for path in places.data_files(place)]
 
 
-def hub_rows(place: str, split: str, data: recipes.Data) -> Iterator[tuple[str, dict[str, Any]]]:
+def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a hub data set's split of that name, labels and tags by name where the data set names them.
 
     Args:

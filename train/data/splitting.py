@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bertline.artifacts import files
-from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Data, Recipe, Take
 from bertline.artifacts.run import RunFolder
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
@@ -118,7 +117,7 @@ def load(recipe: Recipe, folder: Path) -> Splits:
     return Splits(task, train, validation, test, Examples(texts) if texts.exists() else (), **facts)
 
 
-def _labels(reader: Task, data: recipes.Data, examples: Iterable[Example]) -> list[str]:
+def _labels(reader: Task, data: Data, examples: Iterable[Example]) -> list[str]:
     """Those that the recipe names, else those found.
 
     Raises:
@@ -161,7 +160,7 @@ def digest(example: Example) -> bytes:
 
 
 def _cut(
-    rows: Sequence[Example], unique: Indices, take: recipes.Take, seed: int, splits: Sequence[str], task: Task
+    rows: Sequence[Example], unique: Indices, take: Take, seed: int, splits: Sequence[str], task: Task
 ) -> dict[str, Indices]:
     """Cut `splits` and then the training examples from the `unique` of the rows, stratified where there are strata."""
     sizes = {name: _size(getattr(take, name), len(unique)) for name in splits}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bertline.artifacts import run as runs
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.task import Tokens
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Tokenizer

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Student
+from bertline.artifacts.recipe_schema import Student
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
 from bertline.train.evaluation import Split

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Recipe, Student
+from bertline.artifacts.recipe_schema import Recipe, Student
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model
 from bertline.train.data.prepared import Prepared

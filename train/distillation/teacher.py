@@ -21,7 +21,7 @@ import bertline
 from bertline.artifacts import bundle, encoder, files
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
 from bertline.serve.engine import Engine

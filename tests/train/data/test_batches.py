@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertline.artifacts.recipe import Training
+from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.tasks import catalog
 from bertline.tasks.task import Example

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.train.data import folds, splitting
 from tests.conftest import make_texts
 

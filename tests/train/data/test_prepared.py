@@ -136,7 +136,7 @@ def growth(folder: Path, model: Path, megabytes: int) -> float:
 GROWTH = """
 import json, re, sys, threading
 from pathlib import Path
-from bertline.artifacts.recipe import Recipe
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.train.data import prepared
 from bertline.train.progress import Progress
 import sklearn.model_selection

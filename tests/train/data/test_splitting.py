@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Data, Recipe
+from bertline.artifacts.recipe_schema import Data, Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.train.data import sources, splitting
 from tests.conftest import make_texts

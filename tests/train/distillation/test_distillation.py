@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Distillation, Training
+from bertline.artifacts.recipe_schema import Distillation, Student, Training
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.export.export import export
@@ -122,7 +122,7 @@ def test_labels_and_teacher_share_the_loss() -> None:
 @pytest.mark.parametrize("encoder", [name for name in encoders.ENCODERS if name != "albert"])
 def test_a_cut_model_is_the_model_without_the_other_layers(encoder: str, tmp_path: Path) -> None:
     folder = encoders.make(encoder, tmp_path / "model")
-    made = student.cut(folder, recipes.Student(layers=[0]), tmp_path / "cache")
+    made = student.cut(folder, Student(layers=[0]), tmp_path / "cache")
     whole, cut = (model.from_folder(each, "").eval() for each in (folder, made))
     count = whole.config.num_hidden_layers  # type: ignore[union-attr]
     for module in whole.modules():
@@ -133,13 +133,13 @@ def test_a_cut_model_is_the_model_without_the_other_layers(encoder: str, tmp_pat
     with torch.inference_mode():
         outputs = [each(input_ids=ids).last_hidden_state for each in (whole, cut)]
     assert torch.allclose(outputs[0], outputs[1], atol=1e-6)
-    assert student.cut(folder, recipes.Student(layers=[0]), tmp_path / "cache") == made
+    assert student.cut(folder, Student(layers=[0]), tmp_path / "cache") == made
 
 
 def test_layers_that_share_their_weights_are_not_cut(tmp_path: Path) -> None:
     folder = encoders.make("albert", tmp_path / "model")
     with pytest.raises(InputError, match="a model whose layers share their weights is not cut"):
-        student.cut(folder, recipes.Student(layers=[0]), tmp_path / "cache")
+        student.cut(folder, Student(layers=[0]), tmp_path / "cache")
 
 
 def test_layers_are_spread_over_the_model() -> None:

@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe import Student, Training
+from bertline.artifacts.recipe_schema import Student, Training
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.tasks import catalog

@@ -18,7 +18,7 @@ FIXED = ("name", "task", "problem_type", "data", "training.seed", "training.best
 Raw = dict[str, Any]
 
 
-def faults(
+def of(
     raw: Raw, asked: bool, of_schema: Callable[[Raw], Mapping[str, str]], of_rest: Callable[[Raw], Iterable[str]]
 ) -> Iterator[str]:
     """A sentence for each fault of a recipe's `search`.
@@ -35,8 +35,6 @@ def faults(
         yield "search: found grid and space; give one: all combinations, or some that a sampler chooses"
     elif asked and not given:
         yield "search: nothing to try; give grid or space, for example grid: {training.learning_rate: [2e-5, 3e-5]}"
-    if asked and (raw.get("data") or {}).get("unlabelled"):
-        yield "data.unlabelled: the folds of a search hold labelled rows; leave it out, and add it to the best recipe"
     found: dict[str, None] = {}
     values = {}
     for kind in given:

@@ -1,0 +1,208 @@
+"""What is wrong with a recipe: every fault at once, each with the path of the key, what was found and what would do.
+
+What a recipe names outside itself (files, columns, a model's positions) is looked at, as far as it is on this machine.
+"""
+
+import copy
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from bertline.artifacts import bundle, encoder, places, run, search_faults, tables, task
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe_schema import COLUMNS, LOSSES, SHORTEST_WINDOW, Distillation, Recipe, Section, Tokens
+from bertline.artifacts.task import ProblemType
+
+
+def of(raw: dict[str, Any], searches: bool) -> list[str]:
+    """A sentence for each fault.
+
+    Args:
+        raw: the recipe as plain data.
+        searches: whether it must say what to search.
+    """
+    faults = of_schema(raw)
+    sound = _without(raw, faults)
+    found = [*faults.values(), *of_task(sound), *of_data(sound), *of_models(sound)]
+    return [*found, *search_faults.of(sound, searches, of_schema, lambda raw: [*of_task(raw), *of_models(raw)])]
+
+
+def of_schema(raw: dict[str, Any]) -> dict[str, str]:
+    """A sentence by key for everything that the schema refuses."""
+    faults: dict[str, str] = {}
+    try:
+        Recipe.model_validate(raw)
+    except ValidationError as error:
+        for fault in error.errors():  # a union tells once for each of its members: the first will do
+            faults.setdefault(key := _key(fault["loc"]), _sentence(key, fault))
+    return faults
+
+
+def _without(raw: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The recipe less the faulty keys, so that what remains can be held against the files it names."""
+    sound = copy.deepcopy(raw)
+    for key in keys:
+        *parents, last = key.split(".")
+        section: Any = sound
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(last, None)
+    return sound
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """The dotted key of a pydantic location: union members' names, which are no keys, are left out."""
+    parts: list[str] = []
+    section: Any = Recipe
+    for part in location:
+        fields = getattr(section, "model_fields", None)
+        if fields is None and not isinstance(part, int):
+            break
+        parts.append(str(part))
+        section = fields[part].annotation if fields and part in fields else None
+    return ".".join(parts)
+
+
+def _sentence(key: str, fault: Any) -> str:
+    found = f"found {kind(fault['input'])}"
+    if fault["type"] == "missing":
+        return f"{key}: missing; {_description(key)}"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key.rpartition(".")[2], known := _siblings(key), n=1)
+        return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
+    rule = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ").removeprefix("a valid ")
+    return f"{key}: {found}; expected {rule}. {_description(key)}".rstrip(". ")
+
+
+def _siblings(key: str) -> list[str]:
+    return list(_section(key.split(".")[:-1]).model_fields)
+
+
+def _description(key: str) -> str:
+    *parents, last = [part for part in key.split(".") if not part.isdigit()]
+    field = _section(parents).model_fields.get(last)
+    return (field.description if field else None) or "a section of keys"
+
+
+def _section(parents: Sequence[str]) -> type[Section]:
+    section: type[Section] = Recipe
+    for parent in parents:
+        section = cast(type[Section], section.model_fields[parent].annotation)
+    return section
+
+
+def kind(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {value!r:.60}"
+
+
+def of_task(raw: dict[str, Any]) -> Iterator[str]:
+    """What one key asks of a task that another says it is not."""
+    if "task" not in raw:
+        return
+    data, tokens, training = (raw.get(name) or {} for name in ("data", "tokens", "training"))
+    classifies = raw["task"] == "text-classification"
+    problem: ProblemType | None = (raw.get("problem_type") or "single_label_classification") if classifies else None
+    known = (*task.scores(raw["task"], problem), *LOSSES[: 2 if problem == "regression" else 1])
+    if (best := training.get("best")) is not None and best not in known:
+        yield f"training.best: found {best!r}; this task is measured in {', '.join(known)}"
+    length, stride = tokens.get("max_length", Tokens().max_length), tokens.get("stride") or 0
+    long = tokens.get("long")
+    if (long == "windows" or not classifies) and 2 * stride > length:
+        yield f"tokens.stride: found {stride}; windows of {length} tokens share {length // 2} at most"
+    if raw["task"] == "question-answering" and length < SHORTEST_WINDOW:
+        yield f"tokens.max_length: found {length}; a question and its context need {SHORTEST_WINDOW} at least"
+    if not classifies and long not in (None, "windows"):
+        yield f"tokens.long: found {long!r}; {raw['task']} reads all of a text, in windows: leave it out"
+    if classifies and long == "windows" and data.get("text_pair"):
+        yield "tokens.long: found 'windows'; pairs of texts are cut, the longer one first: leave it out"
+    if not classifies and raw.get("problem_type"):
+        yield f"problem_type: found {raw['problem_type']!r}; it is of text-classification alone: leave it out"
+    if problem not in ("single_label_classification", None) or raw["task"] == "question-answering":
+        for key in ("label_smoothing", "class_weights"):
+            if training.get(key):
+                yield f"training.{key}: found {training[key]!r}; it is for one label out of several: leave it out"
+    if not raw.get("teacher"):
+        asked = {"data.unlabelled": data.get("unlabelled"), "distillation": raw.get("distillation")}
+        for key, found in asked.items():
+            if found and found != Distillation().model_dump():  # which a resolved recipe spells out
+                yield f"{key}: found {found!r:.60}; it is of a teacher: name one, or leave it out"
+    labels = data.get("labels")
+    if problem == "single_label_classification" and labels is not None and len(labels) < 2:
+        yield f"data.labels: found {labels!r}; a classifier needs two labels"
+
+
+def of_data(raw: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the files that the recipe names, as far as they are on this machine."""
+    data = raw.get("data") or {}
+    for name in ("train", "validation", "test", "unlabelled"):
+        place = data.get(name)
+        if place is None or (isinstance(place, str) and places.is_hub_id(place)):
+            continue
+        try:
+            found = [(path, tables.columns(path)) for path in places.data_files(place)]
+        except InputError as error:
+            yield from (f"data.{name}: {fault}" for fault in error.faults)
+            continue
+        for path, columns in found:
+            for key, column in _needed(raw, name, columns).items():
+                if column is not None and column not in columns:
+                    yield f"{key}: {path} has no column {column!r}; it has {', '.join(columns)}"
+
+
+def _needed(raw: dict[str, Any], name: str, columns: Sequence[str]) -> dict[str, str | None]:
+    """The columns that a file must have, by the keys that say which; None where a key names none."""
+    data, kind = raw["data"], raw.get("task", "")
+    *texts, gold = COLUMNS.get(kind, (None,))
+    text = data.get("text", "text")
+    if kind == "token-classification" and text in columns and (name == "unlabelled" or "entities" in columns):
+        texts, gold = ["text"], "text"  # whole texts, with entities marked in them
+    needed = {f"data.{key}": data.get(key, key) for key in texts} | {"data.text_pair": data.get("text_pair")}
+    if name == "unlabelled":
+        return needed
+    needed |= {} if gold is None else {f"data.{gold}": data.get(gold, gold)}
+    needed |= {f"data.where.{column}": column for column in data.get("where", {})}
+    groups = {"search.groups": (raw.get("search") or {}).get("groups")}
+    return needed if name == "test" else needed | groups
+
+
+def of_models(raw: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the models' folders, and what the recipe asks of its own that it does not have."""
+    try:
+        config = None if raw.get("model") is None else _config(raw["model"])
+        yield from () if config is None else of_model(config, raw)
+    except InputError as error:
+        yield from (f"model: {fault}" for fault in error.faults)
+    try:
+        teacher = raw.get("teacher")
+        if teacher is not None and not (Path(teacher).expanduser() / bundle.MANIFEST).is_file():
+            _config(teacher)
+    except InputError as error:
+        yield from (f"teacher: {fault}" for fault in error.faults)
+
+
+def _config(place: str) -> dict[str, Any] | None:
+    """The config.json of a model that is sound; None of a hub's, which is checked once it is downloaded.
+
+    Raises:
+        InputError: as `encoder.check`; a run that did not finish; no such model.
+    """
+    places.check_model_id(place)
+    return None if places.is_hub_id(place) else encoder.check(run.model(place))
+
+
+def of_model(config: dict[str, Any], raw: dict[str, Any]) -> Iterator[str]:
+    """What a recipe (as plain data) asks of a model that its config.json says it does not have."""
+    length = raw.get("tokens", {}).get("max_length", Tokens().max_length)
+    if length > (most := encoder.max_tokens(config)):
+        yield f"tokens.max_length: found {length}; {raw['model']} holds at most {most} tokens"
+    layers = encoder.layers(config)
+    kept = raw.get("student", {}).get("layers")
+    if kept is not None and (kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= layers):
+        yield f"student.layers: found {kept}; name some of 0 to {layers - 1}, each once, in order"
+    frozen = raw.get("training", {}).get("freeze", {}).get("layers", 0)
+    if frozen > (most := layers if kept is None else len(kept)):
+        yield f"training.freeze.layers: found {frozen}; {raw['model']} has {most} layers"
