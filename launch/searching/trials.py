@@ -34,7 +34,7 @@ from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder, Summary
 from bertline.launch.searching import importance, results, study
-from bertline.train.data import folds
+from bertline.train.data import folds, sources
 
 Train = Callable[[Path, Path, bool], object]
 """Given a recipe, the folder of its run and whether it is there to be resumed: trains."""
@@ -92,7 +92,7 @@ def begin(recipe: Recipe, folder: Path, say: Say) -> None:
         for key, (now, then) in recipes.differences(recipe, recipes.read(kept)).items()
     ]
     facts = folds.load(folder / "folds")
-    if not faults and folds.content(recipe) != facts["content"]:
+    if not faults and sources.content(recipe.data) != facts["content"]:
         faults = [f"{folder}: the data is not what the search began with; restore it, or name another folder with -o"]
     if faults:
         raise InputError(*faults)

@@ -31,7 +31,8 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Examples
-from bertline.train.data.splitting import SPLITS, UNLABELLED, Indices
+from bertline.train.data.sources import UNLABELLED
+from bertline.train.data.splitting import SPLITS, Indices
 
 FACTS, TEXTS = "folds.json", f"{UNLABELLED}.jsonl"
 Names = npt.NDArray[np.str_]
@@ -66,20 +67,13 @@ def make(recipe: Recipe, folder: Path) -> None:
         splitting.write(folder / TEXTS, splits.unlabelled, splits.task)
     shutil.rmtree(scratch)
     facts = {"labels": _labels(recipe, splits.task, pool), "put_aside": len(splits.test), "folds": counts}
-    files.write_json(folder / FACTS, {**facts, "content": content(recipe)})
+    files.write_json(folder / FACTS, {**facts, "content": sources.content(recipe.data)})
 
 
 def load(folder: Path) -> dict[str, Any]:
     """What `make` says of its folds: labels, put_aside (rows of the test split), folds (a count of rows by split)."""
     found: dict[str, Any] = json.loads((folder / FACTS).read_bytes())
     return found
-
-
-def content(recipe: Recipe) -> dict[str, Any]:
-    """What tells the data that a recipe names from any other."""
-    found = {name: sources.content(place, name) for name, place in sources.named(recipe.data).items()}
-    texts = recipe.data.unlabelled
-    return found if texts is None else found | {UNLABELLED: sources.content(texts, "train")}
 
 
 def of(recipe: Recipe, folder: Path, number: int) -> Recipe:

@@ -19,7 +19,8 @@ from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Windows, batched
-from bertline.train.data.splitting import SPLITS, UNLABELLED, Splits
+from bertline.train.data.sources import UNLABELLED
+from bertline.train.data.splitting import SPLITS, Splits
 from bertline.train.evaluation import Split
 from bertline.train.losses import Target
 from bertline.train.progress import Progress
@@ -95,8 +96,7 @@ def fingerprint(recipe: Recipe, tokenizer: Path) -> str:
     """A name for all that prepared data depends on; where the files lie is not of it."""
     package = Path(bertline.__file__).parent
     made_of = {
-        "content": {name: sources.content(place, name) for name, place in sources.named(recipe.data).items()},
-        "unlabelled": recipe.data.unlabelled and sources.content(recipe.data.unlabelled, "train"),
+        "content": sources.content(recipe.data),
         "data": recipe.data.model_dump(mode="json", exclude={*SPLITS, UNLABELLED}),
         "settings": recipe.settings([]).model_dump(mode="json"),
         "seed": recipe.training.seed,

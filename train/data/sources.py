@@ -9,6 +9,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Places
 from bertline.tasks.task import Columns, Example, Task
 
+UNLABELLED = "unlabelled"
 MOST_FAULTS = 10
 """Bad rows that are told one by one; the rest are counted."""
 
@@ -87,12 +88,18 @@ def rows(place: Places, split: str, data: Data) -> Iterator[tuple[str, dict[str,
         yield from tables.rows(path)
 
 
-def content(place: Places, split: str) -> list[Any]:
-    """What tells the content of a split from any other: the kind and the sha256 of each file, in order.
+def content(data: Data) -> dict[str, list[Any]]:
+    """What tells all rows that a recipe names from any others, by split.
 
     Raises:
         InputError: there is no such file or hub data set.
     """
+    found = {name: _content(place, name) for name, place in named(data).items()}
+    return found if data.unlabelled is None else found | {UNLABELLED: _content(data.unlabelled, "train")}
+
+
+def _content(place: Places, split: str) -> list[Any]:
+    """The kind and the sha256 of each file, in order."""
     if isinstance(place, str) and places.is_hub_id(place):
         dataset = _hub(place, split)
         return [str(dataset.features), *(files.sha256(Path(file["filename"])) for file in dataset.cache_files)]

@@ -23,10 +23,10 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train.data import sources
 from bertline.train.data.mapped import Examples
+from bertline.train.data.sources import UNLABELLED
 
 Indices = npt.NDArray[np.int64]
 SPLITS = ("train", "validation", "test")
-UNLABELLED = "unlabelled"
 CALIBRATION = 512
 """Training examples that the run keeps for those who calibrate: more change no scale that is seen."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.train.data import folds, splitting
+from bertline.train.data import folds, sources, splitting
 from tests.conftest import make_texts
 
 Rows = list[dict[str, Any]]
@@ -97,9 +97,9 @@ def test_texts_without_labels_are_for_every_fold(tmp_path: Path) -> None:
         (tmp_path / f"own-{number}").mkdir()
         splits = splitting.make(folds.of(asked, tmp_path / "folds", number), tmp_path / f"own-{number}")
         assert [example.text for example in splits.unlabelled] == [row["body"] for row in unlabelled]
-    before = folds.content(asked)
+    before = sources.content(asked.data)
     (tmp_path / "more.jsonl").write_text(json.dumps(unlabelled[0]))
-    assert folds.content(asked) != before
+    assert sources.content(asked.data) != before
 
 
 def test_a_fold_has_a_recipe_of_its_own(tmp_path: Path) -> None:
