@@ -145,7 +145,8 @@ def test_columns_are_looked_for_in_every_file(write: Callable[..., Path], tmp_pa
         "data__unlabelled": str(more),
         "data__where": {"lang": "en"},
     }
-    assert recipe.load(write(**learning)).data.unlabelled == str(more)
+    search = {"grid": {"training.epochs": [1, 2]}}
+    assert recipe.load(write(**learning, search=search), searches=True).data.unlabelled == str(more)
     (fault,) = faults(write(**learning, data__text="lang"))
     assert f"data.text: {more} has no column 'lang'; it has text" in fault
     for fault, key in zip(faults(write(**learning, data__validation=str(more))), ("label", "where.lang"), strict=True):
