@@ -44,8 +44,8 @@ class Server:
         self.metrics = Metrics(shelf)
         self.answering = Answering(shelf.lanes, shelf.limits, self.metrics)
         self.ready = True
-        self._documents: dict[tuple[str, ...], dict[str, Any]] = {}
-        """The one of the bundles that answer, once it was asked for."""
+        self._documents: dict[tuple[str, ...], bytes] = {}
+        """The one of the bundles that answer, as it is sent, once it was asked for."""
 
     # Hugging Face
 
@@ -129,8 +129,9 @@ class Server:
         self._authorize(request)
         versions = tuple(entry.version for entry in self.shelf.entries.values())
         if versions not in self._documents:
-            self._documents = {versions: openapi.document(self.shelf, secured=self.keys.demanded)}
-        return JSONResponse(self._documents[versions])
+            document = openapi.document(self.shelf, secured=self.keys.demanded)
+            self._documents = {versions: JSONResponse(document).body}
+        return Response(self._documents[versions], media_type="application/json")
 
     async def page(self, request: Request) -> Response:
         """GET / and what it consists of. It holds nothing of the bundles, so that it asks for no key."""

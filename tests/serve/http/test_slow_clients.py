@@ -5,6 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from urllib.parse import urlsplit
 
@@ -14,8 +15,10 @@ from bertline.launch.serve_benchmark.clients import Clients, percentile
 from bertline.launch.serve_benchmark.serving import Serving, serving
 
 LIMIT = 10.0
-COMING = 2.0
+COMING = 4.0
 """Seconds in which they all come, which is work; then healthy clients are watched, while all of them are there."""
+RATE = 6
+"""Texts a second that healthy clients offer, half of what one core answers."""
 HEAD = b"POST / HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 BODY = b'{"inputs": "a good film"}'
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
@@ -99,15 +102,17 @@ async def _coming(url: str, behave: Callable[[Streams], Awaitable[None]], place:
     return await closed_after(url, behave)
 
 
-async def crowd(server: Serving, kinds: Sequence[Callable[[Streams], Awaitable[None]]], each: int) -> None:
-    """All kinds at once, beside clients that ask and listen."""
+async def crowd(
+    server: Serving, kinds: Sequence[Callable[[Streams], Awaitable[None]]], each: int
+) -> tuple[float, float]:
+    """All kinds at once, beside clients that ask and listen: their p99 before and while all are there, in ms."""
     async with Clients(server.url, ["the film was good " * 8]) as clients:
         await clients.loop(1, 0.5)
-        before = await clients.offer(20, 1 if each < 10 else 10)
+        before = await clients.offer(RATE, 1 if each < 10 else 10)
         places = [number * COMING / each for number in range(each)]
         crowds = [asyncio.ensure_future(_coming(server.url, kind, place)) for kind in kinds for place in places]
         await asyncio.sleep(COMING)
-        during = await clients.offer(20, 6)
+        during = await clients.offer(RATE, 4)
         seconds = await asyncio.gather(*crowds)
     for number, kind in enumerate(kinds):
         print(f"{kind.__name__}: closed after {max(seconds[number * each : (number + 1) * each]):.1f} s at most")
@@ -115,13 +120,15 @@ async def crowd(server: Serving, kinds: Sequence[Callable[[Streams], Awaitable[N
     assert {one.status for one in (*before, *during)} == {200}
     usual, crowded = (percentile(each, 200, 0.99) * 1000 for each in (before, during))
     print(f"p99 of healthy clients: {usual:.1f} ms before, {crowded:.1f} ms during")
-    if each > 10:
-        assert crowded < 1.2 * usual + 2  # two milliseconds are the measurement's own
+    return usual, crowded
 
 
-@pytest.mark.parametrize("each", [3, pytest.param(200, marks=pytest.mark.load)])
-def test_all_of_them_are_closed_in_time(slow_bundle: Path, each: int) -> None:
-    with serving(slow_bundle) as server:
-        asyncio.run(crowd(server, KINDS, each))
+@pytest.mark.parametrize(("each", "rounds"), [(3, 1), pytest.param(200, 5, marks=pytest.mark.load)])
+def test_all_of_them_are_closed_in_time(slow_bundle: Path, each: int, rounds: int) -> None:
+    # the other core is for connections: what they take of it is to be seen, not who computes beside whom
+    with serving(slow_bundle, "--threads", "1") as server:
+        found = [asyncio.run(crowd(server, KINDS, each)) for _ in range(rounds)]
         assert not server.lines("Exception in ASGI application\n")
         assert server.end() == 0
+    if rounds > 1:  # two milliseconds are the measurement's own; a machine has its moments, whoever is there
+        assert median((crowded - 2) / usual for usual, crowded in found) < 1.2
