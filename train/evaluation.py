@@ -54,10 +54,12 @@ def evaluate(
         The scores, and the task as it decided.
     """
     computed = outputs(model, split.windows, split.name, tokenizer, batch_size, progress)
-    if tune:
-        task = task.with_decision(task.tune(split.examples, split.windows, computed))
-    answers = task.decode([example.texts for example in split.examples], split.windows, computed)
-    return {**task.score(split.examples, answers), "loss": _mean(loss, split.windows.targets, computed)}, task
+    watchdog.beat(f"{split.name}, scores")
+    with watchdog.patient():  # every rank computes them by itself, of all texts
+        if tune:
+            task = task.with_decision(task.tune(split.examples, split.windows, computed))
+        answers = task.decode([example.texts for example in split.examples], split.windows, computed)
+        return {**task.score(split.examples, answers), "loss": _mean(loss, split.windows.targets, computed)}, task
 
 
 @torch.inference_mode()
@@ -110,5 +112,5 @@ def _mean(loss: Loss, targets: Sequence[Target], computed: Sequence[Output]) -> 
     total = 0.0
     for target, output in zip(targets, computed, strict=True):
         stacked = loss.stack([target], len(output))
-        total += float(loss.sum(torch.from_numpy(output[None]), stacked))
+        total += float(loss.sum(torch.from_numpy(output[None]), stacked, torch.ones(1, len(output))))
     return total / max(sum(map(loss.terms, targets)), 1.0)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Distillation, Training
 from bertline.artifacts.task import TaskSettings
 from bertline.tasks.task import IGNORED, Output
@@ -49,15 +50,17 @@ class Loss:
             padded[row, : len(target)] = target
         return torch.from_numpy(padded)
 
-    def sum(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The summed loss of a batch.
+    def sum(self, outputs: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The summed loss of a batch, whatever it is padded to.
 
         Args:
             outputs: (windows, labels), or (windows, tokens, channels), in fp32.
             targets: as `stack` makes them.
+            mask: (windows, tokens), 1 for a token, 0 for padding.
         """
         if self.settings.task == "question-answering":  # a class among the tokens, for the start and for the end
-            return functional.cross_entropy(outputs, targets, ignore_index=IGNORED, reduction="sum") / 2
+            tokens = outputs.masked_fill(mask[:, :, None] == 0, NEVER)
+            return functional.cross_entropy(tokens, targets, ignore_index=IGNORED, reduction="sum") / 2
         if targets.is_floating_point():  # of a text without a label they are no numbers
             costs = self._of_numbers(outputs, targets.nan_to_num())
             return (costs * ~targets.isnan().reshape(len(targets), -1).any(dim=1)).sum()
@@ -148,7 +151,7 @@ class Objective:
         terms: Terms,
     ) -> torch.Tensor:
         """A micro-batch's part of the loss of the batch with those terms."""
-        loss = self.labels.sum(outputs, targets) / terms.labels
+        loss = self.labels.sum(outputs, targets, mask) / terms.labels
         if self.teacher is None or teacher is None:
             return loss
         taught = self.teacher.sum(outputs, teacher, mask) / terms.teacher
@@ -166,6 +169,9 @@ def class_weights(wanted: Any, labels: Sequence[str], targets: Sequence[Target])
     if wanted is None:
         return None
     if isinstance(wanted, dict):
+        if unknown := sorted(wanted.keys() - set(labels)):
+            named = ", ".join(map(repr, unknown))
+            raise InputError(f"training.class_weights: {named}: no such label; there are {', '.join(labels)}")
         return np.array([wanted.get(label, 1.0) for label in labels], np.float32)
     counts = np.zeros(len(labels), np.int64)
     for target in targets:

@@ -8,6 +8,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
+from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.task import ProblemType, TaskName, TaskSettings, Tokens
 from bertline.tasks.task import IGNORED
@@ -27,7 +28,8 @@ def make(targets: list[Any], task: TaskName, problem: ProblemType | None = None,
 def mean(loss: Loss, outputs: torch.Tensor, targets: list[Any]) -> float:
     """As a step takes it: summed, over the terms."""
     longest = outputs.shape[1] if outputs.ndim == 3 else 0
-    return float(loss.sum(outputs, loss.stack(targets, longest))) / sum(map(loss.terms, targets))
+    mask = torch.ones(len(outputs), longest)
+    return float(loss.sum(outputs, loss.stack(targets, longest), mask)) / sum(map(loss.terms, targets))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -79,3 +81,21 @@ def test_an_answer_is_the_mean_of_its_start_and_end() -> None:
     start, end = (nn.CrossEntropyLoss()(outputs[..., i], torch.tensor([1, 0] if i == 0 else [3, 0])) for i in (0, 1))
     loss = make(targets, "question-answering")
     assert mean(loss, outputs, targets) == pytest.approx(float(start + end) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "target"), [("question-answering", np.array([1, 3])), ("token-classification", np.array([0, 1, 2, 1, 0]))]
+)
+def test_a_window_costs_as_much_beside_a_longer_one(task: TaskName, target: np.ndarray[Any, Any]) -> None:
+    torch.manual_seed(0)
+    padded, mask = torch.randn(1, 9, 3), torch.tensor([[1] * 5 + [0] * 4])
+    if task == "question-answering":
+        padded = padded[..., :2]
+    loss = make([target], task)
+    alone = loss.sum(padded[:, :5], loss.stack([target], 5), mask[:, :5])
+    assert float(loss.sum(padded, loss.stack([target], 9), mask)) == pytest.approx(float(alone), rel=1e-5)
+
+
+def test_a_weight_of_no_label_is_refused() -> None:
+    with pytest.raises(InputError, match=r"training\.class_weights: 'z': no such label; there are a, b, c"):
+        make([np.int64(0)], "text-classification", class_weights={"b": 2.0, "z": 3.0})

@@ -91,8 +91,8 @@ def measure(model: nn.Module, split: Split, loss: Loss, tokenizer: Tokenizer) ->
         inputs = tokenizer.pad([split.windows[index] for index in some])
         targets = loss.stack([split.windows.targets[index] for index in some], inputs["input_ids"].shape[1])
         with _recorded([part for layer in layers for part in (layer.joins_heads, layer.joins_units)]) as seen:
-            outputs = models.outputs(model, {name: torch.from_numpy(array) for name, array in inputs.items()})
-            loss.sum(outputs, targets).backward()  # type: ignore[no-untyped-call]
+            tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+            loss.sum(models.outputs(model, tensors), targets, tensors["attention_mask"]).backward()  # type: ignore[no-untyped-call]
         for layer, total in zip(layers, sums, strict=True):
             of_heads = _change(seen[layer.joins_heads])
             total[0] += of_heads.reshape(len(of_heads), heads, -1).sum(2).abs().sum(0)

@@ -99,7 +99,9 @@ def test_a_text_without_a_label_teaches_nothing_by_it(problem: str) -> None:
     targets = [np.asarray(each.get(problem, np.int64(last))) for each, last in ((known, 1), (unknown, IGNORED))]
     loss = Loss(settings("text-classification", problem), Training(), targets)
     outputs = numbers(2, 3).requires_grad_()
-    both, alone = loss.sum(outputs, loss.stack(targets, 8)), loss.sum(outputs[:1], loss.stack(targets[:1], 8))
+    mask = torch.ones(2, 8)
+    both = loss.sum(outputs, loss.stack(targets, 8), mask)
+    alone = loss.sum(outputs[:1], loss.stack(targets[:1], 8), mask[:1])
     assert both.item() == pytest.approx(alone.item())
     assert both.item() > 0
     both.backward()  # type: ignore[no-untyped-call]
@@ -114,7 +116,7 @@ def test_labels_and_teacher_share_the_loss() -> None:
     labels, taught = Loss(known, Training(), []), TeacherLoss(known, Distillation())
     outputs, teacher, targets = numbers(2, 3), numbers(3, 2).T, torch.tensor([1, 2])
     mask, terms = torch.ones(2, 4), Terms(2.0, 2.0)
-    parts = [labels.sum(outputs, targets) / 2, taught.sum(outputs, teacher, mask) / 2]
+    parts = [labels.sum(outputs, targets, mask) / 2, taught.sum(outputs, teacher, mask) / 2]
     share = Objective(labels, taught, 0.25).share(outputs, targets, teacher, mask, terms)
     assert float(share) == pytest.approx(float(0.75 * parts[0] + 0.25 * parts[1]))
 

@@ -92,7 +92,7 @@ def test_importance_is_what_the_loss_would_change_by(tmp_path: Path) -> None:
         with torch.no_grad():
             kept = weight[:, part].clone()
             weight[:, part] *= factor
-            loss = measured.loss.sum(measured.model(**inputs).logits, targets)
+            loss = measured.loss.sum(measured.model(**inputs).logits, targets, inputs["attention_mask"])
             weight[:, part] = kept
         return float(loss)
 
