@@ -145,7 +145,10 @@ def _class_names(feature: Any, labels: Sequence[str] | None) -> list[str] | None
 
 
 def _spelled(value: Any, names: Sequence[str]) -> Any:
-    return [names[index] for index in value] if isinstance(value, list) else names[value]
+    """The name of a class, or of each in a list; None for a row without one, where hub data sets have -1 or nothing."""
+    if isinstance(value, list):
+        return [_spelled(each, names) for each in value]
+    return names[value] if value is not None and 0 <= value < len(names) else None
 
 
 def _kept(row: dict[str, Any], where: dict[str, Any]) -> bool:

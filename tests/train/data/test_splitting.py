@@ -12,6 +12,7 @@ import pytest
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Recipe
 from bertline.artifacts.run import RunFolder
+from bertline.tasks import catalog
 from bertline.train.data import sources, splitting
 from tests.conftest import make_texts
 
@@ -125,6 +126,25 @@ def test_hub_rows_have_names(
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set/train.parquet")
     found = list(sources.hub_rows(str(tmp_path / "set"), "train", Data(train="x", labels=labels)))
     assert found[0] == (f"{tmp_path}/set train row 1", {"text": "good", "label": expected})
+
+
+@pytest.mark.parametrize("unknown", [-1, None])
+def test_a_hub_row_without_a_label_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unknown: int | None
+) -> None:
+    """As GLUE's test splits have them."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    rows = {"text": ["good", "bad"], "label": [1, unknown]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set/train.parquet")
+    data = Data(train="x")
+    read = catalog.make(Recipe.model_validate(
+        {"name": "a", "task": "text-classification", "model": "b", "data": data}
+    ).settings([])).read  # fmt: skip
+    (where, first), (other, second) = sources.hub_rows(str(tmp_path / "set"), "train", data)
+    assert read(first, sources.columns(data), where).gold == "pos"
+    with pytest.raises(InputError, match="train row 2: no label in column 'label'"):
+        read(second, sources.columns(data), other)
 
 
 def test_a_hub_data_set_that_is_not_there(tmp_path: Path) -> None:
