@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from bertline.artifacts.errors import BertlineError, PreemptedError
+from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.launch import deepspeed_launcher
 from bertline.launch.searching.trials import Engine, Job, Steps, Train, Trials, advance, do
 from bertline.serve.cluster.connection import connect, first_line, machines
@@ -47,13 +48,19 @@ def side_by_side(train: Train, gpus: int | None) -> Engine:
 
 def _run(trials: Trials, train: Train, gpus: int | None, asked: list[int]) -> None:
     """Keep as many runs going as there is room for, until all trials are done or it is asked to stop."""
+    if not _room(gpus):
+        raise InputError(f"--gpus {gpus}: no machine of the cluster has so many")
     going: dict[Any, tuple[int, Steps]] = {}
     try:
         while not asked:
-            while len(going) < _room(gpus) and (trial := trials.following([number for number, _ in going.values()])):
+            room = _room(gpus)
+            while len(going) < room and (trial := trials.following([number for number, _ in going.values()])):
                 _go_on(going, *trial, None, train, gpus)
-            if not going:
+            if not going and room:
                 return
+            if not going:  # every machine that is large enough is lost: another may come
+                time.sleep(SECONDS)
+                continue
             for ended in ray.wait(list(going), timeout=SECONDS)[0]:
                 _go_on(going, *going.pop(ended), _fault(ended), train, gpus)
         raise PreemptedError(f"{trials.folder}: stopped as asked; the same command goes on")

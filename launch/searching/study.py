@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import optuna
@@ -103,9 +103,18 @@ def _choose(trial: Trial, key: str, value: list[Any] | Mapping[str, Any]) -> Non
     if isinstance(value, list):
         trial.suggest_categorical(key, [json.dumps(each) for each in value])
         return
-    whole = isinstance(value["low"], int) and isinstance(value["high"], int)
+    whole = isinstance(value["low"], int) and isinstance(value["high"], int) and not _may_be_broken(key)
     suggest = trial.suggest_int if whole else trial.suggest_float
     suggest(key, value["low"], value["high"], log=value.get("log", False))
+
+
+def _may_be_broken(key: str) -> bool:
+    """Whether a key of a recipe takes numbers between whole ones."""
+    kind: Any = Recipe
+    for part in key.split("."):
+        field = getattr(kind, "model_fields", {}).get(part)
+        kind = None if field is None else field.annotation
+    return float in (kind, *get_args(kind))
 
 
 def _repair(journal: Path) -> None:

@@ -170,6 +170,13 @@ def test_a_sampler_goes_on_as_if_it_had_not_been_interrupted(plain: Path, tmp_pa
     assert scored(other, tmp_path / "other.log") != found
 
 
+def test_a_range_is_of_whole_numbers_where_its_key_is(plain: Path, tmp_path: Path) -> None:
+    ranges = SPACE | {"training.weight_decay": {"low": 0, "high": 1}, "training.epochs": {"low": 1, "high": 9}}
+    found = scored(asked(plain, space=ranges, trials=6), tmp_path / "study.log")
+    assert len({one["training.weight_decay"] for one in found} - {0, 1}) == 6
+    assert {type(one["training.epochs"]) for one in found} == {int}
+
+
 def test_a_journal_that_a_kill_has_cut_off_is_read(plain: Path, tmp_path: Path) -> None:
     recipe = asked(plain, space=SPACE, trials=3)
     found = scored(recipe, tmp_path / "study.log")

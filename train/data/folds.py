@@ -130,7 +130,10 @@ def _parts(rows: Indices, strata: Names, groups: Indices | None, count: int, see
 
 def _part(rows: Indices, strata: Names, groups: Indices | None, share: float, seed: int) -> Indices:
     """About a share of the rows; of groups, those that come nearest."""
-    most = len(rows) if groups is None else len(np.unique(groups[rows]))
+    most = max(Counter(strata[rows].tolist()).values())  # of one label: scikit-learn makes no more parts than that
+    most = most if groups is None else min(most, len(np.unique(groups[rows])))
+    if most < 2:
+        raise InputError("search.folds: what a fold leaves has one row of each label; give more rows, or fewer folds")
     parts = _parts(rows, strata, groups, min(max(2, round(1 / share)), most), seed)
     return min((part for part in parts if len(part)), key=lambda part: abs(len(part) - share * len(rows)))
 
