@@ -55,7 +55,8 @@ def differences(now: Recipe, then: Recipe) -> dict[str, tuple[Any, Any]]:
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    raw = recipe.model_dump(mode="json")
+    return str(yaml.dump(raw, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -63,7 +64,7 @@ def save(recipe: Recipe, path: Path) -> None:
     files.write_text(path, dump(recipe))
 
 
-_FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)|[-+]?(\d+\.\d*|\.\d+)$")
+_FLOAT = re.compile(r"[-+]?((\.\d+|\d+(\.\d*)?)[eE][-+]?\d+|\d+\.\d*|\.\d+)$")
 
 
 class _Loader(yaml.SafeLoader):
@@ -77,7 +78,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+class _Dumper(yaml.SafeDumper):
+    """Puts into quotation marks what `_Loader` would take for a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader: plain data only
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; a recipe is a YAML file, see launch/recipes/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of bytes that are no text, and of dates that are none
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds {recipe_faults.kind(raw)}, not a mapping of keys; see launch/recipes/")
@@ -98,7 +104,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override}: not KEY=VALUE, for example training.learning_rate=3e-5")
     try:
         dotted.put(raw, key, yaml.load(value, _Loader))  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {override}: {value!r} is not YAML: {' '.join(str(error).split())}") from None
     except InputError as error:
         raise InputError(f"--set {override}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"--set {override}: {value!r} is not YAML: {' '.join(str(error).split())}") from None

@@ -6,6 +6,7 @@ What a recipe names outside itself (files, columns, a model's positions) is look
 import copy
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -117,8 +118,8 @@ def of_task(raw: dict[str, Any]) -> Iterator[str]:
         yield f"tokens.max_length: found {length}; a question and its context need {SHORTEST_WINDOW} at least"
     if not classifies and long not in (None, "windows"):
         yield f"tokens.long: found {long!r}; {raw['task']} reads all of a text, in windows: leave it out"
-    if classifies and long == "windows" and data.get("text_pair"):
-        yield "tokens.long: found 'windows'; pairs of texts are cut, the longer one first: leave it out"
+    if classifies and long in ("windows", "head+tail") and data.get("text_pair"):
+        yield f"tokens.long: found {long!r}; pairs of texts are cut, the longer one first: leave it out"
     if not classifies and raw.get("problem_type"):
         yield f"problem_type: found {raw['problem_type']!r}; it is of text-classification alone: leave it out"
     if problem not in ("single_label_classification", None) or raw["task"] == "question-answering":
@@ -133,6 +134,11 @@ def of_task(raw: dict[str, Any]) -> Iterator[str]:
     labels = data.get("labels")
     if problem == "single_label_classification" and labels is not None and len(labels) < 2:
         yield f"data.labels: found {labels!r}; a classifier needs two labels"
+    weights = training.get("class_weights")
+    if isinstance(weights, dict) and not all(0 <= weight < inf for weight in weights.values()):
+        yield f"training.class_weights: found {weights!r}; a weight is a number from 0 on"
+    if labels is not None and len(set(labels)) < len(labels):
+        yield f"data.labels: found {labels!r}; each label is named once"
 
 
 def of_data(raw: dict[str, Any]) -> Iterator[str]:
@@ -203,6 +209,11 @@ def of_model(config: dict[str, Any], raw: dict[str, Any]) -> Iterator[str]:
     kept = raw.get("student", {}).get("layers")
     if kept is not None and (kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= layers):
         yield f"student.layers: found {kept}; name some of 0 to {layers - 1}, each once, in order"
-    frozen = raw.get("training", {}).get("freeze", {}).get("layers", 0)
+    training = raw.get("training", {})
+    frozen, decay = training.get("freeze", {}).get("layers", 0), training.get("layer_decay", 1)
+    if config["model_type"] == "albert":
+        for key, asked in (("freeze.layers", frozen > 0), ("layer_decay", decay < 1)):
+            if asked:
+                yield f"training.{key}: the layers of {raw['model']} are one, used again and again: leave it out"
     if frozen > (most := layers if kept is None else len(kept)):
         yield f"training.freeze.layers: found {frozen}; {raw['model']} has {most} layers"

@@ -23,6 +23,7 @@ OWNED = {
     "scheduler": "training.lr_scheduler_type and training.warmup_ratio",
     "zero_optimization.stage": "training.zero_stage",
     "bf16.enabled": "training.precision",
+    "bfloat16.enabled": "training.precision",
     "fp16.enabled": "training.precision",
     "torch_autocast.enabled": "training.precision",
     "torch_autocast.dtype": "training.precision",
@@ -96,6 +97,8 @@ def _contradictions(section: dict[str, Any], own: dict[str, Any], prefix: str = 
         if key in OWNED:
             if value != own.get(name):
                 yield f"deepspeed.{key}: found {value!r}; {OWNED[key]} decides that: set it there and leave this out"
+        elif isinstance(own.get(name), dict) and not isinstance(value, dict):
+            yield f"deepspeed.{key}: found {value!r}; a section of keys is expected"
         elif isinstance(value, dict):
             inner = own.get(name, {})
             yield from _contradictions(value, inner if isinstance(inner, dict) else {}, f"{key}.")

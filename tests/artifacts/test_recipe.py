@@ -13,6 +13,7 @@ from bertline.artifacts import recipe
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Search
 from bertline.artifacts.task import Tokens
+from tests import encoders
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,6 +96,9 @@ def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
         ("data__train", "pkg://json/../../../etc/passwd", "leads out"),
         ("data__where", {"language": "en"}, "no column 'language'"),
         ("data__labels", ["only"], "needs two labels"),
+        ("data__labels", ["no", "yes", "yes"], "each label is named once"),
+        ("training__class_weights", {"yes": -1.0}, "a number from 0 on"),
+        ("training__class_weights", {"yes": float("nan")}, "a number from 0 on"),
         ("training__best", "f2", "this task is measured in accuracy, precision, recall, f1, macro_f1, loss"),
         ("training__best", "mse", "this task is measured in accuracy"),
         ("tokens__long", "middle", "'head', 'tail'"),
@@ -121,6 +125,7 @@ def test_a_wrong_value_is_one_fault_with_its_key(write: Callable[..., Path], key
         ({"task": "token-classification"}, ["data.tokens: ", "data.tags: "]),
         ({"task": "question-answering"}, ["data.question: ", "data.context: ", "data.answers: "]),
         ({"tokens__long": "windows", "data__text_pair": "lang"}, ["tokens.long: found 'windows'; pairs"]),
+        ({"tokens__long": "head+tail", "data__text_pair": "lang"}, ["tokens.long: found 'head+tail'; pairs"]),
         (
             {"task": "question-answering", "problem_type": "regression", "tokens__long": "head",
              "training__class_weights": "balanced", "data__question": "text", "data__context": "lang",
@@ -204,6 +209,7 @@ def test_an_override_that_is_none_is_refused(write: Callable[..., Path], overrid
         ("name: [", "not readable as YAML"),
         ("", "nothing"),
         ("name: a\nname: b", "twice"),
+        ("name: 2024-02-30", "day is out of range"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str, words: str) -> None:
@@ -216,6 +222,28 @@ def test_numbers_are_read_as_people_write_them(write: Callable[..., Path]) -> No
     path = write()
     path.write_text(path.read_text().replace("0.0001", "2e-5"))
     assert recipe.load(path).training.learning_rate == 2e-5
+
+
+@pytest.mark.parametrize("name", ["2e-5-baseline", "9e107d9d", "1e5", "1.5", "3", "2024-01-01", "true"])
+def test_a_name_like_a_number_is_read_back_as_written(write: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    path = write()
+    path.write_text(path.read_text().replace("name: small", f'name: "{name}"'))
+    loaded = recipe.load(path)
+    recipe.save(loaded, tmp_path / "resolved.yaml")
+    assert recipe.read(tmp_path / "resolved.yaml") == loaded
+    assert loaded.name == name
+
+
+def test_what_only_begins_like_a_number_is_a_name(write: Callable[..., Path]) -> None:
+    path = write()
+    assert recipe.load(path, ["name=2e-5-baseline"]).name == "2e-5-baseline"
+    assert "is not YAML" in faults(path, "name=2024-02-30")[0]
+
+
+def test_layers_that_are_one_are_not_told_apart(write: Callable[..., Path], tmp_path: Path) -> None:
+    folder = encoders.make("albert", tmp_path / "albert")
+    told = faults(write(model=str(folder), training__freeze={"layers": 1}, training__layer_decay=0.9))
+    assert [fault.split(": ")[1] for fault in told] == ["training.freeze.layers", "training.layer_decay"]
 
 
 def test_what_is_searched_is_checked_with_all_else(write: Callable[..., Path]) -> None:

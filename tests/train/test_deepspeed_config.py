@@ -77,6 +77,7 @@ def test_fp16_can_be_tuned() -> None:
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps", "training.micro_batch_size"),
         ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage", "training.zero_stage"),
         ({"bf16": {"enabled": True}}, "bf16.enabled", "training.precision"),
+        ({"bfloat16": {"enabled": True}}, "bfloat16.enabled", "training.precision"),
         ({"optimizer": {"type": "Adam"}}, "optimizer", "training.learning_rate"),
         ({"scheduler": {"type": "WarmupLR"}}, "scheduler", "training.lr_scheduler_type and training.warmup_ratio"),
     ],
@@ -84,6 +85,11 @@ def test_fp16_can_be_tuned() -> None:
 def test_a_contradiction_names_both_keys(section: dict[str, Any], key: str, owner: str) -> None:
     with pytest.raises(InputError, match=rf"deepspeed\.{key}: found .*; {owner}.* decides that"):
         deepspeed_config.configure(make(section), 1, "fp32")
+
+
+def test_a_section_is_no_switch() -> None:
+    with pytest.raises(InputError, match=r"deepspeed\.zero_optimization: found False; a section of keys is expected"):
+        deepspeed_config.configure(make({"zero_optimization": False}), 1, "fp32")
 
 
 def test_all_contradictions_are_told() -> None:
