@@ -92,6 +92,11 @@ class Summary(TaskSettings):
     files: list[FileEntry]
     """Of best/."""
 
+    @property
+    def held_to(self) -> str:
+        """The score that a bundle is held to: the metric, or the task's first where the run went by a loss."""
+        return self.metric if self.metric in self.scores else self.scores[0]
+
 
 def read_summary(folder: Path) -> Summary:
     """run.json of a finished run.

@@ -107,7 +107,7 @@ def _run(place: str, folder: RunFolder, data: Path | None) -> Origin:
         folder=folder.best,
         config=encoder.check(folder.best),
         settings=summary.alone,
-        metric=summary.metric if summary.metric in summary.scores else summary.scores[0],  # a run may go by its loss
+        metric=summary.held_to,
         examples=catalog.make(summary.alone).read_file(data or folder.split("validation")),
     )
 

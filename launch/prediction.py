@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -102,8 +103,9 @@ def _show(model: Model, texts: Sequence[str], target: Path | None, as_json: bool
     answers = [model.submit([text])[0].result().answer for text in asked]
     lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
     if target is not None:
-        with files.new_file(target) as stream:
-            stream.writelines(f"{line}\n".encode() for line in lines)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            files.write_text(written := Path(folder, "answers.jsonl"), "".join(f"{line}\n" for line in lines))
+            files.publish(formats.made(written, target), target)
         return
     for text, answer, line in zip(asked, answers, lines, strict=True):
         click.echo(line if as_json else _words(answer, text))

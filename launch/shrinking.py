@@ -81,8 +81,9 @@ class Shrinking:
         """Distill a student and export it; what became of it, and the export's JSON where it has passed."""
         self.say(f"{named(kept)}: distilling")
         folder = distilled(self.student(kept), self.place, self.say, self.ranks)
-        metric = runs.read_summary(self.place).metric
-        best, value = (float(runs.read_summary(one).validation[metric]) for one in (self.place, folder))
+        teacher, student = (runs.read_summary(one) for one in (self.place, folder))
+        metric = teacher.held_to
+        best, value = (float(one.validation[metric]) for one in (teacher, student))
         tried = Tried(named(kept), str(folder), kept.model_dump(), value, round(best - value, 6), None, None, "")
         made = None
         if self.loses(tried) and self.asked is None:

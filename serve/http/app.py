@@ -130,7 +130,7 @@ class Server:
         versions = tuple(entry.version for entry in self.shelf.entries.values())
         if versions not in self._documents:
             document = openapi.document(self.shelf, secured=self.keys.demanded)
-            self._documents = {versions: JSONResponse(document).body}
+            self._documents = {versions: bytes(JSONResponse(document).body)}
         return Response(self._documents[versions], media_type="application/json")
 
     async def page(self, request: Request) -> Response:

@@ -115,6 +115,14 @@ def test_predict_answers_in_the_order_asked(line: Line) -> None:
     assert all(answer["score"] == max(answer["scores"].values()) for answer in answers)
 
 
+def test_answers_to_texts_are_a_file_of_the_kind_that_is_named(line: Line, tmp_path: Path) -> None:
+    texts = ("loved it", "hated it")
+    bertline("predict", "bundles/reviews", *texts, "--out", tmp_path / "answers.parquet", folder=line.folder)
+    rows = [row for _, row in tables.rows(tmp_path / "answers.parquet")]
+    assert [set(row) for row in rows] == [{"label", "score", "scores"}] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.parquet"]
+
+
 def test_bytes_that_are_no_text_are_refused_by_their_place(line: Line) -> None:
     done = bertline("predict", "bundles/reviews", "loved it", os.fsdecode(b"caf\xe9"), folder=line.folder, expect=2)
     assert done.stderr.rstrip().endswith("text 2 holds a lone surrogate (U+DCE9, character 3), which is no text")
