@@ -33,10 +33,11 @@ def loads(content: bytes) -> Any:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, unless a key stands twice in it: readers differ in which they take."""
-    keys = dict(pairs)
-    if len(keys) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise NotJsonError(f"key {next(name for name in keys if names.count(name) > 1)!r:.60} stands twice")
+    keys: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in keys:
+            raise NotJsonError(f"key {name!r:.60} stands twice")
+        keys[name] = value
     return keys
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 SECONDS = 6.0
+HEAD_BYTES = 1 << 16
+"""Of a request that is not whole; what arrives with the last of them is counted too late."""
 
 
 def _last(status: str, sentence: str) -> bytes:
@@ -23,6 +25,7 @@ def _last(status: str, sentence: str) -> bytes:
 
 
 LATE = _last("408 Request Timeout", f"the request did not arrive whole in {SECONDS:g} s")
+LONG = _last("431 Request Header Fields Too Large", f"the head of a request has over {HEAD_BYTES:,} bytes")
 INVALID = _last("400 Bad Request", "this is not HTTP/1.1, or its head contradicts itself")
 
 
@@ -33,6 +36,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._whole: asyncio.TimerHandle | None = None
         """Ends the connection unless the request is whole by then."""
+        self._head: int | None = None
+        """Bytes of a head that is not whole; None where there is none."""
         self._taken: asyncio.TimerHandle | None = None
         """Ends it unless the client reads on by then."""
         self._answered: RequestResponseCycle | None = None
@@ -47,17 +52,27 @@ class Connection(HttpToolsProtocol):
         _cancel(self._taken)
         if self._answered is not None:
             self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._whole is None and (self.cycle is None or self.cycle.response_complete):
             self._expect()
         super().data_received(data)
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > HEAD_BYTES:
+                self._refuse(LONG)
 
     def on_message_begin(self) -> None:
         _cancel(self._whole)
         self._expect()
+        self._head = 0
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         _cancel(self._whole)
@@ -67,6 +82,12 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
         super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            _cancel(self._taken)
+            self._taken = self.loop.call_later(SECONDS, self.transport.abort)
 
     def pause_writing(self) -> None:
         self._taken = self.loop.call_later(SECONDS, self.transport.abort)
@@ -97,6 +118,13 @@ class Connection(HttpToolsProtocol):
         self._whole = None
         if self.cycle is not None and not self.cycle.response_complete and not self.cycle.response_started:
             self.transport.write(LATE)
+        self._end()
+
+    def _refuse(self, answer: bytes) -> None:
+        """End with an answer, unless another is being written."""
+        self._head = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(answer)
         self._end()
 
     def _end(self) -> None:

@@ -85,8 +85,8 @@ class InferRequest(_Part):
     """POST /v2/models/NAME/infer."""
 
     id: str | None = None
-    inputs: Annotated[list[Input], Field(min_length=1)]
-    outputs: list[Output] | None = None
+    inputs: Annotated[list[Input], Field(min_length=1, max_length=2)]
+    outputs: Annotated[list[Output], Field(max_length=16)] | None = None
     """All where absent."""
     parameters: RequestParameters | None = None
 
@@ -119,7 +119,7 @@ def read(content: bytes, json_bytes: str | None, manifest: Manifest, limits: Lim
     try:
         request = InferRequest.model_validate(bodies.parsed(head))
     except ValidationError as error:
-        fault = error.errors()[0]
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise RefusedError(422, f"{'.'.join(map(str, fault['loc'])) or 'the body'}: {fault['msg']}") from None
     columns: dict[str, list[str]] = {}
     for one in request.inputs:

@@ -107,6 +107,7 @@ JSON = {
     "a raw nul": (b'{"inputs": "a\x00b"}', 400),
     "a key twice": (b'{"inputs": "good", "inputs": "bad"}', 400),
     "a key twice within": (b'{"inputs": "good", "parameters": {"top_k": 1, "top_k": 2}}', 400),
+    "the last of many keys twice": (b"{%b}" % b",".join(b'"%d":1' % min(one, 79_999) for one in range(80_001)), 400),
     "nan": (b'{"inputs": NaN}', 400),
     "infinity": (b'{"inputs": "good", "parameters": {"top_k": -Infinity}}', 400),
     "1e999": (b'{"inputs": "good", "parameters": {"top_k": 1e999}}', 422),
@@ -168,6 +169,7 @@ TENSORS = {
     "fine": ((tensor(), ""), 200),
     "a column": ((tensor(shape=[1, 1]), ""), 200),
     "no inputs": ((b'{"inputs": []}', ""), 422),
+    "300,000 inputs": ((b'{"inputs": [%b]}' % b",".join([b"{}"] * 300_000), ""), 422),
     "another input": ((tensor(name="texts"), ""), 422),
     "another type": ((tensor(datatype="INT32"), ""), 422),
     "data of numbers": ((tensor(data=[1]), ""), 422),
@@ -274,6 +276,7 @@ HTTP = {
     "a folded header": (request(FINE, headers="x: y\r\n z\r\n"), 400),
     "another protocol": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100, 400),
     "http/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "a head without end": (b"GET / HTTP/1.1\r\nx: " + b"y" * 100_000, 431),
     "an identity of a kilobyte": (request(FINE, headers=f"x-request-id: {'a' * 1000}\r\n"), 200),
 }  # fmt: skip
 
@@ -296,7 +299,7 @@ def test_many_headers_are_not_kept(server: Serving) -> None:
     before = server.rss_bytes()
     many = "".join(f"x-{number}: {'y' * 1000}\r\n" for number in range(2000))
     answer = exchange(server, request(FINE, headers=many))
-    assert answer.status in (200, 400, 431)
+    assert answer.status in (0, 431)
     assert server.rss_bytes() < before + (32 << 20)
 
 
