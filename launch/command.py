@@ -269,12 +269,10 @@ def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
     help="Of a request: body_bytes, texts, characters, seconds.",
 )
 @signature_option
-def serve(bundles: tuple[Path, ...], public_key: Path | None, **options: Any) -> None:
+def serve(bundles: tuple[Path, ...], **options: Any) -> None:
     """Answer over HTTP from BUNDLEs: Hugging Face's format, Open Inference Protocol v2, and a page."""
     from bertline.launch import serving
 
-    for bundle in bundles:
-        _demand_signature(bundle, public_key)
     serving.serve(bundles, **options)
 
 

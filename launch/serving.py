@@ -16,6 +16,7 @@ def serve(
     keys: Path | None,
     origins: Sequence[str],
     limits: Sequence[str],
+    public_key: Path | None,
 ) -> None:
     """Serve until told to end.
 
@@ -32,4 +33,5 @@ def serve(
     from bertline.serve.http.keys import Keys
     from bertline.serve.http.limits import Limits
 
-    server.run(bundles, host, port, Limits.read(list(limits)), Keys.read(keys), threads, origins, tracing.read())
+    limit, key = Limits.read(list(limits)), Keys.read(keys)
+    server.run(bundles, host, port, limit, key, threads, origins, tracing.read(), public_key)

@@ -54,6 +54,7 @@ def run(
     threads: int | None = None,
     origins: Sequence[str] = (),
     spans: Spans | None = None,
+    public_key: Path | None = None,
 ) -> None:
     """Answer from bundles until SIGTERM or SIGINT; then take no more, answer what was taken, and return.
 
@@ -66,6 +67,7 @@ def run(
         threads: cores to compute on; None for all physical ones that this process may use.
         origins: whose pages may ask.
         spans: hear of each request, if any do.
+        public_key: whose owner must have signed the bundles.
 
     Raises:
         InputError: a folder is no bundle, or the address cannot be listened on.
@@ -74,7 +76,7 @@ def run(
     logs.set_up()
     with _listening(host, port) as listening:
         lanes = Lanes(threads or machine.cores())
-        shelf = Shelf(folders, lanes, limits)
+        shelf = Shelf(folders, lanes, limits, public_key)
         for entry in shelf.entries.values():
             _tell(entry.name, entry.version, entry.bundle.notice)
         application, server = app.make(shelf, keys, origins, spans)
@@ -95,7 +97,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise InputError(f"{host}:{port} cannot be listened on ({error}); name another --host or --port") from None
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)  # and so all that it accepts
     return listening

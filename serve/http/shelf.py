@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bertline.artifacts import bundle as bundles
+from bertline.artifacts import signature
 from bertline.artifacts.errors import InputError
 from bertline.serve.engine import Bundle
 from bertline.serve.http.hugging_face import Format
@@ -22,14 +23,20 @@ NAME = r"[A-Za-z0-9._-]+"
 class Shelf:
     """Models by name, which share the cores. The first is the one that a request without a name asks."""
 
-    def __init__(self, folders: Sequence[Path], lanes: Lanes, limits: Limits) -> None:
+    def __init__(self, folders: Sequence[Path], lanes: Lanes, limits: Limits, public_key: Path | None = None) -> None:
         """Load each bundle; its name is that of its folder.
 
+        Args:
+            folders: of the bundles.
+            lanes: what they share.
+            limits: of a request.
+            public_key: whose owner must have signed each of them, whenever they are loaded.
+
         Raises:
-            InputError: two have the same name, or one that no path can have; or as `Bundle`.
-            DamagedError: as `Bundle` and `Bundle.engine`.
+            InputError: two have the same name, or one that no path can have; or as `Bundle` and `signature.verify`.
+            DamagedError: as `Bundle`, `Bundle.engine` and `signature.verify`.
         """
-        self._folders = list(folders)
+        self._folders, self._public_key = list(folders), public_key
         self.lanes, self.limits = lanes, limits
         self.reload()
 
@@ -38,6 +45,9 @@ class Shelf:
         names = [name(folder) for folder in self._folders]
         if twice := {one for one in names if names.count(one) > 1}:
             raise InputError(f"two bundles are called {min(twice)!r}, after their folders; rename one")
+        if self._public_key is not None:
+            for folder in self._folders:
+                signature.verify(folder, self._public_key)
         places = zip(names, self._folders, strict=True)
         self.entries = {one: Entry(one, folder, self.lanes, self.limits) for one, folder in places}
 

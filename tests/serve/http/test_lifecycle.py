@@ -12,9 +12,10 @@ from time import perf_counter, sleep
 
 import pytest
 
-from bertline.artifacts import bundle, files
+from bertline.artifacts import bundle, files, signature
 from bertline.launch.serve_benchmark.clients import Clients, Outcome
 from bertline.launch.serve_benchmark.serving import Serving, serving
+from tests.keys import write_keys
 
 SECONDS = [2, pytest.param(20, marks=pytest.mark.load)]
 
@@ -74,6 +75,18 @@ def test_a_damaged_bundle_is_not_swapped_in(tiny_bundle: Path) -> None:
         assert {one.status for one in outcomes} == {200}
 
 
+def test_a_bundle_of_somebody_else_is_not_swapped_in(tiny_bundle: Path, tmp_path: Path) -> None:
+    private, public = write_keys(tmp_path, "mine")
+    signature.signer(private)(tiny_bundle)
+    with serving(tiny_bundle, "--trust", public) as server:
+        before = version(server)
+        rename(tiny_bundle, "of somebody else")
+        server.process.send_signal(signal.SIGHUP)
+        told = _wait_for(server, "not swapped: the bundles that were loaded go on")
+        assert f"no valid signature by {public}" in told["why"]
+        assert version(server) == before
+
+
 def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path) -> None:
     with serving(slow_bundle) as server:
 
@@ -106,6 +119,7 @@ def test_several_bundles_by_name(tiny_bundle: Path, tmp_path: Path) -> None:
         (["{bundle}", "{bundle}"], "two bundles are called 'bundle'"),
         (["{bundle}", "--limit", "text=3", "--limit", "texts=many"], "no such limit; there are body_bytes, texts"),
         (["{bundle}", "--host", "192.0.2.1"], "192.0.2.1:0 cannot be listened on"),
+        (["{bundle}", "--host", "here..there"], "here..there:0 cannot be listened on"),
         (["{bundle}", "--api-keys", "{bundle}/config.jso"], "not readable; a file of API keys"),
     ],
 )
