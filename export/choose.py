@@ -8,6 +8,7 @@ from bertline.artifacts.bundle import Candidate
 from bertline.export.candidates.plans import Plan
 from bertline.export.terms import RULE_OF_THREE, Terms
 
+FP32 = "fp32: measured for comparison, chosen with --allow-fp32 only, where no other is right"
 ROUNDING = 1e-9
 """0.85 - 0.84 is a little more than 0.01 in binary; it is within 0.01 all the same."""
 
@@ -57,9 +58,10 @@ def fault(trial: Trial, terms: Terms) -> str | None:
     """Why a candidate cannot be taken, as far as is known; None where it can, or may once it is scored."""
     if terms.max_size is not None and trial.size_bytes > terms.max_size * 1e6:
         return f"{trial.size_bytes / 1e6:.1f} MB, more than {terms.max_size:g}"
-    if not trial.plan.quantized:
-        # its logits were held against PyTorch's: it needs no examples to be right
-        return None if terms.allow_fp32 else "fp32: measured for comparison, chosen with --allow-fp32 only"
+    if not trial.plan.quantized and not terms.allow_fp32:
+        return FP32
+    if not trial.plan.quantized and trial.plan.runtime == "onnxruntime":
+        return None  # its logits were held against PyTorch's: it needs no examples to be right
     return doubt(trial.score, terms.max_drop) if trial.score else None
 
 
@@ -122,6 +124,8 @@ def _why(trial: Trial, chosen: Trial, sealed: Sequence[Trial], terms: Terms) -> 
         return f"chosen: the {best} that loses at most {terms.max_drop:g}"
     if trial in sealed:
         return f"sealed too, for machines that {chosen.plan.name} is not for"
+    if chosen.plan.quantized and not trial.plan.quantized:
+        return FP32
     if wrong := fault(trial, terms):
         return wrong
     if terms.prefer == "size" and trial.size_bytes > chosen.size_bytes:

@@ -51,7 +51,7 @@ class Outcome:
     baseline: float
     """PyTorch's value of the metric."""
     pytorch: dict[str, float]
-    """PyTorch's medians by BATCHxLENGTH."""
+    """PyTorch's medians by BATCHxLENGTH, beside the chosen one's."""
     pytorch_bytes: int
     """Of its weights."""
     notices: list[str]
@@ -68,6 +68,8 @@ class Contest:
         self._grid = grid(origin, terms.batch)
         self._graphs: dict[str, Graph] = {}
         self._trials: dict[str, Trial] = {}
+        self._beside: dict[str, dict[str, float]] = {}
+        """PyTorch's medians, timed in turns with that candidate."""
         self._workers: dict[str, Worker] = {}
         self._notices: list[str] = []
 
@@ -78,13 +80,13 @@ class Contest:
             GateError: none is; the message is a table of what was tried.
         """
         with ExitStack() as processes:
-            pytorch = p50_ms(self._time(plans, processes))
+            self._time(plans, processes)
             self.say(f"pytorch: answering {len(self.origin.texts):,} texts")
             self._before = self._counts(self._yardstick)
-            if (chosen := self._best()) is None:
+            if (chosen := self._best(lambda plan: plan.quantized)) is None:
                 self._mend(processes)
                 self._ask_teacher(processes)
-                chosen = self._best()
+                chosen = self._best(lambda plan: plan.quantized) or self._best()
             if chosen is None:
                 raise GateError(
                     f"no candidate is known to lose at most {self.terms.max_drop:g}; no bundle was made. Tried:\n"
@@ -95,10 +97,11 @@ class Contest:
         baseline = value(self.origin, self._before)
         weighs = self._yardstick.system.size_bytes
         chosen = self._trials[chosen.plan.name]
+        pytorch = self._beside[chosen.plan.name]
         return Outcome(trials, chosen, others, self._graphs, baseline, pytorch, weighs, self._notices)
 
-    def _time(self, plans: Sequence[Plan], processes: ExitStack) -> list[Point]:
-        """Make the plans and time them in turns with PyTorch, whose figures are returned."""
+    def _time(self, plans: Sequence[Plan], processes: ExitStack) -> None:
+        """Make the plans and time them in turns with PyTorch."""
         for plan in plans:
             self._make(plan, processes)
         made = [plan for plan in plans if plan.name in self._workers]
@@ -109,7 +112,7 @@ class Contest:
         )
         for plan, worker, points in zip(made, workers, timed[1:], strict=True):
             self._trials[plan.name] = Trial(plan, worker.system.size_bytes, p50_ms(points))
-        return timed[0]
+            self._beside[plan.name] = p50_ms(timed[0])
 
     def _make(self, plan: Plan, processes: ExitStack) -> None:
         """Make a candidate and let it answer a text; what its quantizer or runtime cannot do is told, and no more."""
