@@ -13,6 +13,7 @@ Cost: the libraries of ONNX Runtime are imported in 0.4 s, PyTorch's and transfo
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import re
 import resource
@@ -150,6 +151,8 @@ class _Inside:
                 from bertline.bench.pytorch import model_class
 
                 model_class(self.system.model, self.task.architecture)
+        else:
+            importlib.import_module(self.system.kind)
 
     def load(self, batch: Batch) -> float:
         vars(self).pop("runtime", None)

@@ -113,14 +113,11 @@ class Unfinished:
 
     def answer(self, answer: dict[str, Any]) -> None:
         """Keep the answer to the next row."""
-        self.journal.answers_bytes += _append(self._answers, answer)
-        self._done()
+        self._done(answers_bytes=_append(self._answers, answer))
 
     def bad(self, fault: dict[str, Any]) -> None:
         """Keep what is wrong with the next row."""
-        self.journal.errors_bytes += _append(self._errors, fault)
-        self.journal.bad += 1
-        self._done()
+        self._done(errors_bytes=_append(self._errors, fault), bad=1)
 
     def kept(self) -> str:
         """What a person is told of it when a row ends the command."""
@@ -185,8 +182,10 @@ class Unfinished:
             raise InputError(f"{self.target}: {journal.told} done, {begun}; {advice}")
         journal.errors = errors
 
-    def _done(self) -> None:
-        self.journal.rows += 1
+    def _done(self, **more: int) -> None:
+        """Count a row, all of it at once: between two counts Ctrl-C would have it done again."""
+        counts = {name: getattr(self.journal, name) + count for name, count in {"rows": 1, **more}.items()}
+        self.journal = self.journal.model_copy(update=counts)
         if monotonic() - self._saved > SECONDS:
             self._step()
 

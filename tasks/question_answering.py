@@ -94,7 +94,7 @@ class QuestionAnswering(Task):
         """For each question the best span of the context, or no answer.
 
         Keys: answer (empty for none), score (probability among the best spans), start, end (characters of the context),
-        n_best (the best five); no_answer_score where no answer may be given.
+        n_best (the best five); no_answer_score where no answer may be given, None where no other can.
         """
         own = of_each_text(len(texts), windows)
         return [
@@ -111,7 +111,8 @@ class QuestionAnswering(Task):
         answers = self.with_decision(always).decode([example.texts for example in examples], windows, outputs)
         given = self.counts(examples, answers)[:, 1]  # F1 of what is answered
         silent = np.array([float(not example.gold) for example in examples])  # F1 of no answer
-        scores = np.array([answer["no_answer_score"] for answer in answers])
+        found = [answer["no_answer_score"] for answer in answers]
+        scores = np.array([np.inf if score is None else score for score in found])
         return decision.model_copy(update={"no_answer_threshold": best_threshold(scores, given, silent)})
 
     def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
@@ -156,7 +157,7 @@ class QuestionAnswering(Task):
         none = {"answer": "", "score": float(probable[-1]), "start": 0, "end": 0}
         difference = null - spans[0].logit if spans else float("inf")
         best = none if not spans or (threshold is not None and difference > threshold) else told[0]
-        score = {} if threshold is None else {"no_answer_score": difference}
+        score = {} if threshold is None else {"no_answer_score": difference if spans else None}
         return {**best, "n_best": told[:TOLD], **score}
 
     def _spans(self, context: str, seen: Sequence[tuple[Encoded, Output]]) -> list[Span]:

@@ -47,9 +47,17 @@ def _asking() -> str | None:
         raise InputError(f"{exporter[0]}={exporter[1]}: traces go to otlp, or to none")
     if protocol and protocol[1] != "http/protobuf":
         raise InputError(f"{protocol[0]}={protocol[1]}: traces are sent by http/protobuf, which most receivers take")
-    if endpoint and not (urlsplit(endpoint[1]).scheme in ("http", "https") and urlsplit(endpoint[1]).hostname):
+    if endpoint and not _is_url(endpoint[1]):
         raise InputError(f"{endpoint[0]}={endpoint[1]}: not the URL of a receiver, such as http://localhost:4318")
     return (exporter or endpoint or ("",))[0]
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _first(*names: str) -> tuple[str, str] | None:

@@ -240,6 +240,24 @@ def test_the_first_bad_row_ends_it_and_what_was_done_is_kept(predict: Predict, t
     assert predict.said[0].endswith("2 rows done, going on from the next")
 
 
+def test_ctrl_c_between_two_counts_has_no_row_done_again(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    done = Unfinished._done
+
+    def interrupted(self: Unfinished, **more: int) -> None:
+        if self.journal.rows == 3:
+            raise KeyboardInterrupt
+        done(self, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Unfinished, "_done", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            predict(source, tmp_path / "out.jsonl")
+    assert [answer["row"] for answer in predict(source, tmp_path / "out.jsonl")] == [1, 2, 3, 4, 5]
+
+
 def _kill_at_the_end(predict: Predict, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows are done, and bad.jsonl is there, but not out.jsonl."""
 

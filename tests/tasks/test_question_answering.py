@@ -1,6 +1,7 @@
 """Answers as spans: reading, targets, the best span over windows, thresholds, and SQuAD's scores by hand."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,9 @@ def test_no_answer_is_given_when_it_scores_enough_better() -> None:
     (spoken,) = make(no_answer_threshold=2.1).decode(texts, [window(2)], [output])
     assert spoken["answer"] == "a"
     assert spoken["score"] < 0.2 < silent["score"]
+    (empty,) = make(no_answer_threshold=1.9).decode([("q", "  ")], [window(0)], [output[:3]])
+    assert (empty["answer"], empty["no_answer_score"]) == ("", None)
+    json.dumps(empty, allow_nan=False)
 
 
 def test_an_empty_context_answers_nothing() -> None:
