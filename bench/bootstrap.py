@@ -4,10 +4,14 @@ Scores are functions of summed counts (see `Task.counts`), so a draw of examples
 examples with the same counts are drawn together.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from bertline.tasks.task import Counts, Task
+from bertline.tasks.task import Counts, Example, Task
 
+RULE_OF_THREE = 3
+"""Nothing seen in n examples may still happen in 3/n of all, with 95 % confidence (Hanley and Lippman-Hand, 1983)."""
 RESAMPLES = 2000
 SEED = 0
 
@@ -27,6 +31,30 @@ def drop_interval(task: Task, metric: str, before: Counts, after: Counts) -> tup
     """Of a drop (the score of `before` minus that of `after`), paired: both answered the same examples."""
     one, other = _drawn(task, metric, before, after)
     return _bounds(one - other)
+
+
+def unseen(task: Task, metric: str, examples: Sequence[Example], before: Counts) -> float:
+    """A drop that examples cannot tell from none, though not one of their answers has changed.
+
+    What was seen in none may go wrong in three of all, or in three of those with one label: of a rare one that is many,
+    and its F1 falls far.
+
+    Args:
+        task: of the examples.
+        metric: one of its scores.
+        examples: labelled.
+        before: (examples, counts), of the answers that are held to.
+    """
+    strata = [task.stratum(example) for example in examples]
+    if None in strata:
+        return RULE_OF_THREE / len(examples)
+    change = task.counts(examples, [task.wrong(example) for example in examples]) - before
+    whole, value = before.sum(axis=0), task.values(before.sum(axis=0))[metric]
+    drops = [RULE_OF_THREE / len(examples)]
+    for name in dict.fromkeys(strata):
+        own = change[[one == name for one in strata]]
+        drops.append(float(value - task.values(whole + min(RULE_OF_THREE, len(own)) * own.mean(axis=0))[metric]))
+    return max(drops)
 
 
 def _drawn(task: Task, metric: str, before: Counts, after: Counts) -> tuple[Counts, Counts]:

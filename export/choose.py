@@ -6,7 +6,7 @@ from math import ceil, exp, log
 
 from bertline.artifacts.bundle import Candidate
 from bertline.export.candidates.plans import Plan
-from bertline.export.terms import RULE_OF_THREE, Terms
+from bertline.export.terms import Terms
 
 FP32 = "fp32: measured for comparison, chosen with --allow-fp32 only, where no other is right"
 ROUNDING = 1e-9
@@ -22,12 +22,14 @@ class Score:
     interval: tuple[float, float]
     """95 % interval of the drop."""
     examples: int
+    unseen: float
+    """As `bootstrap.unseen`."""
 
     @property
     def most(self) -> float:
         """The most that may be lost: where hardly any answer is worse, few examples tell little."""
         high = self.interval[1]
-        return high if high < 0 else max(high, RULE_OF_THREE / self.examples)
+        return high if high < 0 else max(high, self.unseen)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _enough(score: Score, max_drop: float) -> str:
     if max_drop - score.drop < ROUNDING or max_drop == 0:
         return "no number of them would tell"
     wide = (score.interval[1] - score.drop) / (max_drop - score.drop)
-    return f"about {max(ceil(score.examples * wide**2), ceil(RULE_OF_THREE / max_drop)):,} would tell"
+    return f"about {max(ceil(score.examples * wide**2), ceil(score.examples * score.unseen / max_drop)):,} would tell"
 
 
 def candidates(trials: Sequence[Trial], chosen: Trial, sealed: Sequence[Trial], terms: Terms) -> list[Candidate]:

@@ -83,6 +83,8 @@ class Contest:
             self._time(plans, processes)
             self.say(f"pytorch: answering {len(self.origin.texts):,} texts")
             self._before = self._counts(self._yardstick)
+            origin = self.origin
+            self._unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples, self._before)
             if (chosen := self._best(lambda plan: plan.quantized)) is None:
                 self._mend(processes)
                 self._ask_teacher(processes)
@@ -148,7 +150,7 @@ class Contest:
         if trial.score is None:
             self.say(f"{name}: answering {len(self.origin.texts):,} texts")
             after = self._counts(self._workers[name])
-            self._trials[name] = trial = replace(trial, score=score(self.origin, self._before, after))
+            self._trials[name] = trial = replace(trial, score=self._score_of(after))
         return trial
 
     def _mend(self, processes: ExitStack) -> None:
@@ -205,7 +207,14 @@ class Contest:
         return origin.task.counts(origin.examples, compare.answers(worker.system, origin.examples, outputs))
 
     def _passes(self, after: Counts) -> bool:
-        return not choose.doubt(score(self.origin, self._before, after), self.terms.max_drop)
+        return not choose.doubt(self._score_of(after), self.terms.max_drop)
+
+    def _score_of(self, after: Counts) -> Score:
+        """Answers held against PyTorch's to the same texts."""
+        origin = self.origin
+        one, other = value(origin, self._before), value(origin, after)
+        interval = bootstrap.drop_interval(origin.task, origin.metric, self._before, after)
+        return Score(other, round(one - other, 6), interval, len(origin.examples), self._unseen)
 
 
 def remedies(plan: Plan) -> list[Plan]:
@@ -227,13 +236,6 @@ def grid(origin: Origin, batch: int) -> list[tuple[int, int]]:
 def value(origin: Origin, counts: Counts) -> float:
     """The metric of what was answered."""
     return round(float(origin.task.values(counts.sum(axis=0))[origin.metric]), 6)
-
-
-def score(origin: Origin, before: Counts, after: Counts) -> Score:
-    """A candidate's answers held against PyTorch's to the same texts."""
-    one, other = value(origin, before), value(origin, after)
-    interval = bootstrap.drop_interval(origin.task, origin.metric, before, after)
-    return Score(other, round(one - other, 6), interval, len(origin.examples))
 
 
 def pytorch(origin: Origin) -> System:

@@ -72,6 +72,10 @@ class QuestionAnswering(Task):
         """Whether the context answers."""
         return "answerable" if example.gold else "unanswerable"
 
+    def wrong(self, example: Example) -> Answer:
+        """None where there is one, and a word where there is none."""
+        return {"answer": "" if example.gold else "something"}
+
     def tokenizer(self, folder: Path) -> Tokenizer:
         """Windows are of the context, each after the whole question."""
         return Tokenizer(folder, self.settings.tokens, paired=True)

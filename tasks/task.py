@@ -110,6 +110,10 @@ class Task(ABC):
         """What splits keep in proportion; None where there is nothing of the kind."""
         return None
 
+    def wrong(self, example: Example) -> Answer:
+        """An answer that is not right, to an example that has a stratum."""
+        raise NotImplementedError
+
     def columns(self, path: Path) -> Columns:
         """The columns of a file that names them as bertline does: a second text where the file has one."""
         return Columns(text_pair="text_pair" if "text_pair" in self.settings.inputs else None)

@@ -77,6 +77,10 @@ class TextClassification(Task):
         """The label, where there is exactly one."""
         return example.gold if self.settings.problem_type == "single_label_classification" else None
 
+    def wrong(self, example: Example) -> Answer:
+        """The label after its own."""
+        return {"label": self.labels[(self.labels.index(example.gold) + 1) % len(self.labels)]}
+
     def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
         """The index of the label; of several, 1 for each that is right and 0 for the rest; the number."""
         if self.regression:

@@ -1,8 +1,11 @@
 """Intervals against plain resampling of examples, and against what is known by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from bertline.artifacts.task import Input, TaskSettings, Tokens
 from bertline.bench import bootstrap
 from bertline.tasks import catalog
 from bertline.tasks.task import Counts, Example
@@ -56,3 +59,28 @@ def test_the_same_answers_give_the_same_interval() -> None:
     gold, first, second = answers()
     both = counts(gold, first), counts(gold, second)
     assert bootstrap.drop_interval(TASK, "f1", *both) == bootstrap.drop_interval(TASK, "f1", *both)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"), [("accuracy", 3 / 1000), ("f1", 1 - 4 / 7), ("macro_f1", (1 - 4 / 7 + 3 / 1993) / 2)]
+)
+def test_few_examples_of_a_label_tell_little_of_it(metric: str, expected: float) -> None:
+    """Of five, three may be answered wrongly by a model that answers these five rightly."""
+    task = catalog.make(classifier(labels="ab"))
+    examples = [Example("", None, "b" if index < 5 else "a") for index in range(1000)]
+    right = task.counts(examples, [{"label": example.gold} for example in examples])
+    assert bootstrap.unseen(task, metric, examples, right) == pytest.approx(expected)
+    half = [Example("", None, "ab"[index % 2]) for index in range(1000)]
+    right = task.counts(half, [{"label": example.gold} for example in half])
+    assert bootstrap.unseen(task, metric, half, right) == pytest.approx(3 / 1000, abs=1e-4)
+
+
+@pytest.mark.parametrize("gold", [[], [{"text": "Paris", "answer_start": 0}]])
+def test_a_wrong_answer_is_wrong(gold: list[dict[str, Any]]) -> None:
+    inputs: list[Input] = ["question", "context"]
+    settings = TaskSettings(
+        task="question-answering", problem_type=None, inputs=inputs, labels=[], tokens=Tokens(max_length=32)
+    )
+    task = catalog.make(settings)
+    example = Example("where?", "Paris", gold)
+    assert task.score([example], [task.wrong(example)])["f1"] == 0

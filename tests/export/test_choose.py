@@ -12,7 +12,7 @@ def plan(name: str) -> Plan:
 
 
 def score(drop: float, wide: float = 0.004, examples: int = 2000) -> Score:
-    return Score(0.85 - drop, drop, (drop - wide, drop + wide), examples)
+    return Score(0.85 - drop, drop, (drop - wide, drop + wide), examples, 3 / examples)
 
 
 def trial(name: str, milliseconds: float, drop: float | None = 0.0, size: int = 10) -> Trial:
@@ -54,7 +54,7 @@ def test_a_drop_must_be_shown_not_only_seen() -> None:
 
 
 def test_few_answers_that_all_stay_the_same_show_little() -> None:
-    same = Score(0.85, 0.0, (0.0, 0.0), 100)
+    same = Score(0.85, 0.0, (0.0, 0.0), 100, 0.03)
     assert same.most == pytest.approx(0.03)
     assert doubt(same, 0.01) == "loses 0.0000, but 100 examples let it be 0.0300: about 300 would tell"
     assert (fewest(0.01), fewest(0.0)) == ("300", "no number of them")
@@ -63,14 +63,16 @@ def test_few_answers_that_all_stay_the_same_show_little() -> None:
 def test_the_bound_itself_is_within() -> None:
     drop = 0.85 - 0.84
     assert drop > 0.01  # in binary
-    assert doubt(Score(0.84, drop, (drop, drop), 2000), 0.01) is None
+    assert doubt(Score(0.84, drop, (drop, drop), 2000, 0.0015), 0.01) is None
 
 
 def test_fp32_needs_leave_but_no_examples() -> None:
-    fp32 = Trial(plan("fp32"), 10, {"1x16": 1.0}, Score(0.85, 0.0, (0.0, 0.0), 10))
+    fp32 = Trial(plan("fp32"), 10, {"1x16": 1.0}, Score(0.85, 0.0, (0.0, 0.0), 10, 0.3))
     assert "only" in str(fault(fp32, Terms(0.01)))
     assert fault(fp32, Terms(0.01, allow_fp32=True)) is None
-    on_openvino = Trial(Plan("fp32-openvino", "fp32", "openvino"), 10, {"1x16": 1.0}, Score(0.65, 0.2, (0.1, 0.3), 300))
+    on_openvino = Trial(
+        Plan("fp32-openvino", "fp32", "openvino"), 10, {"1x16": 1.0}, Score(0.65, 0.2, (0.1, 0.3), 300, 0.01)
+    )
     assert fault(on_openvino, Terms(0.01, allow_fp32=True)) == "loses 0.2000, more than 0.01"  # by bf16, it may be
 
 
