@@ -82,8 +82,8 @@ class _Dumper(yaml.SafeDumper):
     """Puts into quotation marks what `_Loader` would take for a number."""
 
 
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def _read(path: Path) -> dict[str, Any]:

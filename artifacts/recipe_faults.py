@@ -25,13 +25,13 @@ def of(raw: dict[str, Any], searches: bool) -> list[str]:
         raw: the recipe as plain data.
         searches: whether it must say what to search.
     """
-    faults = of_schema(raw)
+    faults = _of_schema(raw)
     sound = _without(raw, faults)
-    found = [*faults.values(), *of_task(sound), *of_data(sound), *of_models(sound)]
-    return [*found, *search_faults.of(sound, searches, of_schema, lambda raw: [*of_task(raw), *of_models(raw)])]
+    found = [*faults.values(), *_of_task(sound), *_of_data(sound), *_of_models(sound)]
+    return [*found, *search_faults.of(sound, searches, _of_schema, lambda raw: [*_of_task(raw), *_of_models(raw)])]
 
 
-def of_schema(raw: dict[str, Any]) -> dict[str, str]:
+def _of_schema(raw: dict[str, Any]) -> dict[str, str]:
     """A sentence by key for everything that the schema refuses."""
     faults: dict[str, str] = {}
     try:
@@ -97,10 +97,11 @@ def _section(parents: Sequence[str]) -> type[Section]:
 
 
 def kind(value: Any) -> str:
+    """What was found, in a message."""
     return "nothing" if value is None else f"{type(value).__name__} {value!r:.60}"
 
 
-def of_task(raw: dict[str, Any]) -> Iterator[str]:
+def _of_task(raw: dict[str, Any]) -> Iterator[str]:
     """What one key asks of a task that another says it is not."""
     if "task" not in raw:
         return
@@ -131,17 +132,17 @@ def of_task(raw: dict[str, Any]) -> Iterator[str]:
         for key, found in asked.items():
             if found and found != Distillation().model_dump():  # which a resolved recipe spells out
                 yield f"{key}: found {found!r:.60}; it is of a teacher: name one, or leave it out"
-    labels = data.get("labels")
-    if problem == "single_label_classification" and labels is not None and len(labels) < 2:
-        yield f"data.labels: found {labels!r}; a classifier needs two labels"
     weights = training.get("class_weights")
     if isinstance(weights, dict) and not all(0 <= weight < inf for weight in weights.values()):
         yield f"training.class_weights: found {weights!r}; a weight is a number from 0 on"
+    labels = data.get("labels")
+    if problem == "single_label_classification" and labels is not None and len(labels) < 2:
+        yield f"data.labels: found {labels!r}; a classifier needs two labels"
     if labels is not None and len(set(labels)) < len(labels):
         yield f"data.labels: found {labels!r}; each label is named once"
 
 
-def of_data(raw: dict[str, Any]) -> Iterator[str]:
+def _of_data(raw: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the files that the recipe names, as far as they are on this machine."""
     data = raw.get("data") or {}
     for name in ("train", "validation", "test", "unlabelled"):
@@ -161,11 +162,11 @@ def of_data(raw: dict[str, Any]) -> Iterator[str]:
 
 def _needed(raw: dict[str, Any], name: str, columns: Sequence[str]) -> dict[str, str | None]:
     """The columns that a file must have, by the keys that say which; None where a key names none."""
-    data, kind = raw["data"], raw.get("task", "")
-    *texts, gold = COLUMNS.get(kind, (None,))
-    text = data.get("text", "text")
-    if kind == "token-classification" and text in columns and (name == "unlabelled" or "entities" in columns):
-        texts, gold = ["text"], "text"  # whole texts, with entities marked in them
+    data, asked = raw["data"], raw.get("task", "")
+    *texts, gold = COLUMNS.get(asked, (None,))
+    whole = data.get("text", "text") in columns and (name == "unlabelled" or "entities" in columns)
+    if asked == "token-classification" and whole:  # whole texts, with entities marked in them
+        texts, gold = ["text"], None
     needed = {f"data.{key}": data.get(key, key) for key in texts} | {"data.text_pair": data.get("text_pair")}
     if name == "unlabelled":
         return needed
@@ -175,7 +176,7 @@ def _needed(raw: dict[str, Any], name: str, columns: Sequence[str]) -> dict[str,
     return needed if name == "test" else needed | groups
 
 
-def of_models(raw: dict[str, Any]) -> Iterator[str]:
+def _of_models(raw: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the models' folders, and what the recipe asks of its own that it does not have."""
     try:
         config = None if raw.get("model") is None else _config(raw["model"])

@@ -36,8 +36,8 @@ def drop_interval(task: Task, metric: str, before: Counts, after: Counts) -> tup
 def unseen(task: Task, metric: str, examples: Sequence[Example], before: Counts) -> float:
     """A drop that examples cannot tell from none, though not one of their answers has changed.
 
-    What was seen in none may go wrong in three of all, or in three of those with one label: of a rare one that is many,
-    and its F1 falls far.
+    By the rule of three, what none of them shows may still happen in three of as many others: of all, and of those with
+    one label alone, of which three may be many.
 
     Args:
         task: of the examples.
@@ -45,14 +45,14 @@ def unseen(task: Task, metric: str, examples: Sequence[Example], before: Counts)
         examples: labelled.
         before: (examples, counts), of the answers that are held to.
     """
-    strata = [task.stratum(example) for example in examples]
-    if None in strata:
+    named = [task.stratum(example) for example in examples]
+    if None in named:
         return RULE_OF_THREE / len(examples)
     change = task.counts(examples, [task.wrong(example) for example in examples]) - before
     whole, value = before.sum(axis=0), task.values(before.sum(axis=0))[metric]
-    drops = [RULE_OF_THREE / len(examples)]
-    for name in dict.fromkeys(strata):
-        own = change[[one == name for one in strata]]
+    drops, strata = [RULE_OF_THREE / len(examples)], np.array(named)
+    for name in np.unique(strata):
+        own = change[strata == name]
         drops.append(float(value - task.values(whole + min(RULE_OF_THREE, len(own)) * own.mean(axis=0))[metric]))
     return max(drops)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from statistics import geometric_mean
 from typing import Any
 
@@ -226,7 +226,7 @@ def summarize(
         "threads": threads,
         "texts": len(examples),
         "rounds": rounds,
-        "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": machine.versions("bertline", "onnxruntime", "torch", "transformers", "tokenizers", "numpy"),
     }
 

@@ -23,7 +23,7 @@ class Score:
     """95 % interval of the drop."""
     examples: int
     unseen: float
-    """As `bootstrap.unseen`."""
+    """The least drop that so many examples can tell, were all answers the same: see `bootstrap.unseen`."""
 
     @property
     def most(self) -> float:

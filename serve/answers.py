@@ -85,7 +85,7 @@ class Found:
     n_best: list[Span]
     """The best spans, the best first."""
     no_answer_score: float | None = None
-    """How much better than the best span no answer is; None where the model always answers."""
+    """How much better than the best span no answer is; None where the model always answers, or there is no span."""
     truncated: bool = False
 
 

@@ -1,6 +1,6 @@
 """The end of a run: best/ is loaded back, scored on the test split, and run.json says what the run was."""
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from time import perf_counter
 
 import deepspeed.comm as dist
@@ -50,7 +50,7 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
         machine=machine.describe(),
         versions=machine.versions(*PACKAGES),
         started=state.started,
-        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
         files=files.listing(trainer.run.best),
     )
     trainer.monitors.write(state.step, {"test": scores})

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         folder, ready, objective = material.folder, material.ready, material.objective
         splits, task = ready.splits, ready.splits.task
         tokenizer = task.tokenizer(tokenizer_folder)
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
         found = resumed_from(run, state, progress) if resume else None
         make_batches = partial(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def describe(
             *shared(chosen.plan.cascade),
             *_doubts(vocabulary, len(origin.examples), target, here.cpu_class),
         ],
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=[],
     )
     return Account(manifest, {place: outcome.graphs[name] for name, (place, _) in places.items()})

@@ -1,7 +1,7 @@
 """What both measurements have in common at their end: where and when it was, a file, and faults told to people."""
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -30,5 +30,5 @@ def dated(result: Mapping[str, Any]) -> dict[str, Any]:
         **result,
         "machine": machine.describe().model_dump(mode="json"),
         "versions": machine.versions(*PACKAGES),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 SECONDS = 6.0
 HEAD_BYTES = 1 << 16
-"""Of a request that is not whole; what arrives with the last of them is counted too late."""
+"""That may arrive of a request before its head is whole."""
 
 
 def _last(status: str, sentence: str) -> bytes:
@@ -85,6 +85,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        # a transport that is closing waits for its last bytes to be taken, and would for ever
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             _cancel(self._taken)
             self._taken = self.loop.call_later(SECONDS, self.transport.abort)

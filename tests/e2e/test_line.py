@@ -117,10 +117,11 @@ def test_predict_answers_in_the_order_asked(line: Line) -> None:
 
 def test_answers_to_texts_are_a_file_of_the_kind_that_is_named(line: Line, tmp_path: Path) -> None:
     texts = ("loved it", "hated it")
-    bertline("predict", "bundles/reviews", *texts, "--out", tmp_path / "answers.parquet", folder=line.folder)
-    rows = [row for _, row in tables.rows(tmp_path / "answers.parquet")]
+    path = tmp_path / "of today" / "answers.parquet"
+    bertline("predict", "bundles/reviews", *texts, "--out", path, folder=line.folder)
+    rows = [row for _, row in tables.rows(path)]
     assert [set(row) for row in rows] == [{"label", "score", "scores"}] * 2
-    assert [path.name for path in tmp_path.iterdir()] == ["answers.parquet"]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_bytes_that_are_no_text_are_refused_by_their_place(line: Line) -> None:

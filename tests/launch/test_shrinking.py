@@ -140,6 +140,13 @@ def test_a_student_that_loses_too_much_is_sealed_with_its_teacher_or_not_at_all(
     assert bundle.verify(tmp_path / "bundle").cascade is not None
 
 
+def test_a_run_that_went_by_its_loss_is_held_to_its_score(teacher: RunFolder) -> None:
+    summary = runs.read_summary(teacher.path)
+    assert (summary.metric, summary.held_to) == ("accuracy", "accuracy")
+    assert summary.model_copy(update={"metric": "macro_f1"}).held_to == "macro_f1"
+    assert summary.model_copy(update={"metric": "loss"}).held_to == "accuracy"
+
+
 def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_path: Path) -> None:
     place = shutil.copytree(teacher.path, tmp_path / "films")
     sets = ["training.seed=7", "training.epochs=1"]

@@ -176,6 +176,7 @@ def test_without_the_extra_it_is_one_line_and_code_2(sealed: Path, monkeypatch: 
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER=zipkin: traces go to otlp, or to none"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: traces are sent by http"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317"}, "ENDPOINT=localhost:4317: not the URL of a receiver"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1"}, r"ENDPOINT=http://\[::1: not the URL of a receiver"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "another OTEL_ variable is wrong: max_queue_size must be a positive"),
     ],
 )
