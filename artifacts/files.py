@@ -91,6 +91,25 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """As `new_folder`, for a folder that takes the place of one that may stand at `path`.
+
+    A reader finds the old one or the new one, and none for the moment between two renames.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        (temporary / path.name).mkdir()
+        yield temporary / path.name
+        sync(temporary)
+        if path.exists():
+            path.rename(temporary / "old")
+        publish(temporary / path.name, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def make_once(path: Path, fill: Callable[[Path], None]) -> None:
     """Make a folder that stands for its content, unless it is there: another process may be quicker to make the same.
 

@@ -113,8 +113,8 @@ def measure(
     steps = _Steps(2 * len(workers) + rounds * len(grid), on_progress)
     measured = []
     for worker, timed in zip(workers, _timed(workers, texts, grid, rounds, steps), strict=True):
-        system, found = worker.system, worker.outputs(texts)
-        memory = worker.peak_rss_bytes()
+        system, memory = worker.system, worker.peak_rss_bytes()  # so far of what is timed
+        found = worker.outputs(texts)
         measured.append(Measured(system.name, found, timed.grid, timed.load_seconds, memory, system.size_bytes))
         steps.did(f"{system.name}: {len(texts):,} texts scored")
     return measured

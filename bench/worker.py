@@ -19,8 +19,8 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
@@ -36,13 +36,15 @@ from bertline.serve.engine import Engine
 from bertline.serve.runtimes import RUNTIMES, OnnxRuntime, Runtime
 from bertline.tasks import catalog
 from bertline.tasks.task import Output
-from bertline.tasks.tokens import Batch, Text
+from bertline.tasks.tokens import Batch, Text, by_length
 
 PROCESSES = multiprocessing.get_context("spawn")
 """A worker begins with nothing of its parent's, so that its memory is its own."""
 WARM_UP_SECONDS = 0.05
 TURN_SECONDS = 0.25
 MIN_REPETITIONS = 2
+BATCH = 16
+"""Texts that PyTorch answers at once, where nothing is timed."""
 SURE_OF_ALL_AND_OF_NONE = (0.0, 2.0)
 """Thresholds of a cascade, none of which is a probability that it computes."""
 
@@ -88,8 +90,13 @@ class Worker:
 
     def outputs(self, texts: Sequence[Text]) -> list[Output]:
         """What the model gives for each window of the texts, in order."""
-        outputs: list[Output] = self._ask("outputs", list(texts))
-        return outputs
+        return self.outputs_later(texts)()
+
+    def outputs_later(self, texts: Sequence[Text]) -> Callable[[], list[Output]]:
+        """As `outputs`, while the caller does other things; what is returned waits for them, and is called before the
+        next question.
+        """
+        return self._begin("outputs", list(texts))
 
     def run(self, batch: Batch) -> Output:
         """As `Runtime.run`: a worker is a runtime, too."""
@@ -106,15 +113,28 @@ class Worker:
         return int(self._ask("peak_rss_bytes"))
 
     def _ask(self, question: str, *arguments: object) -> Any:
-        try:
+        return self._begin(question, *arguments)()
+
+    def _begin(self, question: str, *arguments: object) -> Callable[[], Any]:
+        with self._alive():
             self._pipe.send((question, arguments))
+        return self._received
+
+    def _received(self) -> Any:
+        with self._alive():
             answer = self._pipe.recv()
-        except (EOFError, OSError):
-            self._process.join()
-            raise BertlineError(f"{self.system.name}: its process ended {_ending(self._process.exitcode)}") from None
         if isinstance(answer, _Failure):
             raise answer.kind(f"{self.system.name}: {answer.line}")
         return answer
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Tell how the process ended, if it has."""
+        try:
+            yield
+        except (EOFError, OSError):
+            self._process.join()
+            raise BertlineError(f"{self.system.name}: its process ended {_ending(self._process.exitcode)}") from None
 
 
 @dataclass(frozen=True)
@@ -177,7 +197,10 @@ class _Inside:
 
     def outputs(self, texts: list[Text]) -> list[Output]:
         tokenizer = self.task.tokenizer(self.system.tokenizer)
-        return Engine(self.task, tokenizer, self.runtime).outputs(tokenizer.encode(texts))
+        engine, windows = Engine(self.task, tokenizer, self.runtime), tokenizer.encode(texts)
+        if self.system.kind == "pytorch":  # in fp32 a window has the same answer in any company, and sooner
+            return engine.outputs_of(windows, by_length([len(window.input_ids) for window in windows], BATCH))
+        return engine.outputs(windows)
 
     def run(self, batch: Batch) -> Output:
         return self.runtime.run(batch)

@@ -80,10 +80,12 @@ class Contest:
             GateError: none is; the message is a table of what was tried.
         """
         with ExitStack() as processes:
-            self._time(plans, processes)
-            self.say(f"pytorch: answering {len(self.origin.texts):,} texts")
-            self._before = self._counts(self._yardstick)
             origin = self.origin
+            self.say(f"pytorch: answering {len(origin.texts):,} texts meanwhile")
+            answered = self._yardstick.outputs_later(origin.texts)  # most quantizers compute on one core
+            self._make(plans, processes)
+            self._before = self._counted(self._yardstick, answered())
+            self._time(plans)
             self._unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples, self._before)
             if (chosen := self._best(lambda plan: plan.quantized)) is None:
                 self._mend(processes)
@@ -102,10 +104,8 @@ class Contest:
         pytorch = self._beside[chosen.plan.name]
         return Outcome(trials, chosen, others, self._graphs, baseline, pytorch, weighs, self._notices)
 
-    def _time(self, plans: Sequence[Plan], processes: ExitStack) -> None:
-        """Make the plans and time them in turns with PyTorch."""
-        for plan in plans:
-            self._make(plan, processes)
+    def _time(self, plans: Sequence[Plan]) -> None:
+        """Time what was made of the plans in turns with PyTorch."""
         made = [plan for plan in plans if plan.name in self._workers]
         workers = [self._workers[plan.name] for plan in made]
         rounds = 1 if self.terms.quick else ROUNDS
@@ -116,21 +116,22 @@ class Contest:
             self._trials[plan.name] = Trial(plan, worker.system.size_bytes, p50_ms(points))
             self._beside[plan.name] = p50_ms(timed[0])
 
-    def _make(self, plan: Plan, processes: ExitStack) -> None:
-        """Make a candidate and let it answer a text; what its quantizer or runtime cannot do is told, and no more."""
-        self.say(f"{plan.name}: making")
-        try:
-            graph = self.workshop.make(plan)
-            measured = system(self.origin, graph, plan.cascade)
-            worker = processes.enter_context(Worker(measured, machine.cores()))
-            worker.outputs(self.origin.texts[:1])
-        except Exception as error:  # the quantizers are other people's, and raise whatever they come upon
-            if plan.name == "fp32":
-                raise
-            reason = " ".join(str(error).split())
-            self._notices.append(f"not tried: {plan.name}: it cannot be made ({type(error).__name__}: {reason:.200})")
-        else:
-            self._graphs[plan.name], self._workers[plan.name] = graph, worker
+    def _make(self, plans: Sequence[Plan], processes: ExitStack) -> None:
+        """Make candidates, each of which answers a text; what a quantizer or runtime cannot do is told, and no more."""
+        for plan in plans:
+            self.say(f"{plan.name}: making")
+            try:
+                graph = self.workshop.make(plan)
+                measured = system(self.origin, graph, plan.cascade)
+                worker = processes.enter_context(Worker(measured, machine.cores()))
+                worker.outputs(self.origin.texts[:1])
+            except Exception as error:  # the quantizers are other people's, and raise whatever they come upon
+                if plan.name == "fp32":
+                    raise
+                why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+                self._notices.append(f"not tried: {plan.name}: it cannot be made ({why})")
+            else:
+                self._graphs[plan.name], self._workers[plan.name] = graph, worker
 
     def _best(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
         """The best of those that fit and are right, scoring no more than it takes to know."""
@@ -159,7 +160,8 @@ class Contest:
         if failed and not self.terms.only and self._passes(self._counts(self._workers["fp32"])):
             self.say("none is right: trying what is slower, but loses less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
-            self._time(remedies(fastest), processes)
+            self._make(slower := remedies(fastest), processes)
+            self._time(slower)
 
     def _ask_teacher(self, processes: ExitStack) -> None:
         """Where the student is not right alone: its teacher, if there is one to ask, for what it is not sure of."""
@@ -180,7 +182,9 @@ class Contest:
         )
         if found is not None:
             both = Cascade(**found._asdict(), student=plan.name, teacher=teacher.name)
-            self._time([replace(plan, name=f"{plan.name}-cascade", cascade=both)], processes)
+            asking = [replace(plan, name=f"{plan.name}-cascade", cascade=both)]
+            self._make(asking, processes)
+            self._time(asking)
 
     def _others(self, chosen: Trial) -> list[Trial]:
         """What is sealed beside the chosen one: for ONNX Runtime alone, and for every CPU class."""

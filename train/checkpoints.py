@@ -4,9 +4,13 @@ DeepSpeed writes a checkpoint in place and points to it before all ranks are don
 temporary name and sync; when they have, rank 0 writes the index, `checkpoint.json`, with size and sha256 of every file,
 and renames the folder. Which checkpoint is newest is read from the names; one that is not what its index says is passed
 over. All ranks must see the same folder.
+
+best/ as it was then is a part of it: a run that goes on with other ranks, whose sums are rounded otherwise, may not
+come again to what was best after the checkpoint.
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from bertline.artifacts import files
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.files import FileEntry
+from bertline.artifacts.run import RunFolder
 
 INDEX = "checkpoint.json"
 TAG = "deepspeed"
@@ -77,12 +82,13 @@ class Engine(Protocol):
     def load_checkpoint(self, load_dir: str, tag: str) -> Any: ...
 
 
-def save(engine: Engine, state: State, folder: Path, keep: int) -> None:
-    """Write `folder`/step-N on all ranks and remove all but the newest `keep`.
+def save(engine: Engine, state: State, run: RunFolder, keep: int) -> None:
+    """Write checkpoints/step-N on all ranks and remove all but the newest `keep`.
 
     Raises:
         InputError: it cannot be written, for want of space for example; older checkpoints are left.
     """
+    folder = run.checkpoints
     temporary = folder / f".step-{state.step}"
     if dist.get_rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -90,6 +96,8 @@ def save(engine: Engine, state: State, folder: Path, keep: int) -> None:
     dist.barrier()
     try:
         engine.save_checkpoint(str(temporary), tag=TAG, client_state=UNIVERSAL, save_latest=False)
+        if dist.get_rank() == 0 and run.best.exists():
+            shutil.copytree(run.best, temporary / run.best.name, copy_function=_link)
         files.sync(temporary)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
         free = shutil.disk_usage(folder).free
@@ -170,6 +178,21 @@ def set_aside(folder: Path, after: int) -> None:
 def load(engine: Engine, checkpoint: Path) -> None:
     """Put weights, optimizer and schedule of a checkpoint into an engine that has just been made."""
     engine.load_checkpoint(str(checkpoint), tag=TAG)
+
+
+def restore_best(checkpoint: Path, best: Path) -> None:
+    """Take best/ back to what it was at a checkpoint; there may have been none yet."""
+    if (kept := checkpoint / best.name).exists():
+        with files.replaced_folder(best) as folder:
+            shutil.copytree(kept, folder, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file that nobody writes to any more; a copy where the file system has one name for each."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _remove(checkpoint: Path) -> None:

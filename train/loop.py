@@ -165,7 +165,7 @@ class Trainer:
         self.check_weights()
         watchdog.beat(f"step {self.state.step}, checkpoint")
         with watchdog.patient():
-            checkpoints.save(self.engine, self.state, self.run.checkpoints, self.recipe.training.save_total_limit)
+            checkpoints.save(self.engine, self.state, self.run, self.recipe.training.save_total_limit)
 
     def evaluate(self) -> None:
         """Score on the validation split; keep the model as best/ if it is better than all before."""

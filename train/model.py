@@ -156,37 +156,16 @@ def tokenizer_folder(source: Path) -> Iterator[Path]:
 def save(model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:
     """Put a complete Hugging Face folder at `folder`, in the place of one that may stand there.
 
-    A reader finds the old folder or the new one; after a crash between the two renames, `recover` does.
-
     Raises:
         InputError: it cannot be written, for want of space for example; what stood there still does.
     """
-    new, old = _beside(folder)
     try:
-        with files.new_folder(new) as temporary:
+        with files.replaced_folder(folder) as temporary:
             model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)  # type: ignore[operator]
             shutil.copytree(tokenizer, temporary, dirs_exist_ok=True)
     except (OSError, SafetensorError) as error:
         rule = "make room and continue with --resume"
         raise InputError(f"{folder}: the model could not be written ({error}); {rule}") from error
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover(folder: Path) -> None:
-    """Finish a replacement that `save` was stopped in, and remove what it left."""
-    new, old = _beside(folder)
-    if new.exists() and not folder.exists():
-        new.rename(folder)
-    files.remove_left(new)
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(folder: Path) -> tuple[Path, Path]:
-    return folder.with_name(f".{folder.name}-new"), folder.with_name(f".{folder.name}-old")
 
 
 def _indices(labels: Sequence[str]) -> dict[str, int]:

@@ -68,7 +68,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         if material.teacher is not None and recipe.distillation.relations:
             weight = recipe.distillation.relations
             relations = teacher.beside(material.teacher, engine.module, ready, tokenizer_folder, weight, precision)
-        claim(asked, run, splits, state)
+        claim(asked, run, splits, state, None if found is None else found[0])
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
         with monitors.opened(asked, run, progress.say) as written:
@@ -260,17 +260,18 @@ def elastic_engine(make: Callable[..., Any], checkpoint: Path) -> Any:
     return engine
 
 
-def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State) -> None:
-    """Write what a run begins with, or take it back to the step it resumes from."""
+def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State, checkpoint: Path | None) -> None:
+    """Write what a run begins with, or take it back to the checkpoint that it resumes from."""
     dist.barrier()  # every rank has seen the folder as it was
     if ranks.is_first():
         if not run.recipe.exists():
             recipes.save(recipe, run.recipe)  # first: what has a recipe can be resumed
         if state.step == 0:
             splits.save(run)
-        model.recover(run.best)
-        for written in (run.recipe, run.summary):
+        for written in (run.recipe, run.summary, run.best):
             files.remove_left(written)
+        if checkpoint is not None:
+            checkpoints.restore_best(checkpoint, run.best)
         checkpoints.set_aside(run.checkpoints, state.step)
         metrics.truncate(run.metrics, state.step)
     dist.barrier()

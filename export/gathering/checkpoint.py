@@ -98,8 +98,8 @@ def by_rank(folder: Path) -> Files:
 
 
 def model_beside(folder: Path) -> Path | None:
-    """The model folder that was written along with a checkpoint: Trainer's folder around it, or best/ of its run."""
-    around = [folder.parent, RunFolder(folder.parent.parent.parent).best]
+    """The model folder written along with a checkpoint: Trainer's folder around it, best/ beside it or of its run."""
+    around = [folder.parent, *(RunFolder(place).best for place in (folder.parent, folder.parent.parent.parent))]
     return next((place for place in around if (place / "config.json").is_file()), None)
 
 

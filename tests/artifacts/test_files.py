@@ -52,6 +52,17 @@ def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "best"
+    for name in ("old", "new"):
+        with files.replaced_folder(target) as folder:
+            (folder / name).touch()
+            assert not (target / name).exists()
+    with pytest.raises(RuntimeError), files.replaced_folder(target) as folder:
+        fail((folder / "half").write_text("half"))
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["best", "best/new"]
+
+
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     for name in (".a[1].xyz", "a[1]", ".a1.xyz", ".a[1]"):
         (tmp_path / name).write_text("")

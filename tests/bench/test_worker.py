@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bertline.artifacts.errors import BertlineError, DamagedError, InputError
@@ -55,6 +56,29 @@ def test_a_process_that_dies_is_told_by_its_signal(systems: list[System]) -> Non
         with pytest.raises(BertlineError, match=r"^onnxruntime-fp32: its process ended by SIGKILL"):
             one.peak_rss_bytes()
     assert not alive(pid)
+
+
+def test_pytorch_answers_in_company_as_alone(systems: list[System]) -> None:
+    """Longer and shorter texts together, in their order."""
+    texts = [(" ".join(["a good film"] * (index % 7 + 1)), None) for index in range(worker.BATCH + 5)]
+    with Worker(systems[0], threads=1) as pytorch:
+        together = pytorch.outputs(texts)
+        alone = [pytorch.outputs([text])[0] for text in texts]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_system_answers_while_another_is_asked(systems: list[System]) -> None:
+    texts = [("a good film", None), ("a bad one", None)]
+    with compare.started(systems[:2], threads=1) as (pytorch, onnx):
+        answered = pytorch.outputs_later(texts)
+        np.testing.assert_allclose(onnx.outputs(texts), answered(), atol=1e-3)
+        pid = pytorch._process.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        answered = pytorch.outputs_later(texts)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(BertlineError, match=r"^pytorch: its process ended by SIGKILL"):
+            answered()
 
 
 def test_a_worker_ends_when_its_parent_is_killed(systems: list[System], tmp_path: Path) -> None:

@@ -15,7 +15,16 @@ def listing(folder: Path) -> list[str]:
 
 
 def test_the_files_of_a_run(line: Line) -> None:
+    best = (
+        "best/config.json",
+        "best/model.safetensors",
+        "best/special_tokens_map.json",
+        "best/tokenizer.json",
+        "best/tokenizer_config.json",
+        "best/vocab.txt",
+    )
     checkpoint = (
+        *best,
         "checkpoint.json",
         "deepspeed/mp_rank_00_model_states.pt",
         "deepspeed/zero_pp_rank_0_mp_rank_00_optim_states.pt",
@@ -24,12 +33,7 @@ def test_the_files_of_a_run(line: Line) -> None:
         "zero_to_torch.py",
     )
     assert listing(line.folder / "runs/reviews") == [
-        "best/config.json",
-        "best/model.safetensors",
-        "best/special_tokens_map.json",
-        "best/tokenizer.json",
-        "best/tokenizer_config.json",
-        "best/vocab.txt",
+        *best,
         *(f"checkpoints/step-12/{name}" for name in checkpoint),
         *(f"checkpoints/step-6/{name}" for name in checkpoint),
         "metrics.jsonl",

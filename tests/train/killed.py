@@ -140,11 +140,11 @@ class Stop:
             self.stand("rename")
 
     def copytree(self, _: Path, target: Path, **__: Any) -> None:
-        if Path(target).parent.name.startswith("..best-new."):
+        if Path(target).parent.name.startswith(".best."):
             self.stand("model")
 
     def rename(self, path: Path, target: Path) -> None:
-        if (path.name, target.name) == (".best-new", "best"):
+        if path.parent.name.startswith(".best.") and target.name == "best":
             self.stand("swap")
 
     def rmtree(self, path: Any, *_: Any, **__: Any) -> None:

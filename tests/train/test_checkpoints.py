@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from bertline.artifacts.errors import BertlineError, DamagedError, InputError
 from bertline.artifacts.run import RunFolder
 from bertline.train import checkpoints
+from bertline.train.loop import Trainer
+from tests.train import plain
 from tests.train.conftest import losses, train_here
 
 pytestmark = pytest.mark.usefixtures("rank")
@@ -73,6 +76,30 @@ def test_the_one_before_a_damaged_one_is_used(recipe: Path, stopped: RunFolder, 
     assert losses(run) == losses(whole)
     assert (run.checkpoints / "damaged-step-8").is_dir()
     checkpoints.verify(run.checkpoints / "step-8")
+
+
+def test_best_is_taken_back_to_the_checkpoint(recipe: Path, tmp_path: Path) -> None:
+    """What was best after it may never come again: with other ranks a sum is rounded otherwise."""
+    run, sets = RunFolder(tmp_path / "run"), ["training.epochs=3", "training.save_steps=5", "training.best=loss"]
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe, run.path, sets, stop=11)
+    then = plain.weights(run.best)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe, run.path, sets, resume=True, stop=13)
+    assert not same(plain.weights(run.best), then), "step 12 was better"
+
+    def look(trainer: Trainer) -> None:
+        assert trainer.state.step == 10
+        assert trainer.best is not None
+        assert trainer.best.step == 6
+        assert same(plain.weights(run.best), then)
+
+    train_here(recipe, run.path, sets, resume=True, look=look)
+    checkpoints.verify(run.checkpoints / "step-18")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_no_sound_checkpoint_is_told(recipe: Path, stopped: RunFolder, tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def taken(folder: Path) -> int:
     """Bytes that the files of a folder take of a disk."""
-    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in folder.rglob("*"))
+    each = {found.st_ino: found.st_size for path in folder.rglob("*") if (found := path.stat())}  # best/ has two names
+    return sum(-(-size // PAGE) * PAGE for size in each.values())
 
 
 def live(recipe: Path, run: RunFolder, log: Path) -> None:
@@ -54,7 +55,7 @@ def test_a_full_disk(recipe: Path, tmp_path: Path, disk: Path) -> None:
     """There is room for two checkpoints and half of the third."""
     whole, run = RunFolder(tmp_path / "whole/run"), RunFolder(disk / "run")
     live(recipe, whole, tmp_path / "first")
-    room = taken(whole.path.parent) + taken(whole.checkpoints / "step-12") // 2
+    room = taken(whole.path.parent) + taken(whole.checkpoints / "step-12/deepspeed") // 2
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(DISK - room))
     ended = by_command(recipe, run)

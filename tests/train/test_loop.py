@@ -104,12 +104,12 @@ def test_what_a_run_leaves(finished: RunFolder) -> None:
     names = {path.relative_to(finished.path).as_posix() for path in finished.path.rglob("*") if path.is_file()}
     kept = ("checkpoint.json", "deepspeed/mp_rank_00_model_states.pt", "zero_to_fp32.py", "zero_to_torch.py",
             "deepspeed/zero_pp_rank_0_mp_rank_00_optim_states.pt")  # fmt: skip
+    best = ("best/config.json", "best/model.safetensors", "best/tokenizer.json", "best/tokenizer_config.json",
+            "best/special_tokens_map.json")  # fmt: skip
     assert names == {
         "recipe.yaml", "run.json", "metrics.jsonl",
         "splits/validation.jsonl", "splits/test.jsonl", "splits/calibration.jsonl",
-        "best/config.json", "best/model.safetensors", "best/tokenizer.json", "best/tokenizer_config.json",
-        "best/special_tokens_map.json",
-        *(f"checkpoints/step-{step}/{name}" for step in (10, 12) for name in kept),
+        *best, *(f"checkpoints/step-{step}/{name}" for step in (10, 12) for name in (*kept, *best)),
     }  # fmt: skip
 
 

@@ -163,11 +163,3 @@ def test_a_saved_folder_is_replaced_whole(model: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
     assert not (best / "stale").exists()
     assert models.from_folder(best, TASK.architecture).get_parameter("classifier.weight").min() == 1
-
-
-def test_a_replacement_that_was_stopped_is_finished(tmp_path: Path) -> None:
-    (tmp_path / ".best-new").mkdir()
-    (tmp_path / ".best-new/new").touch()
-    (tmp_path / ".best-old").mkdir()
-    models.recover(tmp_path / "best")
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["best", "best/new"]
