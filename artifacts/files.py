@@ -105,7 +105,8 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         sync(temporary)
         if path.exists():
             path.rename(temporary / "old")
-        publish(temporary / path.name, path)
+        (temporary / path.name).rename(path)
+        sync_entry(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

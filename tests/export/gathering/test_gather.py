@@ -92,6 +92,12 @@ def test_a_runs_checkpoint_becomes_its_model(folder: Path, tmp_path: Path, name:
     assert not same(tmp_path / "step-4", folder / name / "step-6.safetensors")
 
 
+def test_a_runs_checkpoint_brings_its_model_along(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / SPLIT / "run/checkpoints/step-6", tmp_path / "elsewhere")
+    gather(tmp_path / "elsewhere", tmp_path / "made")
+    assert same(tmp_path / "made", folder / SPLIT / "step-6.safetensors")
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_the_latest_of_what_deepspeed_leaves_becomes_the_model(folder: Path, tmp_path: Path, name: str) -> None:
     told = gather(folder / name / "output", tmp_path / "made", str(folder / name / "run/best"))
