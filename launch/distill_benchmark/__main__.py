@@ -3,8 +3,8 @@
     python -m bertline.launch.distill_benchmark [--seed N]... [--work DIR] [--json FILE]
 
 Of each seed: a teacher on 4,000 labelled reviews; half of its layers, fine-tuned on the same labels alone; the same
-half, distilled with the rest of the reviews as texts without labels; and the bundle that `shrink` finds, timed in turns
-with the teacher in PyTorch. What is finished in DIR is used as it is, so a run that was cut goes on.
+half, distilled with the other 12,500 reviews as texts without labels; and the bundle that `shrink` finds, timed in
+turns with the teacher in PyTorch. What is finished in DIR is used as it is, so a run that was cut goes on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bertline.launch.train_benchmark.report import Command, dated
 RECIPE = Path(__file__).with_name("reviews.yaml")
 LAYERS, KEPT = 6, 3
 """Of the model; of the student that is trained with and without its teacher."""
-STUDENTS = ("training.epochs=3", "training.learning_rate=2e-4")
+STUDENTS = ("training.epochs=2", "training.learning_rate=2e-4")
 MAX_DROP = 0.01
 TEXTS = "texts.jsonl"
 
