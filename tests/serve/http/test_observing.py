@@ -3,13 +3,15 @@
 import asyncio
 import json
 import re
+import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, sleep
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -58,15 +60,12 @@ def test_a_request_is_told_by_its_id_and_never_by_its_text(server: Serving) -> N
     assert re.fullmatch("[0-9a-f]{12}", headers["x-bundle-version"])
     other = ask(server, body={"inputs": TEXT}, x_request_id="with a blank")[1]["x-request-id"]
     assert re.fullmatch("[0-9a-f]{32}", other)
-    told: dict[str, Any] = {}
-    until = monotonic() + 10
-    while other not in told and monotonic() < until:  # an answer is logged once it is sent
-        told = {line["request"]: line for line in server.lines("request")}
+    wait_for(lambda: other in logged(server))  # an answer is logged once it is sent
+    told = logged(server)
     assert told["mine-7"] | {"ms": 0, "time": ""} == {
         "time": "", "level": "info", "message": "request", "request": "mine-7", "method": "POST", "route": "/",
         "status": 200, "ms": 0, "texts": 1,
     }  # fmt: skip
-    assert other in told
     assert "nobody else" not in server.log.read_text()
 
 
@@ -130,3 +129,28 @@ def test_a_client_that_has_gone_frees_its_place(slow_bundle: Path) -> None:
         assert found["bertline_rejected_total gone"] > 20
         assert found["bertline_queue_texts"] == 0
         assert seconds < 0.5
+
+
+def test_a_client_that_has_gone_frees_the_place_of_all_that_it_has_asked(slow_bundle: Path) -> None:
+    """Of two requests sent in a row the first is being answered as the client goes, and uvicorn tells the second."""
+    body = json.dumps({"inputs": ["the film was good " * 8] * 30}).encode()
+    asked = f"POST / HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    with serving(slow_bundle) as running:
+        place = urlsplit(running.url)
+        with socket.create_connection((place.hostname, place.port)) as connection:
+            connection.sendall(2 * (asked.encode() + body))
+            wait_for(lambda: metrics(running)["bertline_queue_texts"] > 0)
+        wait_for(lambda: metrics(running).get("bertline_rejected_total gone") == 1)
+        wait_for(lambda: metrics(running)["bertline_queue_texts"] == 0)
+
+
+def logged(server: Serving) -> dict[str, dict[str, Any]]:
+    """What was logged of requests, by their ids."""
+    return {line["request"]: line for line in server.lines("request")}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = monotonic() + 10
+    while not condition():
+        assert monotonic() < until
+        sleep(0.05)
