@@ -33,6 +33,12 @@ ranks_option = click.option(
 hostfile_option = click.option(
     "--hostfile", type=path_type, help="DeepSpeed hostfile: one line a machine, 'NAME slots=GPUS'."
 )
+drop_option = click.option(
+    "--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Metric it may lose."
+)
+overrides_option = click.option(
+    "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe."
+)
 signature_option = click.option(
     "--trust", "public_key", type=path_type, metavar="PUBLIC_KEY", help="Demand a signature of BUNDLE by this key, PEM."
 )
@@ -62,7 +68,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("recipe", type=path_type)
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe.")
+@overrides_option
 @gpus_option
 @ranks_option
 @hostfile_option
@@ -81,7 +87,7 @@ def train(recipe: Path, as_json: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("recipe", type=path_type)
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe.")
+@overrides_option
 @json_option
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Tell what the data of RECIPE holds and what the model will see of it; loads no model."""
@@ -95,10 +101,10 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 @main.command()
 @click.argument("recipe", type=path_type)
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe.")
-@click.option("--gpus", type=click.IntRange(1), help="GPUs of this machine to use.  [default: all]")
-@click.option("--ranks", type=click.IntRange(1), help="CPU ranks, where there is no GPU.  [default: one a NUMA node]")
-@click.option("--hostfile", type=path_type, help="DeepSpeed hostfile: one line a machine, 'NAME slots=GPUS'.")
+@overrides_option
+@gpus_option
+@ranks_option
+@hostfile_option
 @click.option("-o", "--output", type=path_type, metavar="DIR", help="Folder to search in.  [default: searches/NAME]")
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
@@ -117,7 +123,7 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @main.command()
 @click.argument("source", metavar="RUN|MODEL|CHECKPOINT")
 @click.option("-o", "--output", type=path_type, metavar="BUNDLE", help="Folder to make.  [default: bundles/NAME]")
-@click.option("--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Metric it may lose.")
+@drop_option
 @click.option(
     "--target",
     type=click.Choice(["auto", "avx2", "avx512", "avx512_vnni", "arm64"]),
@@ -167,7 +173,7 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
 
 @main.command()
 @click.argument("place", metavar="RUN", type=path_type)
-@click.option("--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Metric it may lose.")
+@drop_option
 @click.option("--unlabelled", metavar="FILE", help="Texts for the students, which RUN labels: file, glob, hub id.")
 @click.option("-o", "--output", type=path_type, metavar="BUNDLE", help="Folder to make.  [default: bundles/NAME-small]")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the students' recipe.")
