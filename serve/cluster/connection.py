@@ -20,7 +20,7 @@ def connect(**settings: Any) -> None:
         settings: of `ray.init`.
 
     Raises:
-        InputError: there is none at that address, or it is of another version of Ray.
+        InputError: there is none at that address, it is of another version of Ray, or it has nothing to compute on.
     """
     address = os.environ.get(ADDRESS, "")
     _demand_listener(address)
@@ -30,6 +30,9 @@ def connect(**settings: Any) -> None:
         ray.init(address or "local", logging_level="ERROR", **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"{ADDRESS}={address}: {first_line(error)}" if address else first_line(error)) from None
+    if not machines():
+        ray.shutdown()
+        raise InputError("the Ray cluster has no machine with a CPU; start one with ray start --address=…")
 
 
 def machines() -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bertline import __version__
 from bertline.artifacts import bundle, files
 from bertline.artifacts.bundle import Packing
-from bertline.artifacts.errors import BertlineError, InputError
+from bertline.artifacts.errors import BertlineError
 from bertline.serve.cluster.connection import connect, first_line, machines
 from bertline.serve.cluster.worker import Worker
 from bertline.serve.lanes import Answered, Asked, Computed, Lanes
@@ -69,7 +69,7 @@ class Workers:
             say: hears what a person should know.
 
         Raises:
-            InputError: the folder is no bundle, or there is no cluster.
+            InputError: the folder is no bundle, or as `connect`.
             DamagedError: as `bundle.load`.
         """
         self.task = catalog.make(bundle.load(folder).manifest)
@@ -78,9 +78,6 @@ class Workers:
         connect(log_to_driver=False)
         self.machines = len(machines())
         """As many as there were at the start; that many are used."""
-        if not self.machines:
-            ray.shutdown()
-            raise InputError("the Ray cluster has no machine with a CPU; start one with ray start --address=…")
         say(f"Ray: {self.machines} {'machine' if self.machines == 1 else 'machines'}")
         self._seats: dict[str, _Seat] = {}
         self._idle: SimpleQueue[_Seat] = SimpleQueue()

@@ -68,6 +68,21 @@ def test_without_ray_or_a_cluster_it_is_one_line_and_code_2(
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+@pytest.mark.load
+def test_a_cluster_without_a_machine_that_computes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.cluster_utils import Cluster
+
+    from bertline.serve.cluster import connection
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        with pytest.raises(InputError, match="the Ray cluster has no machine with a CPU; start one with ray start"):
+            connection.connect()
+    finally:
+        cluster.shutdown()
+
+
 class Machines:
     """A Ray cluster of a head that computes nothing and of two machines with a core each, all on this one."""
 
