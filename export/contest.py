@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -62,9 +63,29 @@ class Outcome:
 class Contest:
     """Candidates, what was measured of them so far, and a process for each."""
 
-    def __init__(self, origin: Origin, yardstick: Worker, workshop: Workshop, terms: Terms, say: Say) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        yardstick: Worker,
+        workshop: Workshop,
+        terms: Terms,
+        say: Say,
+        answers: dict[Path, list[Output]] | None = None,
+    ) -> None:
+        """Take what contends, by what it is judged, and where it is told.
+
+        Args:
+            origin: what candidates are made of, and the examples.
+            yardstick: PyTorch, which answers as it should be.
+            workshop: makes the candidates.
+            terms: what is asked.
+            say: takes progress.
+            answers: of the yardstick and of the workshop's teacher, as far as they are known, by model; those that are
+                not are added.
+        """
         self.origin, self.workshop, self.terms, self.say = origin, workshop, terms, say
         self._yardstick = yardstick
+        self._answers = {} if answers is None else answers
         self._grid = grid(origin, terms.batch)
         self._graphs: dict[str, Graph] = {}
         self._trials: dict[str, Trial] = {}
@@ -81,8 +102,7 @@ class Contest:
         """
         with ExitStack() as processes:
             origin = self.origin
-            self.say(f"pytorch: answering {len(origin.texts):,} texts meanwhile")
-            answered = self._yardstick.outputs_later(origin.texts)  # most quantizers compute on one core
+            answered = self._asked_once(self._yardstick)  # most quantizers compute on one core
             self._make(plans, processes)
             self._before = self._counted(self._yardstick, answered())
             self._time(plans)
@@ -173,7 +193,7 @@ class Contest:
         self.say(f"none is right alone: asking {teacher.name} of the teacher")
         plan = min(tried, key=lambda trial: trial.milliseconds).plan
         with Worker(system(self.origin, teacher), machine.cores()) as asked:
-            answered = asked.outputs(self.origin.texts)
+            answered = self._asked_once(asked)()
         student = self._workers[plan.name]
         found = cascade.lowest(
             student.outputs(self.origin.texts),
@@ -201,6 +221,15 @@ class Contest:
     def _exact(self) -> Trial:
         """The fp32 graph: the answers are PyTorch's."""
         return self._trials["fp32"]
+
+    def _asked_once(self, worker: Worker) -> Callable[[], list[Output]]:
+        """What waits for a worker's answers, unless they are known from another contest on the same examples."""
+        model, texts = worker.system.model, self.origin.texts
+        if model in self._answers:
+            return lambda: self._answers[model]
+        self.say(f"{worker.system.name}: answering {len(texts):,} texts")
+        later = worker.outputs_later(texts)
+        return lambda: self._answers.setdefault(model, later())
 
     def _counts(self, worker: Worker) -> Counts:
         """What the scores of a system's answers are made of."""

@@ -16,8 +16,7 @@ from bertline.artifacts.bundle import Fidelity, Packing, Vocabulary
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
 from bertline.export import contest, packing, sources
-from bertline.export.candidates import cascade, vocabulary
-from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates import vocabulary
 from bertline.export.candidates.plans import Situation, select
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.contest import Contest, Outcome, Say
@@ -26,6 +25,7 @@ from bertline.export.gates.exact import Exact
 from bertline.export.sealing import account
 from bertline.export.sealing.seal import seal
 from bertline.export.sources import Origin
+from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms
 from bertline.serve.runtimes import installed
 
@@ -40,8 +40,7 @@ def export(
     trust: bool = False,
     sign: Path | None = None,
     trim_vocabulary: str | None = None,
-    teacher: str | None = None,
-    asked: Path | None = None,
+    teacher: Teacher | None = None,
 ) -> dict[str, Any]:
     """Make a bundle of the best candidate that is shown to lose no more than the terms allow.
 
@@ -54,8 +53,7 @@ def export(
         model, trust: of a checkpoint alone, as `gather` takes them.
         sign: the private key to sign the bundle with.
         trim_vocabulary: texts, as `vocabulary.trim` takes them, whose tokens are kept; None to keep all tokens.
-        teacher: the run that candidates are held to instead of the source, which is a student of it.
-        asked: a bundle of the teacher, to be asked in a cascade where the student is not right alone.
+        teacher: of the source, which is a student; candidates are held to the teacher instead.
 
     Returns:
         What `bertline export --json` prints.
@@ -73,9 +71,8 @@ def export(
         origin = sources.read(source, data, gathered)
         terms.check_examples(len(origin.examples))
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
-        judge = None if teacher is None else replace(sources.read(teacher, data), examples=origin.examples)
-        asks = None if asked is None else cascade.teacher(asked)
-        found = _measured(origin, judge, asks, terms, trim_vocabulary, Path(folder), say)
+        judge = None if teacher is None else teacher.origin(origin.examples)
+        found = _measured(origin, judge, teacher, terms, trim_vocabulary, Path(folder), say)
         told = account.describe(origin, judge, bundle, found.outcome, found.fidelity, terms, found.vocabulary)
         result = account.answer(bundle, told.manifest, found.outcome)
         say(f"sealing {bundle}")
@@ -98,7 +95,7 @@ class _Measured(NamedTuple):
 def _measured(
     origin: Origin,
     judge: Origin | None,
-    asked: Graph | None,
+    teacher: Teacher | None,
     terms: Terms,
     texts: str | None,
     folder: Path,
@@ -114,15 +111,18 @@ def _measured(
             say(f"trimming the vocabulary to {texts}")
             served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
         graphs = exact.make(origin, served, own, folder, say)
-        return _Measured(served, kept, graphs.fidelity, _chosen(served, graphs, yardstick, asked, terms, say))
+        return _Measured(served, kept, graphs.fidelity, _chosen(served, graphs, yardstick, teacher, terms, say))
 
 
-def _chosen(origin: Origin, graphs: Exact, yardstick: Worker, asked: Graph | None, terms: Terms, say: Say) -> Outcome:
+def _chosen(
+    origin: Origin, graphs: Exact, yardstick: Worker, teacher: Teacher | None, terms: Terms, say: Say
+) -> Outcome:
     """The contest of all candidates that can win, with what is to be told of those that were left out."""
     plans, notices = select(Situation(terms, machine.cpu_class(), graphs.why_not_fused, _openvino()))
     texts, notice = sources.calibration(origin)
+    asked, answers = (None, None) if teacher is None else (teacher.asked(), teacher.answers)
     workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration, asked)
-    outcome = Contest(origin, yardstick, workshop, terms, say).hold(plans)
+    outcome = Contest(origin, yardstick, workshop, terms, say, answers).hold(plans)
     if notice and any(trial.plan.calibrated for trial in outcome.trials):
         notices.append(notice)
     return replace(outcome, notices=[*notices, *outcome.notices], packing=_packed(origin, outcome, terms))

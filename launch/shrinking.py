@@ -24,6 +24,7 @@ from bertline.artifacts.recipe_schema import Recipe, Student
 from bertline.artifacts.run import RunFolder
 from bertline.export.choose import ROUNDING
 from bertline.export.export import export
+from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms
 from bertline.launch import training
 
@@ -98,6 +99,11 @@ class Shrinking:
         return tried.drop > self.terms.max_drop + ROUNDING
 
     @cached_property
+    def teacher(self) -> Teacher:
+        """What all students are held to."""
+        return Teacher(str(self.place), self.asked)
+
+    @cached_property
     def asked(self) -> Path | None:
         """A bundle of the teacher, which cascades ask; None where none passes, or its task has no one label."""
         if runs.read_summary(self.place).problem_type != "single_label_classification":
@@ -134,7 +140,7 @@ class Shrinking:
         bundle = self.unseen(Path(tried.run))
         terms = replace(self.terms, quick=True) if self.loses(tried) else self.terms
         try:
-            made = export(tried.run, bundle, terms, say=self.say, teacher=str(self.place), asked=self.asked)
+            made = export(tried.run, bundle, terms, say=self.say, teacher=self.teacher)
         except GateError as error:
             lost = f"loses {tried.drop:.4f}, alone and in a cascade"
             told = str(error).partition(";")[0]  # a table follows

@@ -21,6 +21,7 @@ from bertline.bench.worker import Worker
 from bertline.export.candidates import cascade, convert
 from bertline.export.candidates.graphs import Graph
 from bertline.export.export import export
+from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms
 from bertline.serve.http.limits import Limits
 from bertline.serve.http.metrics import Metrics
@@ -122,8 +123,14 @@ def test_the_lowest_threshold_that_passes() -> None:
 
 
 @pytest.fixture(scope="session")
+def teacher(run: Path, bundle: tuple[Path, dict[str, Any], list[str]]) -> Teacher:
+    """Of all students here."""
+    return Teacher(str(run), bundle[0])
+
+
+@pytest.fixture(scope="session")
 def sealed(
-    run: Path, bundle: tuple[Path, dict[str, Any], list[str]], beginner: Path, tmp_path_factory: pytest.TempPathFactory
+    teacher: Teacher, beginner: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, dict[str, Any], list[str]]]:
     """The bundle of a cascade, the JSON that was answered, and what was said."""
     folder = tmp_path_factory.mktemp("bundles") / "cascade"
@@ -132,7 +139,7 @@ def sealed(
         measure_briefly(patch)
         patch.setattr(cascade, "SHARES", tuple(n / 20 for n in range(1, 20)))
         terms = Terms(0.05, quick=True)
-        found = export(str(beginner), folder, terms, say=said.append, teacher=str(run), asked=bundle[0])
+        found = export(str(beginner), folder, terms, say=said.append, teacher=teacher)
         yield folder, found, said
 
 
@@ -199,16 +206,21 @@ def test_a_manifest_that_calls_another_model_a_cascade_is_refused(
 
 
 def test_no_cascade_that_does_not_pass(
-    run: Path,
-    bundle: tuple[Path, dict[str, Any], list[str]],
+    sealed: tuple[Path, dict[str, Any], list[str]],
+    teacher: Teacher,
     beginner: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measure_briefly(monkeypatch)
     monkeypatch.setattr(cascade, "SHARES", (0.01,))
+    said: list[str] = []
     with pytest.raises(GateError, match="no candidate is known to lose at most"):
-        export(str(beginner), tmp_path / "b", Terms(0.05, quick=True), teacher=str(run), asked=bundle[0])
+        export(str(beginner), tmp_path / "b", Terms(0.05, quick=True), say=said.append, teacher=teacher)
+    assert any(line.startswith("none is right alone: asking") for line in said)
+    assert set(teacher.answers) == {Path(teacher.run) / "best", teacher.asked().path}  # type: ignore[union-attr]
+    assert any(line.startswith("pytorch: answering") for line in sealed[2])
+    assert not any(line.startswith("pytorch: answering") for line in said), "it is known what the teacher answers"
 
 
 def test_the_threshold_is_an_input_with_a_default(fp32: Graph, tmp_path: Path) -> None:
