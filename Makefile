@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-faults test-load test-matrix test-gpu lint format schema bench-train bench-train-accuracy bench-export bench-serve bench-distill clean
+.PHONY: demo test test-faults test-load test-matrix test-gpu lint format schema bench-train bench-train-accuracy bench-export bench-serve bench-distill bench-search clean
 
 demo: .venv/installed  ## train, export, measure and ask a real model on real reviews
 	$(BIN)/bertline demo
@@ -36,6 +36,9 @@ bench-serve: .venv/installed bundles/demo/bertline.json  ## what HTTP costs; the
 
 bench-distill: .venv/installed  ## students with and without a teacher, and what shrink finds; hours for three seeds
 	$(BIN)/python -m bertline.launch.distill_benchmark
+
+bench-search: .venv/installed  ## what a search finds beside the defaults; an hour or more for three seeds
+	$(BIN)/python -m bertline.launch.search_benchmark
 
 bundles/demo/bertline.json: runs/demo/run.json
 	$(BIN)/bertline export runs/demo --max-drop 0.02

@@ -15,6 +15,7 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
+from bertline.artifacts.run import RunFolder, Summary
 from bertline.launch import deepspeed_launcher
 from bertline.train import deepspeed_config
 
@@ -63,6 +64,22 @@ def start(
         kind = InputError if code == InputError.exit_code else BertlineError
         raise kind(f"{folder}: training ended with exit code {code}; the reason is above")
     return folder
+
+
+def finished(path: Path, run: Path, overrides: Sequence[str] = ()) -> Summary:
+    """What a run of a recipe came to: trained, or gone on with, where it is not finished yet.
+
+    Args:
+        path: the recipe.
+        run: the run's folder.
+        overrides: KEY=VALUE.
+
+    Raises:
+        BertlineError: as `start`.
+    """
+    if not RunFolder(run).summary.exists():
+        start(path, overrides, run=run, resume=RunFolder(run).recipe.exists())
+    return runs.read_summary(run)
 
 
 def deepspeed_configuration(recipe: Recipe, kind: str, ranks: int) -> dict[str, Any]:

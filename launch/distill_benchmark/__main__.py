@@ -23,7 +23,6 @@ from bertline.artifacts import files, places, tables
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Student
-from bertline.artifacts.run import RunFolder
 from bertline.export.terms import Terms
 from bertline.launch import training
 from bertline.launch.shrinking import Say, Shrinking, distilled, shrink, speedup
@@ -59,8 +58,9 @@ def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
     """All of one seed, in a folder."""
     teacher = folder / "teacher"
     sets = [f"training.seed={seed}"]
-    trained(teacher, sets)
-    labels = trained(folder / "labels-alone", [*sets, f"student.layers={layers()}", *STUDENTS])
+    training.finished(RECIPE, teacher, sets)
+    alone = [*sets, f"student.layers={layers()}", *STUDENTS]
+    labels = training.finished(RECIPE, folder / "labels-alone", alone)
     shrinking = Shrinking(teacher, folder / "bundle", Terms(MAX_DROP), str(texts), STUDENTS, {}, say)
     student = shrinking.student(Student(layers=layers()))
     taught = runs.read_summary(distilled(student, teacher, say, {}))
@@ -78,13 +78,6 @@ def layers() -> list[int]:
     from bertline.train.distillation.student import spread
 
     return spread(KEPT, LAYERS)
-
-
-def trained(folder: Path, sets: Sequence[str]) -> runs.Summary:
-    """A finished run of the benchmark's recipe."""
-    if not RunFolder(folder).summary.exists():
-        training.start(RECIPE, sets, run=folder, resume=RunFolder(folder).recipe.exists())
-    return runs.read_summary(folder)
 
 
 def shrunk(teacher: Path, bundle: Path, texts: Path, say: Say) -> dict[str, Any]:

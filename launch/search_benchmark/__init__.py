@@ -1,0 +1,1 @@
+"""What a search is worth: the settings that it finds beside the defaults, on real reviews: `make bench-search`."""
