@@ -15,7 +15,8 @@ from rich.console import Console
 from bertline.artifacts import bundle, encoder, files, machine, run
 from bertline.artifacts.bundle import Manifest, Source
 from bertline.artifacts.errors import InputError
-from bertline.bench import compare, report, systems
+from bertline.bench import compare, systems
+from bertline.bench.report import benchmark
 from bertline.bench.systems import System
 from bertline.export.candidates import convert
 from bertline.tasks import catalog
@@ -53,13 +54,13 @@ def bench(folder: Path, against: Sequence[str], data: Path | None, html: Path | 
         grid = compare.default_grid(compared)
         result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), compare.in_lines(say))
     if html is not None:
-        files.write_text(html, report.bench_page(result, shlex.join(["bertline", *sys.argv[1:]])))
+        files.write_text(html, benchmark.html(result, shlex.join(["bertline", *sys.argv[1:]])))
     return result
 
 
 def show(result: dict[str, Any]) -> None:
     """Print a result as tables."""
-    Console().print(report.terminal(result))
+    Console().print(benchmark.terminal(result))
 
 
 def _source(folder: Path, manifest: Manifest) -> Path:

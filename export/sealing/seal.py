@@ -7,7 +7,7 @@ from typing import Any
 from bertline.artifacts import files
 from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, Runtime
 from bertline.artifacts.signature import Sign
-from bertline.bench import report
+from bertline.bench.report import candidates
 from bertline.export.candidates import onnx_files
 from bertline.export.candidates.graphs import Graph
 from bertline.export.gates import emulation
@@ -63,7 +63,7 @@ def seal(
             triton.write(folder, manifest)
             readme += triton.section(folder, manifest)
         files.write_text(folder / "README.md", readme)
-        files.write_text(folder / "report.html", report.export_page(result, manifest.model_dump(mode="json")))
+        files.write_text(folder / "report.html", candidates.html(result, manifest.model_dump(mode="json")))
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         Engine.load(folder, manifest.threads)

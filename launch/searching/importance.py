@@ -14,7 +14,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from bertline.artifacts import files
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.bench import plots
+from bertline.bench.report import plots
 
 ENOUGH = 8
 """Trials. Of fewer, a forest of trees learns chance."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bertline.bench import plots, report
+from bertline.bench.report import benchmark, candidates, plots
 
 MACHINE = {
     "cpu": "Imagined CPU <9>",
@@ -134,8 +134,8 @@ class Page(HTMLParser):
 
 def draw(name: str) -> str:
     if name == "bench":
-        return report.bench_page(RESULT, "bertline bench b --html b.html")
-    return report.export_page(EXPORT, MANIFEST)
+        return benchmark.html(RESULT, "bertline bench b --html b.html")
+    return candidates.html(EXPORT, MANIFEST)
 
 
 html_of = cache(draw)
@@ -218,7 +218,7 @@ def test_labels_of_systems_that_are_alike_stand_over_each_other() -> None:
 
 def test_the_terminal_shows_all_in_80_columns() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(report.terminal(RESULT))
+    console.print(benchmark.terminal(RESULT))
     text = console.export_text()
     assert "…" not in text
     for row in RESULT["systems"]:

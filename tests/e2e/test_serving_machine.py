@@ -19,7 +19,7 @@ def test_predict_and_inspect_need_no_torch(line: Line, tmp_path: Path) -> None:
     assert not {"torch", "transformers", "datasets", "scikit-learn", "deepspeed"} & {one["name"] for one in installed}
 
     package = next((tmp_path / "venv").glob("lib/python3*/site-packages/bertline"))
-    for name in ("py.typed", "launch/recipes/demo.yaml", "bench/report.html.j2"):
+    for name in ("py.typed", "launch/recipes/demo.yaml", "bench/report/report.html.j2"):
         assert (package / name).is_file(), name
 
     command = [python.with_name("bertline")]
