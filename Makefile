@@ -23,22 +23,22 @@ test-gpu: .venv/installed  ## those that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
 bench-train: .venv/installed  ## training speed beside PyTorch's loop and the Trainer; the machine should be quiet
-	$(BIN)/python -m bertline.launch.train_benchmark
+	$(BIN)/python -m bertline.launch.benchmarks.train
 
 bench-train-accuracy: .venv/installed  ## whether batching by length or bf16 costs accuracy
-	$(BIN)/python -m bertline.launch.train_benchmark.accuracy
+	$(BIN)/python -m bertline.launch.benchmarks.train.accuracy
 
 bench-export: .venv/installed runs/demo/run.json  ## bundles beside optimum's files and OpenVINO; the machine should be quiet
-	$(BIN)/python -m bertline.launch.export_benchmark runs/demo
+	$(BIN)/python -m bertline.launch.benchmarks.export runs/demo
 
 bench-serve: .venv/installed bundles/demo/bertline.json  ## what HTTP costs; the machine should be quiet
-	$(BIN)/python -m bertline.launch.serve_benchmark bundles/demo
+	$(BIN)/python -m bertline.launch.benchmarks.serve bundles/demo
 
 bench-distill: .venv/installed  ## students with and without a teacher, and what shrink finds; hours for three seeds
-	$(BIN)/python -m bertline.launch.distill_benchmark
+	$(BIN)/python -m bertline.launch.benchmarks.distill
 
 bench-search: .venv/installed  ## what a search finds beside the defaults; an hour or more for three seeds
-	$(BIN)/python -m bertline.launch.search_benchmark
+	$(BIN)/python -m bertline.launch.benchmarks.search
 
 bundles/demo/bertline.json: runs/demo/run.json
 	$(BIN)/bertline export runs/demo --max-drop 0.02

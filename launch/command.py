@@ -229,11 +229,11 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
 @json_option
 def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) -> None:
     """Measure BUNDLE beside the PyTorch model it came from and ONNX Runtime in fp32."""
-    from bertline.launch import benchmark
+    from bertline.launch import measuring
 
     _demand_signature(bundle, public_key)
-    result = benchmark.bench(bundle, say=_say, **options)
-    _print(result, as_json) if as_json else benchmark.show(result)
+    result = measuring.bench(bundle, say=_say, **options)
+    _print(result, as_json) if as_json else measuring.show(result)
 
 
 @main.command()

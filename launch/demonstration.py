@@ -20,7 +20,7 @@ from bertline.artifacts import encoder, places, recipe, run
 from bertline.artifacts.errors import DamagedError
 from bertline.export.export import export
 from bertline.export.terms import Terms
-from bertline.launch import benchmark, training
+from bertline.launch import measuring, training
 from bertline.serve.engine import Engine
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
@@ -51,7 +51,7 @@ def demo(say: Callable[[str], None]) -> dict[str, Any]:
     screen.print(Rule(f"2/4  export: {RUN} -> {bundle}"))
     exported = export(str(RUN), bundle, Terms(MAX_DROP), say=say)
     screen.print(Rule(f"3/4  bench: {bundle} against PyTorch"))
-    measured = benchmark.bench(bundle, (), None, page, say)
+    measured = measuring.bench(bundle, (), None, page, say)
     screen.print(Rule("4/4  predict"))
     for text, answer in zip(TEXTS, Engine.load(bundle).predict([(text, None) for text in TEXTS]), strict=True):
         say(f"{answer['label']}  {answer['score']:.3f}  {text}")

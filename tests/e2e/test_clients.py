@@ -15,7 +15,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from tritonclient import http as triton
 
-from bertline.launch.serve_benchmark.serving import serving
+from bertline.launch.benchmarks.serve.serving import serving
 from bertline.serve import Classification, Entities, Found, load
 from tests.e2e.tiny import TASKS
 

@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
-from bertline.launch.serve_benchmark.serving import serving
+from bertline.launch.benchmarks.serve.serving import serving
 
 CHROMIUM = "/usr/bin/chromium"
 TASKS = (

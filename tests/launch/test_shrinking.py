@@ -107,12 +107,12 @@ def test_a_finished_student_is_used_again_and_another_refused(teacher: RunFolder
 
 
 def test_bench_holds_it_to_its_teacher(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
-    from bertline.launch import benchmark
+    from bertline.launch import measuring
 
     folder = teacher.path.parents[1]
     with pytest.MonkeyPatch.context() as patch:
         measure_briefly(patch)
-        found = benchmark.bench(folder / "bundles" / "films-small", (), None, None, lambda line: None)
+        found = measuring.bench(folder / "bundles" / "films-small", (), None, None, lambda line: None)
     by_name = {system["name"]: system for system in found["systems"]}
     assert by_name["pytorch"]["accuracy"] == pytest.approx(runs.read_summary(teacher.path).test["accuracy"])
     assert by_name["pytorch"]["size_bytes"] == (teacher.best / "model.safetensors").stat().st_size

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from bertline.launch.benchmarks.serve.serving import serving
 from bertline.launch.command import main
-from bertline.launch.serve_benchmark.serving import serving
 from bertline.serve.http import server
 from bertline.serve.http.keys import ENVIRONMENT
 

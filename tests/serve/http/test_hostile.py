@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bertline.launch.serve_benchmark.serving import Serving, serving
+from bertline.launch.benchmarks.serve.serving import Serving, serving
 
 INFER = "/v2/models/bundle/infer"
 SOON = 3.0

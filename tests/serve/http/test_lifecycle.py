@@ -13,8 +13,8 @@ from time import perf_counter, sleep
 import pytest
 
 from bertline.artifacts import bundle, files, signature
-from bertline.launch.serve_benchmark.clients import Clients, Outcome
-from bertline.launch.serve_benchmark.serving import Serving, serving
+from bertline.launch.benchmarks.serve.clients import Clients, Outcome
+from bertline.launch.benchmarks.serve.serving import Serving, serving
 from tests.keys import write_keys
 
 SECONDS = [2, pytest.param(20, marks=pytest.mark.load)]

@@ -17,8 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bertline.artifacts.errors import InputError
-from bertline.launch.serve_benchmark.clients import Clients
-from bertline.launch.serve_benchmark.serving import Serving, serving
+from bertline.launch.benchmarks.serve.clients import Clients
+from bertline.launch.benchmarks.serve.serving import Serving, serving
 from bertline.serve.http.keys import ENVIRONMENT, Keys
 
 TEXT = "a good film that nobody else has seen"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bertline.launch.serve_benchmark.clients import Clients, goodput, percentile
-from bertline.launch.serve_benchmark.serving import serving
+from bertline.launch.benchmarks.serve.clients import Clients, goodput, percentile
+from bertline.launch.benchmarks.serve.serving import serving
 
 DEADLINE = 2.0
 TEXT = "the film was good and the actors were great " * 4

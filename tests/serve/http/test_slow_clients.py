@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bertline.launch.serve_benchmark.clients import Clients, percentile
-from bertline.launch.serve_benchmark.serving import Serving, serving
+from bertline.launch.benchmarks.serve.clients import Clients, percentile
+from bertline.launch.benchmarks.serve.serving import Serving, serving
 
 LIMIT = 10.0
 COMING = 4.0

@@ -1,6 +1,6 @@
 """A bundle beside PyTorch, optimum's fp32 and int8 files, and OpenVINO: latency, accuracy and size, in one run.
 
-    python -m bertline.launch.export_benchmark RUN [--json FILE]
+    python -m bertline.launch.benchmarks.export RUN [--json FILE]
 
 RUN is a finished run of reviews, as `bertline demo` leaves it: its test split is what all are scored on. Then the same
 is timed of BERT-base with random weights, whose scores say nothing. Every system has a process of its own, the same
@@ -30,9 +30,9 @@ from bertline.export.export import export
 from bertline.export.quiet import quiet
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
+from bertline.launch.benchmarks.export import peers
+from bertline.launch.benchmarks.report import Command, dated
 from bertline.launch.demonstration import MAX_DROP
-from bertline.launch.export_benchmark import peers
-from bertline.launch.train_benchmark.report import Command, dated
 
 GRID = ((1, 16), (1, 64), (1, 128), (1, 512))
 ROUNDS = 3

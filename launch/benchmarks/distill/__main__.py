@@ -1,6 +1,6 @@
 """What a teacher is worth: students with and without one, and what `bertline shrink` makes of it, on real reviews.
 
-    python -m bertline.launch.distill_benchmark [--seed N]... [--work DIR] [--json FILE]
+    python -m bertline.launch.benchmarks.distill [--seed N]... [--work DIR] [--json FILE]
 
 Of each seed: a teacher on 4,000 labelled reviews; half of its layers, fine-tuned on the same labels alone; the same
 half, distilled with the other 12,500 reviews as texts without labels; and the bundle that `shrink` finds, timed in
@@ -25,8 +25,8 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Student
 from bertline.export.terms import Terms
 from bertline.launch import training
+from bertline.launch.benchmarks.report import Command, dated
 from bertline.launch.shrinking import Say, Shrinking, distilled, shrink, speedup
-from bertline.launch.train_benchmark.report import Command, dated
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
 LAYERS, KEPT = 6, 3

@@ -1,4 +1,4 @@
-"""What both measurements have in common at their end: where and when it was, a file, and faults told to people."""
+"""What all measurements have in common at their end: where and when it was, and faults told to people."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -13,12 +13,12 @@ from bertline.artifacts import machine, places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.launch import deepspeed_launcher
-from bertline.launch.train_benchmark import figures, flops, ranks
-from bertline.launch.train_benchmark.figures import Figures
-from bertline.launch.train_benchmark.job import WARM_UP, Counts, Device, Job, Kind
+from bertline.launch.benchmarks.train import figures, flops, ranks
+from bertline.launch.benchmarks.train.figures import Figures
+from bertline.launch.benchmarks.train.job import WARM_UP, Counts, Device, Job, Kind
 from bertline.train.__main__ import ENVIRONMENT
 
-PACKAGE = "bertline.launch.train_benchmark"
+PACKAGE = "bertline.launch.benchmarks.train"
 
 
 class System(NamedTuple):

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from bertline.launch.train_benchmark import job as jobs
+from bertline.launch.benchmarks.train import job as jobs
 from bertline.train import preemption, progress
 from bertline.train.__main__ import main
 

@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader
 
 from bertline.artifacts import places
 from bertline.artifacts import recipe as recipes
-from bertline.launch.train_benchmark.job import Clock, Counts, Job
+from bertline.launch.benchmarks.train.job import Clock, Counts, Job
 from bertline.train import model as models
 
 
 def bare(job: Job, clock: Clock) -> Counts:
     """The loop bertline is held against: the same batches, built ahead; fused AdamW; clipped gradients."""
-    from bertline.launch.train_benchmark import prepare
+    from bertline.launch.benchmarks.train import prepare
 
     recipe = recipes.read(job.recipe)
     ready = prepare.load(recipe, job.work)

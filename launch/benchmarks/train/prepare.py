@@ -1,6 +1,6 @@
 """The data of the measurement, made once for all systems, and the same texts and token ids for each.
 
-    python -m bertline.launch.train_benchmark.prepare RECIPE WORK DEVICE PRECISION...
+    python -m bertline.launch.benchmarks.train.prepare RECIPE WORK DEVICE PRECISION...
 
 In the folder WORK: a resolved recipe for each precision, `runs/` with the data as bertline keeps it, `examples.json`
 with the rows that the other systems read, and `counts.json` with the tokens of bertline's batches by number of ranks.
@@ -14,7 +14,7 @@ from typing import Any
 from bertline.artifacts import files, places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.launch.train_benchmark.job import Counts, Device
+from bertline.launch.benchmarks.train.job import Counts, Device
 from bertline.train import model as models
 from bertline.train.data import prepared
 from bertline.train.data.batches import Batches
