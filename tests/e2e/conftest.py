@@ -6,11 +6,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from bertline.artifacts.run import RunFolder
 from tests.e2e import tiny
 from tests.e2e.command import Line, bertline
 
+CHROMIUM = "/usr/bin/chromium"
 RECIPE = """
 name: reviews
 task: text-classification
@@ -60,3 +62,37 @@ def tiny_run(rank: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 def tiny_bundle(tiny_run: Callable[[str, str], RunFolder]) -> Callable[[str, str], Path]:
     """The bundle of that run."""
     return cache(lambda encoder, task: tiny.exported(tiny_run(encoder, task), encoder))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, or Playwright's own."""
+    with sync_playwright() as playwright:
+        places = (CHROMIUM, playwright.chromium.executable_path)
+        found = next((place for place in places if Path(place).exists()), None)
+        if found is None:
+            pytest.skip("no Chromium; `apt install chromium` or `playwright install chromium` brings one")
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def faults() -> list[str]:
+    """What the browser complained of, and what it asked of anybody else, so far."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, faults: list[str]) -> Iterator[Page]:
+    """A page that is held to keep to its origin and to give the browser nothing to complain of."""
+    page = browser.new_page()
+    page.set_default_timeout(10_000)
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on(
+        "request", lambda request: None if request.url.startswith("http://127.0.0.1:") else faults.append(request.url)
+    )
+    yield page
+    page.close()
+    assert faults == []

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from bertline.launch.benchmarks.serve.serving import serving
 
-CHROMIUM = "/usr/bin/chromium"
 TASKS = (
     "text-classification", "token-classification", "question-answering", "multi_label_classification", "regression",
 )  # fmt: skip
@@ -23,19 +22,6 @@ KEY = "sesame"
 CARD = "aside h2"
 LINES = "els => els.map(el => el.textContent)"
 PARTS = "p => [...p.childNodes].map(n => [n.nodeName, (n.querySelector?.('.words') ?? n).textContent])"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, or Playwright's own."""
-    with sync_playwright() as playwright:
-        places = (CHROMIUM, playwright.chromium.executable_path)
-        found = next((place for place in places if Path(place).exists()), None)
-        if found is None:
-            pytest.skip("no Chromium; `apt install chromium` or `playwright install chromium` brings one")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +42,6 @@ def locked(tiny_bundle: Callable[[str, str], Path], tmp_path_factory: pytest.Tem
     given = ("--api-keys", keys, "--limit", "characters=100")
     with serving(tiny_bundle("bert", "text-classification"), *given) as server:
         yield server.url
-
-
-@pytest.fixture
-def faults() -> list[str]:
-    """What the browser complained of, and what it asked of anybody else, so far."""
-    return []
-
-
-@pytest.fixture
-def page(browser: Browser, faults: list[str]) -> Iterator[Page]:
-    """A page that is held to keep to its origin and to give the browser nothing to complain of."""
-    page = browser.new_page()
-    page.set_default_timeout(10_000)
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on(
-        "request", lambda request: None if request.url.startswith("http://127.0.0.1:") else faults.append(request.url)
-    )
-    yield page
-    page.close()
-    assert faults == []
 
 
 def choose(page: Page, site: str, task: str) -> None:

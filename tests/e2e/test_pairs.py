@@ -3,13 +3,19 @@
 import base64
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from playwright.sync_api import Page
 from pyarrow import parquet
+from tritonclient import http as triton
 
 from bertline.artifacts import bundle
+from bertline.launch.benchmarks.serve.serving import serving
+from bertline.serve import Classification, load
 from bertline.serve.engine import Engine
 from tests.conftest import make_model, make_texts
 from tests.e2e.command import bertline, here
@@ -87,3 +93,37 @@ def test_pairs_are_answered_alike_by_transformers(folder: Path) -> None:
     ask = opened(folder / "bundles/pairs")
     found = scores(ask({"text": "a film", "text_pair": "a movie"}, top_k=None))
     assert found == pytest.approx(expected["scores"], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    with serving(folder / "bundles/pairs") as server:
+        yield server.url
+
+
+def test_pairs_are_answered_alike_to_triton(folder: Path, url: str) -> None:
+    pairs = [("a film", "a movie"), ("good", "bad")]
+    given = []
+    for name, texts in zip(("text", "text_pair"), zip(*pairs, strict=True), strict=True):
+        given.append(triton.InferInput(name, [len(pairs)], "BYTES"))
+        given[-1].set_data_from_numpy(np.array(texts, object))
+    with triton.InferenceServerClient(url.removeprefix("http://")) as client:
+        found = client.infer("pairs", given)
+    with load(folder / "bundles/pairs") as model:
+        answers = model.predict(pairs)
+    assert all(isinstance(answer, Classification) for answer in answers)
+    assert found.as_numpy("label").tolist() == [answer.label.encode() for answer in answers]  # type: ignore[union-attr]
+    assert found.as_numpy("score") == pytest.approx([answer.score for answer in answers], abs=1e-4)  # type: ignore[union-attr]
+
+
+def test_pairs_are_asked_in_a_browser(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_label("Second text").fill("a movie")
+    page.get_by_label("Text", exact=True).fill("a film")
+    page.keyboard.press("Control+Enter")
+    scores = page.locator("#answer:not([aria-busy]) .scores")
+    scores.wait_for()
+    body = {"inputs": {"text": "a film", "text_pair": "a movie"}}
+    [ranked] = page.request.post(f"{url}/models/pairs", data=body).json()
+    assert scores.locator(".label").all_text_contents() == [one["label"] for one in ranked]
+    assert scores.locator(".number").all_text_contents() == [f"{100 * one['score']:.1f} %" for one in ranked]
