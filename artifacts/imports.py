@@ -17,10 +17,12 @@ NO_COMPILER = "TORCHDYNAMO_DISABLE"
 def lean() -> Iterator[None]:
     """Import PyTorch, transformers or DeepSpeed in the block, as where none of UNUSED is installed.
 
-    They can be imported after it. The garbage collector rests: it finds nothing in modules, which stay, and would walk
-    over all of them again and again.
+    They can be imported after it. Nothing is hidden from a transformers that was imported before it: that has looked
+    what there is, and will import it. The garbage collector rests: it finds nothing in modules, which stay, and would
+    walk over all of them again and again.
     """
-    absent = {name: None for name in UNUSED if name not in sys.modules}
+    hidden = () if "transformers" in sys.modules else UNUSED
+    absent = {name: None for name in hidden if name not in sys.modules}
     gc.disable()
     sys.modules.update(absent)  # type: ignore[arg-type]  # None is how Python is told that a module is not there
     try:

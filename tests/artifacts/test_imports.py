@@ -23,8 +23,22 @@ import scipy, sklearn
 """
 
 
+LATE = """
+import transformers
+from bertline.artifacts import imports
+
+with imports.lean():
+    from optimum.exporters.onnx import onnx_export_from_model
+"""
+
+
 def test_nothing_is_imported_that_no_encoder_needs() -> None:
     done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_was_imported_before_finds_what_it_saw() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
 
 
