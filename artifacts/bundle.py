@@ -92,7 +92,8 @@ class Candidate(Part):
     drop: float | None
     """PyTorch's value minus this one's."""
     drop_interval: tuple[float, float] | None
-    """95 % interval of the drop, paired bootstrap over the validation examples."""
+    """95 % interval of the drop, paired bootstrap over the validation examples; its upper end is the higher the more
+    candidates were held against them before."""
     size_bytes: int
     p50_ms: dict[str, float]
     """Median milliseconds by BATCHxLENGTH; of a cascade the medians of both its ways, weighed by the texts that go

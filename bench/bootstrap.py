@@ -12,7 +12,9 @@ from bertline.tasks.task import Counts, Example, Task
 
 RULE_OF_THREE = 3
 """Nothing seen in n examples may still happen in 3/n of all, with 95 % confidence (Hanley and Lippman-Hand, 1983)."""
-RESAMPLES = 2000
+ERROR = 0.05
+"""How likely something wrong may be taken for right, over all that are looked at."""
+RESAMPLES = 10_000
 SEED = 0
 
 
@@ -24,47 +26,62 @@ def interval(task: Task, metric: str, counts: Counts) -> tuple[float, float]:
         metric: one of them.
         counts: (examples, counts), of the answers.
     """
-    return _bounds(_drawn(task, metric, counts, counts)[0])
+    one, _ = _drawn(counts, counts)
+    low, high = np.percentile(task.values(one)[metric], (2.5, 97.5))
+    return float(low), float(high)
 
 
-def drop_interval(task: Task, metric: str, before: Counts, after: Counts) -> tuple[float, float]:
-    """Of a drop (the score of `before` minus that of `after`), paired: both answered the same examples."""
-    one, other = _drawn(task, metric, before, after)
-    return _bounds(one - other)
+def drop_interval(
+    task: Task, metric: str, before: Counts, after: Counts, loss: Counts, look: int = 1
+) -> tuple[float, float]:
+    """Of a drop (the score of `before` minus that of `after`), paired: both answered the same examples.
+
+    Resamples know no loss that the examples do not show, and would be too sure where these show few. So for the upper
+    end one loss more than was seen is among what is drawn; where none was, that is the rule of three.
+
+    The first of many that happens to pass would be wrong more often than one that is looked at alone. So the upper end
+    of each leaves less error than that of the one before: 1/2, 1/6, 1/12 … of ERROR, which add up to it.
+
+    Args:
+        task: gives the values.
+        metric: one of them.
+        before, after: (examples, counts), of the answers.
+        loss: one, as `dearest` gives it.
+        look: how many have been held against the same examples to choose among them, with this one.
+    """
+    one, other = _drawn(before, after)
+    low = np.percentile(task.values(one)[metric] - task.values(other)[metric], 100 * ERROR / 2)
+    lost = np.random.default_rng((SEED, 1)).poisson(size=(RESAMPLES, 1))  # how often one of all is drawn
+    drops = task.values(one + lost * loss[0])[metric] - task.values(other + lost * loss[1])[metric]
+    return float(low), float(np.percentile(drops, 100 * (1 - ERROR / (look * (look + 1)))))
 
 
-def unseen(task: Task, metric: str, examples: Sequence[Example], before: Counts) -> float:
-    """A drop that examples cannot tell from none, though not one of their answers has changed.
+def dearest(task: Task, metric: str, examples: Sequence[Example], before: Counts) -> Counts:
+    """The loss that costs most: (2, counts), what an example adds where it is answered rightly, and where it is not.
 
-    By the rule of three, what none of them shows may still happen in three of as many others: of all, and of those with
-    one label alone, of which three may be many.
+    It is the mean over the examples with one label: a single text of a rare label is much of that label's F1. Zeros
+    where answers are never wrong, but only far off: few examples show that as well as many.
 
     Args:
         task: of the examples.
         metric: one of its scores.
         examples: labelled.
-        before: (examples, counts), of the answers that are held to.
+        before: (examples, counts), of the answers that others are held to.
     """
-    named = [task.stratum(example) for example in examples]
-    if None in named:
-        return RULE_OF_THREE / len(examples)
-    change = task.counts(examples, [task.wrong(example) for example in examples]) - before
-    whole, value = before.sum(axis=0), task.values(before.sum(axis=0))[metric]
-    drops, strata = [RULE_OF_THREE / len(examples)], np.array(named)
-    for name in np.unique(strata):
-        own = change[strata == name]
-        drops.append(float(value - task.values(whole + min(RULE_OF_THREE, len(own)) * own.mean(axis=0))[metric]))
-    return max(drops)
+    wrong = [answer for example in examples if (answer := task.wrong(example)) is not None]
+    if len(wrong) < len(examples):
+        return np.zeros((2, before.shape[1]))
+    right = [task.right(example) for example in examples]
+    both = np.stack([task.counts(examples, answers) for answers in (right, wrong)], axis=1)
+    whole, named = before.sum(axis=0), [task.named(example) or [""] for example in examples]
+    labels = sorted({label for own in named for label in own})
+    of_each = [both[[label in own for own in named]].mean(axis=0) for label in labels]
+    return max(of_each, key=lambda loss: float(np.subtract(*task.values(whole + loss)[metric])))
 
 
-def _drawn(task: Task, metric: str, before: Counts, after: Counts) -> tuple[Counts, Counts]:
-    """The values of both in each resample."""
+def _drawn(before: Counts, after: Counts) -> tuple[Counts, Counts]:
+    """(resamples, counts) of both, summed over the examples that are drawn."""
     groups, sizes = np.unique(np.hstack([before, after]), axis=0, return_counts=True)
     draws = np.random.default_rng(SEED).multinomial(sizes.sum(), sizes / sizes.sum(), size=RESAMPLES)
-    one, other = (task.values(draws @ part)[metric] for part in np.split(groups, 2, axis=1))
+    one, other = (draws @ part for part in np.split(groups, 2, axis=1))
     return one, other
-
-
-def _bounds(values: Counts) -> tuple[float, float]:
-    low, high = np.percentile(values, (2.5, 97.5))
-    return float(low), float(high)

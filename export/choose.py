@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, exp, log
+from math import ceil, exp, log, sqrt
 
 from bertline.artifacts.bundle import Candidate
 from bertline.export.candidates.plans import Plan
@@ -20,16 +20,10 @@ class Score:
     value: float
     drop: float
     interval: tuple[float, float]
-    """95 % interval of the drop."""
+    """Of the drop: see `bootstrap.drop_interval`."""
     examples: int
     unseen: float
-    """The least drop that so many examples can tell, were all answers the same: see `bootstrap.unseen`."""
-
-    @property
-    def most(self) -> float:
-        """The most that may be lost: where hardly any answer is worse, few examples tell little."""
-        high = self.interval[1]
-        return high if high < 0 else max(high, self.unseen)
+    """Its upper end, were all answers the same."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +63,23 @@ def fault(trial: Trial, terms: Terms) -> str | None:
 
 def doubt(score: Score, max_drop: float) -> str | None:
     """Why a drop of at most `max_drop` is not shown; None where it is."""
-    if score.most <= max_drop + ROUNDING:
+    most = score.interval[1]
+    if most <= max_drop + ROUNDING:
         return None
     if score.drop > max_drop + ROUNDING:
         return f"loses {score.drop:.4f}, more than {max_drop:g}"
-    known = f"loses {score.drop:.4f}, but {score.examples:,} examples let it be {score.most:.4f}"
+    known = f"loses {score.drop:.4f}, but {score.examples:,} examples let it be {most:.4f}"
     return f"{known}: {_enough(score, max_drop)}"
 
 
 def _enough(score: Score, max_drop: float) -> str:
-    """How many examples would do: an interval narrows with the square root of their number."""
-    if max_drop - score.drop < ROUNDING or max_drop == 0:
+    """How many examples would do: with n times as many, what is not seen is an nth, and what varies a root of that."""
+    spare = max_drop - score.drop
+    if spare < ROUNDING:
         return "no number of them would tell"
-    wide = (score.interval[1] - score.drop) / (max_drop - score.drop)
-    return f"about {max(ceil(score.examples * wide**2), ceil(score.examples * score.unseen / max_drop)):,} would tell"
+    varies = max(score.interval[1] - score.drop - score.unseen, 0.0)
+    root = (varies + sqrt(varies**2 + 4 * score.unseen * spare)) / (2 * spare)
+    return f"about {ceil(score.examples * root**2):,} would tell"
 
 
 def candidates(trials: Sequence[Trial], chosen: Trial, sealed: Sequence[Trial], terms: Terms) -> list[Candidate]:

@@ -26,6 +26,7 @@ from bertline.export.candidates.plans import Plan
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.choose import Score, Trial
 from bertline.export.sources import Origin
+from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms
 from bertline.tasks.task import Counts, Output
 
@@ -70,7 +71,7 @@ class Contest:
         workshop: Workshop,
         terms: Terms,
         say: Say,
-        answers: dict[Path, list[Output]] | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         """Take what contends, by what it is judged, and where it is told.
 
@@ -80,18 +81,19 @@ class Contest:
             workshop: makes the candidates.
             terms: what is asked.
             say: takes progress.
-            answers: of the yardstick and of the workshop's teacher, as far as they are known, by model; those that are
-                not are added.
+            teacher: of the origin, which is a student, and the model of the yardstick then.
         """
         self.origin, self.workshop, self.terms, self.say = origin, workshop, terms, say
         self._yardstick = yardstick
-        self._answers = {} if answers is None else answers
+        self._teacher = teacher
+        self._answers: dict[Path, list[Output]] = {} if teacher is None else teacher.answers
         self._grid = grid(origin, terms.batch)
         self._graphs: dict[str, Graph] = {}
         self._trials: dict[str, Trial] = {}
         self._beside: dict[str, dict[str, float]] = {}
         """PyTorch's medians, timed in turns with that candidate."""
         self._workers: dict[str, Worker] = {}
+        self._looks: dict[str, int] = {}
         self._notices: list[str] = []
 
     def hold(self, plans: Sequence[Plan]) -> Outcome:
@@ -106,7 +108,7 @@ class Contest:
             self._make(plans, processes)
             self._before = self._counted(self._yardstick, answered())
             self._time(plans)
-            self._unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples, self._before)
+            self._loss = bootstrap.dearest(origin.task, origin.metric, origin.examples, self._before)
             if (chosen := self._best(lambda plan: plan.quantized)) is None:
                 self._mend(processes)
                 self._ask_teacher(processes)
@@ -171,13 +173,17 @@ class Contest:
         if trial.score is None:
             self.say(f"{name}: answering {len(self.origin.texts):,} texts")
             after = self._counts(self._workers[name])
-            self._trials[name] = trial = replace(trial, score=self._score_of(after))
+            self._trials[name] = trial = replace(trial, score=self._score_of(after, self._look(name)))
         return trial
+
+    def _look(self, name: str) -> int:
+        """How many candidates have been held against the examples, up to this one and with it."""
+        return self._looks.setdefault(name, len(self._looks) + 1)
 
     def _mend(self, processes: ExitStack) -> None:
         """Where none is right but fp32: other calibrations, and the most sensitive layers left in fp32."""
-        failed = [trial for trial in self._trials.values() if trial.score and trial.score.drop > self.terms.max_drop]
-        if failed and not self.terms.only and self._passes(self._counts(self._workers["fp32"])):
+        failed = [trial for trial in self._trials.values() if trial.score and trial.plan.quantized]
+        if failed and not self.terms.only and self._passes(self._counts(self._workers["fp32"]), len(self._looks) + 1):
             self.say("none is right: trying what is slower, but loses less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
             self._make(slower := remedies(fastest), processes)
@@ -194,15 +200,16 @@ class Contest:
         plan = min(tried, key=lambda trial: trial.milliseconds).plan
         with Worker(system(self.origin, teacher), machine.cores()) as asked:
             answered = self._asked_once(asked)()
-        student = self._workers[plan.name]
+        student, name = self._workers[plan.name], f"{plan.name}-cascade"
+        look = self._look(name)
         found = cascade.lowest(
             student.outputs(self.origin.texts),
             answered,
-            lambda outputs: self._passes(self._counted(student, outputs)),
+            lambda outputs: self._passes(self._counted(student, outputs), look),
         )
         if found is not None:
             both = Cascade(**found._asdict(), student=plan.name, teacher=teacher.name)
-            asking = [replace(plan, name=f"{plan.name}-cascade", cascade=both)]
+            asking = [replace(plan, name=name, cascade=both)]
             self._make(asking, processes)
             self._time(asking)
 
@@ -219,8 +226,17 @@ class Contest:
         return list({trial.plan.name: trial for trial in found}.values())
 
     def _exact(self) -> Trial:
-        """The fp32 graph: the answers are PyTorch's."""
-        return self._trials["fp32"]
+        """The fp32 graph: the answers are PyTorch's. A student's may be wrong all the same.
+
+        Raises:
+            GateError: they are.
+        """
+        if self._teacher is None:
+            return self._trials["fp32"]
+        scored = self._score("fp32")
+        if scored.score and (doubt := choose.doubt(scored.score, self.terms.max_drop)):
+            raise GateError(f"what is right is for OpenVINO alone; by ONNX Runtime not even fp32 is: it {doubt}")
+        return scored
 
     def _asked_once(self, worker: Worker) -> Callable[[], list[Output]]:
         """What waits for a worker's answers, unless they are known from another contest on the same examples."""
@@ -239,15 +255,18 @@ class Contest:
         origin = self.origin
         return origin.task.counts(origin.examples, compare.answers(worker.system, origin.examples, outputs))
 
-    def _passes(self, after: Counts) -> bool:
-        return not choose.doubt(self._score_of(after), self.terms.max_drop)
+    def _passes(self, after: Counts, look: int) -> bool:
+        return not choose.doubt(self._score_of(after, look), self.terms.max_drop)
 
-    def _score_of(self, after: Counts) -> Score:
+    def _score_of(self, after: Counts, look: int) -> Score:
         """Answers held against PyTorch's to the same texts."""
-        origin = self.origin
-        one, other = value(origin, self._before), value(origin, after)
-        interval = bootstrap.drop_interval(origin.task, origin.metric, self._before, after)
-        return Score(other, round(one - other, 6), interval, len(origin.examples), self._unseen)
+        origin, before = self.origin, self._before
+        one, other = value(origin, before), value(origin, after)
+        interval, (_, unseen) = (
+            bootstrap.drop_interval(origin.task, origin.metric, before, each, self._loss, look)
+            for each in (after, before)
+        )
+        return Score(other, round(one - other, 6), interval, len(origin.examples), unseen)
 
 
 def remedies(plan: Plan) -> list[Plan]:

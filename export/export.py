@@ -120,9 +120,9 @@ def _chosen(
     """The contest of all candidates that can win, with what is to be told of those that were left out."""
     plans, notices = select(Situation(terms, machine.cpu_class(), graphs.why_not_fused, _openvino()))
     texts, notice = sources.calibration(origin)
-    asked, answers = (None, None) if teacher is None else (teacher.asked(), teacher.answers)
+    asked = None if teacher is None else teacher.asked()
     workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration, asked)
-    outcome = Contest(origin, yardstick, workshop, terms, say, answers).hold(plans)
+    outcome = Contest(origin, yardstick, workshop, terms, say, teacher).hold(plans)
     if notice and any(trial.plan.calibrated for trial in outcome.trials):
         notices.append(notice)
     return replace(outcome, notices=[*notices, *outcome.notices], packing=_packed(origin, outcome, terms))

@@ -72,6 +72,10 @@ class QuestionAnswering(Task):
         """Whether the context answers."""
         return "answerable" if example.gold else "unanswerable"
 
+    def right(self, example: Example) -> Answer:
+        """The first that is right, or none."""
+        return {"answer": example.gold[0]["text"] if example.gold else ""}
+
     def wrong(self, example: Example) -> Answer:
         """None where there is one, and a word where there is none."""
         return {"answer": "" if example.gold else "something"}

@@ -110,9 +110,13 @@ class Task(ABC):
         """What splits keep in proportion; None where there is nothing of the kind."""
         return None
 
-    def wrong(self, example: Example) -> Answer:
-        """An answer that is not right, to an example that has a stratum."""
-        raise NotImplementedError
+    @abstractmethod
+    def right(self, example: Example) -> Answer:
+        """The right answer, as far as it is counted."""
+
+    @abstractmethod
+    def wrong(self, example: Example) -> Answer | None:
+        """An answer that is not right, as far as it is counted; None where answers are only nearer or farther."""
 
     def columns(self, path: Path) -> Columns:
         """The columns of a file that names them as bertline does: a second text where the file has one."""

@@ -77,8 +77,16 @@ class TextClassification(Task):
         """The label, where there is exactly one."""
         return example.gold if self.settings.problem_type == "single_label_classification" else None
 
-    def wrong(self, example: Example) -> Answer:
-        """The label after its own."""
+    def right(self, example: Example) -> Answer:
+        """Its label, its labels, or its number."""
+        return {"value" if self.regression else "labels" if self.multi_label else "label": example.gold}
+
+    def wrong(self, example: Example) -> Answer | None:
+        """The label after its own; none of several labels, or one where there is none. A number is never wrong."""
+        if self.regression:
+            return None
+        if self.multi_label:
+            return {"labels": [] if example.gold else self.labels[:1]}
         return {"label": self.labels[(self.labels.index(example.gold) + 1) % len(self.labels)]}
 
     def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:

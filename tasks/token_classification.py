@@ -77,6 +77,14 @@ class TokenClassification(Task):
         """The type of each of its entities."""
         return [entity["label"] for entity in example.gold]
 
+    def right(self, example: Example) -> Answer:
+        """Its entities."""
+        return {"entities": example.gold}
+
+    def wrong(self, example: Example) -> Answer:
+        """No entities; where there are none, one."""
+        return {"entities": [] if example.gold else [_entity(self.types[0], 0, 1)]}
+
     def check(self, example: Example, where: str) -> Example:
         """The example as it is.
 

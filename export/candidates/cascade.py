@@ -48,19 +48,23 @@ def teacher(folder: Path) -> Graph:
 def lowest(
     student: Sequence[Output], teacher: Sequence[Output], passes: Callable[[list[Output]], bool]
 ) -> Setting | None:
-    """The lowest threshold of a few with which both together pass; None where none does.
+    """The lowest threshold of a few with which both together pass, and with all above it; None where none does.
+
+    From above, ending with the first that does not pass, all thresholds together are no likelier to be taken wrongly
+    than one is: hypotheses tested in an order that is fixed beforehand (Maurer, Hothorn and Lehmacher, 1995).
 
     Args:
         student, teacher: logits (labels,) of each window.
         passes: whether outputs are right.
     """
-    sure = np.array([sureness(logits) for logits in student])
-    for share in SHARES:
+    sure, found = np.array([sureness(logits) for logits in student]), None
+    for share in reversed(SHARES):
         threshold = float(np.float32(np.quantile(sure, share)))
         both = [own if one >= threshold else other for one, own, other in zip(sure, student, teacher, strict=True)]
-        if passes(both):
-            return Setting(threshold, round(float(np.mean(sure < threshold)), 4))
-    return None
+        if not passes(both):
+            break
+        found = Setting(threshold, round(float(np.mean(sure < threshold)), 4))
+    return found
 
 
 def sureness(logits: Output) -> np.float32:

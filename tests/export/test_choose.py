@@ -47,15 +47,16 @@ def test_a_drop_must_be_shown_not_only_seen() -> None:
     assert doubt(score(0.0), 0.01) is None
     assert doubt(score(-0.02), 0.0) is None
     assert doubt(score(0.014), 0.01) == "loses 0.0140, more than 0.01"
-    twice_too_wide = score(0.005, wide=0.01)  # which takes four times as many
+    twice_too_wide = Score(0.845, 0.005, (-0.005, 0.015), 2000, 0.0)  # which takes four times as many
     expected = "loses 0.0050, but 2,000 examples let it be 0.0150: about 8,000 would tell"
     assert doubt(twice_too_wide, 0.01) == expected
+    of_both = Score(0.845, 0.005, (-0.005, 0.015), 2000, 0.004)  # 0.006 / sqrt(f) + 0.004 / f is 0.005 for f = 45 / 16
+    assert "about 5,625 would tell" in str(doubt(of_both, 0.01))
     assert doubt(score(0.01), 0.01) == "loses 0.0100, but 2,000 examples let it be 0.0140: no number of them would tell"
 
 
 def test_few_answers_that_all_stay_the_same_show_little() -> None:
-    same = Score(0.85, 0.0, (0.0, 0.0), 100, 0.03)
-    assert same.most == pytest.approx(0.03)
+    same = Score(0.85, 0.0, (0.0, 0.03), 100, 0.03)
     assert doubt(same, 0.01) == "loses 0.0000, but 100 examples let it be 0.0300: about 300 would tell"
     assert (fewest(0.01), fewest(0.0)) == ("300", "no number of them")
 
