@@ -6,7 +6,7 @@ with the whole grid as a turn, eight copies of one model differed three times as
 repetitions of all rounds. Nothing here knows what is good: that is for the reader, or for `export`, to say.
 
 What a cascade takes depends on the text, so each of its two ways is timed by itself: its median is the mean of both
-medians, weighed by how many texts go them, and its other percentiles are those of such a mixture.
+medians, weighed by how many of the texts go them, and its other percentiles are those of such a mixture.
 
 Cost: every system scores every text once, and takes about 0.3 s for each point of the grid in each round, or the
 time of three where one takes longer than that; the first of them does not count.
@@ -60,6 +60,7 @@ class Measured:
     load_seconds: float
     peak_rss_bytes: int
     size_bytes: int
+    asked_share: float | None = None  # of a cascade: of these texts, those that its teacher was asked
 
 
 def default_grid(systems: Sequence[System]) -> list[tuple[int, int]]:
@@ -95,7 +96,8 @@ def time(
         BertlineError, InputError: a system failed; the message names it.
     """
     steps = _Steps(len(workers) + rounds * len(grid), on_progress)
-    return [timed.grid for timed in _timed(workers, texts, grid, rounds, steps)]
+    timed = _timed(workers, texts, grid, rounds, steps)
+    return [one.points(grid, worker.system.share) for worker, one in zip(workers, timed, strict=True)]
 
 
 def measure(
@@ -114,8 +116,9 @@ def measure(
     measured = []
     for worker, timed in zip(workers, _timed(workers, texts, grid, rounds, steps), strict=True):
         system, memory = worker.system, worker.peak_rss_bytes()  # so far of what is timed
-        found = worker.outputs(texts)
-        measured.append(Measured(system.name, found, timed.grid, timed.load_seconds, memory, system.size_bytes))
+        found, share = worker.outputs(texts), None if system.share is None else worker.asked_share()
+        points, size = timed.points(grid, share), system.size_bytes
+        measured.append(Measured(system.name, found, points, timed.load_seconds, memory, size, share))
         steps.did(f"{system.name}: {len(texts):,} texts scored")
     return measured
 
@@ -123,7 +126,15 @@ def measure(
 @dataclass(frozen=True)
 class _Timed:
     load_seconds: float
-    grid: list[Point]
+    seconds: list[list[list[float]]]
+    """Of each repetition, by point of the grid and way."""
+
+    def points(self, grid: Sequence[tuple[int, int]], share: float | None) -> list[Point]:
+        """The figures at each point; of a cascade with that share of the texts for its teacher."""
+        return [
+            point(*at, *ways) if share is None else mixed(*at, share, *ways)
+            for at, ways in zip(grid, self.seconds, strict=True)
+        ]
 
 
 def _timed(
@@ -143,14 +154,7 @@ def _timed(
                 for so_far, more in zip(points[place], worker.time(own[place]), strict=True):
                     so_far += more
             steps.did(f"round {turn + 1} of {rounds}: {batch} x {length} tokens timed")
-    return [
-        _Timed(load, [_point(worker.system.share, *at, ways) for at, ways in zip(grid, points, strict=True)])
-        for worker, load, points in zip(workers, loads, seconds, strict=True)
-    ]
-
-
-def _point(share: float | None, batch: int, length: int, ways: Sequence[Sequence[float]]) -> Point:
-    return point(batch, length, *ways) if share is None else mixed(batch, length, share, *ways)
+    return [_Timed(load, points) for load, points in zip(loads, seconds, strict=True)]
 
 
 def point(batch: int, length: int, seconds: Sequence[float]) -> Point:
@@ -244,6 +248,7 @@ def _row(
         "size_bytes": each.size_bytes,
         "peak_rss_bytes": each.peak_rss_bytes,
         "load_seconds": each.load_seconds,
+        "asked_share": each.asked_share,
     }
 
 

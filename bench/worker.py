@@ -33,7 +33,7 @@ from bertline.artifacts.errors import BertlineError
 from bertline.bench import transformers_tokens
 from bertline.bench.systems import System
 from bertline.serve.engine import Engine
-from bertline.serve.runtimes import RUNTIMES, OnnxRuntime, Runtime
+from bertline.serve.runtimes import RUNTIMES, OnnxRuntime, Runtime, Tally
 from bertline.tasks import catalog
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch, Text, by_length
@@ -91,6 +91,10 @@ class Worker:
     def outputs(self, texts: Sequence[Text]) -> list[Output]:
         """What the model gives for each window of the texts, in order."""
         return self.outputs_later(texts)()
+
+    def asked_share(self) -> float:
+        """Of the texts that `outputs` was last asked, those that a cascade's teacher has answered."""
+        return float(self._ask("asked_share"))
 
     def outputs_later(self, texts: Sequence[Text]) -> Callable[[], list[Output]]:
         """As `outputs`, while the caller does other things; what is returned waits for them, and is called before the
@@ -192,12 +196,24 @@ class _Inside:
         """The run, or both ways that a cascade has."""
         if self.system.share is None:
             return [self.runtime.run]
+        return [partial(self.cascade.run, threshold=threshold) for threshold in SURE_OF_ALL_AND_OF_NONE]
+
+    @property
+    def cascade(self) -> OnnxRuntime:
+        """The runtime of a cascade."""
         assert isinstance(self.runtime, OnnxRuntime), "which alone runs cascades"
-        return [partial(self.runtime.run, threshold=threshold) for threshold in SURE_OF_ALL_AND_OF_NONE]
+        return self.runtime
+
+    def asked_share(self) -> float:
+        tally = self.cascade.tally
+        assert tally is not None, "it is asked after outputs"
+        return tally.asked / max(tally.texts, 1)
 
     def outputs(self, texts: list[Text]) -> list[Output]:
         tokenizer = self.task.tokenizer(self.system.tokenizer)
         engine, windows = Engine(self.task, tokenizer, self.runtime), tokenizer.encode(texts)
+        if self.system.share is not None:
+            self.cascade.tally = Tally()
         if self.system.kind == "pytorch":  # in fp32 a window has the same answer in any company, and sooner
             return engine.outputs_of(windows, by_length([len(window.input_ids) for window in windows], BATCH))
         return engine.outputs(windows)

@@ -7,6 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from bertline.artifacts import bundle, encoder, files, machine, run
 from bertline.artifacts.bundle import Manifest, Source
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.task import TaskSettings
 from bertline.bench import compare, systems
 from bertline.bench.report import benchmark
 from bertline.bench.systems import System
@@ -46,11 +48,14 @@ def bench(folder: Path, against: Sequence[str], data: Path | None, html: Path | 
     if html is not None:
         files.refuse_existing(html)
     manifest = bundle.verify(folder)
-    models = [run.model(place) for place in against] or [_source(folder, manifest)]
+    eager = [_eager(place, folder, manifest) for place in against or [_source(folder, manifest)]]
     examples = _examples(folder, manifest, data)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         say("onnxruntime-fp32: converting")
-        compared = [*_systems(models, manifest, Path(work)), systems.from_bundle(folder)]
+        onnx = convert.to_onnx(eager[0].model, eager[0].settings, Path(work))
+        first = replace(eager[0], name="pytorch")
+        exact = replace(first, name="onnxruntime-fp32", kind="onnxruntime", model=onnx)
+        compared = [first, *eager[1:], exact, systems.from_bundle(folder)]
         grid = compare.default_grid(compared)
         result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), compare.in_lines(say))
     if html is not None:
@@ -63,8 +68,8 @@ def show(result: dict[str, Any]) -> None:
     Console().print(benchmark.terminal(result))
 
 
-def _source(folder: Path, manifest: Manifest) -> Path:
-    """The model that a bundle was held to, its source or its teacher, if it still is that model."""
+def _source(folder: Path, manifest: Manifest) -> str:
+    """The place of what a bundle was held to, its source or its teacher, if it still is that model."""
     source = manifest.teacher or manifest.source
     place = local_place(folder, source)
     if source.kind == "checkpoint":
@@ -74,7 +79,7 @@ def _source(folder: Path, manifest: Manifest) -> Path:
         raise InputError(
             f"{model}: its weights have changed since {folder} was held to them; name what to use: --against"
         )
-    return model
+    return place
 
 
 def local_place(folder: Path, source: Source) -> str:
@@ -94,8 +99,32 @@ def _examples(folder: Path, manifest: Manifest, data: Path | None) -> list[Examp
     return catalog.make(manifest).read_file(data)
 
 
-def _systems(models: Sequence[Path], manifest: Manifest, work: Path) -> list[System]:
-    names = ["pytorch", *(f"pytorch {model}" for model in models[1:])]
-    eager = [System(name, "pytorch", model, model, manifest.alone) for name, model in zip(names, models, strict=True)]
-    onnx = convert.to_onnx(models[0], manifest.alone, work)
-    return [*eager, System("onnxruntime-fp32", "onnxruntime", onnx, models[0], manifest.alone)]
+def _eager(place: str, folder: Path, manifest: Manifest) -> System:
+    """A run or model in PyTorch. A run reads texts and decides as it was trained to, a model as the bundle does.
+
+    Raises:
+        InputError: it has other labels than the bundle in `folder`.
+    """
+    model, trained = run.model(place), run.RunFolder(Path(place).expanduser()).summary
+    own = run.read_summary(trained.parent).alone if trained.exists() else _as_labelled(model, manifest)
+    if (own.task, sorted(own.labels)) != (manifest.task, sorted(manifest.labels)):
+        told = [f"{place}: {_told(own)}", f"{folder}: {_told(manifest)}", "they cannot be held against each other"]
+        raise InputError("; ".join(told))
+    return System(f"pytorch {model}", "pytorch", model, model, own)
+
+
+def _as_labelled(model: Path, manifest: Manifest) -> TaskSettings:
+    """The bundle's settings, with labels in the order of the model's outputs, as far as it names them."""
+    own, names = manifest.alone, encoder.label_names(encoder.check(model))
+    if not own.labels or names in (own.labels, [f"LABEL_{index}" for index in range(len(own.labels))]):
+        return own
+    labelled = own.model_copy(update={"labels": names})
+    if own.decision.thresholds is None or sorted(names) != sorted(own.labels):
+        return labelled
+    tuned = dict(zip(own.labels, own.decision.thresholds, strict=True))
+    decision = own.decision.model_copy(update={"thresholds": [tuned[name] for name in names]})
+    return labelled.model_copy(update={"decision": decision})
+
+
+def _told(settings: TaskSettings) -> str:
+    return f"{settings.task}, {', '.join(settings.labels) or 'no labels'}"

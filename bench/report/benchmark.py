@@ -30,11 +30,15 @@ def html(result: Result, command: str = "") -> str:
     return page.render(
         title=" · ".join(row["name"] for row in systems),
         kind="benchmark",
-        lead=f"The same {result['texts']:,} texts and the same token ids for all, {words}, each system in a process of "
-        f"its own, in turns over {page.count(result['rounds'], 'round')}, warm-up left out.",
+        lead=f"The same {result['texts']:,} texts, and the same token ids for all with the same tokenizer, {words}, "
+        f"each system in a process of its own, in turns over {page.count(result['rounds'], 'round')}, warm-up left out.",
         tiles=_tiles(result),
         plots=[_latency_plot(result), _quality_plot(result), _throughput_plot(result), _cost_plot(result)],
-        notes=[],
+        notes=[
+            f"{row['name']} is a cascade: of these texts {row['asked_share']:.1%} went to its teacher."
+            for row in result["systems"]
+            if row["asked_share"] is not None
+        ],
         tables=[],
         facts=page.facts(machine, result["versions"], {"measured": result["measured"], "command": command}),
     )

@@ -122,6 +122,7 @@ def test_the_json_of_a_bench(bench: Bench) -> None:
             "size_bytes": each.size_bytes,
             "peak_rss_bytes": each.peak_rss_bytes,
             "load_seconds": each.load_seconds,
+            "asked_share": None,
         }
 
 

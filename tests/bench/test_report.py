@@ -45,6 +45,7 @@ def system(name: str, factor: float) -> dict[str, Any]:
         "size_bytes": 23_100_000,
         "peak_rss_bytes": 161_000_000,
         "load_seconds": 0.123,
+        "asked_share": None,
     }
 
 
@@ -241,3 +242,10 @@ def test_labels_are_moved_apart_and_keep_their_order() -> None:
     assert plots.spread([10.0, 0.0, 100.0, 10.5], 8) == pytest.approx([8.8, 0.8, 100.0, 16.8], abs=2)
     apart = sorted(plots.spread([1.0, 1.1, 1.2, 1.3, 50.0], 5))
     assert all(high - low >= 4.99 for low, high in pairwise(apart))
+
+
+def test_the_page_tells_what_share_a_cascades_teacher_was_asked() -> None:
+    asked = {**RESULT, "systems": [*RESULT["systems"][:2], {**RESULT["systems"][2], "asked_share": 0.225}]}
+    note = "<bundle> is a cascade: of these texts 22.5% went to its teacher."
+    assert note in Page(benchmark.html(asked)).words
+    assert "cascade" not in Page(html_of("bench")).words
