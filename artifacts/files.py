@@ -129,7 +129,10 @@ def make_once(path: Path, fill: Callable[[Path], None]) -> None:
 
 def remove_left(path: Path) -> None:
     """Remove what writers of `path`, a file or a folder, left beside it when they were killed; none may be at work."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    before = f".{path.name}."
+    for left in path.parent.glob(f"{glob.escape(before)}*"):
+        if "." in left.name.removeprefix(before):
+            continue  # of a writer of NAME.something, who may be at work
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:

@@ -119,7 +119,7 @@ class Shrinking:
 
     def unseen(self, run: Path) -> Path:
         """Where a bundle of a run is made that may not be handed over."""
-        return self.bundle.with_name(f".{self.bundle.name}.{run.name}")
+        return self.bundle.with_name(f".{self.bundle.name}.students") / run.name
 
     def student(self, kept: Student) -> Path:
         """Write the recipe of a student beside the teacher's run, where its own run will be, and return its path."""
@@ -199,11 +199,17 @@ def shrink(
 
 
 def sizes(config: dict[str, Any]) -> list[Student]:
-    """What is tried of a model: sixths of its layers, from all over, the fewest first."""
+    """What is tried of a model: sixths of its layers, from all over, the fewest first.
+
+    Raises:
+        InputError: it has a single layer, or none that is known.
+    """
     from bertline.train.distillation.student import spread  # imports torch
 
     layers = encoder.layers(config)
     counts = {max(1, round(layers * part / 6)) for part in SIXTHS} & set(range(1, layers))
+    if not counts:
+        raise InputError(f"{config['model_type']} of {layers} layers: there are none to take out")
     return [Student(layers=spread(count, layers)) for count in sorted(counts)]
 
 

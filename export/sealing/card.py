@@ -57,7 +57,7 @@ def _metadata(manifest: Manifest, chosen: Candidate) -> dict[str, Any]:
         "task": {"type": manifest.task},
         "dataset": {
             "type": "validation",
-            "name": f"validation split, {manifest.examples} texts",
+            "name": f"{manifest.examples} labelled texts, on which candidates were compared",
             "split": "validation",
         },
         "metrics": [{"type": manifest.metric, "value": manifest.value, "name": manifest.metric.replace("_", " ")}],

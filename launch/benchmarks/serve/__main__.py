@@ -21,6 +21,7 @@ import click
 
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import machine
+from bertline.launch.benchmarks.report import Command
 from bertline.launch.benchmarks.serve.clients import Clients, goodput, percentile
 from bertline.launch.benchmarks.serve.serving import Serving, serving
 from bertline.serve import Model, load
@@ -34,7 +35,7 @@ REST = 0.3
 """Seconds between two turns, in which threads stop spinning."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def main(bundle: Path) -> None:
     """Print what was measured as JSON, and a line for each round on stderr."""
