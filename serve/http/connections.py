@@ -2,6 +2,10 @@
 
 uvicorn bounds only the pause between two requests. Here a request has SECONDS from its first byte (the first one: from
 the connection) to its last, and an answer that is not taken SECONDS from when the client stopped reading.
+
+Offers of another protocol (`Upgrade: h2c`, of Java's HttpClient and `curl --http2`) are ignored, as RFC 9110 lets a
+server do. httptools takes what follows the head of such a request for the other protocol's, so that its body would be
+lost or be read as the next request: the head is parsed a second time, without the offer.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import asyncio
 import json
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 SECONDS = 6.0
@@ -58,25 +63,34 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._whole is None and (self.cycle is None or self.cycle.response_complete):
             self._expect()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(memoryview(data))
+        except httptools.HttpParserError:
+            self.logger.warning("a request is not HTTP/1.1")
+            self.send_400_response("")
+            return
         if self._head is not None:
             self._head += len(data)
             if self._head > HEAD_BYTES:
                 self._refuse(LONG)
 
     def on_message_begin(self) -> None:
-        _cancel(self._whole)
-        self._expect()
-        self._head = 0
+        if self._head is None:  # else it is a head that is parsed a second time
+            _cancel(self._whole)
+            self._expect()
+            self._head = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._head = None
         super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            self._head = None
 
     def on_message_complete(self) -> None:
-        _cancel(self._whole)
-        self._whole = None
+        if not self.parser.should_upgrade():
+            _cancel(self._whole)
+            self._whole = None
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -111,6 +125,31 @@ class Connection(HttpToolsProtocol):
             self._end()
         else:
             super().shutdown()
+
+    def _parse(self, data: memoryview) -> None:
+        """Parse what has arrived. Raises HttpParserError."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if self.scope["method"] == "CONNECT":  # which httptools takes for an offer as well
+                    raise httptools.HttpParserError("CONNECT") from None
+                data = data[offer.args[0] :]
+                head = self._head_without_offer()
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+                self.parser.feed_data(head)
+
+    def _head_without_offer(self) -> bytes:
+        """The head that was parsed just now."""
+        lines = [b"%b %b HTTP/%b" % (self.scope["method"].encode(), self.url, self.scope["http_version"].encode())]
+        lines += [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _should_upgrade(self) -> bool:
+        """To uvicorn, of a head that offers another protocol: not to answer what it is about to be given again."""
+        return True
 
     def _expect(self) -> None:
         self._whole = self.loop.call_later(SECONDS, self._late)

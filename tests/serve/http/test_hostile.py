@@ -7,9 +7,11 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -289,6 +291,44 @@ def test_http(server: Serving, name: str) -> None:
     if status != 200:
         refused(answer)
     assert "a" * 1000 not in answer.headers
+
+
+OFFER = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
+CHUNKS = b"12\r\n" + FINE + b"\r\n0\r\n\r\n"
+LIVE = request(b"", "/v2/health/live", method="GET")
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (request(FINE, headers=OFFER), [200]),
+        (request(FINE, headers=OFFER) * 2 + request(FINE) + request(FINE, headers=OFFER), [200] * 4),
+        (request(CHUNKS, headers=f"transfer-encoding: chunked\r\n{OFFER}") + LIVE, [200, 200]),
+        (request(LIVE, headers=OFFER), [400]),
+        (request(b"", "/v2/health/live", "connection: upgrade\r\nupgrade: websocket\r\n", "GET"), [200]),
+        (request(LIVE, headers="", method="CONNECT"), [400]),
+    ],
+    ids=["one", "several", "in chunks", "a request as the body", "websocket", "connect"],
+)
+@pytest.mark.parametrize("packets", [1, 2])
+def test_an_offer_of_another_protocol_is_ignored_and_its_body_read(
+    server: Serving, sent: bytes, statuses: list[int], packets: int
+) -> None:
+    """As of Java's HttpClient and `curl --http2`; a body must not be the next request, whoever stands in between."""
+    place = urlsplit(server.url)
+    end = sent.index(b"\r\n\r\n") + 4 if packets == 2 else len(sent)
+    found = b""
+    with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
+        connection.sendall(sent[:end])
+        sleep(0.1)
+        with suppress(ConnectionError):  # it was answered before it was whole
+            connection.sendall(sent[end:])
+        with suppress(ConnectionError, TimeoutError):
+            while chunk := connection.recv(65536):
+                found += chunk
+                if found.count(b"HTTP/1.1 ") >= len(statuses):
+                    connection.settimeout(0.2)  # for one more, which there should not be
+    assert [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", found)] == statuses, found
 
 
 def test_a_body_that_ends_early_is_no_request(server: Serving) -> None:
