@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 SECONDS = 6.0
 HEAD_BYTES = 1 << 16
-"""That may arrive of a request before its head is whole."""
+"""That may arrive of a request before its head is whole; and after its last chunk, before its trailers are."""
 
 
 def _last(status: str, sentence: str) -> bytes:
@@ -30,7 +30,7 @@ def _last(status: str, sentence: str) -> bytes:
 
 
 LATE = _last("408 Request Timeout", f"the request did not arrive whole in {SECONDS:g} s")
-LONG = _last("431 Request Header Fields Too Large", f"the head of a request has over {HEAD_BYTES:,} bytes")
+LONG = _last("431 Request Header Fields Too Large", f"the head or the trailer of a request has over {HEAD_BYTES:,} bytes")
 INVALID = _last("400 Bad Request", "this is not HTTP/1.1, or its head contradicts itself")
 
 
@@ -43,6 +43,8 @@ class Connection(HttpToolsProtocol):
         """Ends the connection unless the request is whole by then."""
         self._head: int | None = None
         """Bytes of a head that is not whole; None where there is none."""
+        self._trailer: int | None = None
+        """Those that came since the size of a chunk, if it is the last: trailers may follow it; None within a chunk."""
         self._taken: asyncio.TimerHandle | None = None
         """Ends it unless the client reads on by then."""
         self._answered: RequestResponseCycle | None = None
@@ -64,6 +66,8 @@ class Connection(HttpToolsProtocol):
         if self._whole is None and (self.cycle is None or self.cycle.response_complete):
             self._expect()
         self._unset_keepalive_if_required()
+        if self._trailer is not None:
+            self._trailer += len(data)
         try:
             self._parse(memoryview(data))
         except httptools.HttpParserError:
@@ -74,6 +78,9 @@ class Connection(HttpToolsProtocol):
             self._head += len(data)
             if self._head > HEAD_BYTES:
                 self._refuse(LONG)
+        if self._trailer is not None and self._trailer > HEAD_BYTES:
+            self._trailer = None
+            self._break_off(LONG)
 
     def on_message_begin(self) -> None:
         if self._head is None:  # else it is a head that is parsed a second time
@@ -87,7 +94,19 @@ class Connection(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self._head = None
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._trailer is None:  # what trails a body is no header: whoever stands in between has not seen it
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        self._trailer = 0
+
+    def on_body(self, body: bytes) -> None:
+        self._trailer = None
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self._trailer = None
         if not self.parser.should_upgrade():
             _cancel(self._whole)
             self._whole = None
@@ -156,12 +175,16 @@ class Connection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._whole = None
-        if self.cycle is not None and not self.cycle.response_complete and not self.cycle.response_started:
-            self.transport.write(LATE)
+        self._break_off(LATE)
+
+    def _break_off(self, answer: bytes) -> None:
+        """End in the midst of a request, with an answer unless one has begun."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.transport.write(answer)
         self._end()
 
     def _refuse(self, answer: bytes) -> None:
-        """End with an answer, unless another is being written."""
+        """End in the midst of a head with an answer, unless another is being written."""
         self._head = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(answer)

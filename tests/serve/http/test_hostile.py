@@ -273,6 +273,8 @@ HTTP = {
     "chunks": (request(b"12\r\n" + FINE + b"\r\n0\r\n\r\n", headers="transfer-encoding: chunked\r\n"), 200),
     "endless chunks": (request(b"ffff\r\n" + b"x" * 65535 + b"\r\n", headers="transfer-encoding: chunked\r\n")
                        + (b"ffff\r\n" + b"x" * 65535 + b"\r\n") * 40, 413),
+    "a trailer that would change the request": (request(b"12\r\n" + FINE + b"\r\n0\r\ncontent-encoding: br\r\n\r\n",
+                                                        headers="transfer-encoding: chunked\r\n"), 200),
     "a gigabyte said": (request(b"x" * (2 << 20), headers="content-length: 1000000000\r\n"), 413),
     "a blank in a header's name": (request(FINE, headers="x y: z\r\n"), 400),
     "a folded header": (request(FINE, headers="x: y\r\n z\r\n"), 400),
@@ -333,6 +335,25 @@ def test_an_offer_of_another_protocol_is_ignored_and_its_body_read(
 
 def test_a_body_that_ends_early_is_no_request(server: Serving) -> None:
     assert exchange(server, request(FINE, headers="content-length: 100\r\n"), shut=True).status in (0, 400, 408)
+
+
+@pytest.mark.parametrize("trailers", [b"x: y\r\n" * 100_000, b"x: " + b"y" * 600_000], ids=["many", "long"])
+def test_trailers_are_bounded(server: Serving, trailers: bytes) -> None:
+    chunks = b"12\r\n" + FINE + b"\r\n0\r\n" + trailers
+    answer = exchange(server, request(chunks, headers="transfer-encoding: chunked\r\n"))
+    assert answer.status in (0, 431)
+
+
+def test_the_size_of_a_chunk_may_end_a_packet(server: Serving) -> None:
+    """Of which all that came before it is no trailer."""
+    body = inputs(json.dumps(["x" * 60_000] * 5))
+    chunks = b"%x\r\n%b\r\n%x\r\n" % (200_000, body[:200_000], len(body) - 200_000)
+    place = urlsplit(server.url)
+    with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
+        connection.sendall(request(chunks, headers="transfer-encoding: chunked\r\n"))
+        sleep(0.2)
+        connection.sendall(body[200_000:] + b"\r\n0\r\n\r\n")
+        assert _read(connection).status == 200
 
 
 def test_many_headers_are_not_kept(server: Serving) -> None:
