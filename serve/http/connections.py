@@ -30,7 +30,7 @@ def _last(status: str, sentence: str) -> bytes:
 
 
 LATE = _last("408 Request Timeout", f"the request did not arrive whole in {SECONDS:g} s")
-LONG = _last("431 Request Header Fields Too Large", f"the head or the trailer of a request has over {HEAD_BYTES:,} bytes")
+LONG = _last("431 Request Header Fields Too Large", f"the head or trailer of a request has over {HEAD_BYTES:,} bytes")
 INVALID = _last("400 Bad Request", "this is not HTTP/1.1, or its head contradicts itself")
 
 
