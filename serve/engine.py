@@ -7,6 +7,7 @@ differs.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class Engine:
         self.task = task
         self.tokenizer = tokenizer
         self.runtime = runtime
+        self.seconds = 0.0
+        """What a golden text took, where golden texts were answered."""
 
     @classmethod
     def load(cls, folder: Path, threads: int | None = None) -> "Engine":
@@ -114,6 +117,7 @@ class Bundle:
         if cascade is not None:
             cascade.tally = Tally()  # nobody asked the golden texts
         self._replay(engine)
+        engine.seconds = self._measure(engine)
         if cascade is not None:
             cascade.tally = self.tally
         return engine
@@ -126,6 +130,14 @@ class Bundle:
     def _hold_vocabulary(self, rows: int | None) -> None:
         if rows is not None and (largest := self.tokenizer.largest_id()) >= rows:
             raise DamagedError(f"its largest token id is {largest:,}, but the model has embeddings for {rows:,} ids")
+
+    def _measure(self, engine: Engine) -> float:
+        """Seconds that the golden text of middle length takes, once all were answered: the first one takes longer."""
+        golden = sorted(self.manifest.golden, key=lambda one: len(one.text) + len(one.text_pair or ""))
+        middle = golden[len(golden) // 2]
+        begun = perf_counter()
+        engine.predict([(middle.text, middle.text_pair)])
+        return perf_counter() - begun
 
     def _replay(self, engine: Engine) -> None:
         golden = self.manifest.golden
