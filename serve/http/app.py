@@ -150,10 +150,10 @@ class Server:
         if name not in self.shelf.entries:
             raise RefusedError(404, f"no model {name!r:.80} here; there are {', '.join(self.shelf.entries)}")
         entry = self.shelf.entries[name]
-        request.state.bundle = name
         version = request.path_params.get("version", entry.version)
         if version != entry.version:
             raise RefusedError(404, f"no version {version!r:.80} of {name} here; there is {entry.version}")
+        request.state.bundle = name  # the path is known, and may be told
         return entry
 
 
