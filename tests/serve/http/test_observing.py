@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -86,6 +88,12 @@ def test_metrics_count(server: Serving) -> None:
     assert not any("invented" in name for name in after)
 
 
+def test_what_asyncio_says_is_a_line_of_json() -> None:
+    code = "import logging; from bertline.serve.http import logs; logs.set_up(); logging.getLogger('asyncio').error(1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stderr)["message"] == "1"
+
+
 def test_other_sites_may_ask_only_where_they_are_named(server: Serving, sealed: Path) -> None:
     assert ask(server, body={"inputs": TEXT}, origin=SITE)[1]["access-control-allow-origin"] == SITE
     assert ask(server, body={"inputs": TEXT}, origin="https://other.org")[1]["access-control-allow-origin"] is None
@@ -129,6 +137,8 @@ def test_a_client_that_has_gone_frees_its_place(slow_bundle: Path) -> None:
         assert found["bertline_rejected_total gone"] > 20
         assert found["bertline_queue_texts"] == 0
         assert seconds < 0.5
+        assert running.end() == 0
+        assert {line["message"] for line in running.log_lines()} == {"answering", "listening", "request", "ended"}
 
 
 def test_a_client_that_has_gone_frees_the_place_of_all_that_it_has_asked(slow_bundle: Path) -> None:
