@@ -176,10 +176,8 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | N
     app = Starlette(
         routes=_routes(server),
         middleware=middleware,
-        exception_handlers={
-            RefusedError: _refused, HTTPException: _unrouted, ClientDisconnect: _unheard, Exception: _failed
-        },
-    )  # fmt: skip
+        exception_handlers={RefusedError: _refused, HTTPException: _unrouted, ClientDisconnect: _unheard},
+    )
     return app, server
 
 
@@ -268,7 +266,3 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 
 async def _unheard(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    return _error(500, "the server failed at this request; its log says why")

@@ -25,6 +25,16 @@ from bertline.serve.http.keys import ENVIRONMENT, Keys
 
 TEXT = "a good film that nobody else has seen"
 SITE = "https://example.org"
+FAILING = """
+from bertline.launch.command import main
+from bertline.serve.http import openapi
+
+def document(*_, **__):
+    raise RuntimeError("broken")
+
+openapi.document = document
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +96,22 @@ def test_metrics_count(server: Serving) -> None:
     assert after["bertline_queue_texts"] == 0
     assert any(name.startswith("bertline_bundle_info bundle") for name in after)
     assert not any("invented" in name for name in after)
+
+
+def test_a_failure_is_answered_and_logged_with_its_id(sealed: Path, tmp_path: Path) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    with serving(sealed, script=script) as running:
+        status, headers, body = ask(running, "/openapi.json", x_request_id="mine-8")
+        assert (status, headers["x-request-id"], headers["x-content-type-options"]) == (500, "mine-8", "nosniff")
+        assert json.loads(body) == {"error": "the server failed at this request; its log says why"}
+        wait_for(lambda: "mine-8" in logged(running))
+        assert logged(running)["mine-8"]["status"] == 500
+        (told,) = running.lines("the server failed at a request")
+        assert told["request"] == "mine-8"
+        assert "RuntimeError: broken" in told["traceback"]
+        assert metrics(running)["bertline_requests_total GET /openapi.json 500"] == 1
+        assert ask(running, body={"inputs": TEXT})[0] == 200
 
 
 def test_what_asyncio_says_is_a_line_of_json() -> None:
