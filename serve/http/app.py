@@ -178,6 +178,7 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | N
         middleware=middleware,
         exception_handlers={RefusedError: _refused, HTTPException: _unrouted, ClientDisconnect: _unheard},
     )
+    app.router.redirect_slashes = False  # to where the client's Host header says, before a key is asked for
     return app, server
 
 

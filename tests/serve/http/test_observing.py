@@ -120,6 +120,11 @@ def test_what_asyncio_says_is_a_line_of_json() -> None:
     assert json.loads(done.stderr)["message"] == "1"
 
 
+def test_a_path_with_a_slash_too_many_leads_nowhere(server: Serving) -> None:
+    """Least of all to the host that the client itself has named."""
+    assert ask(server, "/models/", host="elsewhere.example")[0] == 404
+
+
 def test_other_sites_may_ask_only_where_they_are_named(server: Serving, sealed: Path) -> None:
     assert ask(server, body={"inputs": TEXT}, origin=SITE)[1]["access-control-allow-origin"] == SITE
     assert ask(server, body={"inputs": TEXT}, origin="https://other.org")[1]["access-control-allow-origin"] is None
