@@ -83,7 +83,7 @@ class Bundle:
             InputError: `folder` is no bundle.
             DamagedError: a file is not the recorded one.
         """
-        self.manifest, models = bundle.load(folder)
+        self.manifest, models, self.sha256 = bundle.load(folder)
         picked = variants.pick(self.manifest)
         self.notice = picked.notice
         """Why another model of the bundle than the chosen one answers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,10 +44,11 @@ class Shelf:
         names = [name(folder) for folder in self._folders]
         if twice := {one for one in names if names.count(one) > 1}:
             raise InputError(f"two bundles are called {min(twice)!r}, after their folders; rename one")
+        folders = [folder.resolve() for folder in self._folders]  # a link that is turned from here on turns nothing
         if self._public_key is not None:
-            for folder in self._folders:
+            for folder in folders:
                 signature.verify(folder, self._public_key)
-        places = zip(names, self._folders, strict=True)
+        places = zip(names, folders, strict=True)
         self.entries = {one: Entry(one, folder, self.lanes, self.limits) for one, folder in places}
 
     @property
@@ -62,9 +62,8 @@ class Entry:
 
     def __init__(self, name: str, folder: Path, lanes: Lanes, limits: Limits) -> None:
         self.name, self.limits = name, limits
-        self.version = hashlib.sha256((folder / bundles.MANIFEST).read_bytes()).hexdigest()[:12]
-        """The beginning of its manifest's sha256: the manifest holds those of all other files."""
         self.bundle = Bundle(folder)
+        self.version = self.bundle.sha256[:12]
         self.model = Model(self.bundle, lanes)
         self.model.prepare()
         self.manifest = self.bundle.manifest

@@ -15,6 +15,9 @@ import pytest
 from bertline.artifacts import bundle, files, signature
 from bertline.launch.benchmarks.serve.clients import Clients, Outcome
 from bertline.launch.benchmarks.serve.serving import Serving, serving
+from bertline.serve.http.limits import Limits
+from bertline.serve.http.shelf import Shelf
+from bertline.serve.lanes import Lanes
 from tests.keys import write_keys
 
 SECONDS = [2, pytest.param(20, marks=pytest.mark.load)]
@@ -85,6 +88,30 @@ def test_a_bundle_of_somebody_else_is_not_swapped_in(tiny_bundle: Path, tmp_path
         told = _wait_for(server, "not swapped: the bundles that were loaded go on")
         assert f"no valid signature by {public}" in told["why"]
         assert version(server) == before
+
+
+def test_a_link_that_is_turned_while_bundles_are_loaded_turns_nothing(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is loaded is what was verified, and is called as the link."""
+    private, public = write_keys(tmp_path, "mine")
+    signature.signer(private)(tiny_bundle)
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
+    rename(other, "of somebody else")
+    (tmp_path / "demo").symlink_to(tiny_bundle)
+    verify = signature.verify
+
+    def turned(folder: Path, public_key: Path) -> None:
+        verify(folder, public_key)
+        (tmp_path / "demo").unlink()
+        (tmp_path / "demo").symlink_to(other)
+
+    monkeypatch.setattr(signature, "verify", turned)
+    lanes = Lanes(1)
+    shelf = Shelf([tmp_path / "demo"], lanes, Limits(), public)
+    lanes.close()
+    assert (shelf.first.name, shelf.first.manifest.name) == ("demo", "tiny")
+    assert shelf.first.version == files.sha256(tiny_bundle / bundle.MANIFEST)[:12]
 
 
 def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path) -> None:
