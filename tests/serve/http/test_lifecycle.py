@@ -134,6 +134,30 @@ def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path) ->
         assert server.lines("ended")
 
 
+def test_signals_are_heard_while_bundles_are_loaded(tiny_bundle: Path) -> None:
+    command = [str(Path(sys.executable).with_name("bertline")), "serve", "--port", "0", str(tiny_bundle)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not _signals(process.pid, "SigIgn") & 1 << (signal.SIGHUP - 1):
+                assert process.poll() is None
+                assert not _signals(process.pid, "SigCgt") & 1 << (signal.SIGHUP - 1), "it listens already"
+                sleep(0.01)
+            process.send_signal(signal.SIGHUP)
+            sleep(0.05)
+            assert _signals(process.pid, "SigCgt") & 1 << (signal.SIGTERM - 1)  # by default PID 1 would not hear it
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+            assert (process.returncode, said) == (0, "")
+        finally:
+            process.kill()
+
+
+def _signals(pid: int, kind: str) -> int:
+    """Those that a process catches or ignores, as bits."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith(kind))
+
+
 def test_several_bundles_by_name(tiny_bundle: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
     with serving(tiny_bundle, other) as server, urllib.request.urlopen(f"{server.url}/models", timeout=10) as answer:
