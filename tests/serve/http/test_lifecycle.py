@@ -13,6 +13,7 @@ from time import perf_counter, sleep
 import pytest
 
 from bertline.artifacts import bundle, files, signature
+from bertline.artifacts.errors import DamagedError
 from bertline.launch.benchmarks.serve.clients import Clients, Outcome
 from bertline.launch.benchmarks.serve.serving import Serving, serving
 from bertline.serve.http.limits import Limits
@@ -101,17 +102,37 @@ def test_a_link_that_is_turned_while_bundles_are_loaded_turns_nothing(
     (tmp_path / "demo").symlink_to(tiny_bundle)
     verify = signature.verify
 
-    def turned(folder: Path, public_key: Path) -> None:
-        verify(folder, public_key)
+    def turned(folder: Path, public_key: Path) -> str:
+        found = verify(folder, public_key)
         (tmp_path / "demo").unlink()
         (tmp_path / "demo").symlink_to(other)
+        return found
 
     monkeypatch.setattr(signature, "verify", turned)
-    lanes = Lanes(1)
-    shelf = Shelf([tmp_path / "demo"], lanes, Limits(), public)
-    lanes.close()
+    shelf = Shelf([tmp_path / "demo"], Lanes(1), Limits(), public)
+    shelf.lanes.close()
     assert (shelf.first.name, shelf.first.manifest.name) == ("demo", "tiny")
     assert shelf.first.version == files.sha256(tiny_bundle / bundle.MANIFEST)[:12]
+
+
+def test_a_folder_that_takes_the_place_of_a_verified_one_is_not_loaded(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = write_keys(tmp_path, "mine")
+    signature.signer(private)(tiny_bundle)
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
+    rename(other, "of somebody else")
+    verify = signature.verify
+
+    def replaced(folder: Path, public_key: Path) -> str:
+        found = verify(folder, public_key)
+        folder.rename(tmp_path / "before")
+        other.rename(folder)
+        return found
+
+    monkeypatch.setattr(signature, "verify", replaced)
+    with pytest.raises(DamagedError, match="not the bundle any more whose signature was verified"):
+        Shelf([tiny_bundle], Lanes(1), Limits(), public)
 
 
 def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path) -> None:
