@@ -1,5 +1,6 @@
 """The bundle folder: a Hugging Face folder with one ONNX model, and bertline.json, which accounts for every file."""
 
+import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -204,6 +205,8 @@ class Loaded(NamedTuple):
     manifest: Manifest
     models: dict[str, Model]
     """By path relative to the bundle."""
+    sha256: str
+    """Of the manifest's bytes, which hold those of all other files."""
 
 
 def demand(folder: Path) -> None:
@@ -245,7 +248,8 @@ def load(folder: Path) -> Loaded:
     for runtime in (manifest.runtime, *(variant.runtime for variant in manifest.variants)):
         if runtime.model not in kept:
             raise DamagedError(f"{folder / MANIFEST}: runtime.model {runtime.model!r} is no ONNX file of the list")
-    return Loaded(manifest, {name: _model(folder, name, kept[name], manifest) for name in graphs})
+    models = {name: _model(folder, name, kept[name], manifest) for name in graphs}
+    return Loaded(manifest, models, hashlib.sha256(content).hexdigest())
 
 
 def schema() -> dict[str, Any]:

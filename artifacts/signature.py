@@ -47,8 +47,11 @@ def signer(private_key: Path) -> Sign:
     return lambda folder: config.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
 
 
-def verify(folder: Path, public_key: Path) -> None:
+def verify(folder: Path, public_key: Path) -> str:
     """Demand that the files of a bundle are those which the owner of a key signed.
+
+    Returns:
+        The sha256 of the manifest that is signed: what is loaded afterwards is the verified bundle if it has that one.
 
     Raises:
         InputError: `folder` is no bundle, the file holds no such key, or model-signing is not installed.
@@ -66,14 +69,18 @@ def verify(folder: Path, public_key: Path) -> None:
     if not path.is_file():
         raise DamagedError(f"{folder}: not signed, it has no {SIGNATURE}; bertline export --sign KEY signs")
     try:
+        content = path.read_bytes()
         with contextlib.redirect_stdout(sys.stderr):  # where the library prints a warning
             config.set_hashing_config(_hashing()).verify(folder.resolve(), path)
-        covered = _covered(path)
+        if path.read_bytes() != content:
+            raise ValueError("it changed while it was read")
+        covered = _covered(content)
     except Exception as error:  # of what a stranger wrote the readers complain in many ways; each means no
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedError(f"{path}: no valid signature by {public_key}: {reason}") from None
     if MANIFEST not in covered:
         raise DamagedError(f"{path}: signs a part of the folder that {MANIFEST} is not in")
+    return covered[MANIFEST]
 
 
 def _hashing() -> Hashing:
@@ -84,10 +91,12 @@ def _hashing() -> Hashing:
     return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
 
 
-def _covered(path: Path) -> set[str]:
-    """The files that a verified signature is about: whoever signs may leave files out, and it says so itself."""
-    payload = base64.b64decode(json.loads(path.read_bytes())["dsseEnvelope"]["payload"])
-    return {resource["name"] for resource in json.loads(payload)["predicate"]["resources"]}
+def _covered(content: bytes) -> dict[str, str]:
+    """The files that a verified signature is about, and their sha256: whoever signs may leave files out, and it says so
+    itself.
+    """
+    payload = base64.b64decode(json.loads(content)["dsseEnvelope"]["payload"])
+    return {resource["name"]: resource["digest"] for resource in json.loads(payload)["predicate"]["resources"]}
 
 
 def _need() -> None:

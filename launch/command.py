@@ -43,6 +43,13 @@ signature_option = click.option(
     "--trust", "public_key", type=path_type, metavar="PUBLIC_KEY", help="Demand a signature of BUNDLE by this key, PEM."
 )
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk, or a person's part of it."""
+WRONG = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP
+)  # fmt: skip
+"""A path at which nothing can be made or read."""
+
 
 class Group(click.Group):
     """Ends with the exit code that an error stands for, and its words on stderr instead of a traceback."""
@@ -54,7 +61,7 @@ class Group(click.Group):
             click.echo(str(error), err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+            if error.errno not in (*FULL, *WRONG):
                 raise
             click.echo(f"{error.filename or 'the disk'}: {error.strerror}; nothing was overwritten", err=True)
             ctx.exit(2)

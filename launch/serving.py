@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +27,7 @@ def serve(
             bundle or the address is wrong.
         DamagedError: a bundle is not as it should be.
     """
+    _await_loading()
     try:
         from bertline.serve.http import server
     except ModuleNotFoundError as error:
@@ -35,3 +38,11 @@ def serve(
 
     limit, key = Limits.read(list(limits)), Keys.read(keys)
     server.run(bundles, host, port, limit, key, threads, origins, tracing.read(), public_key)
+
+
+def _await_loading() -> None:
+    """Hear the signals that the server will: before it does, SIGHUP would end the process as a crash does, SIGTERM with
+    another code than 0, and as PID 1, of a container, not at all.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # no request has been taken, no file is being written

@@ -7,6 +7,7 @@ differs.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ class Engine:
         self.task = task
         self.tokenizer = tokenizer
         self.runtime = runtime
+        self.seconds = 0.0
+        """What a golden text took, where golden texts were answered."""
 
     @classmethod
     def load(cls, folder: Path, threads: int | None = None) -> "Engine":
@@ -81,7 +84,7 @@ class Bundle:
             InputError: `folder` is no bundle.
             DamagedError: a file is not the recorded one.
         """
-        self.manifest, models = bundle.load(folder)
+        self.manifest, models, self.sha256 = bundle.load(folder)
         picked = variants.pick(self.manifest)
         self.notice = picked.notice
         """Why another model of the bundle than the chosen one answers."""
@@ -115,6 +118,7 @@ class Bundle:
         if cascade is not None:
             cascade.tally = Tally()  # nobody asked the golden texts
         self._replay(engine)
+        engine.seconds = self._measure(engine)
         if cascade is not None:
             cascade.tally = self.tally
         return engine
@@ -127,6 +131,14 @@ class Bundle:
     def _hold_vocabulary(self, rows: int | None) -> None:
         if rows is not None and (largest := self.tokenizer.largest_id()) >= rows:
             raise DamagedError(f"its largest token id is {largest:,}, but the model has embeddings for {rows:,} ids")
+
+    def _measure(self, engine: Engine) -> float:
+        """Seconds that the golden text of middle length takes, once all were answered: the first one takes longer."""
+        golden = sorted(self.manifest.golden, key=lambda one: len(one.text) + len(one.text_pair or ""))
+        middle = golden[len(golden) // 2]
+        begun = perf_counter()
+        engine.predict([(middle.text, middle.text_pair)])
+        return perf_counter() - begun
 
     def _replay(self, engine: Engine) -> None:
         golden = self.manifest.golden

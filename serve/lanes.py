@@ -10,7 +10,7 @@ One queue, first come first served, and a thread a core that takes from it.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -76,7 +76,8 @@ class Lanes:
 
     def __init__(self, count: int) -> None:
         """Start the threads: as many as texts are to be computed at once, one a core."""
-        self._jobs: deque[_Job] = deque()
+        self._jobs: OrderedDict[Future[Answered], _Job] = OrderedDict()
+        """Texts that wait, by their futures: one that is cancelled leaves wherever it stands."""
         self._changed = threading.Condition()
         self._running = 0
         self._backlog = 0.0
@@ -96,15 +97,17 @@ class Lanes:
             seconds: that each is expected to take a lane, for `backlog`.
             deadline: on the clock of `time.perf_counter`; what is still waiting then fails with TimeoutError.
 
-        A future that is cancelled while it waits is never computed. After `close` they raise RuntimeError.
+        A text whose future is cancelled while it waits leaves the queue. After `close` they raise RuntimeError.
         """
         jobs = [_Job(text, asked, deadline, seconds) for text in texts]
         with self._changed:
             if self._closed:
                 raise RuntimeError("closed")
-            self._jobs.extend(jobs)
+            self._jobs.update((job.future, job) for job in jobs)
             self._backlog += seconds * len(jobs)
             self._changed.notify(len(jobs))
+        for job in jobs:
+            job.future.add_done_callback(self._leave)
         return [job.future for job in jobs]
 
     @property
@@ -129,6 +132,15 @@ class Lanes:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _leave(self, future: Future[Answered]) -> None:
+        """Nobody waits for a text any more: neither does it, nor does it count among those that others wait for."""
+        if not future.cancelled():
+            return
+        with self._changed:
+            job = self._jobs.pop(future, None)
+            if job is not None:
+                self._backlog = self._backlog - job.seconds if self._jobs else 0.0
 
     def _work(self) -> None:
         while jobs := self._take():
@@ -161,14 +173,18 @@ class Lanes:
 
     def _next(self) -> list[_Job]:
         """The first text of the queue, with the short ones behind it where it is short, but no other lane's share."""
-        first = self._jobs.popleft()
+        _, first = self._jobs.popitem(last=False)
         packing = first.asked.packing
         if packing is None or not first.is_short:
             return [first]
         taken = [first]
         share = min(packing.texts, -(-(len(self._jobs) + 1) // len(self._threads)))
-        while len(taken) < share and self._jobs and self._jobs[0].asked is first.asked and self._jobs[0].is_short:
-            taken.append(self._jobs.popleft())
+        while len(taken) < share and self._jobs:
+            following = next(iter(self._jobs.values()))
+            if following.asked is not first.asked or not following.is_short:
+                break
+            self._jobs.popitem(last=False)
+            taken.append(following)
         return taken
 
 

@@ -7,6 +7,8 @@ A hidden folder beside the output, `.NAME.unfinished`, holds
     journal.json    what is being answered by what, how many rows are done, and how long the two files then were
     lock            held by the process at work
 
+Beside the file of bad rows, `.NAME.lock` is held as well: two outputs may name the same one.
+
 In steps both files are synced to the disk and then the journal is replaced by one rename; whatever the files hold
 beyond it is cut off when the next call goes on.
 
@@ -18,11 +20,13 @@ touched file or a mistyped name. Who wants that removes the folder, which the me
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from time import monotonic
 from typing import IO, Any
 
@@ -88,26 +92,30 @@ class Unfinished:
         """Find or make the folder, whose journal then says what is done.
 
         Raises:
-            InputError: an output exists, another process makes it, or the folder is of other rows or another bundle.
+            InputError: an output exists, cannot be made, or is made by another process; or the folder is of other rows
+                or another bundle.
         """
         self.target = target
         self.errors = errors
         self.folder = target.with_name(f".{target.name}.unfinished")
         files.refuse_existing(target)
-        self._lock = _locked(self.folder, target)
+        self._lock = _locked(self.folder / "lock", target)
+        self._errors_lock: IO[bytes] | None = None
         files.sync_entry(self.folder.parent)
         try:
             files.refuse_existing(target)  # again, now that nobody else makes it
             self.journal = self._read(Identity.of(source, folder), say)
             self._hold_errors(None if errors is None else str(errors.resolve()))
-            if errors is not None and not self.journal.ended:
-                files.refuse_existing(errors)
+            if errors is not None:
+                self._refuse_existing(errors)
+                self._errors_lock = _reserved(errors)
+                self._refuse_existing(errors)
             self._answers = _cut(self.folder / "answers.jsonl", self.journal.answers_bytes)
             self._errors = _cut(self.folder / "errors.jsonl", self.journal.errors_bytes)
         except BaseException:
             if not (self.folder / "journal.json").exists():
                 shutil.rmtree(self.folder)
-            self._lock.close()
+            self._unlock()
             raise
         self._saved = monotonic()
 
@@ -132,6 +140,7 @@ class Unfinished:
         self.journal.ended = True
         self._step()
         if self.errors is not None:  # first, since the answers are what tells a later call that all is done
+            self._refuse_existing(self.errors)
             with files.new_file(self.errors) as stream, (self.folder / "errors.jsonl").open("rb") as found:
                 shutil.copyfileobj(found, stream)
         files.publish(formats.made(self.folder / "answers.jsonl", self.target), self.target)
@@ -152,8 +161,15 @@ class Unfinished:
             if kind is None:  # else a full disk has been told of already, and the last step holds
                 raise
         finally:
-            for stream in (self._answers, self._errors, self._lock):
+            for stream in (self._answers, self._errors):
                 stream.close()
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self.errors is not None and self._errors_lock is not None:
+            _lock_of(self.errors).unlink()
+            self._errors_lock.close()
+        self._lock.close()
 
     def _read(self, identity: Identity, say: Callable[[str], None]) -> Journal:
         path = self.folder / "journal.json"
@@ -174,13 +190,18 @@ class Unfinished:
         return journal
 
     def _hold_errors(self, errors: str | None) -> None:
-        """Bad rows that were told in one file are not lost to another, nor to none."""
+        """Bad rows that were to be told are told, in whichever file: the folder has them all."""
         journal = self.journal
-        if (journal.bad or journal.ended) and journal.errors != errors:
-            begun = f"with --errors {journal.errors}" if journal.errors else "without --errors"
-            advice = f"go on with that, or remove {self.folder} to start anew"
-            raise InputError(f"{self.target}: {journal.told} done, {begun}; {advice}")
+        if journal.bad and errors is None:
+            advice = f"go on with that or with another file, or remove {self.folder} to start anew"
+            raise InputError(f"{self.target}: {journal.told} done, with --errors {journal.errors}; {advice}")
         journal.errors = errors
+
+    def _refuse_existing(self, errors: Path) -> None:
+        """Raise InputError where there is a file already, but for what a call that was killed at its end has made."""
+        made = self.folder / "errors.jsonl"
+        if not (self.journal.ended and errors.is_file() and filecmp.cmp(errors, made, shallow=False)):
+            files.refuse_existing(errors)
 
     def _done(self, **more: int) -> None:
         """Count a row, all of it at once: between two counts Ctrl-C would have it done again."""
@@ -197,14 +218,14 @@ class Unfinished:
         self._saved = monotonic()
 
 
-def _locked(folder: Path, target: Path) -> IO[bytes]:
-    """The lock of a folder, which is made; one that its owner removed just now is no lock, and is taken anew."""
+def _locked(lock: Path, target: Path) -> IO[bytes]:
+    """A lock, in a folder that is made; one that its owner removed just now is no lock, and is taken anew."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
-            stream = (folder / "lock").open("ab")
+            stream = lock.open("ab")
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(stream.fileno()), (folder / "lock").stat()):
+            if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
                 return stream
             stream.close()
         except BlockingIOError:
@@ -212,6 +233,25 @@ def _locked(folder: Path, target: Path) -> IO[bytes]:
             raise InputError(f"{target}: another process is making it; wait for it, or name another output") from None
         except FileNotFoundError:
             continue
+
+
+def _lock_of(errors: Path) -> Path:
+    return errors.with_name(f".{errors.name}.lock")
+
+
+def _reserved(errors: Path) -> IO[bytes]:
+    """The lock of a file of bad rows that can be made: at the end, after days it may be, that would be late to learn.
+
+    Raises:
+        InputError: it cannot, or another process is making it.
+    """
+    try:
+        errors.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=errors.parent, prefix=f".{errors.name}."):  # as `files.new_file` will
+            pass
+    except OSError as error:
+        raise InputError(f"{errors}: cannot be made ({error.strerror}); name another file") from None
+    return _locked(_lock_of(errors), errors)
 
 
 def _cut(path: Path, size: int) -> IO[bytes]:

@@ -48,6 +48,7 @@ class Answering:
             raise self._overloaded()
         now = perf_counter()
         answers = asyncio.gather(*map(asyncio.wrap_future, model.submit(texts, now + self.limits.seconds)))
+        answers.add_done_callback(_heard)
         try:
             await asyncio.wait((answers,), timeout=SOON)
             if not answers.done():
@@ -87,6 +88,12 @@ class Answering:
         self.metrics.rejected.labels("full").inc()
         seconds = max(1, math.ceil(self.lanes.backlog))
         return RefusedError(503, f"more is asked than can be answered; try again in {seconds} s", seconds)
+
+
+def _heard(answers: asyncio.Future[list[Answered]]) -> None:
+    """Of answers that were given up asyncio would complain in the log, that nobody has heard how they ended."""
+    if not answers.cancelled():
+        answers.exception()
 
 
 async def _gone(request: Request) -> None:

@@ -150,10 +150,10 @@ class Server:
         if name not in self.shelf.entries:
             raise RefusedError(404, f"no model {name!r:.80} here; there are {', '.join(self.shelf.entries)}")
         entry = self.shelf.entries[name]
-        request.state.bundle = name
         version = request.path_params.get("version", entry.version)
         if version != entry.version:
             raise RefusedError(404, f"no version {version!r:.80} of {name} here; there is {entry.version}")
+        request.state.bundle = name  # the path is known, and may be told
         return entry
 
 
@@ -176,10 +176,9 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | N
     app = Starlette(
         routes=_routes(server),
         middleware=middleware,
-        exception_handlers={
-            RefusedError: _refused, HTTPException: _unrouted, ClientDisconnect: _unheard, Exception: _failed
-        },
-    )  # fmt: skip
+        exception_handlers={RefusedError: _refused, HTTPException: _unrouted, ClientDisconnect: _unheard},
+    )
+    app.router.redirect_slashes = False  # to where the client's Host header says, before a key is asked for
     return app, server
 
 
@@ -268,7 +267,3 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 
 async def _unheard(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    return _error(500, "the server failed at this request; its log says why")

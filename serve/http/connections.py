@@ -2,6 +2,10 @@
 
 uvicorn bounds only the pause between two requests. Here a request has SECONDS from its first byte (the first one: from
 the connection) to its last, and an answer that is not taken SECONDS from when the client stopped reading.
+
+Offers of another protocol (`Upgrade: h2c`, of Java's HttpClient and `curl --http2`) are ignored, as RFC 9110 lets a
+server do. httptools takes what follows the head of such a request for the other protocol's, so that its body would be
+lost or be read as the next request: the head is parsed a second time, without the offer.
 """
 
 from __future__ import annotations
@@ -10,11 +14,12 @@ import asyncio
 import json
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 SECONDS = 6.0
 HEAD_BYTES = 1 << 16
-"""That may arrive of a request before its head is whole."""
+"""That may arrive of a request before its head is whole; and after its last chunk, before its trailers are."""
 
 
 def _last(status: str, sentence: str) -> bytes:
@@ -25,7 +30,7 @@ def _last(status: str, sentence: str) -> bytes:
 
 
 LATE = _last("408 Request Timeout", f"the request did not arrive whole in {SECONDS:g} s")
-LONG = _last("431 Request Header Fields Too Large", f"the head of a request has over {HEAD_BYTES:,} bytes")
+LONG = _last("431 Request Header Fields Too Large", f"the head or trailer of a request has over {HEAD_BYTES:,} bytes")
 INVALID = _last("400 Bad Request", "this is not HTTP/1.1, or its head contradicts itself")
 
 
@@ -38,6 +43,8 @@ class Connection(HttpToolsProtocol):
         """Ends the connection unless the request is whole by then."""
         self._head: int | None = None
         """Bytes of a head that is not whole; None where there is none."""
+        self._trailer: int | None = None
+        """Those that came since the size of a chunk, if it is the last: trailers may follow it; None within a chunk."""
         self._taken: asyncio.TimerHandle | None = None
         """Ends it unless the client reads on by then."""
         self._answered: RequestResponseCycle | None = None
@@ -58,25 +65,51 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._whole is None and (self.cycle is None or self.cycle.response_complete):
             self._expect()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        if self._trailer is not None:
+            self._trailer += len(data)
+        try:
+            self._parse(memoryview(data))
+        except httptools.HttpParserError:
+            self.logger.warning("a request is not HTTP/1.1")
+            self.send_400_response("")
+            return
         if self._head is not None:
             self._head += len(data)
             if self._head > HEAD_BYTES:
                 self._refuse(LONG)
+        if self._trailer is not None and self._trailer > HEAD_BYTES:
+            self._trailer = None
+            self._break_off(LONG)
 
     def on_message_begin(self) -> None:
-        _cancel(self._whole)
-        self._expect()
-        self._head = 0
+        if self._head is None:  # else it is a head that is parsed a second time
+            _cancel(self._whole)
+            self._expect()
+            self._head = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._head = None
         super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            self._head = None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._trailer is None:  # what trails a body is no header: whoever stands in between has not seen it
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        self._trailer = 0
+
+    def on_body(self, body: bytes) -> None:
+        self._trailer = None
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
-        _cancel(self._whole)
-        self._whole = None
+        self._trailer = None
+        if not self.parser.should_upgrade():
+            _cancel(self._whole)
+            self._whole = None
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -112,17 +145,46 @@ class Connection(HttpToolsProtocol):
         else:
             super().shutdown()
 
+    def _parse(self, data: memoryview) -> None:
+        """Parse what has arrived. Raises HttpParserError."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if self.scope["method"] == "CONNECT":  # which httptools takes for an offer as well
+                    raise httptools.HttpParserError("CONNECT") from None
+                data = data[offer.args[0] :]
+                head = self._head_without_offer()
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+                self.parser.feed_data(head)
+
+    def _head_without_offer(self) -> bytes:
+        """The head that was parsed just now."""
+        lines = [b"%b %b HTTP/%b" % (self.scope["method"].encode(), self.url, self.scope["http_version"].encode())]
+        lines += [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _should_upgrade(self) -> bool:
+        """To uvicorn, of a head that offers another protocol: not to answer what it is about to be given again."""
+        return True
+
     def _expect(self) -> None:
         self._whole = self.loop.call_later(SECONDS, self._late)
 
     def _late(self) -> None:
         self._whole = None
-        if self.cycle is not None and not self.cycle.response_complete and not self.cycle.response_started:
-            self.transport.write(LATE)
+        self._break_off(LATE)
+
+    def _break_off(self, answer: bytes) -> None:
+        """End in the midst of a request, with an answer unless one has begun."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.transport.write(answer)
         self._end()
 
     def _refuse(self, answer: bytes) -> None:
-        """End with an answer, unless another is being written."""
+        """End in the midst of a head with an answer, unless another is being written."""
         self._head = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(answer)

@@ -25,11 +25,11 @@ class JsonLines(logging.Formatter):
 
 
 def set_up() -> None:
-    """Send bertline's, uvicorn's and OpenTelemetry's own words to stderr as lines of JSON."""
+    """Send bertline's, asyncio's, uvicorn's and OpenTelemetry's own words to stderr as lines of JSON."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
-    levels = {"bertline": logging.INFO, "uvicorn.error": logging.WARNING, "opentelemetry": logging.WARNING}
-    for name, level in levels.items():
+    levels = dict.fromkeys(("asyncio", "uvicorn.error", "opentelemetry"), logging.WARNING)
+    for name, level in ({"bertline": logging.INFO} | levels).items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

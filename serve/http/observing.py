@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bertline.serve.http.logs import LOGGER
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """A client's own X-Request-ID that is taken; any other is replaced."""
+
+GONE = 499
+"""The client went before it was answered, as nginx counts it."""
 
 
 class Observing:
@@ -33,7 +37,7 @@ class Observing:
         begun = perf_counter()
         given = Headers(scope=scope).get("x-request-id", "")
         identity = given if ID.fullmatch(given) else uuid.uuid4().hex
-        status = 499  # the client went before it was answered, as nginx counts it
+        status = 0  # until an answer has begun
 
         async def told(message: Message) -> None:
             nonlocal status
@@ -47,10 +51,15 @@ class Observing:
         try:
             await self.app(scope, receive, told)
         except Exception:
-            status = 500
-            raise
+            LOGGER.exception("the server failed at a request", extra={"fields": {"request": identity}})
+            if status:
+                status = 500
+                raise  # uvicorn ends the connection
+            failed = {"error": "the server failed at this request; its log says why"}
+            await JSONResponse(failed, 500)(scope, receive, told)
         finally:
             ended = perf_counter()
+            status = status or GONE
             self._tell(scope, identity, status, ended - begun)
             if self.spans is not None:
                 self.spans.tell(scope, identity, status, begun, ended)

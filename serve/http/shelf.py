@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import signature
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import DamagedError, InputError
 from bertline.serve.engine import Bundle
 from bertline.serve.http.hugging_face import Format
 from bertline.serve.http.limits import Limits
@@ -45,11 +44,13 @@ class Shelf:
         names = [name(folder) for folder in self._folders]
         if twice := {one for one in names if names.count(one) > 1}:
             raise InputError(f"two bundles are called {min(twice)!r}, after their folders; rename one")
-        if self._public_key is not None:
-            for folder in self._folders:
-                signature.verify(folder, self._public_key)
-        places = zip(names, self._folders, strict=True)
-        self.entries = {one: Entry(one, folder, self.lanes, self.limits) for one, folder in places}
+        folders = [folder.resolve() for folder in self._folders]  # a link that is turned from here on turns nothing
+        signed = [None if self._public_key is None else signature.verify(one, self._public_key) for one in folders]
+        entries = [Entry(*place, self.lanes, self.limits) for place in zip(names, folders, strict=True)]
+        for entry, folder, sha256 in zip(entries, folders, signed, strict=True):
+            if sha256 not in (None, entry.bundle.sha256):
+                raise DamagedError(f"{folder}: not the bundle any more whose signature was verified")
+        self.entries = {entry.name: entry for entry in entries}
 
     @property
     def first(self) -> Entry:
@@ -62,9 +63,8 @@ class Entry:
 
     def __init__(self, name: str, folder: Path, lanes: Lanes, limits: Limits) -> None:
         self.name, self.limits = name, limits
-        self.version = hashlib.sha256((folder / bundles.MANIFEST).read_bytes()).hexdigest()[:12]
-        """The beginning of its manifest's sha256: the manifest holds those of all other files."""
         self.bundle = Bundle(folder)
+        self.version = self.bundle.sha256[:12]
         self.model = Model(self.bundle, lanes)
         self.model.prepare()
         self.manifest = self.bundle.manifest

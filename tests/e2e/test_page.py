@@ -205,6 +205,20 @@ def test_bundles_that_were_swapped_are_told_anew(page: Page, site: str) -> None:
     expect(page.locator("aside")).to_contain_text(models[0]["version"])
 
 
+def test_a_request_ends_with_the_choice_of_another_bundle(page: Page, site: str) -> None:
+    """Its answer would stand beside the card of that one."""
+    choose(page, site, "text-classification")
+    with page.expect_request("**/models/text-classification"):
+        page.route("**/models/text-classification", lambda route: None)  # never answered
+        page.get_by_label("Text", exact=True).fill(REVIEW)
+        page.get_by_role("button", name="Answer").click()
+    with page.expect_event("requestfailed", timeout=5000):
+        page.get_by_label("Bundle", exact=True).select_option("regression")
+    expect(page.locator("#answer")).not_to_have_attribute("aria-busy", "true")
+    expect(page.locator("#answer")).to_be_hidden()
+    expect(answer(page, REVIEW)).to_contain_text("Answered by regression")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everybody_can_use_it_on_a_phone(browser: Browser, site: str, scheme: Any) -> None:
     page = browser.new_page(

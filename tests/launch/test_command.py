@@ -118,6 +118,12 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.stderr == "model.onnx: No space left on device; nothing was overwritten\n"
 
 
+def test_a_path_that_cannot_be_is_told() -> None:
+    result = CliRunner().invoke(main, ["inspect", long := "a" * 300])
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert long in result.stderr
+
+
 def test_a_defect_keeps_its_traceback() -> None:
     @main.command("break")
     def fail() -> None:

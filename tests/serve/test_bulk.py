@@ -287,6 +287,10 @@ def test_every_kind_of_output_has_the_same_answers(predict: Predict, tmp_path: P
     for name in ("out.jsonl.gz", "out.csv", "out.parquet"):
         predict(source, tmp_path / name)
     assert gzip.decompress((tmp_path / "out.jsonl.gz").read_bytes()) == (tmp_path / "out.jsonl").read_bytes()
+    predict(source, tmp_path / "again.jsonl.gz")
+    packed = [(tmp_path / name).read_bytes() for name in ("out.jsonl.gz", "again.jsonl.gz")]
+    assert packed[0] == packed[1]  # whenever it was written, under whatever name
+    assert packed[0][3:8] == bytes(5)
     found = [row for _, row in tables.rows(tmp_path / "out.parquet")]
     assert found == [{"truncated": None} | answer for answer in expected]
     assert list(found[0]) == ["row", "label", "score", "scores", "truncated"]
@@ -305,8 +309,47 @@ def test_bad_rows_are_not_lost_by_leaving_out_where_they_were_told(
     source = write_rows(tmp_path / "in.jsonl", 5)
     source.write_text("not JSON\n" + source.read_text())
     _kill_at_the_end(predict, source, monkeypatch)
-    for errors in (None, tmp_path / "other.jsonl"):
-        with pytest.raises(InputError, match=r"6 rows done, with --errors .*bad\.jsonl; go on with that"):
-            predict(source, tmp_path / "out.jsonl", errors)
-    assert len(predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")) == 5
-    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 1
+    with pytest.raises(InputError, match=r"6 rows done, with --errors .*bad\.jsonl; go on with that or"):
+        predict(source, tmp_path / "out.jsonl")
+    assert len(predict(source, tmp_path / "out.jsonl", tmp_path / "other.jsonl")) == 5
+    assert (tmp_path / "other.jsonl").read_text() == (tmp_path / "bad.jsonl").read_text() != ""
+
+
+def test_bad_rows_of_two_outputs_do_not_overwrite_each_other(predict: Predict, sealed: Path, tmp_path: Path) -> None:
+    source, errors = write_rows(tmp_path / "in.jsonl", 5), tmp_path / "bad.jsonl"
+    with Unfinished(tmp_path / "one.jsonl", errors, source, sealed, print) as begun:
+        begun.bad({"row": 1})
+        with pytest.raises(InputError, match=r"bad\.jsonl: another process is making it"):
+            predict(source, tmp_path / "two.jsonl", errors)
+    errors.write_text("of somebody else\n")
+    with pytest.raises(InputError, match=r"bad\.jsonl exists already"):
+        predict(source, tmp_path / "one.jsonl", errors)
+    assert len(predict(source, tmp_path / "one.jsonl", tmp_path / "other.jsonl")) == 4
+    assert lines(tmp_path / "other.jsonl") == [{"row": 1}]
+    names = ["bad.jsonl", "in.jsonl", "one.jsonl", "other.jsonl"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == names
+    assert errors.read_text() == "of somebody else\n"
+
+
+def test_a_file_of_bad_rows_that_came_meanwhile_is_left(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a kill and the call that goes on."""
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    source.write_text("not JSON\n" + source.read_text())
+    _kill_at_the_end(predict, source, monkeypatch)
+    (tmp_path / "bad.jsonl").write_text("of somebody else\n")
+    with pytest.raises(InputError, match=r"bad\.jsonl exists already"):
+        predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+    assert (tmp_path / "bad.jsonl").read_text() == "of somebody else\n"
+
+
+@pytest.mark.parametrize("name", ["in.jsonl/bad.jsonl", f"{'b' * 250}.jsonl", "/proc/bad.jsonl"])
+def test_bad_rows_that_could_not_be_told_are_refused_before_any_is_read(
+    predict: Predict, tmp_path: Path, name: str
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    with pytest.raises(InputError, match=r"cannot be made \(.*\); name another file"):
+        predict(source, tmp_path / "out.jsonl", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    assert not predict.seen

@@ -75,9 +75,25 @@ def test_what_nobody_waits_for_is_not_computed(recorder: Recorder) -> None:
     recorder.busy.acquire(timeout=10)
     gone, wanted = lanes.submit(asked("gone", "wanted"), Asked(recorder))
     assert gone.cancel()
+    assert lanes.waiting == 1
     recorder.go.set()
     wanted.result(10)
     assert [texts for texts, _ in recorder.calls] == [["first"], ["wanted"]]
+
+
+def test_what_nobody_waits_for_is_not_counted_among_what_others_wait_for(recorder: Recorder) -> None:
+    lanes = Lanes(1)
+    lanes.submit(asked("first"), Asked(recorder), seconds=1)
+    recorder.busy.acquire(timeout=10)
+    futures = lanes.submit(asked(*"abcd"), Asked(recorder), seconds=2)
+    assert (lanes.waiting, lanes.backlog) == (4, 8)
+    assert futures[1].cancel()
+    assert (lanes.waiting, lanes.backlog) == (3, 6)
+    assert [future.cancel() for future in futures] == [True] * 4  # one of them a second time
+    assert (lanes.waiting, lanes.backlog) == (0, 0)
+    recorder.go.set()
+    lanes.close()
+    assert [texts for texts, _ in recorder.calls] == [["first"]]
 
 
 def test_a_failure_is_told_to_who_asked_and_to_nobody_else(recorder: Recorder) -> None:

@@ -84,6 +84,17 @@ def test_leaving_ends_the_threads(tiny_bundle: Path) -> None:
         model.predict(["a film"])
 
 
+def test_what_a_text_takes_is_known_before_the_first_one_asks(tiny_bundle: Path) -> None:
+    """Else a server that has just started, or swapped its bundles, would take whatever comes."""
+    for threads in (1, 2):
+        with serve.load(tiny_bundle, threads=threads) as model:
+            assert 0 < model.seconds < 1
+            model.prepare()
+            forecast = model.seconds
+            model.predict(["a good film"] * 200)
+            assert forecast / 20 < model.seconds < 20 * forecast
+
+
 def test_memory_stays_flat(tiny_bundle: Path) -> None:
     def resident() -> int:
         status = Path("/proc/self/status").read_text()

@@ -28,10 +28,13 @@ class Serving:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
+    def log_lines(self) -> list[dict[str, Any]]:
+        """All that it logged."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
     def lines(self, message: str) -> list[dict[str, Any]]:
         """What it logged under a message."""
-        found = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [line for line in found if line["message"] == message]
+        return [line for line in self.log_lines() if line["message"] == message]
 
     def rss_bytes(self) -> int:
         """The memory it holds."""

@@ -86,7 +86,7 @@ function show(model, asked, { content, headers, ms }) {
 }
 
 function fail(error) {
-  if (error.name === "AbortError") return; // another text is under way
+  if (error.name === "AbortError") return; // another text is under way, or another bundle is chosen
   byId("answer").hidden = true;
   byId("answer").removeAttribute("aria-busy");
   byId("said").textContent = "";
@@ -104,7 +104,9 @@ byId("asking").addEventListener("keydown", (event) => {
   }
 });
 byId("choice").addEventListener("change", () => {
+  underWay.abort(); // its answer would stand beside the card of another bundle
   byId("answer").hidden = true;
+  byId("answer").removeAttribute("aria-busy");
   clearRefusal();
   prepare();
 });

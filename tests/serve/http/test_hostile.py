@@ -7,9 +7,11 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -34,7 +36,7 @@ def server(sealed: Path) -> Iterator[Serving]:
     with serving(sealed) as running:
         yield running
         assert "Traceback" not in running.log.read_text()
-        assert not running.lines("Exception in ASGI application\n")
+        assert not running.lines("the server failed at a request")
 
 
 def exchange(server: Serving, sent: bytes, shut: bool = False) -> Answer:
@@ -271,6 +273,8 @@ HTTP = {
     "chunks": (request(b"12\r\n" + FINE + b"\r\n0\r\n\r\n", headers="transfer-encoding: chunked\r\n"), 200),
     "endless chunks": (request(b"ffff\r\n" + b"x" * 65535 + b"\r\n", headers="transfer-encoding: chunked\r\n")
                        + (b"ffff\r\n" + b"x" * 65535 + b"\r\n") * 40, 413),
+    "a trailer that would change the request": (request(b"12\r\n" + FINE + b"\r\n0\r\ncontent-encoding: br\r\n\r\n",
+                                                        headers="transfer-encoding: chunked\r\n"), 200),
     "a gigabyte said": (request(b"x" * (2 << 20), headers="content-length: 1000000000\r\n"), 413),
     "a blank in a header's name": (request(FINE, headers="x y: z\r\n"), 400),
     "a folded header": (request(FINE, headers="x: y\r\n z\r\n"), 400),
@@ -291,8 +295,65 @@ def test_http(server: Serving, name: str) -> None:
     assert "a" * 1000 not in answer.headers
 
 
+OFFER = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
+CHUNKS = b"12\r\n" + FINE + b"\r\n0\r\n\r\n"
+LIVE = request(b"", "/v2/health/live", method="GET")
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (request(FINE, headers=OFFER), [200]),
+        (request(FINE, headers=OFFER) * 2 + request(FINE) + request(FINE, headers=OFFER), [200] * 4),
+        (request(CHUNKS, headers=f"transfer-encoding: chunked\r\n{OFFER}") + LIVE, [200, 200]),
+        (request(LIVE, headers=OFFER), [400]),
+        (request(b"", "/v2/health/live", "connection: upgrade\r\nupgrade: websocket\r\n", "GET"), [200]),
+        (request(LIVE, headers="", method="CONNECT"), [400]),
+    ],
+    ids=["one", "several", "in chunks", "a request as the body", "websocket", "connect"],
+)
+@pytest.mark.parametrize("packets", [1, 2])
+def test_an_offer_of_another_protocol_is_ignored_and_its_body_read(
+    server: Serving, sent: bytes, statuses: list[int], packets: int
+) -> None:
+    """As of Java's HttpClient and `curl --http2`; a body must not be the next request, whoever stands in between."""
+    place = urlsplit(server.url)
+    end = sent.index(b"\r\n\r\n") + 4 if packets == 2 else len(sent)
+    found = b""
+    with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
+        connection.sendall(sent[:end])
+        sleep(0.1)
+        with suppress(ConnectionError):  # it was answered before it was whole
+            connection.sendall(sent[end:])
+        with suppress(ConnectionError, TimeoutError):
+            while chunk := connection.recv(65536):
+                found += chunk
+                if found.count(b"HTTP/1.1 ") >= len(statuses):
+                    connection.settimeout(0.2)  # for one more, which there should not be
+    assert [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", found)] == statuses, found
+
+
 def test_a_body_that_ends_early_is_no_request(server: Serving) -> None:
     assert exchange(server, request(FINE, headers="content-length: 100\r\n"), shut=True).status in (0, 400, 408)
+
+
+@pytest.mark.parametrize("trailers", [b"x: y\r\n" * 100_000, b"x: " + b"y" * 600_000], ids=["many", "long"])
+def test_trailers_are_bounded(server: Serving, trailers: bytes) -> None:
+    chunks = b"12\r\n" + FINE + b"\r\n0\r\n" + trailers
+    answer = exchange(server, request(chunks, headers="transfer-encoding: chunked\r\n"))
+    assert answer.status in (0, 431)
+
+
+def test_the_size_of_a_chunk_may_end_a_packet(server: Serving) -> None:
+    """Of which all that came before it is no trailer."""
+    body = inputs(json.dumps(["x" * 60_000] * 5))
+    chunks = b"%x\r\n%b\r\n%x\r\n" % (200_000, body[:200_000], len(body) - 200_000)
+    place = urlsplit(server.url)
+    with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
+        connection.sendall(request(chunks, headers="transfer-encoding: chunked\r\n"))
+        sleep(0.2)
+        connection.sendall(body[200_000:] + b"\r\n0\r\n\r\n")
+        assert _read(connection).status == 200
 
 
 def test_many_headers_are_not_kept(server: Serving) -> None:

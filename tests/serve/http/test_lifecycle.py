@@ -13,8 +13,12 @@ from time import perf_counter, sleep
 import pytest
 
 from bertline.artifacts import bundle, files, signature
+from bertline.artifacts.errors import DamagedError
 from bertline.launch.benchmarks.serve.clients import Clients, Outcome
 from bertline.launch.benchmarks.serve.serving import Serving, serving
+from bertline.serve.http.limits import Limits
+from bertline.serve.http.shelf import Shelf
+from bertline.serve.lanes import Lanes
 from tests.keys import write_keys
 
 SECONDS = [2, pytest.param(20, marks=pytest.mark.load)]
@@ -87,6 +91,50 @@ def test_a_bundle_of_somebody_else_is_not_swapped_in(tiny_bundle: Path, tmp_path
         assert version(server) == before
 
 
+def test_a_link_that_is_turned_while_bundles_are_loaded_turns_nothing(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is loaded is what was verified, and is called as the link."""
+    private, public = write_keys(tmp_path, "mine")
+    signature.signer(private)(tiny_bundle)
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
+    rename(other, "of somebody else")
+    (tmp_path / "demo").symlink_to(tiny_bundle)
+    verify = signature.verify
+
+    def turned(folder: Path, public_key: Path) -> str:
+        found = verify(folder, public_key)
+        (tmp_path / "demo").unlink()
+        (tmp_path / "demo").symlink_to(other)
+        return found
+
+    monkeypatch.setattr(signature, "verify", turned)
+    shelf = Shelf([tmp_path / "demo"], Lanes(1), Limits(), public)
+    shelf.lanes.close()
+    assert (shelf.first.name, shelf.first.manifest.name) == ("demo", "tiny")
+    assert shelf.first.version == files.sha256(tiny_bundle / bundle.MANIFEST)[:12]
+
+
+def test_a_folder_that_takes_the_place_of_a_verified_one_is_not_loaded(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = write_keys(tmp_path, "mine")
+    signature.signer(private)(tiny_bundle)
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
+    rename(other, "of somebody else")
+    verify = signature.verify
+
+    def replaced(folder: Path, public_key: Path) -> str:
+        found = verify(folder, public_key)
+        folder.rename(tmp_path / "before")
+        other.rename(folder)
+        return found
+
+    monkeypatch.setattr(signature, "verify", replaced)
+    with pytest.raises(DamagedError, match="not the bundle any more whose signature was verified"):
+        Shelf([tiny_bundle], Lanes(1), Limits(), public)
+
+
 def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path) -> None:
     with serving(slow_bundle) as server:
 
@@ -105,6 +153,30 @@ def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path) ->
         assert late.status == 0
         assert server.process.wait(30) == 0
         assert server.lines("ended")
+
+
+def test_signals_are_heard_while_bundles_are_loaded(tiny_bundle: Path) -> None:
+    command = [str(Path(sys.executable).with_name("bertline")), "serve", "--port", "0", str(tiny_bundle)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not _signals(process.pid, "SigIgn") & 1 << (signal.SIGHUP - 1):
+                assert process.poll() is None
+                assert not _signals(process.pid, "SigCgt") & 1 << (signal.SIGHUP - 1), "it listens already"
+                sleep(0.01)
+            process.send_signal(signal.SIGHUP)
+            sleep(0.05)
+            assert _signals(process.pid, "SigCgt") & 1 << (signal.SIGTERM - 1)  # by default PID 1 would not hear it
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+            assert (process.returncode, said) == (0, "")
+        finally:
+            process.kill()
+
+
+def _signals(pid: int, kind: str) -> int:
+    """Those that a process catches or ignores, as bits."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith(kind))
 
 
 def test_several_bundles_by_name(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,6 +25,16 @@ from bertline.serve.http.keys import ENVIRONMENT, Keys
 
 TEXT = "a good film that nobody else has seen"
 SITE = "https://example.org"
+FAILING = """
+from bertline.launch.command import main
+from bertline.serve.http import openapi
+
+def document(*_, **__):
+    raise RuntimeError("broken")
+
+openapi.document = document
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +98,33 @@ def test_metrics_count(server: Serving) -> None:
     assert not any("invented" in name for name in after)
 
 
+def test_a_failure_is_answered_and_logged_with_its_id(sealed: Path, tmp_path: Path) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    with serving(sealed, script=script) as running:
+        status, headers, body = ask(running, "/openapi.json", x_request_id="mine-8")
+        assert (status, headers["x-request-id"], headers["x-content-type-options"]) == (500, "mine-8", "nosniff")
+        assert json.loads(body) == {"error": "the server failed at this request; its log says why"}
+        wait_for(lambda: "mine-8" in logged(running))
+        assert logged(running)["mine-8"]["status"] == 500
+        (told,) = running.lines("the server failed at a request")
+        assert told["request"] == "mine-8"
+        assert "RuntimeError: broken" in told["traceback"]
+        assert metrics(running)["bertline_requests_total GET /openapi.json 500"] == 1
+        assert ask(running, body={"inputs": TEXT})[0] == 200
+
+
+def test_what_asyncio_says_is_a_line_of_json() -> None:
+    code = "import logging; from bertline.serve.http import logs; logs.set_up(); logging.getLogger('asyncio').error(1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stderr)["message"] == "1"
+
+
+def test_a_path_with_a_slash_too_many_leads_nowhere(server: Serving) -> None:
+    """Least of all to the host that the client itself has named."""
+    assert ask(server, "/models/", host="elsewhere.example")[0] == 404
+
+
 def test_other_sites_may_ask_only_where_they_are_named(server: Serving, sealed: Path) -> None:
     assert ask(server, body={"inputs": TEXT}, origin=SITE)[1]["access-control-allow-origin"] == SITE
     assert ask(server, body={"inputs": TEXT}, origin="https://other.org")[1]["access-control-allow-origin"] is None
@@ -129,6 +168,8 @@ def test_a_client_that_has_gone_frees_its_place(slow_bundle: Path) -> None:
         assert found["bertline_rejected_total gone"] > 20
         assert found["bertline_queue_texts"] == 0
         assert seconds < 0.5
+        assert running.end() == 0
+        assert {line["message"] for line in running.log_lines()} == {"answering", "listening", "request", "ended"}
 
 
 def test_a_client_that_has_gone_frees_the_place_of_all_that_it_has_asked(slow_bundle: Path) -> None:

@@ -124,13 +124,15 @@ def test_requests_that_are_refused_are_told_without_what_the_client_invented(
         assert ask(f"{server.url}/", {"inputs": TEXT}) == 503
         assert ask(f"{server.url}/secret", {"inputs": TEXT}) == 404
         assert ask(f"{server.url}/models/secret", {"inputs": TEXT}) == 404
+        assert ask(f"{server.url}/v2/models/bundle/versions/secret") == 404
         assert server.end() == 0
-    late, unrouted, unknown = receiver.spans
+    late, unrouted, unknown, other = receiver.spans
     assert (late.name, late.status.code) == ("POST /", late.status.STATUS_CODE_ERROR)
     assert told(late.attributes)["error.type"] == "503"
     assert (unrouted.name, unrouted.status.code) == ("POST", late.status.STATUS_CODE_UNSET)
     assert unknown.name == "POST /models/{name}"
-    assert [told(one.attributes)["url.path"] for one in (late, unrouted, unknown)] == ["/", "REDACTED", "REDACTED"]
+    paths = [told(one.attributes)["url.path"] for one in (late, unrouted, unknown, other)]
+    assert paths == ["/", "REDACTED", "REDACTED", "REDACTED"]
     assert not any(one.parent_span_id for one in receiver.spans)
     assert not any(b"secret" in body or b"nobody" in body for body in receiver.bodies)
     (resource,) = {json.dumps(told(part.resource.attributes)) for part in receiver.scopes}
