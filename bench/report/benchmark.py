@@ -31,7 +31,7 @@ def html(result: Result, command: str = "") -> str:
         title=" · ".join(row["name"] for row in systems),
         kind="benchmark",
         lead=f"The same {result['texts']:,} texts, and the same token ids for all with the same tokenizer, {words}, "
-        f"each system in a process of its own, in turns over {page.count(result['rounds'], 'round')}, warm-up left out.",
+        f"each system in a process of its own, in turns over {page.count(result['rounds'], 'round')}, after a warm-up.",
         tiles=_tiles(result),
         plots=[_latency_plot(result), _quality_plot(result), _throughput_plot(result), _cost_plot(result)],
         notes=[
