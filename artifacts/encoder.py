@@ -41,6 +41,10 @@ def check(folder: Path, weights: bool = True) -> dict[str, Any]:
     """
     faults = list(_kernels_fault())
     config = _object(folder / "config.json")
+    if not isinstance(config.get("model_type"), str):
+        faults.append(
+            f"{folder / 'config.json'}: model_type is missing; it tells what encoder this is, bert for example"
+        )
     faults += _code_faults(folder / "config.json", config)
     for name in ("tokenizer_config.json", "processor_config.json"):
         if (folder / name).is_file():

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from bertline.artifacts import dotted, files, recipe_faults
+from bertline.artifacts import dotted, encoder, files, recipe_faults
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe
 
@@ -34,8 +34,30 @@ def load(path: Path, overrides: Sequence[str] = (), searches: bool = False) -> R
 
 
 def read(path: Path) -> Recipe:
-    """Read the resolved recipe of a run, without looking for what it names: that may be gone since."""
-    return Recipe.model_validate(_read(path))
+    """Read the resolved recipe of a run, without looking for what it names: that may be gone since.
+
+    Raises:
+        InputError: it is no recipe of this version.
+    """
+    raw = _read(path)
+    if faults := recipe_faults.of_schema(raw):
+        raise InputError(*(f"{path}: {fault}" for fault in faults.values()))
+    return Recipe.model_validate(raw)
+
+
+def check_model(recipe: Recipe, folder: Path, weights: bool = True) -> None:
+    """Refuse what a recipe asks of a model that it does not have: known of a hub's only once it is here.
+
+    Args:
+        recipe: that names it.
+        folder: of the model.
+        weights: whether it must hold them.
+
+    Raises:
+        InputError: every fault found.
+    """
+    if faults := list(recipe_faults.of_model(encoder.check(folder, weights), recipe.model_dump(mode="json"))):
+        raise InputError(*faults)
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:

@@ -25,13 +25,13 @@ def of(raw: dict[str, Any], searches: bool) -> list[str]:
         raw: the recipe as plain data.
         searches: whether it must say what to search.
     """
-    faults = _of_schema(raw)
+    faults = of_schema(raw)
     sound = _without(raw, faults)
     found = [*faults.values(), *_of_task(sound), *_of_data(sound), *_of_models(sound)]
-    return [*found, *search_faults.of(sound, searches, _of_schema, lambda raw: [*_of_task(raw), *_of_models(raw)])]
+    return [*found, *search_faults.of(sound, searches, of_schema, lambda raw: [*_of_task(raw), *_of_models(raw)])]
 
 
-def _of_schema(raw: dict[str, Any]) -> dict[str, str]:
+def of_schema(raw: dict[str, Any]) -> dict[str, str]:
     """A sentence by key for everything that the schema refuses."""
     faults: dict[str, str] = {}
     try:
@@ -84,7 +84,7 @@ def _siblings(key: str) -> list[str]:
 
 
 def _description(key: str) -> str:
-    *parents, last = [part for part in key.split(".") if not part.isdigit()]
+    *parents, last = [part for part in key.split(".") if not part.isdigit()] or [key]
     field = _section(parents).model_fields.get(last)
     return (field.description if field else None) or "a section of keys"
 

@@ -55,7 +55,10 @@ def visible_gpus() -> list[str]:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return [str(number) for number, _ in enumerate(listed.stdout.splitlines())]
+    gpus = [
+        line for line in listed.stdout.splitlines() if line.startswith("GPU ")
+    ]  # instances of MIG stand below theirs
+    return [str(number) for number in range(len(gpus))]
 
 
 def command(

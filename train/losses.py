@@ -4,6 +4,7 @@ A step's loss is the sum over all its windows divided by the sum of their terms,
 of ranks and micro-batches.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -124,7 +125,7 @@ class TeacherLoss:
 
 
 class Terms(NamedTuple):
-    """What a batch's summed losses are divided by."""
+    """What a batch's summed losses are divided by; infinity where nothing of them counts."""
 
     labels: float
     teacher: float
@@ -138,9 +139,9 @@ class Objective:
         self.labels, self.teacher, self.weight = labels, teacher, weight
 
     def terms(self, targets: Sequence[Target], lengths: Sequence[int]) -> Terms:
-        """Those of a batch, by the target and the tokens of each window; never 0."""
+        """Those of a batch, by the target and the tokens of each window."""
         taught = sum(map(self.teacher.terms, lengths)) if self.teacher else 0.0
-        return Terms(max(sum(map(self.labels.terms, targets)), 1e-9), max(taught, 1e-9))
+        return Terms(sum(map(self.labels.terms, targets)) or math.inf, taught or math.inf)
 
     def share(
         self,
@@ -165,7 +166,10 @@ def divergence(student: torch.Tensor, teacher: torch.Tensor, dim: int) -> torch.
 
 
 def class_weights(wanted: Any, labels: Sequence[str], targets: Sequence[Target]) -> npt.NDArray[np.float32] | None:
-    """A weight for each label: as the recipe says, or balanced, n / (labels · count), as scikit-learn has it."""
+    """A weight for each label: as the recipe says, or balanced, n / (labels · count), as scikit-learn has it.
+
+    A label that no target has (I-X where entities have one word) weighs nothing: label smoothing would teach it.
+    """
     if wanted is None:
         return None
     if isinstance(wanted, dict):
@@ -176,4 +180,5 @@ def class_weights(wanted: Any, labels: Sequence[str], targets: Sequence[Target])
     counts = np.zeros(len(labels), np.int64)
     for target in targets:
         counts += np.bincount(target[target != IGNORED].ravel(), minlength=len(labels))
-    return np.asarray(counts.sum() / (len(labels) * np.maximum(counts, 1)), np.float32)
+    balanced = counts.sum() / (len(labels) * np.maximum(counts, 1))
+    return np.where(counts > 0, balanced, 0.0).astype(np.float32)

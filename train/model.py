@@ -42,6 +42,8 @@ def load(folder: Path, task: Task, training: Training) -> nn.Module:
     settings = _dropout(folder, training.dropout)
     if labels:
         settings |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": _indices(labels)}
+    if task.settings.task == "question-answering":
+        settings["num_labels"] = 2  # start and end, however many classes a model has told apart before
     if task.settings.problem_type:
         settings["problem_type"] = task.settings.problem_type
     model = from_folder(folder, task.architecture, **settings)

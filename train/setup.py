@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import deepspeed
 import deepspeed.comm as dist
 
-from bertline.artifacts import encoder, files, imports, recipe_faults
+from bertline.artifacts import files, imports
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError
@@ -45,7 +45,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
     deepspeed_config.configure(recipe, dist.get_world_size(), precision)  # its faults are told before data is read
     whole = runs.model(recipe.model)
-    check_model(recipe, whole)
+    recipes.check_model(recipe, whole)
     with model.tokenizer_folder(whole) as tokenizer_folder:
         cache = run.path.parent / prepared.FOLDER
         material = gathered(recipe, whole, tokenizer_folder, precision, cache, progress)
@@ -116,12 +116,6 @@ def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
         for key, (now, then) in recipes.differences(recipe, before).items()
     ]
     if faults:
-        raise InputError(*faults)
-
-
-def check_model(recipe: Recipe, folder: Path) -> None:
-    """Refuse what the recipe asks of a model that it does not have: known of a hub's only once it is here."""
-    if faults := list(recipe_faults.of_model(encoder.check(folder), recipe.model_dump(mode="json"))):
         raise InputError(*faults)
 
 

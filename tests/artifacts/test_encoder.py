@@ -25,6 +25,13 @@ def test_a_plain_folder_passes(tiny_model: Path) -> None:
     assert encoder.check(tiny_model)["model_type"] == "bert"
 
 
+def test_a_config_that_does_not_say_what_it_is_of_is_refused(tiny_model: Path) -> None:
+    edit(tiny_model / "config.json", model_type=None)
+    assert faults(tiny_model) == (
+        f"{tiny_model / 'config.json'}: model_type is missing; it tells what encoder this is, bert for example",
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "change"),
     [

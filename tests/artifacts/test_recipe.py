@@ -301,6 +301,19 @@ def test_a_search_that_cannot_be(write: Callable[..., Path], search: dict[str, A
         assert recipe.load(write(search=search)).search == Search()
 
 
+@pytest.mark.parametrize("key", ["1", "on"])
+def test_a_key_that_yaml_reads_as_no_string_is_one_fault(write: Callable[..., Path], key: str) -> None:
+    path = write()
+    path.write_text(f"{path.read_text()}{key}: x\n")
+    (fault,) = faults(path)
+    assert fault.startswith(f"{path}: ")
+
+
+def test_a_recipe_of_another_version_is_told_where_a_run_is_gone_on_with(write: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match=r"recipe\.yaml: training\.later_key: unknown key"):
+        recipe.read(write(training__later_key=1))
+
+
 def test_a_trial_is_the_recipe_with_other_settings(write: Callable[..., Path]) -> None:
     grid = {"training.freeze.layers": [0, 1], "training.class_weights.no": [2.0]}
     loaded = recipe.load(write(search={"grid": grid}), searches=True)

@@ -22,9 +22,10 @@ RECIPE = Path("recipe.yaml")
 
 @pytest.fixture
 def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which nvidia-smi lists two GPUs and torch can use them."""
+    """A machine on which nvidia-smi lists two GPUs, one with an instance of MIG, and torch can use them."""
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: a)'\necho 'GPU 1: NVIDIA H200 (UUID: b)'\n")
+    listed = ["GPU 0: NVIDIA H200 (UUID: a)", "  MIG 1g.18gb Device 0: (UUID: c)", "GPU 1: NVIDIA H200 (UUID: b)"]
+    program.write_text("\n".join(["#!/bin/sh", *(f"echo '{line}'" for line in listed), ""]))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     for variable in ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR"):

@@ -12,7 +12,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.task import ProblemType, TaskName, TaskSettings, Tokens
 from bertline.tasks.task import IGNORED
-from bertline.train.losses import Loss
+from bertline.train.losses import Loss, Objective
 
 LABELS = ["a", "b", "c"]
 
@@ -46,6 +46,28 @@ def test_one_label_is_cross_entropy(weights: Any, smoothing: float) -> None:
         outputs, torch.tensor(classes)
     )
     assert mean(loss, outputs, targets) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_label_that_never_occurs_is_not_taught_by_smoothing() -> None:
+    """With a weight of its own it would have the largest gradient of all."""
+    targets = [np.array(one) for one in [0] * 500 + [1] * 500]
+    loss = make(targets, "text-classification", "single_label_classification", class_weights="balanced",
+                label_smoothing=0.1)  # fmt: skip
+    outputs = torch.zeros(1000, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        loss.sum(outputs, torch.tensor([0] * 500 + [1] * 500), torch.ones(1000, 1)), outputs
+    )
+    assert (gradient[:, 2] >= 0).all()  # its logit is not raised
+
+
+def test_a_batch_in_which_nothing_counts_teaches_nothing() -> None:
+    """Smoothing costs something of a label with weight 0, too, and would be divided by nothing."""
+    targets = [np.array(0), np.array(1)]
+    loss = make(targets, "text-classification", "single_label_classification", class_weights={"a": 0.0},
+                label_smoothing=0.1)  # fmt: skip
+    objective, mask = Objective(loss), torch.ones(1, 4)
+    terms = objective.terms(targets[:1], [4])
+    assert objective.share(torch.randn(1, 3), loss.stack(targets[:1], 4), None, mask, terms) == 0
 
 
 def test_several_labels_are_binary_cross_entropy() -> None:

@@ -44,6 +44,19 @@ def family(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / str(request.param)
 
 
+def test_a_model_that_told_three_classes_apart_answers_questions(family: Path) -> None:
+    """Its config.json says how many labels it has; start and end are two."""
+    config = json.loads((family / "config.json").read_text())
+    (family / "config.json").write_text(json.dumps(config | {"id2label": {"0": "a", "1": "b", "2": "c"}}))
+    settings = TaskSettings(
+        task="question-answering", problem_type=None, inputs=["question", "context"], labels=[],
+        tokens=Tokens(max_length=32),
+    )  # fmt: skip
+    model = models.load(family, catalog.make(settings), Training())
+    ids = torch.ones(2, 5, dtype=torch.long)
+    assert models.outputs(model, {"input_ids": ids, "attention_mask": ids}).shape == (2, 5, 2)
+
+
 def test_every_family_loads_computes_and_freezes(family: Path) -> None:
     training = Training.model_validate({"dropout": 0.0, "freeze": {"embeddings": True, "layers": 1}})
     classifier = models.load(family, TASK, training)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.task import Tokens
@@ -35,6 +36,7 @@ def survey(recipe: Recipe) -> dict[str, Any]:
         InputError: as `splitting.load`; or the model has no tokenizer.
     """
     model_folder = runs.model(recipe.model, weights=False)
+    recipes.check_model(recipe, model_folder, weights=False)
     with TemporaryDirectory(prefix="bertline-check-") as scratch, model.tokenizer_folder(model_folder) as folder:
         splits = splitting.make(recipe, Path(scratch))
         tokenizer = splits.task.tokenizer(folder)
