@@ -118,8 +118,10 @@ class Shrinking:
         return bundle
 
     def unseen(self, run: Path) -> Path:
-        """Where a bundle of a run is made that may not be handed over."""
-        return self.bundle.with_name(f".{self.bundle.name}.students") / run.name
+        """Where a bundle of a run is made that may not be handed over: beside the one that is, as it names its source
+        relative to itself, and under a name that `files.remove_left` knows.
+        """
+        return self.bundle.with_name(f".{self.bundle.name}.{run.name.replace('.', '-')}")
 
     def student(self, kept: Student) -> Path:
         """Write the recipe of a student beside the teacher's run, where its own run will be, and return its path."""

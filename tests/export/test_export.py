@@ -177,7 +177,7 @@ def test_the_model_card_is_read_by_the_hub(bundle: Sealed) -> None:
     manifest = bundles.read(bundle[0])
     assert (result.metric_type, result.metric_value, result.metric_name) == ("f1", manifest.value, "f1")
     assert (result.task_type, result.dataset_split) == ("text-classification", "validation")
-    assert result.dataset_name == "validation split, 200 texts"
+    assert result.dataset_name == "200 labelled texts, on which candidates were compared"
     index = eval_results_to_model_index(read.data.model_name, read.data.eval_results)
     assert model_index_to_eval_results(index) == ("tiny", [result])
     assert (read.data.pipeline_tag, read.data.library_name) == ("text-classification", "optimum")
