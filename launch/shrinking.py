@@ -220,7 +220,7 @@ def halved(kept: Student, folder: Path) -> Student | None:
     from bertline.train.distillation import pruning
 
     config = encoder.check(folder)
-    if config["model_type"] not in pruning.FAMILIES:
+    if config["model_type"] not in pruning.FAMILIES or config.get("pruned_heads"):
         return None
     heads = config.get("num_attention_heads") or config["n_heads"]
     units = next(config[key] for key in pruning.SIZES if key in config)

@@ -151,7 +151,7 @@ def gathered(
     ready = prepared.load(recipe, made)
     task = ready.splits.task
     progress.say(describe(ready.splits))
-    folder = ranks.from_first(lambda: student.prune(folder, recipe, ready, task.tokenizer(tokenizer_folder), cache))
+    folder = ranks.from_first(lambda: student.prune(folder, recipe, ready, tokenizer_folder, cache))
     labels = Loss(task.settings, recipe.training, ready.train.windows.targets)
     if recipe.teacher is None:
         return Material(folder, ready, Objective(labels), None)

@@ -59,11 +59,13 @@ def prune(model: nn.Module, student: Student, split: Split, loss: Loss, tokenize
         tokenizer: pads the batches.
 
     Raises:
-        InputError: the family of the model is not known to be pruned, or has fewer.
+        InputError: the family of the model is not known to be pruned, or has fewer; or heads were taken out before.
     """
     config = cast(Any, model.config)
     if config.model_type not in FAMILIES:
         raise InputError(f"student: a model of type {config.model_type} is not pruned; {', '.join(FAMILIES)} are")
+    if student.attention_heads is not None and config.pruned_heads:  # how many a layer has left, nothing tells
+        raise InputError("student.attention_heads: heads of this model were taken out before; leave it out")
     found = measure(model, split, loss, tokenizer)
     if student.intermediate_size is not None:
         _check("intermediate_size", student.intermediate_size, found.units.shape[1])

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Student
-from bertline.tasks.tokens import Tokenizer
 from bertline.train import model
 from bertline.train.data.prepared import Prepared
 from bertline.train.distillation import pruning
@@ -29,32 +28,33 @@ def cut(folder: Path, student: Student, cache: Path) -> Path:
     """A model folder with the layers that a student keeps, made in `cache` if it is not there; no tokenizer in it.
 
     Raises:
-        InputError: as `encoder.check`; or the layers cannot be told apart.
+        InputError: as `encoder.check`; the layers cannot be told apart, or would compute otherwise in another place.
     """
     kept = student.layers
     if kept is None:
         return folder
     config = encoder.check(folder)
+    _check_places(config, kept)
     named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept}
     made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
 
     def fill(temporary: Path) -> None:
         tensors = _renumbered(_tensors(folder), kept, encoder.layers(config), folder)
-        files.write_json(temporary / "config.json", _with_layers(config, len(kept)))
+        files.write_json(temporary / "config.json", _with_layers(config, kept))
         save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
 
     files.make_once(made, fill)
     return made
 
 
-def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Tokenizer, cache: Path) -> Path:
+def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache: Path) -> Path:
     """A model folder without the heads and units that a student does not keep, made in `cache` if it is not there.
 
     Args:
         folder: of a model with a trained head.
         recipe: of the student.
         ready: the texts that tell what matters.
-        tokenizer: of the model.
+        tokenizer: folder of the model's.
         cache: where it is kept.
 
     Raises:
@@ -62,15 +62,22 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Tokenizer, c
     """
     if not recipe.student.is_pruned:
         return folder
-    kept = recipe.student.model_dump()
-    named = {"weights": encoder.weights_sha256(folder), "kept": kept, "texts": ready.splits.fingerprint}
+    task = ready.splits.task
+    named = {
+        "weights": encoder.weights_sha256(folder),
+        "kept": recipe.student.model_dump(),
+        "texts": ready.splits.fingerprint,
+        "settings": task.settings.model_dump(mode="json"),
+        "loss": recipe.training.model_dump(mode="json", include={"class_weights", "label_smoothing"}),
+        "tokenizer": files.sha256(tokenizer / "tokenizer.json"),
+        "code": files.sha256(Path(pruning.__file__)),
+    }
     made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
 
     def fill(temporary: Path) -> None:
-        task = ready.splits.task
         whole = model.from_folder(folder, task.architecture, trained=True)
         loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
-        pruning.prune(whole, recipe.student, ready.train, loss, tokenizer)
+        pruning.prune(whole, recipe.student, ready.train, loss, task.tokenizer(tokenizer))
         whole.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
 
     files.make_once(made, fill)
@@ -109,8 +116,20 @@ def _renamed(name: str, kept: list[int]) -> str | None:
     return f"{match['before']}{kept.index(number)}{match['after']}" if number in kept else None
 
 
-def _with_layers(config: dict[str, Any], count: int) -> dict[str, Any]:
-    changed = {key: count for key in encoder.LAYERS if key in config}
+def _check_places(config: dict[str, Any], kept: list[int]) -> None:
+    """Refuse to move a layer of ModernBERT to where transformers would take it for one of the other kind."""
+    every = config.get("global_attn_every_n_layers")
+    if every and any((old % every == 0) != (new % every == 0) for new, old in enumerate(kept)):
+        raise InputError(
+            f"student.layers: found {kept}; of {config['model_type']} layers 0, {every}, {2 * every}, … attend to the "
+            f"whole text, wherever they come from: keep one of these, then {every - 1} of the others, and so on"
+        )
+
+
+def _with_layers(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
+    changed: dict[str, Any] = {key: len(kept) for key in encoder.LAYERS if key in config}
+    if pruned := config.get("pruned_heads"):
+        changed["pruned_heads"] = {str(new): pruned[str(old)] for new, old in enumerate(kept) if str(old) in pruned}
     if "layer_types" in config:  # what each layer attends to; transformers tells it from the rest where it is absent
         config = {key: value for key, value in config.items() if key != "layer_types"}
     return {**config, **changed}

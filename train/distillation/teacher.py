@@ -194,10 +194,10 @@ def _engine(teacher: Teacher, progress: Progress) -> Answering:
     rank, count = dist.get_rank(), dist.get_world_size()
 
     def answer(windows: Sequence[Encoded]) -> list[Output]:
-        own, found = range(rank, len(windows), count), []
-        for index in progress.track(own, len(own), ASKING):
-            watchdog.beat(f"{ASKING}, window {index}")
-            found += engine.outputs([windows[index]])
+        turns, found = range(0, len(windows), count), []
+        for first in progress.track(turns, len(turns), ASKING):
+            watchdog.beat(f"{ASKING}, window {first}")  # as often on every rank, whose counts are compared
+            found += engine.outputs(windows[first + rank : first + rank + 1])
         shares: list[Any] = [None] * count
         torch.distributed.all_gather_object(shares, found)
         return [shares[index % count][index // count] for index in range(len(windows))]
@@ -212,10 +212,9 @@ def _found(place: str, student: TaskSettings) -> Teacher:
         settings = bundle.verify(local).alone
         return Teacher(place, local, catalog.make(settings), files.sha256(local / bundle.MANIFEST))
     folder = runs.model(place)
-    sha256 = encoder.weights_sha256(folder)
+    config, sha256 = encoder.check(folder), encoder.weights_sha256(folder)
     if RunFolder(local).summary.exists():
         return Teacher(place, folder, catalog.make(runs.read_summary(local).alone), sha256)
-    config = encoder.check(folder)
     length = min(student.tokens.max_length, encoder.max_tokens(config))
     settings = student.model_copy(
         update={

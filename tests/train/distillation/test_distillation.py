@@ -144,6 +144,13 @@ def test_layers_that_share_their_weights_are_not_cut(tmp_path: Path) -> None:
         student.cut(folder, Student(layers=[0]), tmp_path / "cache")
 
 
+def test_layers_that_would_compute_otherwise_in_another_place_are_not_moved(tmp_path: Path) -> None:
+    """Of this ModernBERT every second layer, by its number, attends to the whole text."""
+    folder = encoders.make("modernbert", tmp_path / "model")
+    with pytest.raises(InputError, match=r"student\.layers: found \[1\]; of modernbert layers 0, "):
+        student.cut(folder, Student(layers=[1]), tmp_path / "cache")
+
+
 def test_layers_are_spread_over_the_model() -> None:
     assert [student.spread(count, 6) for count in (1, 2, 3)] == [[0], [0, 3], [0, 2, 4]]
 

@@ -15,7 +15,7 @@ from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train import model as models
-from bertline.train.distillation import pruning
+from bertline.train.distillation import pruning, student
 from bertline.train.evaluation import Split
 from bertline.train.losses import Loss
 from tests import encoders
@@ -113,6 +113,32 @@ def test_other_families_are_refused(family: str, tmp_path: Path) -> None:
 def test_no_more_is_kept_than_there_is(key: str, most: int, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"student.{key}: found 99; the model has {most}"):
         Measured("bert", tmp_path / "model").prune(**{key: 99})
+
+
+def test_a_pruned_model_keeps_its_heads_as_layers_are_taken_out(tmp_path: Path) -> None:
+    measured = Measured("bert", tmp_path / "model")
+    measured.prune(attention_heads=2)
+    measured.model.save_pretrained(tmp_path / "pruned", safe_serialization=True)
+    whole: Any = models.from_folder(tmp_path / "pruned", "ForSequenceClassification", trained=True).eval()
+    made = student.cut(tmp_path / "pruned", Student(layers=[1]), tmp_path / "cache")
+    cut: Any = models.from_folder(made, "ForSequenceClassification", trained=True).eval()
+    whole.bert.encoder.layer = whole.bert.encoder.layer[1:]
+    measured.model = whole
+    expected = measured.logits()
+    measured.model = cut
+    assert torch.equal(measured.logits(), expected)
+    with pytest.raises(InputError, match="heads of this model were taken out before; leave it out"):
+        measured.prune(attention_heads=1)
+    measured.prune(intermediate_size=8)
+
+
+@pytest.mark.usefixtures("rank")
+def test_what_a_pruned_student_is_measured_with_makes_it_another(teacher: RunFolder, tmp_path: Path) -> None:
+    kept = {"layers": [0, 2], "attention_heads": 2}
+    recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), student=kept)
+    for number, sets in enumerate([[], ["tokens.max_length=16"], ["training.label_smoothing=0.2"], []]):
+        train_here(recipe, tmp_path / f"run-{number}", sets)
+    assert len(list((tmp_path / ".bertline-cache").glob("student-*"))) == 4  # one cut, and pruned in three ways
 
 
 @pytest.mark.usefixtures("rank")
