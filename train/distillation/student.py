@@ -35,7 +35,7 @@ def cut(folder: Path, student: Student, cache: Path) -> Path:
         return folder
     config = encoder.check(folder)
     _check_places(config, kept)
-    named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept}
+    named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept, "code": _code()}
     made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
 
     def fill(temporary: Path) -> None:
@@ -70,7 +70,7 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
         "settings": task.settings.model_dump(mode="json"),
         "loss": recipe.training.model_dump(mode="json", include={"class_weights", "label_smoothing"}),
         "tokenizer": files.sha256(tokenizer / "tokenizer.json"),
-        "code": files.sha256(Path(pruning.__file__)),
+        "code": [_code(), files.sha256(Path(pruning.__file__))],
     }
     made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
 
@@ -116,13 +116,23 @@ def _renamed(name: str, kept: list[int]) -> str | None:
     return f"{match['before']}{kept.index(number)}{match['after']}" if number in kept else None
 
 
+def _code() -> str:
+    """Of this file: what it made before it was changed is not found again."""
+    return files.sha256(Path(__file__))
+
+
 def _check_places(config: dict[str, Any], kept: list[int]) -> None:
-    """Refuse to move a layer of ModernBERT to where transformers would take it for one of the other kind."""
-    every = config.get("global_attn_every_n_layers")
-    if every and any((old % every == 0) != (new % every == 0) for new, old in enumerate(kept)):
+    """Refuse to move a layer of ModernBERT to where transformers would take it for one of another kind.
+
+    By its number one in several attends to the whole text, and the first alone has no norm before it.
+    """
+    if config["model_type"] != "modernbert":
+        return
+    every = config.get("global_attn_every_n_layers", 3)
+    if kept[0] != 0 or any((old % every == 0) != (new % every == 0) for new, old in enumerate(kept)):
         raise InputError(
-            f"student.layers: found {kept}; of {config['model_type']} layers 0, {every}, {2 * every}, … attend to the "
-            f"whole text, wherever they come from: keep one of these, then {every - 1} of the others, and so on"
+            f"student.layers: found {kept}; of modernbert layers 0, {every}, {2 * every}, … attend to the whole text, "
+            f"in a student too: keep layer 0, then {every - 1} that do not, then one that does, and so on"
         )
 
 
