@@ -10,8 +10,6 @@ import numpy as np
 
 from bertline.tasks.task import Counts, Example, Task
 
-RULE_OF_THREE = 3
-"""Nothing seen in n examples may still happen in 3/n of all, with 95 % confidence (Hanley and Lippman-Hand, 1983)."""
 ERROR = 0.05
 """How likely something wrong may be taken for right, over all that are looked at."""
 RESAMPLES = 10_000
@@ -37,7 +35,8 @@ def drop_interval(
     """Of a drop (the score of `before` minus that of `after`), paired: both answered the same examples.
 
     Resamples know no loss that the examples do not show, and would be too sure where these show few. So for the upper
-    end one loss more than was seen is among what is drawn; where none was, that is the rule of three.
+    end one loss more than was seen is among what is drawn; where none was, that is the rule of three (Hanley and
+    Lippman-Hand, 1983).
 
     The first of many that happens to pass would be wrong more often than one that is looked at alone. So the upper end
     of each leaves less error than that of the one before: 1/2, 1/6, 1/12 … of ERROR, which add up to it.

@@ -116,7 +116,8 @@ def measure(
     measured = []
     for worker, timed in zip(workers, _timed(workers, texts, grid, rounds, steps), strict=True):
         system, memory = worker.system, worker.peak_rss_bytes()  # so far of what is timed
-        found, share = worker.outputs(texts), None if system.share is None else worker.asked_share()
+        found = worker.outputs(texts)
+        share = None if system.share is None else worker.asked_share()  # of these texts, which are answered now
         points, size = timed.points(grid, share), system.size_bytes
         measured.append(Measured(system.name, found, points, timed.load_seconds, memory, size, share))
         steps.did(f"{system.name}: {len(texts):,} texts scored")

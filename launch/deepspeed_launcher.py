@@ -55,10 +55,9 @@ def visible_gpus() -> list[str]:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    gpus = [
-        line for line in listed.stdout.splitlines() if line.startswith("GPU ")
-    ]  # instances of MIG stand below theirs
-    return [str(number) for number in range(len(gpus))]
+    lines = listed.stdout.splitlines()
+    gpus = sum(line.startswith("GPU ") for line in lines)  # below a GPU stand its instances of MIG
+    return [str(number) for number in range(gpus)]
 
 
 def command(

@@ -30,6 +30,15 @@ def rename(folder: Path, name: str) -> None:
     files.write_json(folder / bundle.MANIFEST, manifest | {"name": name})
 
 
+def signed(folder: Path, beside: Path) -> tuple[Path, Path]:
+    """Sign a bundle; its public key, and a bundle that was changed since."""
+    private, public = write_keys(beside, "mine")
+    signature.signer(private)(folder)
+    other = Path(shutil.copytree(folder, beside / "other"))
+    rename(other, "of somebody else")
+    return public, other
+
+
 def version(server: Serving) -> str:
     with urllib.request.urlopen(f"{server.url}/models", timeout=10) as answer:
         return str(json.load(answer)[0]["version"])
@@ -95,10 +104,7 @@ def test_a_link_that_is_turned_while_bundles_are_loaded_turns_nothing(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is loaded is what was verified, and is called as the link."""
-    private, public = write_keys(tmp_path, "mine")
-    signature.signer(private)(tiny_bundle)
-    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
-    rename(other, "of somebody else")
+    public, other = signed(tiny_bundle, tmp_path)
     (tmp_path / "demo").symlink_to(tiny_bundle)
     verify = signature.verify
 
@@ -118,10 +124,7 @@ def test_a_link_that_is_turned_while_bundles_are_loaded_turns_nothing(
 def test_a_folder_that_takes_the_place_of_a_verified_one_is_not_loaded(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    private, public = write_keys(tmp_path, "mine")
-    signature.signer(private)(tiny_bundle)
-    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
-    rename(other, "of somebody else")
+    public, other = signed(tiny_bundle, tmp_path)
     verify = signature.verify
 
     def replaced(folder: Path, public_key: Path) -> str:
