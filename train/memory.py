@@ -15,11 +15,11 @@ from bertline.train import model as models
 from bertline.train import ranks
 from bertline.train.data.batches import Batches, MicroBatch
 from bertline.train.deepspeed_config import Precision, micro_batch_size
+from bertline.train.distillation.relations import Relations
 from bertline.train.losses import Objective, Terms
+from bertline.train.model import AUTOCAST
 from bertline.train.watchdog import is_out_of_memory
 
-AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""What matrices are multiplied in, where that is not fp32."""
 OPTIMIZER_BYTES = 12
 """Of each parameter that trains: AdamW's two moments and a flat copy of the gradient, in fp32."""
 
@@ -30,29 +30,46 @@ def fit(
     make_batches: Callable[[Training], Batches],
     objective: Objective,
     precision: Precision,
+    compare: Callable[[nn.Module], Relations] | None = None,
 ) -> Training:
     """`training` with the micro-batch halved until the device of every rank has room for it.
 
     The global batch stays as it is: more micro-batches make up for smaller ones. One text is taken as it is; if even
     that does not fit, the run will say so.
+
+    Args:
+        training: of the recipe.
+        make_model: that trains.
+        make_batches: of it, for a micro-batch of that size.
+        objective: of a step.
+        precision: that the passes are computed in.
+        compare: the model with a teacher that computes beside it; None where none does.
     """
     model = make_model().to(ranks.device()).train()
+    relations = None if compare is None else compare(model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     optimizer = OPTIMIZER_BYTES * trained // (dist.get_world_size() if training.zero_stage else 1)
     size = micro_batch_size(training, dist.get_world_size())
     while size > 1:
         micro_batch = make_batches(training.model_copy(update={"micro_batch_size": size})).heaviest()
-        if fits(model, micro_batch, objective, precision, optimizer):
+        if fits(model, micro_batch, objective, precision, optimizer, relations):
             break
         size = -(-size // 2)
-    del model
+    del model, relations
     _free()
     agreed = torch.tensor(size, device=ranks.device())
     dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
     return training.model_copy(update={"micro_batch_size": int(agreed)})
 
 
-def fits(model: nn.Module, micro_batch: MicroBatch, objective: Objective, precision: Precision, besides: int) -> bool:
+def fits(
+    model: nn.Module,
+    micro_batch: MicroBatch,
+    objective: Objective,
+    precision: Precision,
+    besides: int,
+    relations: Relations | None,
+) -> bool:
     """Whether a device has memory for a forward and a backward pass.
 
     Args:
@@ -61,6 +78,7 @@ def fits(model: nn.Module, micro_batch: MicroBatch, objective: Objective, precis
         objective: of it.
         precision: that the passes are computed in.
         besides: bytes that something else will take.
+        relations: to a teacher that computes beside the model.
     """
     device = ranks.device()
     try:
@@ -69,7 +87,10 @@ def fits(model: nn.Module, micro_batch: MicroBatch, objective: Objective, precis
         with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             outputs = models.outputs(model, batch.inputs)
         mask = batch.inputs["attention_mask"]
-        objective.share(outputs, batch.targets, batch.teacher, mask, Terms(1.0, 1.0)).backward()  # type: ignore[no-untyped-call]
+        loss = objective.share(outputs, batch.targets, batch.teacher, mask, Terms(1.0, 1.0))
+        if relations is not None:
+            loss = loss + relations.sum(batch.inputs)
+        loss.backward()  # type: ignore[no-untyped-call]
         del taken
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

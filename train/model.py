@@ -23,11 +23,14 @@ from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Freeze, Training
 from bertline.tasks.task import Task
+from bertline.train.deepspeed_config import Precision
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model",
 )  # fmt: skip
+AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What matrices are multiplied in, where that is not fp32."""
 
 
 def load(folder: Path, task: Task, training: Training) -> nn.Module:

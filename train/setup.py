@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import deepspeed
 import deepspeed.comm as dist
+from torch import nn
 
 from bertline.artifacts import files, imports
 from bertline.artifacts import recipe as recipes
@@ -27,6 +28,7 @@ from bertline.train.data.prepared import Prepared
 from bertline.train.data.splitting import Splits
 from bertline.train.deepspeed_config import Precision
 from bertline.train.distillation import student, teacher
+from bertline.train.distillation.relations import Relations
 from bertline.train.distillation.teacher import Teacher
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective, TeacherLoss
@@ -58,16 +60,19 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         make_batches = partial(
             Batches, ready.train, objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
         )
-        asked, recipe = recipe, fitted(recipe, folder, task, make_batches, objective, precision, progress)
+        compare = None
+        if material.teacher is not None and recipe.distillation.relations:
+            compare = partial(
+                teacher.beside, material.teacher, ready=ready, tokenizer_folder=tokenizer_folder,
+                weight=recipe.distillation.relations, precision=precision,
+            )  # fmt: skip
+        asked, recipe = recipe, fitted(recipe, material, make_batches, precision, compare, progress)
         batches = make_batches(recipe.training)
         make = partial(make_engine, recipe, folder, task, precision, batches.steps)
         engine = started_engine(make, found, recipe.training.zero_stage)
         if found is not None:
             state = found[1].model_copy(update={"ranks": state.ranks})
-        relations = None
-        if material.teacher is not None and recipe.distillation.relations:
-            weight = recipe.distillation.relations
-            relations = teacher.beside(material.teacher, engine.module, ready, tokenizer_folder, weight, precision)
+        relations = None if compare is None else compare(engine.module)
         claim(asked, run, splits, state, None if found is None else found[0])
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
@@ -206,19 +211,17 @@ def make_engine(
 
 def fitted(
     recipe: Recipe,
-    folder: Path,
-    task: Task,
+    material: Material,
     make_batches: Callable[[Training], Batches],
-    objective: Objective,
     precision: Precision,
+    compare: Callable[[nn.Module], Relations] | None,
     progress: Progress,
 ) -> Recipe:
     """The recipe with micro-batches that the GPUs have memory for; a CPU's memory gives way before it says no."""
     if ranks.on_cpu():
         return recipe
-    training = memory.fit(
-        recipe.training, lambda: model.load(folder, task, recipe.training), make_batches, objective, precision
-    )
+    make_model = partial(model.load, material.folder, material.ready.splits.task, recipe.training)
+    training = memory.fit(recipe.training, make_model, make_batches, material.objective, precision, compare)
     asked = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
     if training.micro_batch_size != asked:
         progress.say(

@@ -16,6 +16,7 @@ from bertline.train import memory
 from bertline.train import model as models
 from bertline.train.data.batches import Batches
 from bertline.train.deepspeed_config import Precision
+from bertline.train.distillation.relations import Relations
 from bertline.train.losses import Loss, Objective
 from tests.conftest import classifier, make_texts
 from tests.train.conftest import encode
@@ -25,19 +26,26 @@ ROOM = 20
 """Texts at once that the model of the test has memory for, forward; one less fits backward as well."""
 
 
-def limited(model: nn.Module, seen: list[int]) -> nn.Module:
-    """A model that runs out of memory as torch says it of a GPU: of some sizes forward, of one only backward."""
+def limited_forward(model: nn.Module, seen: list[int]) -> nn.Module:
+    """A model that runs out of memory as torch says it of a GPU."""
 
     def forward(module: nn.Module, arguments: Any, named: dict[str, torch.Tensor]) -> None:
         seen.append(len(named["input_ids"]))
         if seen[-1] > ROOM:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
+    model.register_forward_pre_hook(forward, with_kwargs=True)
+    return model
+
+
+def limited(model: nn.Module, seen: list[int]) -> nn.Module:
+    """The same, of one size only backward."""
+
     def backward(gradient: torch.Tensor) -> None:
         if seen[-1] > ROOM - 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    model.register_forward_pre_hook(forward, with_kwargs=True)
+    limited_forward(model, seen)
     model.get_parameter("classifier.weight").register_hook(backward)  # type: ignore[no-untyped-call]
     return model
 
@@ -65,6 +73,19 @@ def test_a_micro_batch_is_halved_until_it_fits(
     assert seen == sizes
     assert fitted.batch_size == batch_size
     assert fitted.micro_batch_size == (sizes or [1])[-1]
+
+
+def test_a_teacher_that_computes_beside_the_model_has_to_fit_too(model: Path) -> None:
+    training = Training(batch_size=64)
+    task, loss, make_batches = trial(model, training)
+    seen: list[int] = []
+
+    def compare(student: nn.Module) -> Relations:
+        return Relations(student, limited_forward(models.load(model, task, training), seen), 1.0)
+
+    fitted = memory.fit(training, lambda: models.load(model, task, training), make_batches, loss, "fp32", compare)
+    assert seen == [64, 32, 16]
+    assert fitted.micro_batch_size == 16
 
 
 def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:

@@ -16,7 +16,7 @@ from bertline.artifacts.errors import InputError
 from bertline.train import model as models
 from bertline.train.deepspeed_config import Precision
 from bertline.train.losses import NEVER, divergence
-from bertline.train.memory import AUTOCAST
+from bertline.train.model import AUTOCAST
 
 PROJECTIONS = (
     ("attention.self.query", "attention.self.key", "attention.self.value"),

@@ -34,7 +34,7 @@ from bertline.train.data.mapped import Outputs, batched
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import Precision
 from bertline.train.distillation.relations import Relations
-from bertline.train.memory import AUTOCAST
+from bertline.train.model import AUTOCAST
 from bertline.train.progress import Progress
 
 FILE = "outputs.arrow"
