@@ -70,17 +70,30 @@ class Packing(Part):
     """By length in tokens: how many times as many texts a second, as measured at export."""
 
 
+class Source(Part):
+    """What a model was made from."""
+
+    kind: Literal["run", "model", "checkpoint"]
+    place: str
+    """A local folder is named relative to the bundle."""
+    model: str
+    """What the run had started from; the model itself where there was no run."""
+    weights_sha256: str
+
+
 class Cascade(Part):
-    """The model is a student that is asked first and its teacher, in one file, which is asked where it is not sure."""
+    """A student that is asked first and, in one file with it, a larger model that is asked where it is not sure."""
 
     threshold: float
     """The least probability of its label with which the student is sure."""
     share: float = Field(ge=0, le=1)
-    """Of the validation texts, those that the teacher was asked."""
+    """Of the validation texts, those that the larger model was asked."""
     student: str
     """The candidate that answers first."""
     teacher: str
-    """The candidate of the teacher's own bundle that answers otherwise."""
+    """The candidate that answers otherwise, as its own bundle named it."""
+    source: Source | None = None
+    """What that was made from: the student's teacher, or a larger student of the same."""
 
 
 class Candidate(Part):
@@ -126,17 +139,6 @@ class Golden(Part):
     text_pair: str | None = None
     logits: list[FiniteFloat]
     """Of all its windows, one after the other."""
-
-
-class Source(Part):
-    """What the bundle was made from."""
-
-    kind: Literal["run", "model", "checkpoint"]
-    place: str
-    """A local folder is named relative to the bundle."""
-    model: str
-    """What the run had started from; the model itself where there was no run."""
-    weights_sha256: str
 
 
 class Manifest(TaskSettings):

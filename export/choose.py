@@ -127,6 +127,8 @@ def _why(trial: Trial, chosen: Trial, sealed: Sequence[Trial], terms: Terms) -> 
         return FP32
     if wrong := fault(trial, terms):
         return wrong
+    if chosen.plan.cascade is not None and trial.plan.cascade is None:
+        return "not right alone, as is known: not scored"
     if terms.prefer == "size" and trial.size_bytes > chosen.size_bytes:
         return f"larger than {chosen.plan.name}: {trial.size_bytes:,} bytes against {chosen.size_bytes:,}"
     if terms.prefer == "accuracy" and trial.score and chosen.score and trial.score.value < chosen.score.value:

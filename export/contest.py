@@ -109,10 +109,8 @@ class Contest:
             self._before = self._counted(self._yardstick, answered())
             self._time(plans)
             self._loss = bootstrap.dearest(origin.task, origin.metric, origin.examples, self._before)
-            if (chosen := self._best(lambda plan: plan.quantized)) is None:
-                self._mend(processes)
-                self._ask_teacher(processes)
-                chosen = self._best(lambda plan: plan.quantized) or self._best()
+            asked = self.workshop.asked
+            chosen = self._alone(processes) if asked is None else self._cascade(asked, processes)
             if chosen is None:
                 raise GateError(
                     f"no candidate is known to lose at most {self.terms.max_drop:g}; no bundle was made. Tried:\n"
@@ -155,6 +153,13 @@ class Contest:
             else:
                 self._graphs[plan.name], self._workers[plan.name] = graph, worker
 
+    def _alone(self, processes: ExitStack) -> Trial | None:
+        """The best that is right; where none is, the best of what is slower and loses less."""
+        if (chosen := self._best(lambda plan: plan.quantized)) is None:
+            self._mend(processes)
+            chosen = self._best(lambda plan: plan.quantized) or self._best()
+        return chosen
+
     def _best(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
         """The best of those that fit and are right, scoring no more than it takes to know."""
         if self.terms.prefer == "accuracy":
@@ -189,17 +194,18 @@ class Contest:
             self._make(slower := remedies(fastest), processes)
             self._time(slower)
 
-    def _ask_teacher(self, processes: ExitStack) -> None:
-        """Where the student is not right alone: its teacher, if there is one to ask, for what it is not sure of."""
-        teacher = self.workshop.teacher
+    def _cascade(self, asked: Graph, processes: ExitStack) -> Trial | None:
+        """The fastest candidate, which asks a larger model what it is not sure of; None where that is not right either.
+
+        Alone none is scored: that they are not right is known.
+        """
         tried = [trial for trial in self._trials.values() if trial.plan.quantized]
         tried = [trial for trial in tried if trial.plan.runtime == "onnxruntime"]
-        if teacher is None or not tried:
-            return
-        self.say(f"none is right alone: asking {teacher.name} of the teacher")
+        if not tried:
+            return None
         plan = min(tried, key=lambda trial: trial.milliseconds).plan
-        with Worker(system(self.origin, teacher), machine.cores()) as asked:
-            answered = self._asked_once(asked)()
+        with Worker(system(self.origin, asked), machine.cores()) as larger:
+            answered = self._asked_once(larger)()
         student, name = self._workers[plan.name], f"{plan.name}-cascade"
         look = self._look(name)
         found = cascade.lowest(
@@ -207,11 +213,13 @@ class Contest:
             answered,
             lambda outputs: self._passes(self._counted(student, outputs), look),
         )
-        if found is not None:
-            both = Cascade(**found._asdict(), student=plan.name, teacher=teacher.name)
-            asking = [replace(plan, name=name, cascade=both)]
-            self._make(asking, processes)
-            self._time(asking)
+        if found is None:
+            return None
+        both = Cascade(**found._asdict(), student=plan.name, teacher=asked.name)
+        asking = [replace(plan, name=name, cascade=both)]
+        self._make(asking, processes)
+        self._time(asking)
+        return self._best(lambda plan: plan.cascade is not None)
 
     def _others(self, chosen: Trial) -> list[Trial]:
         """What is sealed beside the chosen one: for ONNX Runtime alone, and for every CPU class."""

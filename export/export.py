@@ -73,7 +73,8 @@ def export(
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
         judge = None if teacher is None else teacher.origin(origin.examples)
         found = _measured(origin, judge, teacher, terms, trim_vocabulary, Path(folder), say)
-        told = account.describe(origin, judge, bundle, found.outcome, found.fidelity, terms, found.vocabulary)
+        asked = None if teacher is None else teacher.source(bundle)
+        told = account.describe(origin, judge, asked, bundle, found.outcome, found.fidelity, terms, found.vocabulary)
         result = account.answer(bundle, told.manifest, found.outcome)
         say(f"sealing {bundle}")
         sealed = seal(bundle, found.served, told.graphs, told.manifest, result, signer)
@@ -120,7 +121,7 @@ def _chosen(
     """The contest of all candidates that can win, with what is to be told of those that were left out."""
     plans, notices = select(Situation(terms, machine.cpu_class(), graphs.why_not_fused, _openvino()))
     texts, notice = sources.calibration(origin)
-    asked = None if teacher is None else teacher.asked()
+    asked = None if teacher is None else teacher.graph()
     workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration, asked)
     outcome = Contest(origin, yardstick, workshop, terms, say, teacher).hold(plans)
     if notice and any(trial.plan.calibrated for trial in outcome.trials):

@@ -46,14 +46,18 @@ class Origin:
 
     def source(self, bundle: Path) -> Source:
         """As the manifest of `bundle` tells it."""
-        local = Path(self.place).expanduser()
-        place = os.path.relpath(local.resolve(), bundle.resolve()) if local.exists() else self.place
+        place = relative(Path(self.place).expanduser(), bundle, self.place)
         return Source(
             kind=self.kind,
             place=place,
             model=self.model if self.kind == "run" else place,
             weights_sha256=encoder.weights_sha256(self.folder),
         )
+
+
+def relative(local: Path, bundle: Path, place: str) -> str:
+    """Where a local folder is, seen from a bundle; `place` where there is none."""
+    return os.path.relpath(local.resolve(), bundle.resolve()) if local.exists() else place
 
 
 def is_checkpoint(place: str, asked: bool) -> bool:

@@ -1,8 +1,10 @@
-"""The teacher of a student: candidates are held to it instead of to the student, and may ask it in a cascade."""
+"""The teacher of a student: candidates are held to it instead of to the student, and may ask a larger model."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bertline.artifacts import bundle as manifests
+from bertline.artifacts.bundle import Source
 from bertline.export import sources
 from bertline.export.candidates import cascade
 from bertline.export.candidates.graphs import Graph
@@ -15,8 +17,9 @@ class Teacher:
     """A run, and what is known of it from one export to the next."""
 
     run: str
-    bundle: Path | None = None
-    """Of the run; asked in a cascade where the student is not right alone. None where there are to be no cascades."""
+    asked: Path | None = None
+    """A bundle that a student which is not right alone asks in a cascade: the run's, or that of a larger student. None
+    where the student is to be right alone."""
     answers: dict[Path, list[Output]] = field(default_factory=dict)
     """To the examples, by the model that gave them. Students that are held to the same examples share them."""
 
@@ -24,6 +27,13 @@ class Teacher:
         """The run, held to the examples that its student is held to."""
         return replace(sources.read(self.run, None), examples=examples)
 
-    def asked(self) -> Graph | None:
-        """The model that cascades ask."""
-        return None if self.bundle is None else cascade.teacher(self.bundle)
+    def source(self, bundle: Path) -> Source | None:
+        """What the model that is asked was made from, as the manifest of `bundle` tells it."""
+        if self.asked is None:
+            return None
+        told = manifests.read(self.asked).source
+        return told.model_copy(update={"place": sources.relative(self.asked / told.place, bundle, told.place)})
+
+    def graph(self) -> Graph | None:
+        """The model that is asked."""
+        return None if self.asked is None else cascade.asked(self.asked)

@@ -1,10 +1,10 @@
 """`bertline shrink`: the fastest student of a run that is shown to lose no more than asked, as a bundle.
 
 Sizes are tried from the smallest on: a student is cut from the run, distilled from it, and exported with its drop held
-to the run itself. One that loses too much is tried in a cascade, where it asks the run itself when it is not sure. The
-first that passes alone has the fewest layers; then half of what each of these holds is taken out, and the fastest of
-all that pass is handed over. Each student is a run beside the teacher's; one that is finished is used as it is, so that
-the same command goes on where it was stopped.
+to the run itself. The first that passes has the fewest layers that are right alone; then half of what each of these
+holds is taken out. Those that are not right alone are tried in a cascade, where they ask the fastest that is, or the
+run itself where none is, when they are not sure. The fastest of all that pass is handed over. Each student is a run
+beside the teacher's; one that is finished is used as it is, so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import geometric_mean
-from typing import Any
+from typing import Any, NamedTuple
 
 from bertline.artifacts import encoder, files
 from bertline.artifacts import recipe as recipes
@@ -53,6 +53,20 @@ class Tried:
     why: str
 
 
+class Attempt(NamedTuple):
+    """A student and, where it has passed, what the export of it has answered."""
+
+    tried: Tried
+    made: dict[str, Any] | None
+
+
+class Larger(NamedTuple):
+    """Who is asked in cascades."""
+
+    name: str
+    bundle: Path
+
+
 @dataclass(frozen=True)
 class Shrinking:
     """A run to be shrunk, and how."""
@@ -66,48 +80,69 @@ class Shrinking:
     ranks: dict[str, Any]
     say: Say
 
-    def students(self, model: Path) -> Iterator[tuple[Tried, dict[str, Any] | None]]:
-        """All that are tried, each with the export's JSON where it has passed: up to the first that does alone, and
-        that one halved.
-        """
+    def students(self, model: Path) -> list[Attempt]:
+        """All that are tried: alone, and then in cascades those that are not right alone."""
+        alone = list(self.alone(model))
+        larger = self.larger(alone)
+        return [one if one.made or larger is None else self.cascaded(one.tried, larger) for one in alone]
+
+    def alone(self, model: Path) -> Iterator[Attempt]:
+        """From the smallest up to the first that is right, and that one halved."""
         for kept in sizes(encoder.check(model)):
-            tried, made = self.attempt(kept)
-            yield tried, made
-            if made is not None and made["cascade"] is None:
+            yield (attempt := self.attempt(kept))
+            if attempt.made is not None:
                 if (less := halved(kept, model)) is not None:
                     yield self.attempt(less)
                 return
 
-    def attempt(self, kept: Student) -> tuple[Tried, dict[str, Any] | None]:
-        """Distill a student and export it; what became of it, and the export's JSON where it has passed."""
+    def attempt(self, kept: Student) -> Attempt:
+        """Distill a student and export it, where it may be right alone."""
         self.say(f"{named(kept)}: distilling")
         folder = distilled(self.student(kept), self.place, self.say, self.ranks)
         teacher, student = (runs.read_summary(one) for one in (self.place, folder))
         metric = teacher.held_to
         best, value = (float(one.validation[metric]) for one in (teacher, student))
         tried = Tried(named(kept), str(folder), kept.model_dump(), value, round(best - value, 6), None, None, "")
-        made = None
-        if self.loses(tried) and self.asked is None:
-            tried = replace(tried, why=f"loses {tried.drop:.4f} in PyTorch already")
-        else:
-            tried, made = self.exported(tried)
-        self.say(f"{tried.student}: {tried.why}")
-        return tried, made
+        if tried.drop > self.terms.max_drop + ROUNDING:
+            return self.told(Attempt(replace(tried, why=f"loses {tried.drop:.4f} in PyTorch already"), None))
+        return self.told(self.exported(tried, self.terms, self.teacher))
 
-    def loses(self, tried: Tried) -> bool:
-        """Whether a student loses too much before it is exported: no candidate is right alone."""
-        return tried.drop > self.terms.max_drop + ROUNDING
+    def cascaded(self, tried: Tried, larger: Larger) -> Attempt:
+        """A student that is not right alone, in a cascade with a larger one."""
+        self.say(f"{tried.student}: asking {larger.name} when it is not sure")
+        teacher = replace(self.teacher, asked=larger.bundle)
+        found = self.exported(tried, replace(self.terms, quick=True), teacher)  # ONNX Runtime's, which alone runs them
+        if found.made is None:
+            return self.told(Attempt(replace(tried, why=f"{tried.why}; nor does it pass with {larger.name}"), None))
+        share = found.made["cascade"]["share"]
+        why = f"{found.tried.why}, which asks {larger.name} about {share:.0%} of the texts"
+        return self.told(Attempt(replace(found.tried, why=why), found.made))
+
+    def told(self, attempt: Attempt) -> Attempt:
+        """The same, said."""
+        self.say(f"{attempt.tried.student}: {attempt.tried.why}")
+        return attempt
 
     @cached_property
     def teacher(self) -> Teacher:
         """What all students are held to."""
-        return Teacher(str(self.place), self.asked)
+        return Teacher(str(self.place))
 
-    @cached_property
-    def asked(self) -> Path | None:
-        """A bundle of the teacher, which cascades ask; None where none passes, or its task has no one label."""
+    def larger(self, alone: Sequence[Attempt]) -> Larger | None:
+        """Who is asked in cascades: the fastest that is right alone, of the students or else the run itself.
+
+        None where that is none, or where answers are not one label each.
+        """
         if runs.read_summary(self.place).problem_type != "single_label_classification":
             return None
+        passed = [(speedup(made), tried.student, made["bundle"]) for tried, made in alone if made is not None]
+        if passed:
+            _, name, bundle = max(passed)
+            return Larger(name, Path(bundle))
+        return self.whole()
+
+    def whole(self) -> Larger | None:
+        """The run itself as a bundle; None where no candidate of it passes."""
         self.say(f"{self.place}: exporting it, to be asked by students that are not right alone")
         bundle = self.unseen(self.place)
         try:
@@ -115,7 +150,7 @@ class Shrinking:
         except GateError as error:
             self.say(f"no cascades: {error}")
             return None
-        return bundle
+        return Larger(str(self.place), bundle)
 
     def unseen(self, run: Path) -> Path:
         """Where a bundle of a run is made that may not be handed over: beside the one that is, as it names its source
@@ -137,18 +172,14 @@ class Shrinking:
         recipes.save(recipes.load(path, self.overrides), path)
         return path
 
-    def exported(self, tried: Tried) -> tuple[Tried, dict[str, Any] | None]:
+    def exported(self, tried: Tried, terms: Terms, teacher: Teacher) -> Attempt:
         """The student as a bundle of a name that nobody sees, if it passes."""
-        bundle = self.unseen(Path(tried.run))
-        terms = replace(self.terms, quick=True) if self.loses(tried) else self.terms
         try:
-            made = export(tried.run, bundle, terms, say=self.say, teacher=self.teacher)
+            made = export(tried.run, self.unseen(Path(tried.run)), terms, say=self.say, teacher=teacher)
         except GateError as error:
-            lost = f"loses {tried.drop:.4f}, alone and in a cascade"
-            told = str(error).partition(";")[0]  # a table follows
-            return replace(tried, why=lost if self.loses(tried) else told), None
+            return Attempt(replace(tried, why=str(error).partition(";")[0]), None)  # a table follows
         measured = {"value": made["value"], "drop": made["drop"], "p50_ms": latencies(made), "speedup": speedup(made)}
-        return replace(tried, **measured, why=f"passes: {made['chosen']}"), made
+        return Attempt(replace(tried, **measured, why=f"passes: {made['chosen']}"), made)
 
 
 def shrink(
@@ -184,9 +215,9 @@ def shrink(
     teacher = runs.verify(place)
     shrinking = Shrinking(place, bundle, Terms(max_drop), unlabelled, overrides, ranks, say)
     shrinking.terms.check_examples(teacher.data["validation"])
-    tried = list(shrinking.students(RunFolder(place).best))
-    curve = [one for one, _ in tried]
-    passed = [(one, made) for one, made in tried if made is not None]
+    attempts = shrinking.students(RunFolder(place).best)
+    curve = [one.tried for one in attempts]
+    passed = [(tried, made) for tried, made in attempts if made is not None]
     if not passed:
         files.remove_left(bundle)
         raise GateError(

@@ -35,7 +35,7 @@ def html(result: Result, command: str = "") -> str:
         tiles=_tiles(result),
         plots=[_latency_plot(result), _quality_plot(result), _throughput_plot(result), _cost_plot(result)],
         notes=[
-            f"{row['name']} is a cascade: of these texts {row['asked_share']:.1%} went to its teacher."
+            f"{row['name']} is a cascade: of these texts {row['asked_share']:.1%} went to the larger model."
             for row in result["systems"]
             if row["asked_share"] is not None
         ],

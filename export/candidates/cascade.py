@@ -1,4 +1,6 @@
-"""A cascade: a student answers what it is sure of, and its teacher the rest, in one ONNX file.
+"""A cascade: a student answers what it is sure of, and a larger model the rest, in one ONNX file.
+
+The larger model is called teacher here, be it that or a larger student of the same.
 
 Who answers is a branch of the graph itself, so that whatever opens ONNX files computes it, and a text that the student
 is sure of costs the student alone. Sure is a student whose largest probability is at least a threshold (the maximum
@@ -23,7 +25,7 @@ from bertline.export.candidates.graphs import Graph
 from bertline.tasks.task import Output
 
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 13))
-"""Of the texts, how many the teacher may be asked: with more it computes nearly all, and the student for nothing."""
+"""Of the texts, how many may go to the larger model: with more it computes nearly all, and the student for nothing."""
 TEACHER = "teacher/"
 """What its tensors' names begin with."""
 
@@ -37,8 +39,8 @@ class Setting(NamedTuple):
     """Of the validation texts, those it was less sure of."""
 
 
-def teacher(folder: Path) -> Graph:
-    """The model of a teacher's bundle that is asked in cascades: the one for ONNX Runtime, by its candidate's name."""
+def asked(folder: Path) -> Graph:
+    """The model of a bundle that cascades ask: the one for ONNX Runtime, by its candidate's name."""
     manifest = bundle.verify(folder)
     (chosen,) = (one.name for one in manifest.candidates if one.chosen)
     models = {chosen: manifest.runtime, **{one.candidate: one.runtime for one in manifest.variants}}

@@ -29,7 +29,7 @@ class Workshop:
         fused: Graph | None,
         calibration: Sequence[Text],
         count: int,
-        teacher: Graph | None = None,
+        asked: Graph | None = None,
     ) -> None:
         """Take what all candidates come from.
 
@@ -38,9 +38,9 @@ class Workshop:
             fp32, fused: the graphs, in the folder that all others are written to.
             calibration: texts for fixed scales.
             count: how many of them are used.
-            teacher: the graph that is asked in cascades.
+            asked: the graph that cascades ask.
         """
-        self.origin, self.fp32, self.fused, self.teacher = origin, fp32, fused, teacher
+        self.origin, self.fp32, self.fused, self.asked = origin, fp32, fused, asked
         self._calibration, self._count = calibration, count
         self._ranked: dict[tuple[bool, bool], list[list[str]]] = {}
 
@@ -72,9 +72,9 @@ class Workshop:
         return self.fused
 
     def _cascade(self, name: str, plan: Cascade, folder: Path) -> Graph:
-        assert self.teacher is not None, "no plan asks a teacher where there is none"
+        assert self.asked is not None, "no plan is a cascade where nobody is asked"
         path = folder / f"{name}.onnx"
-        cascade.join(folder / f"{plan.student}.onnx", self.teacher.path, plan.threshold, path)
+        cascade.join(folder / f"{plan.student}.onnx", self.asked.path, plan.threshold, path)
         return Graph(name, path)
 
     def _kept(self, plan: Plan) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, Runtime, Variant, Vocabulary
+from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, Runtime, Source, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
 from bertline.export import choose
 from bertline.export.candidates import onnx_files
@@ -44,6 +44,7 @@ class Account:
 def describe(
     origin: Origin,
     teacher: Origin | None,
+    asked: Source | None,
     bundle: Path,
     outcome: Outcome,
     proof: Fidelity,
@@ -55,6 +56,7 @@ def describe(
     Args:
         origin: what was exported.
         teacher: what it was held to, where that is not the origin.
+        asked: what the larger model of a cascade was made from.
         bundle: where it will be.
         outcome: of the contest.
         proof: of the fp32 graph.
@@ -64,6 +66,7 @@ def describe(
     here = machine.describe()
     chosen, score = outcome.chosen, outcome.chosen.score
     assert score is not None, "what is chosen was scored"
+    cascade = chosen.plan.cascade and chosen.plan.cascade.model_copy(update={"source": asked})
     target = here.cpu_class if terms.target == "auto" else terms.target
     places = model_files(outcome, here.cpu_class, LAYOUTS[terms.layout])
     runtimes = {name: runtime(outcome.graphs[name], place, classes) for name, (place, classes) in places.items()}
@@ -88,13 +91,13 @@ def describe(
         source=origin.source(bundle),
         teacher=teacher and teacher.source(bundle),
         golden=[],
-        cascade=chosen.plan.cascade,
+        cascade=cascade,
         packing=outcome.packing,
         vocabulary=vocabulary,
         notices=[
             *outcome.notices,
             *taught(teacher),
-            *shared(chosen.plan.cascade),
+            *shared(cascade),
             *_doubts(vocabulary, len(origin.examples), target, here.cpu_class),
         ],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -143,10 +146,11 @@ def shared(cascade: Cascade | None) -> list[str]:
     """A word where two models answer."""
     if cascade is None:
         return []
+    assert cascade.source is not None, "which model is asked is known"
     return [
-        f"a cascade: the teacher ({cascade.teacher}) answered {cascade.share:.1%} of the validation texts, those that "
-        f"the student gave no label a probability of {cascade.threshold:.3f}; milliseconds are weighed by that share, "
-        "and other texts have another: a server's metrics tell it"
+        f"a cascade: {cascade.teacher} of {cascade.source.place} answered {cascade.share:.1%} of the validation texts, "
+        f"those that the student gave no label a probability of {cascade.threshold:.3f}; milliseconds are weighed by "
+        "that share, and other texts have another: a server's metrics tell it"
     ]
 
 

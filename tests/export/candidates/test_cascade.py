@@ -154,11 +154,13 @@ def test_a_student_that_is_not_right_alone_asks_its_teacher(
     assert answer["chosen"] == f"{told.student}-cascade"
     assert answer["cascade"] == told.model_dump()
     tried = {one.name: one for one in manifest.candidates}
-    assert tried[told.student].why.startswith("loses ")
+    assert tried[told.student].why == "not right alone, as is known: not scored"
     assert manifest.drop <= 0.05
-    assert f"none is right alone: asking {told.teacher} of the teacher" in said
+    assert told.source is not None
+    assert (folder / told.source.place).resolve() == run.resolve()
+    assert f"{told.teacher}: answering" in " ".join(said)
     assert any("milliseconds are weighed by that share" in notice for notice in manifest.notices)
-    assert all("a cascade: the teacher" in (folder / name).read_text() for name in ("README.md", "report.html"))
+    assert all(f"a cascade: {told.teacher} of " in (folder / name).read_text() for name in ("README.md", "report.html"))
     assert manifest.packing is None
 
 
@@ -217,8 +219,7 @@ def test_no_cascade_that_does_not_pass(
     said: list[str] = []
     with pytest.raises(GateError, match="no candidate is known to lose at most"):
         export(str(beginner), tmp_path / "b", Terms(0.05, quick=True), say=said.append, teacher=teacher)
-    assert any(line.startswith("none is right alone: asking") for line in said)
-    assert set(teacher.answers) == {Path(teacher.run) / "best", teacher.asked().path}  # type: ignore[union-attr]
+    assert set(teacher.answers) == {Path(teacher.run) / "best", teacher.graph().path}  # type: ignore[union-attr]
     assert any(line.startswith("pytorch: answering") for line in sealed[2])
     assert not any(line.startswith("pytorch: answering") for line in said), "it is known what the teacher answers"
 
