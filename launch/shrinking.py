@@ -243,7 +243,7 @@ def sizes(config: dict[str, Any]) -> list[Student]:
     counts = {max(1, round(layers * part / 6)) for part in SIXTHS} & set(range(1, layers))
     if not counts:
         raise InputError(f"{config['model_type']} of {layers} layers: there are none to take out")
-    return [Student(layers=spread(count, layers)) for count in sorted(counts)]
+    return [Student(layers=spread(count, config)) for count in sorted(counts)]
 
 
 def halved(kept: Student, folder: Path) -> Student | None:

@@ -178,7 +178,7 @@ def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_pa
 )
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_layers"])
 def test_sizes(key: str, layers: int, expected: list[int]) -> None:
-    found = [kept.layers or [] for kept in shrinking.sizes({key: layers})]
+    found = [kept.layers or [] for kept in shrinking.sizes({"model_type": "bert", key: layers})]
     assert [len(kept) for kept in found] == expected
     assert all(kept[0] == 0 and kept[-1] < layers for kept in found)
 

@@ -84,9 +84,15 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
     return made
 
 
-def spread(count: int, layers: int) -> list[int]:
-    """`count` of a model's layers, evenly from all over, the first among them."""
-    return [number * layers // count for number in range(count)]
+def spread(count: int, config: dict[str, Any]) -> list[int]:
+    """`count` of a model's layers, evenly from all over, the first among them; such as `cut` takes.
+
+    Where kinds of layers take turns, it is runs of these turns that are kept.
+    """
+    turn = _turn(config)
+    runs, kept = -(-encoder.layers(config) // turn), -(-count // turn)
+    first = [number * runs // kept * turn for number in range(kept)]
+    return [first[number // turn] + number % turn for number in range(count)]
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -121,14 +127,19 @@ def _code() -> str:
     return files.sha256(Path(__file__))
 
 
+def _turn(config: dict[str, Any]) -> int:
+    """After how many layers their kinds repeat."""
+    return int(config.get("global_attn_every_n_layers", 3)) if config["model_type"] == "modernbert" else 1
+
+
 def _check_places(config: dict[str, Any], kept: list[int]) -> None:
     """Refuse to move a layer of ModernBERT to where transformers would take it for one of another kind.
 
     By its number one in several attends to the whole text, and the first alone has no norm before it.
     """
-    if config["model_type"] != "modernbert":
+    every = _turn(config)
+    if every == 1:
         return
-    every = config.get("global_attn_every_n_layers", 3)
     if kept[0] != 0 or any((old % every == 0) != (new % every == 0) for new, old in enumerate(kept)):
         raise InputError(
             f"student.layers: found {kept}; of modernbert layers 0, {every}, {2 * every}, … attend to the whole text, "

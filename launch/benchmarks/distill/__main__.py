@@ -19,7 +19,7 @@ import click
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from bertline.artifacts import files, places, tables
+from bertline.artifacts import encoder, files, places, tables
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Student
@@ -29,8 +29,8 @@ from bertline.launch.benchmarks.report import Command, dated
 from bertline.launch.shrinking import Say, Shrinking, distilled, shrink, speedup
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
-LAYERS, KEPT = 6, 3
-"""Of the model; of the student that is trained with and without its teacher."""
+KEPT = 3
+"""Of the model's layers: of the student that is trained with and without its teacher."""
 STUDENTS = ("training.epochs=2", "training.learning_rate=2e-4")
 MAX_DROP = 0.01
 TEXTS = "texts.jsonl"
@@ -59,10 +59,11 @@ def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
     teacher = folder / "teacher"
     sets = [f"training.seed={seed}"]
     training.finished(RECIPE, teacher, sets)
-    alone = [*sets, f"student.layers={layers()}", *STUDENTS]
+    kept = layers()
+    alone = [*sets, f"student.layers={kept}", *STUDENTS]
     labels = training.finished(RECIPE, folder / "labels-alone", alone)
     shrinking = Shrinking(teacher, folder / "bundle", Terms(MAX_DROP), str(texts), STUDENTS, {}, say)
-    student = shrinking.student(Student(layers=layers()))
+    student = shrinking.student(Student(layers=kept))
     taught = runs.read_summary(distilled(student, teacher, say, {}))
     return {
         "seed": seed,
@@ -77,7 +78,7 @@ def layers() -> list[int]:
     """Those that the student keeps."""
     from bertline.train.distillation.student import spread
 
-    return spread(KEPT, LAYERS)
+    return spread(KEPT, encoder.check(runs.model(recipes.load(RECIPE).model)))
 
 
 def shrunk(teacher: Path, bundle: Path, texts: Path, say: Say) -> dict[str, Any]:
