@@ -8,6 +8,7 @@ import pytest
 from bertline.launch.benchmarks.serve.clients import Clients, goodput, percentile
 from bertline.launch.benchmarks.serve.serving import serving
 
+pytestmark = pytest.mark.quiet
 DEADLINE = 2.0
 TEXT = "the film was good and the actors were great " * 4
 

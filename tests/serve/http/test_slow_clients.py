@@ -14,6 +14,7 @@ import pytest
 from bertline.launch.benchmarks.serve.clients import Clients, percentile
 from bertline.launch.benchmarks.serve.serving import Serving, serving
 
+pytestmark = pytest.mark.quiet
 LIMIT = 10.0
 COMING = 4.0
 """Seconds in which they all come, which is work; then healthy clients are watched, while all of them are there."""
