@@ -98,6 +98,8 @@ def fits(
         return False
     finally:
         model.zero_grad(set_to_none=True)
+        if relations is not None:
+            relations.forget()
         _free()
     return True
 

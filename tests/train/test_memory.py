@@ -79,13 +79,16 @@ def test_a_teacher_that_computes_beside_the_model_has_to_fit_too(model: Path) ->
     training = Training(batch_size=64)
     task, loss, make_batches = trial(model, training)
     seen: list[int] = []
+    made: list[Relations] = []
 
     def compare(student: nn.Module) -> Relations:
-        return Relations(student, limited_forward(models.load(model, task, training), seen), 1.0)
+        made.append(Relations(student, limited_forward(models.load(model, task, training), seen), 1.0))
+        return made[0]
 
     fitted = memory.fit(training, lambda: models.load(model, task, training), make_batches, loss, "fp32", compare)
     assert seen == [64, 32, 16]
     assert fitted.micro_batch_size == 16
+    assert [watched._seen for watched in (made[0]._of_student, made[0]._of_teacher)] == [{}, {}]
 
 
 def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:

@@ -72,6 +72,11 @@ class Relations:
         ]
         return self.weight * torch.stack(costs).mean()
 
+    def forget(self) -> None:
+        """Let go of a batch that was not computed to its end."""
+        for watched in (self._of_student, self._of_teacher):
+            watched.take()
+
     def _cost(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         costs = divergence(self._related(student, mask), self._related(teacher, mask), -1)  # (windows, heads, tokens)
         return (costs.mean(1) * mask).sum()
