@@ -43,10 +43,11 @@ bench-distill: .venv/installed  ## students with and without a teacher, and what
 bench-search: .venv/installed  ## what a search finds beside the defaults; an hour or more for three seeds
 	$(BIN)/python -m bertline.launch.benchmarks.search
 
-bundles/demo/bertline.json: runs/demo/run.json
+# Whether they are there is asked, not whether they are older: what is finished is not made again.
+bundles/demo/bertline.json: | runs/demo/run.json
 	$(BIN)/bertline export runs/demo --max-drop 0.02
 
-runs/demo/run.json: .venv/installed
+runs/demo/run.json: | .venv/installed
 	$(BIN)/bertline train launch/recipes/demo.yaml
 
 lint: .venv/installed  ## style, types, and the floors of the house
