@@ -137,9 +137,9 @@ def _check_places(config: dict[str, Any], kept: list[int]) -> None:
 
     By its number one in several attends to the whole text, and the first alone has no norm before it.
     """
-    every = _turn(config)
-    if every == 1:
+    if config["model_type"] != "modernbert":
         return
+    every = _turn(config)
     if kept[0] != 0 or any((old % every == 0) != (new % every == 0) for new, old in enumerate(kept)):
         raise InputError(
             f"student.layers: found {kept}; of modernbert layers 0, {every}, {2 * every}, … attend to the whole text, "

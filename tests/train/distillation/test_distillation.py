@@ -152,6 +152,9 @@ def test_layers_that_would_compute_otherwise_in_another_place_are_not_moved(tmp_
     for kept in ([1], [0, 2], [2, 3]):  # the last: another than the first has a norm that would be lost
         with pytest.raises(InputError, match="of modernbert layers 0, 2, 4, … attend to the whole text"):
             student.cut(folder, Student(layers=kept), tmp_path / "cache")
+    (folder / "config.json").write_text(json.dumps(config | {"global_attn_every_n_layers": 1}))
+    with pytest.raises(InputError, match="keep layer 0"):
+        student.cut(folder, Student(layers=[1]), tmp_path / "cache")
 
 
 def test_layers_are_spread_over_the_model() -> None:
