@@ -1,7 +1,7 @@
 # The image that serves, on CPUs:
 #
 #     docker build --file launch/cluster/serve.Dockerfile --tag bertline-serve .
-#     docker run --read-only --publish 8000:8000 --volume "$PWD/bundles/demo:/bundles/demo:ro" bertline-serve /bundles/demo
+#     docker run --read-only --publish 127.0.0.1:8000:8000 --volume "$PWD/bundles/demo:/bundles/demo:ro" bertline-serve /bundles/demo
 #
 # It holds no bundle: one is mounted, or copied by an image made from this one. Nothing is written anywhere.
 FROM python:3.11-slim
@@ -16,7 +16,7 @@ COPY export/ export/
 COPY train/ train/
 COPY launch/ launch/
 COPY bertline/ bertline/
-RUN pip install --no-cache-dir --constraint constraints.txt '.[serve,openvino,tracing]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[serve,openvino,tracing,sign]'
 
 ENV PYTHONDONTWRITEBYTECODE=1
 

@@ -15,6 +15,7 @@ from tests.train.conftest import losses, write_recipe
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "cluster" / "slurm.sbatch"
 SRUN = """#!/bin/bash
+[ "$1" = --kill-on-bad-exit=0 ] || exit 64  # with 1, the first that ends with 75 has the others killed
 shift
 pids=()
 trap 'kill -USR1 "${pids[@]}"' USR1
