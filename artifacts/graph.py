@@ -18,7 +18,7 @@ OUTPUTS: dict[TaskName, dict[str, tuple[int, int]]] = {
 }
 """What a model gives for each task."""
 ASKED = "asked"
-"""What a cascade gives besides: for each text, whether the student was not sure and the teacher answered."""
+"""What a cascade gives besides: for each text, whether the student was not sure and the larger model answered."""
 THRESHOLD = "threshold"
 """How sure the student of a cascade must be, an input with a default; 0 is never asking, 2 is always asking."""
 LOOK_UP = {"Gather": (0, 1), "EmbedLayerNormalization": (2, 0), "QEmbedLayerNormalization": (2, 0)}

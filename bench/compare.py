@@ -60,7 +60,7 @@ class Measured:
     load_seconds: float
     peak_rss_bytes: int
     size_bytes: int
-    asked_share: float | None = None  # of a cascade: of these texts, those that its teacher was asked
+    asked_share: float | None = None  # of a cascade: of these texts, those that the larger model was asked
 
 
 def default_grid(systems: Sequence[System]) -> list[tuple[int, int]]:
@@ -131,7 +131,7 @@ class _Timed:
     """Of each repetition, by point of the grid and way."""
 
     def points(self, grid: Sequence[tuple[int, int]], share: float | None) -> list[Point]:
-        """The figures at each point; of a cascade with that share of the texts for its teacher."""
+        """The figures at each point; of a cascade with that share of the texts for the larger model."""
         return [
             point(*at, *ways) if share is None else mixed(*at, share, *ways)
             for at, ways in zip(grid, self.seconds, strict=True)
@@ -169,7 +169,7 @@ def mixed(batch: int, length: int, share: float, alone: Sequence[float], asked: 
 
     Args:
         batch, length: of the point.
-        share: of the texts, those that its teacher is asked; one of them in a batch, and it computes the batch.
+        share: of the texts, those that the larger model is asked; one of them in a batch, and it computes the batch.
         alone, asked: seconds of repetitions where the student is sure of every text, and of none.
     """
     share = 1 - (1 - share) ** batch

@@ -24,7 +24,7 @@ class System:
     model: Path  # pytorch: a Hugging Face folder; else the .onnx file
     tokenizer: Path  # the folder of tokenizer.json and config.json
     settings: TaskSettings  # how texts are read and scored
-    share: float | None = None  # of a cascade: of the texts, those that its teacher is asked
+    share: float | None = None  # of a cascade: of the texts, those that the larger model is asked
 
     @property
     def size_bytes(self) -> int:

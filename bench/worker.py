@@ -93,7 +93,7 @@ class Worker:
         return self.outputs_later(texts)()
 
     def asked_share(self) -> float:
-        """Of the texts that `outputs` was last asked, those that a cascade's teacher has answered."""
+        """Of the texts that `outputs` was last asked, those that a cascade's larger model has answered."""
         return float(self._ask("asked_share"))
 
     def outputs_later(self, texts: Sequence[Text]) -> Callable[[], list[Output]]:

@@ -93,7 +93,7 @@ class Contest:
         self._beside: dict[str, dict[str, float]] = {}
         """PyTorch's medians, timed in turns with that candidate."""
         self._workers: dict[str, Worker] = {}
-        self._looks: dict[str, int] = {}
+        self._looks: dict[str, int] = {} if teacher is None else teacher.looks.setdefault(origin.place, {})
         self._notices: list[str] = []
 
     def hold(self, plans: Sequence[Plan]) -> Outcome:
@@ -107,7 +107,7 @@ class Contest:
             answered = self._asked_once(self._yardstick)  # most quantizers compute on one core
             self._make(plans, processes)
             self._before = self._counted(self._yardstick, answered())
-            self._time(plans)
+            self._time(plans, 1 if self.terms.quick else ROUNDS)
             self._loss = bootstrap.dearest(origin.task, origin.metric, origin.examples, self._before)
             asked = self.workshop.asked
             chosen = self._alone(processes) if asked is None else self._cascade(asked, processes)
@@ -124,11 +124,10 @@ class Contest:
         pytorch = self._beside[chosen.plan.name]
         return Outcome(trials, chosen, others, self._graphs, baseline, pytorch, weighs, self._notices)
 
-    def _time(self, plans: Sequence[Plan]) -> None:
+    def _time(self, plans: Sequence[Plan], rounds: int) -> None:
         """Time what was made of the plans in turns with PyTorch."""
         made = [plan for plan in plans if plan.name in self._workers]
         workers = [self._workers[plan.name] for plan in made]
-        rounds = 1 if self.terms.quick else ROUNDS
         timed = compare.time(
             [self._yardstick, *workers], self.origin.texts, self._grid, rounds, compare.in_lines(self.say)
         )
@@ -192,7 +191,7 @@ class Contest:
             self.say("none is right: trying what is slower, but loses less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
             self._make(slower := remedies(fastest), processes)
-            self._time(slower)
+            self._time(slower, 1 if self.terms.quick else ROUNDS)
 
     def _cascade(self, asked: Graph, processes: ExitStack) -> Trial | None:
         """The fastest candidate, which asks a larger model what it is not sure of; None where that is not right either.
@@ -218,7 +217,7 @@ class Contest:
         both = Cascade(**found._asdict(), student=plan.name, teacher=asked.name)
         asking = [replace(plan, name=name, cascade=both)]
         self._make(asking, processes)
-        self._time(asking)
+        self._time(asking, ROUNDS)  # to be compared with other students
         return self._best(lambda plan: plan.cascade is not None)
 
     def _others(self, chosen: Trial) -> list[Trial]:

@@ -132,7 +132,7 @@ def _chosen(
 def _packed(origin: Origin, outcome: Outcome, terms: Terms) -> Packing | None:
     """How the chosen model packs short texts; nothing is known of another CPU than this.
 
-    A cascade packs none: for one text of which its student is not sure, all beside it would be the teacher's.
+    A cascade packs none: for one text of which its student is not sure, all beside it would be the larger model's.
     """
     if terms.target not in ("auto", machine.cpu_class()) or outcome.chosen.plan.cascade is not None:
         return None

@@ -111,7 +111,7 @@ class Shrinking:
         """A student that is not right alone, in a cascade with a larger one."""
         self.say(f"{tried.student}: asking {larger.name} when it is not sure")
         teacher = replace(self.teacher, asked=larger.bundle)
-        found = self.exported(tried, replace(self.terms, quick=True), teacher)  # ONNX Runtime's, which alone runs them
+        found = self.exported(tried, replace(self.terms, quick=True), teacher)
         if found.made is None:
             return self.told(Attempt(replace(tried, why=f"{tried.why}; nor does it pass with {larger.name}"), None))
         share = found.made["cascade"]["share"]
@@ -146,7 +146,7 @@ class Shrinking:
         self.say(f"{self.place}: exporting it, to be asked by students that are not right alone")
         bundle = self.unseen(self.place)
         try:
-            export(str(self.place), bundle, self.terms, say=self.say)
+            export(str(self.place), bundle, replace(self.terms, quick=True), say=self.say)
         except GateError as error:
             self.say(f"no cascades: {error}")
             return None

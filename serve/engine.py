@@ -92,7 +92,7 @@ class Bundle:
         self.packing = self.manifest.packing if picked.runtime == self.manifest.runtime else None
         """Measured of the chosen model alone."""
         self.tally = Tally()
-        """What its engines have asked the teacher of a cascade; of another model nothing is counted."""
+        """What its engines have asked the larger model of a cascade; of another bundle nothing is counted."""
         self.task = catalog.make(self.manifest)
         with _refusing(folder / "tokenizer.json"):
             self.tokenizer = self.task.tokenizer(folder)
@@ -125,7 +125,7 @@ class Bundle:
 
     @property
     def is_cascade(self) -> bool:
-        """Whether the model that answers here is a student that asks its teacher."""
+        """Whether the model that answers here is a student that asks a larger one."""
         return self.manifest.cascade is not None and self.runtime == self.manifest.runtime
 
     def _hold_vocabulary(self, rows: int | None) -> None:

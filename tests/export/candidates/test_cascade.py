@@ -144,7 +144,7 @@ def sealed(
 
 
 def test_a_student_that_is_not_right_alone_asks_its_teacher(
-    sealed: tuple[Path, dict[str, Any], list[str]], run: Path
+    sealed: tuple[Path, dict[str, Any], list[str]], run: Path, beginner: Path, teacher: Teacher
 ) -> None:
     folder, answer, said = sealed
     manifest = bundles.verify(folder)
@@ -156,6 +156,7 @@ def test_a_student_that_is_not_right_alone_asks_its_teacher(
     tried = {one.name: one for one in manifest.candidates}
     assert tried[told.student].why == "not right alone, as is known: not scored"
     assert manifest.drop <= 0.05
+    assert teacher.looks == {str(beginner): {answer["chosen"]: 1}}
     assert told.source is not None
     assert (folder / told.source.place).resolve() == run.resolve()
     assert f"{told.teacher}: answering" in " ".join(said)
