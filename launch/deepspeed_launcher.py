@@ -279,6 +279,9 @@ def _explain(code: int) -> str:
 
 
 if __name__ == "__main__":
+    # Some schedulers send it to all processes of a job. Ranks, which take it again, save a checkpoint and end with 75;
+    # DeepSpeed's launcher would end with 1, whatever they end with.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with imports.lean():
         from deepspeed.launcher import launch
     launch.main()

@@ -12,6 +12,7 @@ def watch() -> None:
     """Note the signals from now on, instead of dying of them."""
     for number in SIGNALS:
         signal.signal(number, lambda *_: asked.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher does not take them
 
 
 def unwatch() -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bertline.artifacts.errors import PreemptedError
@@ -27,12 +28,20 @@ def steps(run: RunFolder) -> int:
     return len(losses(run)) if run.metrics.exists() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.faults)])
-def test_a_preempted_run_goes_on_where_it_was(recipe: Path, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "everyone"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), pytest.param(signal.SIGUSR1, False, marks=pytest.mark.faults)],
+)
+def test_a_preempted_run_goes_on_where_it_was(
+    recipe: Path, tmp_path: Path, number: signal.Signals, everyone: bool
+) -> None:
+    """The command is told, or all processes of the job are, as by systemd."""
     run = RunFolder(tmp_path / "run")
     training = start(recipe, run)
     while training.poll() is None and steps(run) < 5:
         time.sleep(0.05)
+    for process in psutil.Process(training.pid).children(recursive=True) if everyone else []:
+        process.send_signal(number)
     training.send_signal(number)
     _, words = training.communicate(timeout=60)
     assert training.returncode == PreemptedError.exit_code, words
