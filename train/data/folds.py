@@ -7,9 +7,9 @@
     unlabelled.jsonl     the recipe's texts without labels, for every fold: none of them is in a split
     folds.json           labels, how many rows are in each, and what they were cut from
 
-The test split is cut first, as a run of the recipe cuts it, and is in no fold. The score of a fold is of rows that had
-no say in anything that its run decided. Labels are in proportion in every cut, and rows of one group are never on both
-sides of one.
+The test split is cut first, as a run of the recipe cuts it, and none of its texts is in a fold; any other text is there
+once. The score of a fold is of rows that had no say in anything that its run decided. Labels are in proportion in every
+cut, and rows of one group are never on both sides of one.
 """
 
 import json
@@ -55,7 +55,8 @@ def make(recipe: Recipe, folder: Path) -> None:
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
     splits = splitting.make(recipe, scratch)
-    pool = Examples.write(scratch / "pool.arrow", chain(splits.train, splits.validation))
+    rows = chain(splits.train, splits.validation)
+    pool = Examples.write(scratch / "pool.arrow", splitting.new(rows, splits.test))
     counts = []
     for number, fold in enumerate(cut(recipe, splits.task, pool, len(splits.validation)), 1):
         for name in SPLITS:
@@ -152,11 +153,16 @@ def _check(strata: Names, groups: Indices | None, search: Search) -> None:
 
 
 def _groups(recipe: Recipe, column: str, pool: Sequence[Example]) -> Indices:
-    """A number for the group of each row. Examples hold no other columns: the rows are read again, found by texts."""
+    """A number for the group of each row. Examples hold no other columns: the rows are read again, found by texts.
+
+    The row of a text that is in the pool is that of the validation split, if the recipe names one and it is there, and
+    else the first.
+    """
     task, columns = catalog.make(recipe.settings([])), sources.columns(recipe.data)
     found: dict[bytes, str] = {}
-    for name, place in sources.named(recipe.data).items():
-        for where, row in sources.kept(place, name, recipe.data) if name != "test" else ():
+    places = sources.named(recipe.data)
+    for name in ("validation", "train"):
+        for where, row in sources.kept(places[name], name, recipe.data) if name in places else ():
             if row.get(column) is None:
                 raise InputError(f"search.groups: {where}: nothing in column {column!r}")
             found.setdefault(splitting.digest(task.read(row, columns, where)), str(row[column]))

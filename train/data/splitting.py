@@ -98,7 +98,7 @@ def make(recipe: Recipe, folder: Path) -> Splits:
     if data.unlabelled is not None:
         texts = sources.unlabelled(data.unlabelled, data, task)
         taken = chain(*(Examples(folder / f"{name}.arrow") for name in SPLITS))
-        Examples.write(folder / f"{UNLABELLED}.arrow", _new(texts, taken))
+        Examples.write(folder / f"{UNLABELLED}.arrow", new(texts, taken))
     facts = {"labels": task.labels, "duplicates": len(rows) - len(unique), "leaked": leaked}
     content = [files.sha256(path) for name in (*SPLITS, UNLABELLED) if (path := folder / f"{name}.arrow").exists()]
     fingerprint = hashlib.sha256(json.dumps([task.labels, content]).encode()).hexdigest()
@@ -144,10 +144,10 @@ def _without_duplicates(train: Sequence[Example], held_out: Iterable[Sequence[Ex
     return np.array(unique, np.int64), leaked
 
 
-def _new(texts: Iterable[Example], splits: Iterable[Example]) -> Iterator[Example]:
-    """Texts that stand neither in a split nor earlier."""
+def new(examples: Iterable[Example], splits: Iterable[Example]) -> Iterator[Example]:
+    """Examples whose texts stand neither in a split nor earlier."""
     seen = {digest(example) for example in splits}
-    for example in texts:
+    for example in examples:
         stands_for = digest(example)
         if stands_for not in seen:
             seen.add(stands_for)

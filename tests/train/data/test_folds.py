@@ -69,6 +69,20 @@ def test_a_test_split_that_is_named_is_never_read_into_a_fold(tmp_path: Path) ->
     assert texts == {row["text"] for row in rows[20:]}
 
 
+def test_a_validation_split_that_is_named_brings_no_text_of_the_test_split_and_none_twice(tmp_path: Path) -> None:
+    rows: Rows = [{**row, "author": index // 5} for index, row in enumerate(make_texts(120))]
+    held_out: Rows = [{**row, "author": f"other {index // 7}"} for index, row in enumerate(rows[:30])]
+    for name, part in {"test": rows[100:], "validation": [*held_out, *held_out[:9], *rows[100:110]]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    named = {name: str(tmp_path / f"{name}.jsonl") for name in ("validation", "test")}
+    author = {row["text"]: row["author"] for row in [*rows, *held_out]}
+    for fold in cut(recipe(tmp_path, rows, {"folds": 3, "groups": "author"}, data=named), tmp_path):
+        texts = [row["text"] for row in chain(*fold.values())]
+        assert sorted(texts) == sorted(row["text"] for row in rows[:100])
+        authors = [{author[row["text"]] for row in part} for part in fold.values()]
+        assert sum(map(len, authors)) == len(set.union(*authors)), "groups are those of the rows that are kept"
+
+
 def test_groups_are_never_on_both_sides_of_a_cut(tmp_path: Path) -> None:
     rows: Rows = [{**row, "author": index // 7} for index, row in enumerate(make_texts(300))]
     author = {row["text"]: row["author"] for row in rows}
