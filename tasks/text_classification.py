@@ -242,7 +242,10 @@ def _names(gold: Any, where: str) -> list[str]:
         gold = [part.strip() for part in gold.split(",") if part.strip()]
     if not isinstance(gold, list):
         raise InputError(f"{where}: labels {gold!r:.60}: a list of names, or names with commas between, would do")
-    return sorted({_name(each, where) for each in gold})
+    names = {_name(each, where) for each in gold}
+    if len(names) < len(gold) and names <= {"0", "1", "False", "True"}:  # read as indices it would name others
+        raise InputError(f"{where}: labels {gold!r:.60}: a vector of 0 and 1; a list of names or indices would do")
+    return sorted(names)
 
 
 def _number(gold: Any, where: str) -> float:
