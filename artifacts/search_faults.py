@@ -59,8 +59,10 @@ def _of_key(
     raw: Raw, place: str, key: str, value: Any, values: list[Any], of_schema: Callable[[Raw], Mapping[str, str]]
 ) -> Iterator[str]:
     """What is wrong with a key and each of its values."""
-    if fixed := [each for each in FIXED if f"{key}.".startswith(f"{each}.")]:
-        yield f"{place}.{key}: {fixed[0]} is the same in all trials, by which they are named, cut or compared"
+    fixed = [each for each in FIXED if f"{key}.".startswith(f"{each}.") or each.startswith(f"{key}.")]
+    if fixed:
+        rule = f"{fixed[0]} is the same in all trials, by which they are named, cut or compared"
+        yield f"{place}.{key}: {rule}; search other keys, each by its own name"
         return
     if not values:
         ranged = ", or {low: 1e-5, high: 1e-4, log: true}, low under high" if place.endswith("space") else ""

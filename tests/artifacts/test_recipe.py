@@ -252,6 +252,7 @@ def test_what_is_searched_is_checked_with_all_else(write: Callable[..., Path]) -
         "training.batch_size": [0, 16, "many"],
         "training.epochs.first": [1],
         "training.seed": [1, 2],
+        "training": [{"best": "accuracy"}, {"epochs": 2}],
         "data.text": ["text"],
         "tokens.max_length": {"low": 16, "high": 32},
     }
@@ -264,12 +265,13 @@ def test_what_is_searched_is_checked_with_all_else(write: Callable[..., Path]) -
         "search.grid.training.batch_size: found str 'many'",
         "search.grid.training.epochs: found dict",
         "search.grid.training.seed: training.seed is the same in all trials",
+        "search.grid.training: training.seed is the same in all trials",
         "search.grid.data.text: data is the same in all trials",
         "search.grid.tokens.max_length: found {'high': 32, 'low': 16}; expected a list of values",
         "training.warmup_ratio: found float 1.5",
     ):
         assert [fault for fault in told if f": {words}" in fault], (words, told)
-    assert len(told) == 10
+    assert len(told) == 11
 
 
 @pytest.mark.parametrize(
