@@ -46,12 +46,10 @@ def _without(raw: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """The recipe less the faulty keys, so that what remains can be held against the files it names."""
     sound = copy.deepcopy(raw)
     for key in keys:
-        *parents, last = key.split(".")
-        section: Any = sound
-        for parent in parents:
-            section = section.get(parent) if isinstance(section, dict) else None
-        if isinstance(section, dict):
-            section.pop(last, None)
+        section, (name, *parts) = sound, key.split(".")
+        while parts and isinstance(section.get(name), dict):
+            section, (name, *parts) = section[name], parts
+        section.pop(name, None)  # a list goes with the part of it that is faulty
     return sound
 
 

@@ -97,6 +97,8 @@ def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
         ("data__where", {"language": "en"}, "no column 'language'"),
         ("data__labels", ["only"], "needs two labels"),
         ("data__labels", ["no", "yes", "yes"], "each label is named once"),
+        ("data__labels", [{}], "found dict {}"),
+        ("student__layers", [0, "last"], "found str 'last'"),
         ("training__class_weights", {"yes": -1.0}, "a number from 0 on"),
         ("training__class_weights", {"yes": float("nan")}, "a number from 0 on"),
         ("training__best", "f2", "this task is measured in accuracy, precision, recall, f1, macro_f1, loss"),
