@@ -25,6 +25,8 @@ ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "f
 """What an attention key may say; anything else is looked up on a hub."""
 LAYERS = ("num_hidden_layers", "n_layers")
 """What config.json calls the number of layers."""
+METADATA = "__metadata__"
+"""In a safetensors header the one entry that is no tensor."""
 PADDING_OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 """Model types whose first position is padding_idx + 1, so that they hold fewer tokens than positions."""
 
@@ -45,6 +47,7 @@ def check(folder: Path, weights: bool = True) -> dict[str, Any]:
         faults.append(
             f"{folder / 'config.json'}: model_type is missing; it tells what encoder this is, bert for example"
         )
+    faults += _number_faults(folder / "config.json", config)
     faults += _code_faults(folder / "config.json", config)
     for name in ("tokenizer_config.json", "processor_config.json"):
         if (folder / name).is_file():
@@ -92,7 +95,7 @@ def weights_sha256(folder: Path) -> str:
 
 def tensor_names(folder: Path) -> set[str]:
     """The names of all tensors in a folder's weights, read from the headers alone."""
-    return {name for path in weight_files(folder) for name in _header(path) if name != "__metadata__"}
+    return {name for path in weight_files(folder) for name in _header(path) if name != METADATA}
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -113,6 +116,13 @@ def _kernels_fault() -> Iterator[str]:
             "the package 'kernels' is installed: with it a model's config.json can make transformers download and run "
             "code (CVE-2026-4372); pip uninstall kernels"
         )
+
+
+def _number_faults(path: Path, config: dict[str, Any]) -> Iterator[str]:
+    for key in ("max_position_embeddings", "pad_token_id", *LAYERS):
+        value = config.get(key, 0)
+        if type(value) is not int and (key, value) != ("pad_token_id", None):
+            yield f"{path}: {key}: found {value!r:.60}; expected a whole number"
 
 
 def _code_faults(path: Path, config: dict[str, Any]) -> Iterator[str]:
@@ -141,7 +151,7 @@ def _weight_faults(folder: Path) -> Iterator[str]:
         except ValueError as error:
             yield f"{path}: {error}"
             continue
-        needed = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        needed = max((entry["data_offsets"][1] for name, entry in header.items() if name != METADATA), default=0)
         if path.stat().st_size != (whole := needed + _header_length(path) + 8):
             yield f"{path}: half-written or damaged: {path.stat().st_size:,} bytes where its header tells {whole:,}"
 
@@ -163,4 +173,8 @@ def _header(path: Path) -> dict[str, Any]:
         header = json.loads(stream.read(length))
     if not (isinstance(header, dict) and all(isinstance(entry, dict) for entry in header.values())):
         raise ValueError("not a safetensors file: its header is not an object of objects")
+    for name, entry in header.items():
+        place = entry.get("data_offsets")
+        if name != METADATA and not (isinstance(place, list) and [*map(type, place)] == [int, int]):
+            raise ValueError(f"not a safetensors file: data_offsets of {name!r:.60} are {place!r:.40}, no two numbers")
     return header

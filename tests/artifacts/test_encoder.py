@@ -1,6 +1,7 @@
 """A model folder is data, not code."""
 
 import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,21 @@ def test_half_written_weights_are_refused(tiny_model: Path, keep: int) -> None:
     path = tiny_model / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     assert "model.safetensors" in faults(tiny_model)[0]
+
+
+@pytest.mark.parametrize("entry", [{}, {"data_offsets": [4]}, {"data_offsets": ["0", "4"]}, {"data_offsets": 4}])
+def test_weights_that_are_nowhere_are_refused(tiny_model: Path, entry: dict[str, Any]) -> None:
+    header = json.dumps({"bias": entry}).encode()
+    (tiny_model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    (fault,) = faults(tiny_model)
+    assert "model.safetensors: not a safetensors file: data_offsets of 'bias' are " in fault
+
+
+@pytest.mark.parametrize("key", ["max_position_embeddings", "num_hidden_layers", "n_layers"])
+@pytest.mark.parametrize("value", [None, "x", [12], 1.5, True])
+def test_a_size_that_is_no_whole_number_is_refused(tiny_model: Path, key: str, value: object) -> None:
+    edit(tiny_model / "config.json", pad_token_id=None, **{key: value})
+    assert faults(tiny_model) == (f"{tiny_model}/config.json: {key}: found {value!r}; expected a whole number",)
 
 
 def test_a_missing_shard_is_named(tiny_model: Path) -> None:
