@@ -1,7 +1,8 @@
 """CoNLL files: a token and its tag on each line, a blank line after each sentence.
 
 The token is the first column and the tag the last; columns between them (part of speech, chunk) are left out. Columns
-are separated by tabs where a line has any, else by spaces, so that a token may hold spaces in a line with tabs.
+are separated by tabs where a line has any, else by spaces, so that a token may hold spaces in a line with tabs. All
+lines have as many, by which plain text is told from CoNLL.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,20 +24,29 @@ def rows(stream: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any
         path: of the file, for `where`.
 
     Raises:
-        InputError: a line has no token or no tag.
+        InputError: a line has no token or no tag, or other columns than the first.
     """
     lines = ((number, _fields(line)) for number, line in enumerate(stream, start=1))
+    first = None
     for inside, group in groupby(lines, lambda line: bool(line[1]) and line[1][0] != DOCUMENT):
         if inside:
             sentence = list(group)
+            first = first or sentence[0]
             for number, fields in sentence:
-                if len(fields) < 2 or not (fields[0] and fields[-1]):
-                    missing = "tag" if fields[0] else "token"
-                    raise InputError(
-                        f"{path} line {number}: no {missing}; a token, a tab or space, and its tag are expected"
-                    )
+                if fault := _fault(fields, *first):
+                    raise InputError(f"{path} line {number}: {fault}")
             columns = {"tokens": [fields[0] for _, fields in sentence], "tags": [fields[-1] for _, fields in sentence]}
             yield f"{path} line {sentence[0][0]}", columns
+
+
+def _fault(fields: list[str], begin: int, first: list[str]) -> str | None:
+    """What is wrong with the columns of a line, which are as many as those of the first line, if anything is."""
+    if len(fields) < 2 or not (fields[0] and fields[-1]):
+        return f"no {'tag' if fields[0] else 'token'}; a token, a tab or space, and its tag are expected"
+    if len(fields) != len(first):
+        found = f"{len(fields)} columns where line {begin} has {len(first)}"
+        return f"{found}; all have as many (plain text is read from .csv or .jsonl)"
+    return None
 
 
 def _fields(line: str) -> list[str]:

@@ -16,7 +16,7 @@ def read(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_token_and_tag_are_the_first_and_last_column() -> None:
-    text = "-DOCSTART- -X- O O\n\nU.N. NNP I-NP I-ORG\nheads  NNS O\n\n\n \t\r\nBonn NNP I-LOC\n-DOCSTART-\n. . O O"
+    text = "-DOCSTART- -X- O\n\nU.N. NNP I-ORG\nheads  NNS O\n\n\n \t\r\nBonn NNP I-LOC\n-DOCSTART-\n. . O"
     assert read(text) == [
         ("train.conll line 3", {"tokens": ["U.N.", "heads"], "tags": ["I-ORG", "O"]}),
         ("train.conll line 8", {"tokens": ["Bonn"], "tags": ["I-LOC"]}),
@@ -25,7 +25,7 @@ def test_token_and_tag_are_the_first_and_last_column() -> None:
 
 
 def test_tabs_separate_where_there_are_any() -> None:
-    rows = read("New York\tNNP\tB-LOC\r\nis O\r\nbig\tO\r\n")
+    rows = read("New York\tNNP\tB-LOC\r\nis VBZ O\r\nbig\tJJ\tO\r\n")
     assert rows == [("train.conll line 1", {"tokens": ["New York", "is", "big"], "tags": ["B-LOC", "O", "O"]})]
 
 
@@ -44,3 +44,11 @@ def test_no_sentence_is_no_row(text: str) -> None:
 def test_a_line_without_token_or_tag_is_refused(line: str, missing: str) -> None:
     with pytest.raises(InputError, match=rf"train\.conll line 3: no {missing};"):
         read(f"to O\n\n{line}\n")
+
+
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_plain_text_is_refused(blank: str) -> None:
+    text = f"-DOCSTART-\n{blank}Obama visited Paris .\n{blank}He left .\n"
+    words = f"line {3 + 2 * len(blank)}: 3 columns where line {2 + len(blank)} has 4; .*plain text"
+    with pytest.raises(InputError, match=words):
+        read(text)
