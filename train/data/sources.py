@@ -10,6 +10,8 @@ from bertline.artifacts.recipe_schema import Data, Places
 from bertline.tasks.task import Columns, Example, Task
 
 UNLABELLED = "unlabelled"
+Value = tuple[str, str]
+"""A column and what a row has in it, as spelled: CSV has strings only."""
 MOST_FAULTS = 10
 """Bad rows that are told one by one; the rest are counted."""
 
@@ -25,8 +27,15 @@ def columns(data: Data) -> Columns:
     return Columns(**{name: getattr(data, name) for name in Columns._fields})
 
 
-def examples(place: Places, split: str, data: Data, task: Task) -> Iterator[Example]:
+def examples(place: Places, split: str, data: Data, task: Task, found: set[Value]) -> Iterator[Example]:
     """The labelled example of each row that `data.where` keeps.
+
+    Args:
+        place: of the rows.
+        split: they are of.
+        data: names the columns.
+        task: reads them.
+        found: takes the values of `data.where` that rows have.
 
     Raises:
         InputError: when all rows are read: those without a text, or with a label that is missing or unknown, each with
@@ -39,7 +48,7 @@ def examples(place: Places, split: str, data: Data, task: Task) -> Iterator[Exam
         return task.check(example, where) if data.labels else example
 
     empty = True
-    for example in _read_all(kept(place, split, data), read):
+    for example in _read_all(kept(place, split, data, found), read):
         empty = False
         yield example
     if empty:
@@ -74,9 +83,39 @@ def _read_all(
         raise InputError(*told)
 
 
-def kept(place: Places, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) for each row that `data.where` keeps."""
-    return ((where, row) for where, row in rows(place, split, data) if _kept(row, data.where))
+def kept(place: Places, split: str, data: Data, found: set[Value]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) for each row that `data.where` keeps: it has, in each column, the value asked for, or one of a list.
+
+    `found` takes the values that rows have.
+    """
+    asked = _asked(data)
+    for where, row in rows(place, split, data):
+        has = {(column, str(row.get(column))) for column in data.where}
+        found |= has & asked.keys()
+        if has <= asked.keys():
+            yield where, row
+
+
+def check_where(data: Data, found: set[Value]) -> None:
+    """Refuse values of `data.where` that no row has: most likely YAML has read them as something else.
+
+    Raises:
+        InputError: each of them.
+    """
+    advice = "leave it out, or quote it as the data spells it ('no', '007')"
+    faults = [
+        f"data.where.{value[0]}: no row has {choice!r}; {advice}"
+        for value, choice in _asked(data).items()
+        if value not in found
+    ]
+    if faults:
+        raise InputError(*faults)
+
+
+def _asked(data: Data) -> dict[Value, Any]:
+    """Each value that `data.where` keeps, as it stands there."""
+    lists = {column: wanted if isinstance(wanted, list) else [wanted] for column, wanted in data.where.items()}
+    return {(column, str(choice)): choice for column, choices in lists.items() for choice in choices}
 
 
 def rows(place: Places, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -149,12 +188,3 @@ def _spelled(value: Any, names: Sequence[str]) -> Any:
     if isinstance(value, list):
         return [_spelled(each, names) for each in value]
     return names[value] if value is not None and 0 <= value < len(names) else None
-
-
-def _kept(row: dict[str, Any], where: dict[str, Any]) -> bool:
-    """Whether each column has the value asked for, or one of a list, compared as spelled: CSV has strings only."""
-    for column, wanted in where.items():
-        choices = wanted if isinstance(wanted, list) else [wanted]
-        if str(row.get(column)) not in {str(choice) for choice in choices}:
-            return False
-    return True

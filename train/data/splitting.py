@@ -78,14 +78,16 @@ def make(recipe: Recipe, folder: Path) -> Splits:
 
     Raises:
         InputError: rows without a text or with a label that is missing or unknown, each with file and row; a label
-            without enough rows; fewer rows than the splits need.
+            without enough rows; fewer rows than the splits need; a value of `data.where` that no row has.
     """
     data, reader = recipe.data, catalog.make(recipe.settings([]))
     known = catalog.make(recipe.settings(reader.name_labels(data.labels))) if data.labels else reader
+    found: set[sources.Value] = set()
     read = {
-        name: Examples.write(folder / f"{name}-rows.arrow", sources.examples(place, name, data, known))
+        name: Examples.write(folder / f"{name}-rows.arrow", sources.examples(place, name, data, known, found))
         for name, place in sources.named(data).items()
     }
+    sources.check_where(data, found)
     task = catalog.make(recipe.settings(_labels(reader, data, chain(*read.values()))))
     rows = read.pop("train")
     unique, leaked = _without_duplicates(rows, read.values())

@@ -70,6 +70,17 @@ def test_where_keeps_rows(tmp_path: Path) -> None:
         load(tmp_path, rows, where={"source": "c"})
 
 
+def test_a_value_of_where_that_no_row_has_is_told(tmp_path: Path) -> None:
+    rows = [{**row, "language": ("en", "no")[index % 3 > 1], "id": "007"} for index, row in enumerate(make_texts(60))]
+    other = write(tmp_path / "test.jsonl", [{**row, "language": "sv"} for row in rows[:9]])
+    assert load(tmp_path, rows, test=str(other), where={"language": ["en", "sv"], "id": "007"}).counts()["test"] == 9
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, rows, test=str(other), where={"language": ["en", False, "sv"], "id": ["007", 7]})
+    assert [fault.partition(";")[0] for fault in caught.value.faults] == [
+        "data.where.language: no row has False", "data.where.id: no row has 7",
+    ]  # fmt: skip
+
+
 def test_pairs(tmp_path: Path) -> None:
     rows = [{**row, "other": "it was"} for row in make_texts(60)]
     assert load(tmp_path, rows, text_pair="other").train[0].text_pair == "it was"
