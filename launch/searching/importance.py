@@ -30,12 +30,13 @@ def draw(study: Study, recipe: Recipe, path: Path) -> str:
     scores = [trial.user_attrs["folds"][0] for trial in trials]
     if len(trials) < ENOUGH:
         return f"which keys mattered is not drawn: {len(trials)} trials do not tell, {ENOUGH} might"
-    if len(set(scores)) == 1:
-        return "which keys mattered is not drawn: all trials score the same"
     first = optuna.create_study()
     for trial, score in zip(trials, scores, strict=True):
         first.add_trial(optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=score))
-    shares = get_param_importances(first, evaluator=FanovaImportanceEvaluator(seed=recipe.training.seed))
+    try:
+        shares = get_param_importances(first, evaluator=FanovaImportanceEvaluator(seed=recipe.training.seed))
+    except RuntimeError:  # of scores that are equal, or differ by next to nothing
+        return "which keys mattered is not drawn: all trials score alike"
     bars = [plots.Bar(key, 1, share, f"{share:.0%}") for key, share in shares.items()]
     title = f"variance of {recipe.metric}, {len(trials)} trials"
     files.write_text(path, _alone(plots.bars("importance", [(title, bars)])))

@@ -201,6 +201,18 @@ def test_what_mattered_is_drawn_where_trials_tell(plain: Path, tmp_path: Path) -
     assert any(word.endswith("%") and int(word[:-1]) > 80 for word in words)
 
 
+@pytest.mark.parametrize("step", [0.0, 1e-9])
+def test_nothing_is_drawn_of_scores_that_are_alike(plain: Path, tmp_path: Path, step: float) -> None:
+    recipe = asked(plain, space=SPACE, trials=9)
+    kept = study.opened(recipe, tmp_path / "study.log")
+    while (trial := study.following(kept, recipe)) is not None:
+        score = 0.69314718 + trial.number * step
+        study.report(kept, trial, [score])
+        kept.tell(trial, score)
+    assert importance.draw(kept, recipe, tmp_path / "drawn.svg").endswith("not drawn: all trials score alike")
+    assert not (tmp_path / "drawn.svg").exists()
+
+
 @pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("loss", -1)])
 def test_what_is_to_be_expected(metric: str, sign: int) -> None:
     folds = [[0.8, 0.9, 0.7], [0.9, 0.7, 0.7], [0.95]]
