@@ -102,10 +102,11 @@ def read_summary(folder: Path) -> Summary:
     """run.json of a finished run.
 
     Raises:
-        InputError: `folder` is no run, or one that did not finish.
+        InputError: `folder` is no run, the folder of a search for example, or one that did not finish.
     """
     run = RunFolder(folder)
     if not run.summary.is_file():
+        refuse_search(folder)
         if run.recipe.is_file():
             raise InputError(
                 f"{folder}: the run did not finish; resume it: bertline train {run.recipe} --run {folder} --resume"
@@ -115,6 +116,15 @@ def read_summary(folder: Path) -> Summary:
         return Summary.model_validate_json(run.summary.read_bytes())
     except ValidationError as error:
         raise InputError(f"{run.summary}: not as bertline writes it: {error.errors()[0]['msg']}") from None
+
+
+def refuse_search(folder: Path) -> None:
+    """Raise InputError if `folder` is of a search, which has a recipe.yaml as a run has."""
+    if (folder / "folds").is_dir():
+        best = folder / "best.yaml"
+        going_on = f"go on with it: bertline search {folder / 'recipe.yaml'} -o {folder}"
+        advice = f"train with its best settings: bertline train {best}" if best.is_file() else going_on
+        raise InputError(f"{folder}: a search, not a run; {advice}")
 
 
 def verify(folder: Path) -> Summary:

@@ -98,6 +98,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
 
 def check_run(recipe: Recipe, run: RunFolder, resume: bool) -> None:
     """Refuse a folder that holds something else than what `resume` says."""
+    runs.refuse_search(run.path)
     if run.summary.exists():
         raise InputError(f"{run.path}: holds a finished run; name another folder with --run, or remove this one")
     begun = run.recipe.exists()

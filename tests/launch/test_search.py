@@ -108,6 +108,8 @@ def test_the_best_recipe_trains_and_is_scored_on_texts_that_no_trial_saw(
     found = search(recipe, tmp_path / "search", Trains())
     best = recipes.load(Path(found["best"]["recipe"]))
     assert recipes.with_settings(recipe, found["best"]["set"]).model_copy(update={"search": Search()}) == best
+    with pytest.raises(InputError, match=r"search: a search, not a run; .*: bertline train .*/best\.yaml$"):
+        runs.model(str(tmp_path / "search"))
     run = train_here(tmp_path / "search/best.yaml", tmp_path / "run")
     assert runs.read_summary(run.path).data == {"train": 60, "validation": 20, "test": 30}
     test = {json.loads(line)["text"] for line in run.split("test").read_text().splitlines()}
@@ -128,6 +130,10 @@ def test_what_a_search_does_not_go_on_with(rank: None, plain: Path, tmp_path: Pa
     assert [fault.partition(" when ")[0] for fault in caught.value.faults] == [
         "search.folds: 3 now, 2", "training.epochs: 2 now, 3",
     ]  # fmt: skip
+    with pytest.raises(InputError, match=r"a search, not a run; go on with it: bertline search .*recipe\.yaml -o"):
+        runs.read_summary(tmp_path / "search")
+    with pytest.raises(InputError, match="a search, not a run"):
+        train_here(tmp_path / "search/recipe.yaml", tmp_path / "search", resume=True)
     with trials._locked(tmp_path / "search"), pytest.raises(InputError, match="another process searches there"):
         search(recipe, tmp_path / "search", Trains())
     texts = Path(str(recipe.data.train))
