@@ -60,16 +60,16 @@ def search(recipe: Recipe, folder: Path, engine: Engine, say: Say) -> dict[str, 
     Raises:
         InputError: of the data or the folder, or as the engine.
         PreemptedError: it was asked to stop, and can go on.
-        BertlineError: a run failed before any had succeeded, or every trial failed.
+        BertlineError: a run failed before any had succeeded, two trials one after the other, or every trial.
     """
     begin(recipe, folder, say)
     with _locked(folder):
         kept = study.opened(recipe, folder / "study.log")
         engine(Trials(recipe, folder, say, kept))
         found = results.collect(kept, recipe, folder / "best.yaml")
-        say(importance.draw(kept, recipe, folder / "importance.svg"))
         recipes.save(results.best_recipe(recipe, found), folder / "best.yaml")
         files.write_json(folder / "search.json", found)
+        say(importance.draw(kept, recipe, folder / "importance.svg"))
         return found
 
 
@@ -158,8 +158,8 @@ class Trials:
         seconds = 0.0
         for number in range(1, count + 1):
             job = self._job(study.number(self.study, trial), settings, number)
-            if not RunFolder(job.run).summary.exists() and (fault := (yield job)) is not None:
-                self._fail(trial, fault)
+            if not (yield from self._made(job)):
+                self._fail(trial)
                 return
             summary = _cleaned(RunFolder(job.run))
             scores.append(summary.test[summary.metric])
@@ -183,14 +183,44 @@ class Trials:
             recipes.save(folds.of(recipe, self.folder / "folds", number), path)
         return Job(path, self.folder / "runs" / name)
 
-    def _fail(self, trial: Trial, fault: BertlineError) -> None:
+    def _made(self, job: Job) -> Generator[Job, BertlineError | None, bool]:
+        """Have a run made that is not there; one that fails goes on once more, for ranks are killed and machines lost.
+
+        Returns:
+            whether it is there.
+
+        Raises:
+            BertlineError: as `_steps`.
+        """
+        run = RunFolder(job.run)
+        for told in ("it is tried once more", "for the second time"):
+            if run.summary.exists() or (fault := (yield job)) is None:
+                return True
+            self._check(fault)
+            self.say(f"{fault}\n{run.path.name}: failed; {told}")
+        return False
+
+    def _check(self, fault: BertlineError) -> None:
         """Settings may be at fault, a learning rate under which the loss grows; but only where others are not."""
         if isinstance(fault, PreemptedError):
             raise PreemptedError(f"{self.folder}: stopped as asked; the same command goes on") from None
         if isinstance(fault, InputError) or not any((self.folder / "runs").glob("*/run.json")):
             raise fault
+
+    def _fail(self, trial: Trial) -> None:
+        """Count a trial as failed; where the last that ended has failed as well, not before it has a chance more."""
+        known = self.study.get_trials(deepcopy=False)
+        ended = [(one.datetime_complete, one.number) for one in known if one.datetime_complete]
+        last = known[max(ended)[1]] if ended else None
+        if last is not None and last.state == TrialState.FAIL and "failed" not in trial.user_attrs:
+            trial.set_user_attr("failed", True)
+            failed = f"trials {last.number + 1} and {trial.number + 1} failed one after the other"
+            raise BertlineError(
+                f"{self.folder}: {failed}; if that is the machine's fault, mend it: the same command tries trial "
+                f"{trial.number + 1} again and goes on"
+            )
         self.study.tell(trial, state=TrialState.FAIL)
-        self.say(f"{fault}\ntrial {trial.number + 1}: failed; it counts as one that scores nothing")
+        self.say(f"trial {trial.number + 1}: failed; it counts as one that scores nothing")
 
 
 def one_by_one(train: Train) -> Engine:

@@ -41,16 +41,17 @@ def asked(plain: Path, **search: Any) -> Recipe:
 
 
 class Trains:
-    """Trains in this process; remembers what, and may be interrupted or fail."""
+    """Trains in this process; remembers what, and may be interrupted, or fail as often as a run is named."""
 
     def __init__(self, stop: dict[str, int] | None = None, fail: Sequence[str] = ()) -> None:
         self.begun: list[str] = []
         self.resumed: list[str] = []
-        self.stop, self.fail = stop or {}, fail
+        self.stop, self.fail = stop or {}, list(fail)
 
     def __call__(self, recipe: Path, run: Path, resume: bool) -> None:
         (self.resumed if resume else self.begun).append(run.name)
         if run.name in self.fail:
+            self.fail.remove(run.name)
             raise BertlineError("a rank died")
         train_here(recipe, run, resume=resume, stop=self.stop.get(run.name, 0))
 
@@ -85,9 +86,10 @@ def test_an_unpromising_trial_is_given_up_and_a_failed_one_told(rank: None, plai
     recipe = asked(plain, folds=2, grid={"training.learning_rate": [LEARNS, DOES_NOT, 2 * LEARNS]})
     with pytest.raises(BertlineError, match="a rank died"):
         search(recipe, tmp_path / "search", Trains(fail=["trial-1-fold-1"]))
-    train = Trains(fail=["trial-3-fold-1"])
+    train = Trains(fail=["trial-1-fold-2", "trial-3-fold-1", "trial-3-fold-1"])
     found = search(recipe, tmp_path / "search", train)
-    assert train.begun == ["trial-1-fold-1", "trial-1-fold-2", "trial-2-fold-1", "trial-3-fold-1"]
+    numbers = ["1-fold-1", "1-fold-2", "1-fold-2", "2-fold-1", "3-fold-1", "3-fold-1"]
+    assert train.begun == [f"trial-{number}" for number in numbers]
     assert [(row["trial"], row["state"], len(row["folds"])) for row in found["trials"]] == [
         (1, "complete", 2), (2, "pruned", 1), (3, "failed", 0),
     ]  # fmt: skip
@@ -99,6 +101,20 @@ def test_an_unpromising_trial_is_given_up_and_a_failed_one_told(rank: None, plai
     assert "0.003" in shown
     assert found["estimate"] == {"value": best["mean"], "optimism": 0.0}
     assert "next: bertline train" in results.conclusion(found)
+
+
+def test_trials_that_fail_one_after_the_other_end_the_search_and_have_another_chance(
+    rank: None, plain: Path, tmp_path: Path
+) -> None:
+    recipe = asked(plain, folds=2, grid={"training.learning_rate": [LEARNS, 0.5, 1.0, DOES_NOT]})
+    failing = [f"trial-{number}-fold-1" for number in (2, 3, 4) for _ in range(2)]
+    for number in (3, 4):
+        told = rf"trials {number - 1} and {number} failed .* tries trial {number} again and"
+        with pytest.raises(BertlineError, match=told):
+            search(recipe, tmp_path / "search", Trains(fail=failing))
+    found = search(recipe, tmp_path / "search", Trains())
+    states = {row["trial"]: row["state"] for row in found["trials"]}
+    assert states == {1: "complete", 2: "failed", 3: "failed", 4: "pruned"}
 
 
 def test_the_best_recipe_trains_and_is_scored_on_texts_that_no_trial_saw(
