@@ -263,16 +263,19 @@ def _binary_rows(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
             where = f"{path} row {number}"
             if isinstance(row, UnicodeDecodeError):
                 row = InputError(f"{where}: holds a string that is not UTF-8 ({row}); make the file again")
+            elif isinstance(row, Exception):
+                advice = "leave out its column, or make it one of strings"
+                row = InputError(f"{where}: holds a value that Python has none for ({row}); {advice}")
             yield Attempt(where, number, row)
     except pa.ArrowException as error:
         raise InputError(_damaged(path, error)) from None
 
 
 def _values(batch: Any) -> list[Any]:
-    """The rows of a batch; where one has bytes as text, the error in place of it."""
+    """The rows of a batch; where one has bytes as text or a date after the year 9999, the error in place of it."""
     try:
         found: list[Any] = batch.to_pylist()
-    except UnicodeDecodeError as error:
+    except (OverflowError, ValueError) as error:
         if batch.num_rows == 1:
             return [error]
         return [row for number in range(batch.num_rows) for row in _values(batch.slice(number, 1))]

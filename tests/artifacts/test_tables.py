@@ -276,6 +276,20 @@ def test_arrow_and_parquet_with_a_name_twice_or_bytes_as_text_are_told(tmp_path:
                 read(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"), [(4_000_000, pa.date32()), (2**63 - 1, pa.timestamp("us")), (2**63 - 1, pa.duration("s"))]
+)
+def test_a_value_that_python_has_none_for_is_its_rows_fault(tmp_path: Path, value: int, kind: pa.DataType) -> None:
+    table = pa.table({"text": ["a", "b", "c"], "when": pa.array([0, value, 0], kind)})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    feather.write_feather(table, str(tmp_path / "a.arrow"))
+    for path in tmp_path.iterdir():
+        with path.open("rb") as raw:
+            found = [attempt.row for attempt in tables.attempts(path, raw)]
+        assert [isinstance(row, InputError) for row in found] == [False, True, False]
+        assert "row 2: holds a value that Python has none for" in str(found[1])
+
+
 def test_columns_are_those_of_the_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(CSV))
     write_arrow(tmp_path / "a.arrow", ROWS)
