@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,6 +22,9 @@ from bertline.artifacts.errors import DamagedError, InputError
 
 _PART = r"(?:[^/\x00]*[^./\x00][^/\x00]*|\.{3,})"
 """Of a path: any name but . and .. (neither pydantic nor JSON Schema has a way to say it shorter)."""
+
+TEMPORARY = re.compile("[a-z0-9_]{8}")
+"""What `tempfile` ends a name with."""
 
 
 class FileEntry(BaseModel):
@@ -131,8 +135,8 @@ def remove_left(path: Path) -> None:
     """Remove what writers of `path`, a file or a folder, left beside it when they were killed; none may be at work."""
     before = f".{path.name}."
     for left in path.parent.glob(f"{glob.escape(before)}*"):
-        if "." in left.name.removeprefix(before):
-            continue  # of a writer of NAME.something, who may be at work
+        if not TEMPORARY.fullmatch(left.name.removeprefix(before)):
+            continue  # an editor's .NAME.swp, or of a writer of NAME.something, who may be at work
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:

@@ -9,6 +9,7 @@ beside the teacher's; one that is finished is used as it is, so that the same co
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -154,9 +155,10 @@ class Shrinking:
 
     def unseen(self, run: Path) -> Path:
         """Where a bundle of a run is made that may not be handed over: beside the one that is, as it names its source
-        relative to itself, and under a name that `files.remove_left` knows.
+        relative to itself, and under a name that `files.remove_left` knows: what `tempfile` might make of it.
         """
-        return self.bundle.with_name(f".{self.bundle.name}.{run.name.replace('.', '-')}")
+        digest = hashlib.sha256(run.name.encode()).hexdigest()
+        return self.bundle.with_name(f".{self.bundle.name}.{digest[:8]}")
 
     def student(self, kept: Student) -> Path:
         """Write the recipe of a student beside the teacher's run, where its own run will be, and return its path."""

@@ -64,11 +64,12 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".a[1].xyz", "a[1]", ".a1.xyz", ".a[1]", ".a[1].2.xyz"):
+    others = [".a1.xyz_0123", ".a[1]", ".a[1].2.xyz_0123", ".a[1].bak", ".a[1].swp"]
+    for name in (".a[1].xyz_0123", "a[1]", *others):
         (tmp_path / name).write_text("")
-    (tmp_path / ".a[1].folder/inner").mkdir(parents=True)
+    (tmp_path / ".a[1].folder00/inner").mkdir(parents=True)
     files.remove_left(tmp_path / "a[1]")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".a1.xyz", ".a[1]", ".a[1].2.xyz", "a[1]"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "a[1]"]
 
 
 def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:
