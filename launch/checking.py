@@ -10,7 +10,7 @@ from rich.table import Table
 
 def show(found: dict[str, Any]) -> None:
     """Print a survey for people: counts, lengths, examples as the model reads them, and what is odd."""
-    screen = Console(highlight=False)
+    screen = Console(highlight=False, markup=False, emoji=False)  # what data holds is shown as it is
     screen.print(_counts(found))
     tokens = found["tokens"]
     screen.print(
@@ -20,10 +20,10 @@ def show(found: dict[str, Any]) -> None:
     for example in found["shown"]:
         windows = f", the first of {example['windows']} windows" if example["windows"] > 1 else ""
         cut = ", cut off" if example["truncated"] else ""
-        screen.print(f"\n{example['gold']}  ({example['tokens']} tokens{windows}{cut})", markup=False)
-        screen.print(f"  {example['read']}", markup=False)
+        screen.print(f"\n{example['gold']}  ({example['tokens']} tokens{windows}{cut})")
+        screen.print(f"  {example['read']}")
     for warning in found["warnings"]:
-        screen.print(f"\nwarning: {warning}", markup=False)
+        screen.print(f"\nwarning: {warning}")
 
 
 def _counts(found: dict[str, Any]) -> Table:

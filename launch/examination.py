@@ -43,10 +43,11 @@ def _int8(cpu_class: str) -> str:
 
 def _gpus() -> list[str]:
     """One line a GPU, from the driver's own tool: torch need not be imported, or installed."""
-    if shutil.which("nvidia-smi") is None:
-        return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    try:
+        return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
 
 
 def _training() -> dict[str, Any]:

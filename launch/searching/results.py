@@ -97,9 +97,9 @@ def best_recipe(recipe: Recipe, found: Mapping[str, Any]) -> Recipe:
 
 def show(found: Mapping[str, Any]) -> None:
     """Print the trials by rank and what comes next."""
-    screen = Console(stderr=True, highlight=False)
+    screen = Console(stderr=True, highlight=False, markup=False, emoji=False)  # settings are shown as they are
     screen.print(table(found))
-    screen.print(conclusion(found), markup=False, soft_wrap=True)
+    screen.print(conclusion(found), soft_wrap=True)
 
 
 def table(found: Mapping[str, Any]) -> Table:

@@ -1,6 +1,7 @@
 """The command line is frozen: what a run needs grows in the recipe, not here."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from bertline.launch import checking, examination
 from bertline.launch.command import main
 
 FLAGS = {
@@ -134,6 +136,26 @@ def test_a_defect_keeps_its_traceback() -> None:
     finally:
         del main.commands["break"]
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_labels_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = ["[/INST]", "[happy]", ":joy:"]
+    tokens = dict.fromkeys(("p50", "p90", "p99", "max", "longer_share", "max_length"), 1)
+    counts = {"examples": {"train": 3}, "labels": {"train": dict.fromkeys(labels, 1)}}
+    shown = [{"gold": labels, "read": "[CLS] :joy:", "tokens": 3, "windows": 1, "truncated": False}]
+    checking.show({"task": "text-classification", **counts, "tokens": tokens, "shown": shown, "warnings": []})
+    told = capsys.readouterr().out
+    assert [told.count(label) for label in labels] == [2, 2, 3]
+
+
+@pytest.mark.parametrize(("code", "gpus"), [(0, ["H200, 139 GiB"]), (9, [])])
+def test_a_driver_that_fails_lists_no_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, gpus: list[str]
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho 'H200, 139 GiB'\nexit {code}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert examination._gpus() == gpus
 
 
 def test_doctor_tells_what_is_here() -> None:

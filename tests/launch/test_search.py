@@ -235,6 +235,15 @@ def test_nothing_is_drawn_of_scores_that_are_alike(plain: Path, tmp_path: Path, 
     assert not (tmp_path / "drawn.svg").exists()
 
 
+def test_settings_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    key, value = "training.class_weights.[/INST]", "[happy] :joy:"
+    row = {"trial": 1, "set": {key: value}, "mean": 0.5, "std": 0.0, "folds": [0.5], "seconds": 1, "state": "complete"}
+    found = {"metric": "f1", "best": {**row, "recipe": "best.yaml"}, "trials": [row]}
+    results.show({**found, "estimate": {"value": 0.5, "optimism": 0.0}})
+    told = capsys.readouterr().err
+    assert (told.count("[/INST]"), told.count(value)) == (2, 2)
+
+
 @pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("loss", -1)])
 def test_what_is_to_be_expected(metric: str, sign: int) -> None:
     folds = [[0.8, 0.9, 0.7], [0.9, 0.7, 0.7], [0.95]]
