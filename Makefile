@@ -10,7 +10,7 @@ demo: .venv/installed  ## train, export, measure and ask a real model on real re
 SHORT := not gpu and not faults and not matrix and not load
 
 test: .venv/installed  ## all tests but those that need a GPU or take long
-	$(BIN)/python -m pytest -m "$(SHORT) and not quiet" --numprocesses 3 --dist loadgroup
+	$(BIN)/python -m pytest -m "$(SHORT) and not quiet" --numprocesses 3 --dist loadfile
 	$(BIN)/python -m pytest -m "$(SHORT) and quiet"
 
 test-faults: .venv/installed  ## 200 kills of ranks, ranks that hang, runs that change their ranks, for minutes

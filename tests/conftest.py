@@ -1,4 +1,4 @@
-"""Tiny encoders made on the spot, so that a test takes seconds and needs no download; tests side by side."""
+"""Tiny encoders made on the spot, so that a test takes seconds and needs no download."""
 
 import os
 import random
@@ -11,8 +11,6 @@ import pytest
 from bertline.artifacts.task import TaskSettings, Tokens
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait take the cores of other tests
-SHARED = {"line"}
-"""Fixtures of a minute, which tests of several files have."""
 WORDS = {
     "positive": ("great", "good", "lovely", "wonderful", "enjoyed", "brilliant", "moving", "funny", "superb"),
     "negative": ("bad", "awful", "boring", "terrible", "wasted", "dull", "stupid", "ugly", "worst"),
@@ -83,13 +81,6 @@ def classifier(max_length: int = 32, labels: Sequence[str] = ("negative", "posit
         task="text-classification", problem_type="single_label_classification", inputs=["text"], labels=list(labels),
         tokens=Tokens(max_length=max_length),
     )  # fmt: skip
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What makes a long fixture once is one worker of pytest-xdist: all tests of it, or else of a file, go there."""
-    for item in items:
-        shared = SHARED.intersection(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group(shared.pop() if shared else str(item.path)))
 
 
 @pytest.fixture

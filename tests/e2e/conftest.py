@@ -1,11 +1,14 @@
 """Runs and bundles that the tests of this folder share: one by the installed command, tiny ones in this process."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from bertline.artifacts.run import RunFolder
@@ -43,13 +46,23 @@ def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
-    """Real reviews, two layers of a real model, 2 CPU ranks through DeepSpeed's launcher, exported and measured."""
-    folder = tmp_path_factory.mktemp("line")
-    (folder / "reviews.yaml").write_text(RECIPE)
-    train = bertline("train", "reviews.yaml", "--ranks", 2, "--json", folder=folder)
-    export = bertline("export", "runs/reviews", "--max-drop", 0.1, "--quick", "--json", folder=folder)
-    bench = bertline("bench", "bundles/reviews", "--html", "bench.html", "--json", folder=folder)
-    return Line(folder, json.loads(train.stdout), json.loads(export.stdout), json.loads(bench.stdout))
+    """Real reviews, two layers of a real model, 2 CPU ranks through DeepSpeed's launcher, exported and measured.
+
+    It takes minutes, so that the first worker of pytest-xdist that needs it makes it for all.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "line"
+    told = folder.with_suffix(".json")
+    with FileLock(folder.with_suffix(".lock")):
+        if not told.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            (folder / "reviews.yaml").write_text(RECIPE)
+            train = bertline("train", "reviews.yaml", "--ranks", 2, "--json", folder=folder)
+            export = bertline("export", "runs/reviews", "--max-drop", 0.1, "--quick", "--json", folder=folder)
+            bench = bertline("bench", "bundles/reviews", "--html", "bench.html", "--json", folder=folder)
+            told.write_text(json.dumps([json.loads(command.stdout) for command in (train, export, bench)]))
+    return Line(folder, *json.loads(told.read_text()))
 
 
 @pytest.fixture(scope="session")

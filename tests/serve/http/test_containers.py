@@ -40,7 +40,7 @@ def test_the_image_is_built_as_the_one_that_trains() -> None:
 def test_the_image_serves_as_no_root_and_says_when_it_is_well(sealed: Path) -> None:
     told = dict(instructions("serve.Dockerfile"))
     assert told["USER"] == "1000"
-    assert any("[serve,openvino,tracing]" in words for _, words in instructions("serve.Dockerfile"))
+    assert any("[serve,openvino,tracing,sign]" in words for _, words in instructions("serve.Dockerfile"))
     entry = json.loads(told["ENTRYPOINT"])
     assert entry[:2] == ["bertline", "serve"]
     assert entry[2:] == ["--host", "0.0.0.0"]
@@ -101,7 +101,10 @@ def test_kserve_calls_the_model_as_the_service(sealed: Path, tmp_path: Path) -> 
     container = PREDICTOR["containers"][0]
     models, names = Path(shutil.copytree(sealed, tmp_path / "models")), tmp_path / "names"
     names.mkdir()
-    variables = {one["name"]: one["value"] for one in container["env"]}
+    variables = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    (secret,) = (one for one in container["env"] if "value" not in one)
+    assert secret == POD["containers"][0]["env"][0], "keys are asked for, unless somebody takes them out"
+    assert (secret["name"], "optional" in secret["valueFrom"]["secretKeyRef"]) == (ENVIRONMENT, False)
     assert variables["MODEL"] == KSERVE["metadata"]["name"]
     line = container["args"][0].replace("/mnt/models", str(models)).replace("/names", str(names))
     made, _, served = line.replace("$MODEL", variables["MODEL"]).partition("&& exec bertline serve ")
