@@ -34,6 +34,7 @@ def _counts(found: dict[str, Any]) -> Table:
     for split in splits:
         table.add_column(split, justify="right")
     table.add_row("examples", *(f"{found['examples'][split]:,}" for split in splits))
-    for label in sorted({label for counts in found["labels"].values() for label in counts}):
-        table.add_row(label, *(f"{found['labels'][split].get(label, 0):,}" for split in splits))
+    labelled = found["labels"]  # texts without labels are the last, and have an empty cell
+    for label in sorted({label for counts in labelled.values() for label in counts}):
+        table.add_row(label, *(f"{labelled[split].get(label, 0):,}" for split in splits if split in labelled))
     return table

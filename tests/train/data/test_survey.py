@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bertline.artifacts import recipe as recipes
+from bertline.launch import checking
 from bertline.train.data.survey import survey
 from tests.conftest import make_texts
 
@@ -45,6 +46,23 @@ def test_sound_data_gives_no_warning(model: Path, tmp_path: Path) -> None:
     rows = make_texts(80)
     found = survey(recipes.load(write(tmp_path, model, rows[:60], rows[60:]), ["tokens.max_length=64"]))
     assert found["warnings"] == []
+
+
+def test_texts_without_labels_are_counted_and_shown(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = make_texts(80)
+    more = tmp_path / "more.jsonl"
+    more.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in make_texts(7, seed=3)))
+    path = write(tmp_path, model, rows[:60], rows[60:], teacher=str(model))
+    found = survey(recipes.load(path, [f"data.unlabelled={more}"]))
+    assert found["examples"]["unlabelled"] == 7
+    checking.show(found)
+    lines = capsys.readouterr().out.splitlines()
+    (examples,) = (line.split("│")[1:-1] for line in lines if line.startswith("│ examples"))
+    (positive,) = (line.split("│")[1:-1] for line in lines if line.startswith("│ positive"))
+    assert [examples[-1].strip(), positive[-1].strip()] == ["7", ""]
+    assert sum(int(cell) for cell in positive[1:-1]) == 40
 
 
 def entities(number: int) -> dict[str, Any]:
