@@ -87,7 +87,7 @@ class Contest:
         self._yardstick = yardstick
         self._teacher = teacher
         self._answers: dict[Path, list[Output]] = {} if teacher is None else teacher.answers
-        self._grid = grid(origin, terms.batch)
+        self._grid, self._rounds = grid(origin, terms.batch), 1 if terms.quick else ROUNDS
         self._graphs: dict[str, Graph] = {}
         self._trials: dict[str, Trial] = {}
         self._beside: dict[str, dict[str, float]] = {}
@@ -107,7 +107,7 @@ class Contest:
             answered = self._asked_once(self._yardstick)  # most quantizers compute on one core
             self._make(plans, processes)
             self._before = self._counted(self._yardstick, answered())
-            self._time(plans, 1 if self.terms.quick else ROUNDS)
+            self._time(plans, self._rounds)
             self._loss = bootstrap.dearest(origin.task, origin.metric, origin.examples, self._before)
             asked = self.workshop.asked
             chosen = self._alone(processes) if asked is None else self._cascade(asked, processes)
@@ -191,7 +191,7 @@ class Contest:
             self.say("none is right: trying what is slower, but loses less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
             self._make(slower := remedies(fastest), processes)
-            self._time(slower, 1 if self.terms.quick else ROUNDS)
+            self._time(slower, self._rounds)
 
     def _cascade(self, asked: Graph, processes: ExitStack) -> Trial | None:
         """The fastest candidate, which asks a larger model what it is not sure of; None where that is not right either.

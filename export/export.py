@@ -71,13 +71,12 @@ def export(
         origin = sources.read(source, data, gathered)
         terms.check_examples(len(origin.examples))
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
-        judge = None if teacher is None else teacher.origin(origin.examples)
-        found = _measured(origin, judge, teacher, terms, trim_vocabulary, Path(folder), say)
+        made = _measured(origin, teacher, terms, trim_vocabulary, Path(folder), say)
         asked = None if teacher is None else teacher.source(bundle)
-        told = account.describe(origin, judge, asked, bundle, found.outcome, found.fidelity, terms, found.vocabulary)
-        result = account.answer(bundle, told.manifest, found.outcome)
+        told = account.describe(origin, made.judge, asked, bundle, made.outcome, made.fidelity, terms, made.vocabulary)
+        result = account.answer(bundle, told.manifest, made.outcome)
         say(f"sealing {bundle}")
-        sealed = seal(bundle, found.served, told.graphs, told.manifest, result, signer)
+        sealed = seal(bundle, made.served, told.graphs, told.manifest, result, signer)
     for line in account.words(sealed, bundle):
         say(line)
     return {**result, "notices": sealed.notices}
@@ -88,21 +87,18 @@ class _Measured(NamedTuple):
 
     served: Origin
     """The origin, or the same with a smaller vocabulary."""
+    judge: Origin | None
+    """What candidates were held to, where that is another model than the origin."""
     vocabulary: Vocabulary | None
     fidelity: Fidelity
     outcome: Outcome
 
 
 def _measured(
-    origin: Origin,
-    judge: Origin | None,
-    teacher: Teacher | None,
-    terms: Terms,
-    texts: str | None,
-    folder: Path,
-    say: Say,
+    origin: Origin, teacher: Teacher | None, terms: Terms, texts: str | None, folder: Path, say: Say
 ) -> _Measured:
-    """Convert, hold against PyTorch, and let all candidates contend; held to `judge`, where that is another model."""
+    """Convert, hold against PyTorch, and let all candidates contend; held to the teacher, where there is one."""
+    judge = None if teacher is None else teacher.origin(origin.examples)
     with ExitStack() as stack:
         # from now: they import for seconds, while the model is converted
         own = stack.enter_context(Worker(contest.pytorch(origin), machine.cores()))
@@ -112,7 +108,7 @@ def _measured(
             say(f"trimming the vocabulary to {texts}")
             served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
         graphs = exact.make(origin, served, own, folder, say)
-        return _Measured(served, kept, graphs.fidelity, _chosen(served, graphs, yardstick, teacher, terms, say))
+        return _Measured(served, judge, kept, graphs.fidelity, _chosen(served, graphs, yardstick, teacher, terms, say))
 
 
 def _chosen(

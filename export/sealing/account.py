@@ -98,7 +98,8 @@ def describe(
             *outcome.notices,
             *taught(teacher),
             *shared(cascade),
-            *_doubts(vocabulary, len(origin.examples), target, here.cpu_class),
+            *trimmed(vocabulary, len(origin.examples)),
+            *measured_elsewhere(target, here.cpu_class),
         ],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         files=[],
@@ -108,11 +109,6 @@ def describe(
 
 def _variant(candidate: str, runtimes: Mapping[str, Runtime]) -> Variant:
     return Variant(candidate=candidate, runtime=runtimes[candidate], golden=[])
-
-
-def _doubts(vocabulary: Vocabulary | None, examples: int, target: str, here: str) -> list[str]:
-    """What the figures do not tell of other texts and other CPUs."""
-    return [*trimmed(vocabulary, examples), *measured_elsewhere(target, here)]
 
 
 def model_files(outcome: Outcome, here: CpuClass, common: str) -> dict[str, tuple[str, list[CpuClass]]]:
