@@ -10,6 +10,11 @@ Anything else that escapes is a defect of bertline and keeps its traceback.
 """
 
 
+def install_advice(*extras: str) -> str:
+    """What brings extras of bertline that are not installed, to end a message with."""
+    return f"in bertline's folder: pip install -c constraints.txt '.[{','.join(extras)}]'"
+
+
 class BertlineError(Exception):
     """It ran and the answer is no. The message is one line (or a few) for a person."""
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bertline.artifacts import tables
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, install_advice
 
 SETTINGS = ("*.json", "*.txt", "*.model")
 """Configuration and tokenizer, as files of a hub model."""
@@ -89,7 +89,8 @@ def _local(place: str) -> Path:
     package, _, inside = place.removeprefix("pkg://").partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"{place}: package {package!r} is not installed; pip install it (the demo's: bertline[demo])")
+        advice = f"pip install it; for the demo's, {install_advice('demo')}"
+        raise InputError(f"{place}: package {package!r} is not installed; {advice}")
     folder = Path(next(iter(spec.submodule_search_locations)))
     path = folder / inside
     if not path.resolve().is_relative_to(folder.resolve()):

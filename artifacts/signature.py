@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bertline.artifacts import bundle
 from bertline.artifacts.bundle import MANIFEST, SIGNATURE
-from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.errors import DamagedError, InputError, install_advice
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config as Hashing
@@ -103,7 +103,7 @@ def _need() -> None:
     try:
         import model_signing  # noqa: F401
     except ImportError:
-        raise InputError("signatures need model-signing: pip install -c constraints.txt '.[sign]'") from None
+        raise InputError(f"signatures need model-signing; {install_advice('sign')}") from None
 
 
 def _no_key(path: Path, meant: str, error: Exception) -> InputError:

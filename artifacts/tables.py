@@ -254,8 +254,8 @@ def _binary_rows(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
     try:
         import pyarrow as pa
     except ImportError:
-        advice = "pip install pyarrow (bertline[train] has it)"
-        raise InputError(f"{path}: reading {suffix[1:].capitalize()} needs pyarrow; {advice}") from None
+        name = suffix[1:].capitalize()
+        raise InputError(f"{path}: reading {name} needs pyarrow; pip install pyarrow") from None
     try:
         batches = BINARIES[suffix](raw, path)
         parts = (batch.slice(start, BATCH) for batch in batches for start in range(0, batch.num_rows, BATCH))

@@ -13,6 +13,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from bertline.artifacts import machine
+from bertline.artifacts.errors import install_advice
 
 PACKAGES = (
     "bertline", "numpy", "tokenizers", "onnxruntime", "openvino", "torch", "deepspeed", "transformers", "datasets",
@@ -38,7 +39,7 @@ def facts() -> dict[str, Any]:
 def _int8(cpu_class: str) -> str:
     if cpu_class in ("avx512_vnni", "arm64"):
         return "native dot products: signed and unsigned weights are exact"
-    return "no VNNI: signed weights saturate; bundles made here prefer what measures right"
+    return "no VNNI: signed weights of eight bits would saturate; those of bundles made here have seven"
 
 
 def _gpus() -> list[str]:
@@ -52,7 +53,7 @@ def _gpus() -> list[str]:
 
 def _training() -> dict[str, Any]:
     if importlib.util.find_spec("deepspeed") is None:
-        return {"ready": False, "why": "deepspeed is not installed; pip install bertline[train]"}
+        return {"ready": False, "why": f"deepspeed is not installed; {install_advice('train')}"}
     from bertline.launch import deepspeed_launcher
 
     return {

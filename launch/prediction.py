@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bertline.artifacts import files, tables
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, install_advice
 from bertline.launch.bulk_progress import BulkProgress
 from bertline.serve import bulk, formats, load
 from bertline.serve.model import Model
@@ -84,7 +84,7 @@ def _workers(folder: Path, say: Callable[[str], None]) -> Workers:
     try:
         from bertline.serve.cluster.workers import Workers
     except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed; pip install 'bertline[ray]'") from None
+        raise InputError(f"{error.name} is not installed; {install_advice('ray')}") from None
     return Workers(folder, say)
 
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, install_advice
 
 
 def serve(
@@ -31,7 +31,7 @@ def serve(
     try:
         from bertline.serve.http import server
     except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed; pip install 'bertline[serve]'") from None
+        raise InputError(f"{error.name} is not installed; {install_advice('serve')}") from None
     from bertline.serve.http import tracing
     from bertline.serve.http.keys import Keys
     from bertline.serve.http.limits import Limits

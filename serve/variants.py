@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import Manifest, Runtime
+from bertline.artifacts.errors import install_advice
 from bertline.serve.runtimes import installed
 
 
@@ -35,5 +36,5 @@ def pick(manifest: Manifest) -> Picked:
 
 def _why_not(runtime: Runtime) -> str:
     if not installed(runtime.name):
-        return f"{runtime.name} is not installed (pip install 'bertline[{runtime.name}]')"
+        return f"{runtime.name} is not installed ({install_advice(runtime.name)})"
     return f"{runtime.model} is not for CPUs of class {machine.cpu_class()}"

@@ -20,7 +20,7 @@ from deepspeed.monitor.monitor import MonitorMaster
 from pydantic import ValidationError
 
 from bertline.artifacts import files
-from bertline.artifacts.errors import InputError, PreemptedError
+from bertline.artifacts.errors import InputError, PreemptedError, install_advice
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.train import ranks
@@ -53,7 +53,7 @@ def check(recipe: Recipe) -> None:
         if getattr(config, name).enabled and not find_spec(package):
             faults.append(f"deepspeed.{name}: needs {package}, which is not installed: pip install {package}")
     if recipe.mlflow.tracking_uri and not find_spec("mlflow"):
-        faults.append("mlflow.tracking_uri: needs MLflow, which is not installed: pip install 'bertline[mlflow]'")
+        faults.append(f"mlflow.tracking_uri: needs MLflow, which is not installed; {install_advice('mlflow')}")
     if faults:
         raise InputError(*faults)
 

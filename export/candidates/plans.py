@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bertline.artifacts.bundle import Cascade, RuntimeName
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, install_advice
 from bertline.artifacts.machine import CpuClass
 from bertline.export.terms import Terms
 
@@ -137,7 +137,7 @@ def _impossible(plan: Plan, situation: Situation) -> str | None:
     if plan.fused and situation.fused:
         return situation.fused
     if plan.runtime == "openvino" and not situation.openvino:
-        return "OpenVINO and NNCF are not installed: pip install 'bertline[openvino]'"
+        return f"OpenVINO and NNCF are not installed; {install_advice('export', 'openvino')}"
     if plan.runtime == "openvino" and terms.layout == "triton":
         return "Triton's ONNX Runtime backend is what runs the model"
     if plan.runtime == "openvino" and terms.target not in ("auto", here):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, install_advice
 
 
 def search(
@@ -57,7 +57,7 @@ def search(
         if engine == "ray":
             from bertline.launch.searching import by_ray
     except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed; pip install 'bertline[train,search,ray]'") from None
+        raise InputError(f"{error.name} is not installed; {install_advice('train', 'search', 'ray')}") from None
     runs = trials.one_by_one(train) if engine == "local" else by_ray.side_by_side(train, gpus)
     found = trials.search(recipe, output or Path("searches", recipe.name), runs, say)
     results.show(found)

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, install_advice
 
 if TYPE_CHECKING:
     from bertline.serve.http.spans import Spans
@@ -31,7 +31,7 @@ def read() -> Spans | None:
 
         return Spans()
     except ModuleNotFoundError as error:
-        advice = "pip install 'bertline[tracing]', or unset the variable"
+        advice = f"unset the variable, or {install_advice('tracing')}"
         raise InputError(f"{asking} asks for traces, and {error.name} is not installed; {advice}") from None
     except ValueError as error:
         raise InputError(f"{asking} asks for traces, and another OTEL_ variable is wrong: {error}") from None

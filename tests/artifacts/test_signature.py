@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from bertline.artifacts import bundle, signature
-from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.errors import DamagedError, InputError, install_advice
 from bertline.launch.command import main
 from tests.keys import write_keys
 
@@ -149,4 +149,4 @@ def test_without_model_signing_one_line_says_what_to_install(signed: Path, keys:
     line = [sys.executable, "-c", script, "inspect", str(signed), "--trust", str(keys[1])]
     done = subprocess.run(line, check=False, capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 2
-    assert done.stderr == "signatures need model-signing: pip install -c constraints.txt '.[sign]'\n"
+    assert done.stderr == f"signatures need model-signing; {install_advice('sign')}\n"

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import files, machine
-from bertline.artifacts.errors import DamagedError, GateError, InputError
+from bertline.artifacts.errors import DamagedError, GateError, InputError, install_advice
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
 from bertline.export.candidates import convert
@@ -308,7 +308,7 @@ def test_a_bundle_for_openvino_answers_without_it(
     monkeypatch.setattr(variants, "installed", lambda name: name == "onnxruntime")
     other = Bundle(folder)
     assert other.notice is not None
-    assert other.notice.startswith("openvino is not installed (pip install 'bertline[openvino]'): fp32 on onnxruntime")
+    assert other.notice.startswith(f"openvino is not installed ({install_advice('openvino')}): fp32 on onnxruntime")
     texts = [(row["text"], None) for row in make_texts(20, seed=9)]
     labels = [[answer["label"] for answer in opened.engine().predict(texts)] for opened in (one, other)]
     assert np.mean(np.array(labels[0]) == np.array(labels[1])) >= 0.9

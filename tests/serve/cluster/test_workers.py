@@ -50,7 +50,7 @@ def test_a_worker_answers_only_from_the_bundle_and_by_the_version_of_the_command
 @pytest.mark.parametrize(
     ("begin", "address", "words"),
     [
-        (HIDDEN, "", "ray is not installed; pip install 'bertline[ray]'"),
+        (HIDDEN, "", "ray is not installed; in bertline's folder: pip install -c constraints.txt '.[ray]'"),
         ("", "127.0.0.1:9", "RAY_ADDRESS=127.0.0.1:9: no Ray cluster is there ([Errno 111] Connection refused)"),
         ("", "nonsense", "RAY_ADDRESS=nonsense: Invalid address format"),
     ],
