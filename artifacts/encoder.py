@@ -27,7 +27,9 @@ LAYERS = ("num_hidden_layers", "n_layers")
 """What config.json calls the number of layers."""
 METADATA = "__metadata__"
 """In a safetensors header the one entry that is no tensor."""
-PADDING_OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
+PADDING_OFFSET = (
+    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "ibert", "lilt", "longformer", "mpnet"
+)  # fmt: skip
 """Model types whose first position is padding_idx + 1, so that they hold fewer tokens than positions."""
 
 
@@ -48,6 +50,7 @@ def check(folder: Path, weights: bool = True) -> dict[str, Any]:
             f"{folder / 'config.json'}: model_type is missing; it tells what encoder this is, bert for example"
         )
     faults += _number_faults(folder / "config.json", config)
+    faults += _label_faults(folder / "config.json", config)
     faults += _code_faults(folder / "config.json", config)
     for name in ("tokenizer_config.json", "processor_config.json"):
         if (folder / name).is_file():
@@ -123,6 +126,12 @@ def _number_faults(path: Path, config: dict[str, Any]) -> Iterator[str]:
         value = config.get(key, 0)
         if type(value) is not int and (key, value) != ("pad_token_id", None):
             yield f"{path}: {key}: found {value!r:.60}; expected a whole number"
+
+
+def _label_faults(path: Path, config: dict[str, Any]) -> Iterator[str]:
+    names = config.get("id2label") or {}
+    if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))}:
+        yield f'{path}: id2label: found {names!r:.60}; expected a name for each of "0", "1", …'
 
 
 def _code_faults(path: Path, config: dict[str, Any]) -> Iterator[str]:

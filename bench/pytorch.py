@@ -25,16 +25,19 @@ class PyTorchRuntime:
     """A Hugging Face model with its default attention, on the CPU.
 
     Raises:
-        InputError: the folder is refused by `encoder.check`, has no head of that architecture, or lacks weights:
-            transformers would fill them with random numbers and only warn.
+        InputError: the folder is refused by `encoder.check`, has no head of that architecture, holds other weights than
+            config.json tells, or lacks some: transformers would fill them with random numbers and only warn.
     """
 
     def __init__(self, folder: Path, architecture: str, threads: int) -> None:
         torch.set_num_threads(threads)
         logging.set_verbosity_error()  # what it would warn of is checked here
-        self.model, info = model_class(folder, architecture).from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
-        )
+        try:
+            self.model, info = model_class(folder, architecture).from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"{folder}: not a model {architecture} ({' '.join(str(error).split()):.300})") from error
         if info["missing_keys"]:
             raise InputError(
                 f"{folder}: no weights for {', '.join(sorted(info['missing_keys']))}; only a model that was "

@@ -34,14 +34,17 @@ class Window(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """All windows in the order of their texts, and what transformers pads with; None where it cannot."""
+    """All windows in the order of their texts, and how the model is to be given them."""
 
     windows: list[Window]
     pad_id: int | None
+    """None where transformers cannot pad."""
+    typed: bool
+    """Whether the model takes types: DistilBERT's tokenizer.json has them, the model does not."""
 
 
-def read(folder: Path, task: Task, texts: Sequence[Text]) -> Reading:
-    """The texts as the tokenizer of `folder` reads them for `task`, by transformers alone.
+def read(folder: Path, task: Task, texts: Sequence[Text], typed: bool) -> Reading:
+    """The texts as the tokenizer of `folder` reads them for `task`, by transformers alone; `typed` as in `Reading`.
 
     A question that would leave its context no room is cut first, as bertline does it: transformers would refuse it.
 
@@ -63,10 +66,10 @@ def read(folder: Path, task: Task, texts: Sequence[Text]) -> Reading:
     )  # fmt: skip
     of = found.get("overflow_to_sample_mapping", range(len(texts)))
     types = found["token_type_ids"]
-    if "token_type_ids" not in tokenizer.model_input_names:
+    if not typed or "token_type_ids" not in tokenizer.model_input_names:
         types = [[0] * len(one) for one in types]
     rows = zip(of, found["input_ids"], found["attention_mask"], types, strict=True)
-    return Reading([_cut(Window(*row), tokens.max_length) for row in rows], tokenizer.pad_token_id)
+    return Reading([_cut(Window(*row), tokens.max_length) for row in rows], tokenizer.pad_token_id, typed)
 
 
 def _open(folder: Path) -> Any:

@@ -222,7 +222,11 @@ class _Inside:
         return self.runtime.run(batch)
 
     def read(self, texts: list[Text]) -> transformers_tokens.Reading:
-        return transformers_tokens.read(self.system.tokenizer, self.task, texts)
+        from bertline.bench.pytorch import PyTorchRuntime
+
+        assert isinstance(self.runtime, PyTorchRuntime), "transformers reads for PyTorch alone"
+        typed = "token_type_ids" in self.runtime.inputs
+        return transformers_tokens.read(self.system.tokenizer, self.task, texts, typed)
 
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes()

@@ -65,6 +65,7 @@ def export(
     """
     terms.check()
     files.refuse_existing(bundle)
+    files.remove_left(bundle)
     signer = signature.signer(sign) if sign is not None else None
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as folder:
         gathered = _gathered(source, data, Path(folder, "gathered"), model, trust, say)

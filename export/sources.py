@@ -1,16 +1,18 @@
 """What a bundle is made from: a finished run, or any Hugging Face model or checkpoint with texts to measure it on."""
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bertline.artifacts import encoder, places, run, tables
 from bertline.artifacts.bundle import Source
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import INPUTS
 from bertline.artifacts.run import RunFolder
-from bertline.artifacts.task import TaskName, TaskSettings, Tokens
+from bertline.artifacts.task import ProblemType, TaskName, TaskSettings, Tokens
 from bertline.export.gathering import checkpoint
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
@@ -127,7 +129,7 @@ def _model(place: str, data: Path | None, folder: Path, kind: Literal["model", "
     return Origin(
         kind=kind,
         place=place,
-        name=place.rstrip("/").rpartition("/")[2],
+        name=Path(place).absolute().name,
         model=place,
         folder=folder,
         config=config,
@@ -161,19 +163,37 @@ def _settings(config: dict[str, Any], data: Path) -> TaskSettings:
 
 def _task(config: dict[str, Any]) -> TaskName | None:
     """By the architecture that config.json names."""
-    names = [str(name) for name in config.get("architectures") or ()]
+    names = _architectures(config)
     return next(
         (task for task, kind in catalog.TASKS.items() for name in names if name.endswith(kind.architecture)), None
     )
 
 
+def _architectures(config: dict[str, Any]) -> list[str]:
+    named = config.get("architectures") or []
+    return [str(name) for name in (named if isinstance(named, list) else [named])]
+
+
 def _head_faults(folder: Path, config: dict[str, Any]) -> list[str]:
-    """Why its task is not known; a head that is named but has no weights is found on loading."""
-    if _task(config) is not None:
+    """Why what its head answers cannot be told; one that is named but has no weights is found on loading."""
+    place, task = folder / "config.json", _task(config)
+    if task is None:
+        heads = ", ".join(kind.architecture for kind in catalog.TASKS.values())
+        return [
+            f"{place}: architectures is {', '.join(_architectures(config)) or 'none'}, none of {heads}; fine-tune the "
+            "model first: bertline train RECIPE"
+        ]
+    if task == "question-answering":
         return []
-    architectures = config.get("architectures") or ["none"]
-    heads = ", ".join(task.architecture for task in catalog.TASKS.values())
-    return [
-        f"{folder / 'config.json'}: architectures is {', '.join(map(str, architectures))}, none of {heads}; fine-tune "
-        "the model first: bertline train RECIPE"
-    ]
+    return [f"{place}: {fault}" for fault in _answer_faults(task, config)]
+
+
+def _answer_faults(task: TaskName, config: dict[str, Any]) -> Iterator[str]:
+    """What bertline has no answer for."""
+    names, problem = encoder.label_names(config), config.get("problem_type")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        yield f"id2label: {twice[0]!r:.60} stands there twice; an answer is told by the name of its label"
+    if task == "text-classification" and problem not in (None, *get_args(ProblemType)):
+        yield f"problem_type: found {problem!r:.60}; expected one of {', '.join(get_args(ProblemType))}"
+    if task == "text-classification" and problem == "regression" and len(names) > 1:
+        yield f"problem_type: a regression of {len(names)} numbers; bertline answers with one"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -71,6 +72,7 @@ class Group(click.Group):
 @click.version_option(__version__, prog_name="bertline")
 def main() -> None:
     """A production line for encoder models: recipe -> train -> export -> bench -> predict."""
+    signal.signal(signal.SIGTERM, _leave)  # as Ctrl-C does: what was half made is cleared away
 
 
 @main.command()
@@ -319,6 +321,10 @@ def doctor(as_json: bool) -> None:
     from bertline.launch import examination
 
     _print(examination.facts(), as_json)
+
+
+def _leave(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 def _demand_signature(bundle: Path, public_key: Path | None) -> None:

@@ -18,6 +18,8 @@ TEXTS = [
 ] * 20
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 POSITIONS = 64
+CLASSES = {"wordpiece-distilbert": "DistilBertTokenizerFast", "wordpiece-mpnet": "MPNetTokenizerFast"}
+"""By kind, tokenizers of a class of their own: they give types to a pair, and the model takes none."""
 
 
 class Encoder(NamedTuple):
@@ -31,7 +33,9 @@ class Encoder(NamedTuple):
 ENCODERS = {
     "bert": Encoder("BertConfig", "wordpiece", SMALL),
     "bert-cased": Encoder("BertConfig", "wordpiece-cased", SMALL),
-    "distilbert": Encoder("DistilBertConfig", "wordpiece", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}),
+    "distilbert": Encoder(
+        "DistilBertConfig", "wordpiece-distilbert", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    ),
     "roberta": Encoder("RobertaConfig", "bpe", {**SMALL, "type_vocab_size": 1}),
     "xlm-roberta": Encoder("XLMRobertaConfig", "unigram", {**SMALL, "type_vocab_size": 1}),
     "albert": Encoder("AlbertConfig", "unigram-albert", {**SMALL, "embedding_size": 16}),
@@ -85,14 +89,14 @@ def make_tokenizer(kind: str) -> Any:
     tokenizer = made([cls, pad, sep, unknown, mask], variant)
     ids = {token: tokenizer.token_to_id(token) for token in (cls, sep)}
     doubled = f" {sep}" if kind in ("bpe", "unigram", "wordpiece-mpnet") else ""
-    types = not doubled and kind != "bpe-modernbert"
+    types = kind in CLASSES or (not doubled and kind != "bpe-modernbert")
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
         pair=f"{cls} $A {sep}{doubled} $B:1 {sep}:1" if types else f"{cls} $A {sep}{doubled} $B:0 {sep}:0",
         special_tokens=list(ids.items()),
     )
-    names = ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
-    return transformers.PreTrainedTokenizerFast(
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if types and kind not in CLASSES else [])]
+    return getattr(transformers, CLASSES.get(kind, "PreTrainedTokenizerFast"))(
         tokenizer_object=tokenizer, cls_token=cls, sep_token=sep, pad_token=pad, unk_token=unknown, mask_token=mask,
         model_input_names=names,
     )  # fmt: skip

@@ -76,8 +76,8 @@ def from_folder(folder: Path, architecture: str, trained: bool = False, **settin
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
             ignore_mismatched_sizes=True, output_loading_info=True, **settings,
         )  # fmt: skip
-    except (ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"{folder}: not a model {architecture} ({error})") from error
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}: not a model {architecture} ({' '.join(str(error).split()):.300})") from error
     finally:
         transformers.logging.set_verbosity(level)
     absent = [name for name in loading["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]

@@ -28,14 +28,17 @@ def gate(tokenizer: Tokenizer, texts: Sequence[Text], windows: Sequence[Encoded]
     Raises:
         GateError: the first difference: which text, where, and both tokens; or what is padded with.
     """
-    ours = [
-        Window(one.text, one.input_ids.tolist(), [1] * len(one.input_ids), one.type_ids.tolist()) for one in windows
-    ]
+    ours = [_window(one, theirs.typed) for one in windows]
     if ours != theirs.windows:
         raise GateError(f"{_difference(tokenizer, texts, ours, theirs.windows)}; {ADVICE}")
     if theirs.pad_id not in (None, tokenizer.pad_id):
         raise GateError(f"bertline pads with token {tokenizer.pad_id}, transformers with {theirs.pad_id}; {ADVICE}")
     return sum(len(window.input_ids) for window in windows)
+
+
+def _window(one: Encoded, typed: bool) -> Window:
+    types = one.type_ids if typed else one.type_ids * 0
+    return Window(one.text, one.input_ids.tolist(), [1] * len(one.input_ids), types.tolist())
 
 
 def refusal(tokenizer: Tokenizer, texts: Sequence[Text]) -> None:

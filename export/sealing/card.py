@@ -11,6 +11,7 @@ from bertline.artifacts import places
 from bertline.artifacts.bundle import Candidate, Manifest
 from bertline.export.sealing.templates import render
 from bertline.tasks import catalog
+from bertline.tasks.token_classification import TokenClassification
 
 
 def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> str:
@@ -44,8 +45,8 @@ def _purpose(manifest: Manifest) -> str:
     if manifest.task == "question-answering":
         return "Finds the answer to a question in a text."
     if manifest.task == "token-classification":
-        kinds = dict.fromkeys(label.partition("-")[2] for label in manifest.labels if label != "O")
-        return f"Finds in a text what is one of {', '.join(kinds)}."
+        types = TokenClassification(manifest).types
+        return f"Finds in a text what is one of {', '.join(types)}."
     if manifest.problem_type == "regression":
         return f"Gives {asked} a number."
     how = "any number of" if manifest.problem_type == "multi_label_classification" else "one of"

@@ -51,6 +51,13 @@ def test_a_key_that_names_code_is_refused(tiny_model: Path, file: str, key: str,
     assert file in fault
 
 
+@pytest.mark.parametrize("names", [["negative", "positive"], {"neg": "negative"}, {"0": "negative", "2": "positive"}])
+def test_labels_are_named_by_index(tiny_model: Path, names: object) -> None:
+    edit(tiny_model / "config.json", id2label=names)
+    (fault,) = faults(tiny_model)
+    assert fault.startswith(f"{tiny_model / 'config.json'}: id2label: found {names!r}; expected a name for each of")
+
+
 def test_a_known_attention_is_not_code(tiny_model: Path) -> None:
     edit(tiny_model / "config.json", _attn_implementation="sdpa", attn_implementation=None)
     encoder.check(tiny_model)

@@ -1,7 +1,11 @@
 """From a run to a bundle, and all the ways that end without one."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from statistics import geometric_mean
@@ -47,6 +51,22 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def nothing_is_left(bundle: Path, temporary: Path) -> bool:
     return not bundle.parent.exists() and list(temporary.iterdir()) == []
+
+
+def test_the_end_by_a_signal_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    """Where a scheduler ends it: in the midst, with graphs in the folder for temporary files."""
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-m", "bertline.launch.command", "export", "--max-drop", "0.05"]
+    line = [*command, str(run), "-o", str(tmp_path / "bundles" / "tiny")]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        said = next(each for each in process.stderr if each.startswith(("comparing", "Traceback")))
+        process.terminate()
+        rest = process.stderr.read()
+    assert said == "comparing with PyTorch\n"
+    assert (process.returncode, "Traceback" in rest) == (128 + signal.SIGTERM, False), rest
+    assert nothing_is_left(tmp_path / "bundles" / "tiny", tmp_path / "temporary")
 
 
 def test_the_exact_files_of_a_bundle(bundle: Sealed) -> None:
@@ -194,6 +214,12 @@ def test_the_model_card_is_tagged_by_the_bits_of_the_chosen_model(bundle: Sealed
     written = card.card(manifest.model_copy(update={"candidates": candidates}), {"1x16": 1.0}, 1)
     metadata = yaml.safe_load(written.split("---\n")[1])
     assert {"int8", "fp32", "int4"} & set(metadata["tags"]) == {name.partition("-")[0]}
+
+
+def test_the_model_card_names_what_is_found_with_prefixes_or_without(bundle: Sealed) -> None:
+    tagger = {"task": "token-classification", "problem_type": None, "labels": ["O", "PER", "B-LOC", "I-LOC"]}
+    manifest = bundles.read(bundle[0]).model_copy(update=tagger)
+    assert "Finds in a text what is one of PER, LOC." in card.card(manifest, {"1x16": 1.0}, 1)
 
 
 def test_the_report_stands_alone(bundle: Sealed) -> None:

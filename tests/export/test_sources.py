@@ -1,6 +1,7 @@
 """What may be exported, and what is refused before anything is computed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.task import Tokens
+from bertline.bench.pytorch import PyTorchRuntime
 from bertline.export import sources
 from tests.conftest import classifier
 from tests.export.candidates.test_convert import change_config
@@ -80,6 +82,41 @@ def test_a_models_own_config_says_what_its_head_is_for(
     assert (origin.settings.problem_type, origin.settings.labels) == (problem, labels)
     assert origin.settings.tokens == Tokens(max_length=64)
     assert origin.metric == origin.settings.scores[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            {"problem_type": "ordinal"},
+            "problem_type: found 'ordinal'; expected one of single_label_class",
+        ),
+        ({"problem_type": "regression"}, "problem_type: a regression of 2 numbers; bertline answers with one"),
+        (
+            {"id2label": {"0": "good", "1": "good"}},
+            "id2label: 'good' stands there twice; an answer is told by",
+        ),
+    ],
+)
+def test_a_head_that_bertline_has_no_answer_for_is_refused(
+    tiny_classifier: Path, data: Path, keys: dict[str, object], words: str
+) -> None:
+    change_config(tiny_classifier, **keys)
+    with pytest.raises(InputError, match=re.escape(f"{tiny_classifier / 'config.json'}: {words}")):
+        sources.read(str(tiny_classifier), data)
+
+
+@pytest.mark.parametrize("keys", [{"id2label": {"0": "a", "1": "b", "2": "c"}}, {"hidden_size": "48"}])
+def test_a_config_of_other_weights_is_one_line(tiny_classifier: Path, keys: dict[str, object]) -> None:
+    change_config(tiny_classifier, **keys)
+    with pytest.raises(InputError, match=r"^.*: not a model ForSequenceClassification \(") as caught:
+        PyTorchRuntime(tiny_classifier, "ForSequenceClassification", threads=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_is_called_as_its_folder(tiny_classifier: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_classifier)
+    assert sources.read(".", data).name == tiny_classifier.name
 
 
 def test_heads_on_tokens_read_all_of_a_text(tiny_classifier: Path, tmp_path: Path) -> None:

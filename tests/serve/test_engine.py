@@ -1,6 +1,9 @@
 """A bundle answers: order, padding, truncation, golden texts."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,3 +95,13 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_threads_follow_the_cores_unless_told(tiny_bundle: Path) -> None:
     runtime = OnnxRuntime((tiny_bundle / bundle.MODEL).read_bytes(), threads=1)
     assert runtime._session.get_session_options().intra_op_num_threads == 1
+
+
+def test_nothing_is_written_or_told_beside_the_answers(tiny_bundle: Path, tmp_path: Path) -> None:
+    """ONNX Runtime, left to itself, keeps in the home folder, and that for temporary files, what it will report."""
+    (home := tmp_path / "home").mkdir()
+    script = f"from bertline.serve import load\nwith load({str(tiny_bundle)!r}) as model: model.predict(['fine'])"
+    own = {"HOME": str(home), "TMPDIR": str(home)}
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    subprocess.run([sys.executable, "-c", script], env=kept | own, check=True)
+    assert list(home.iterdir()) == []

@@ -22,6 +22,7 @@ from bertline.export.sources import Origin
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch, Tokenizer
+from tests import encoders
 from tests.conftest import classifier
 
 
@@ -160,13 +161,26 @@ def test_one_logit_decides(asked: Asked, pytorch: list[Output], fp32: Graph, wro
 
 
 def test_tokens_are_those_of_transformers(origin: Origin, asked: Asked) -> None:
-    theirs = transformers_tokens.read(origin.folder, origin.task, asked.texts)
+    theirs = transformers_tokens.read(origin.folder, origin.task, asked.texts, typed=True)
     tokens = tokenization.gate(asked.tokenizer, asked.texts, asked.read, theirs)
     assert tokens == sum(len(window.input_ids) for window in asked.read) > 3_000
     with pytest.raises(GateError, match=r"^text 278 \('x{40,}.*\), window 1, token 1: bertline reads nothing, transf"):
         tokenization.gate(asked.tokenizer, asked.texts, asked.read[:-1], theirs)
     with pytest.raises(GateError, match=r"pads with token 0, transformers with 4"):
         tokenization.gate(asked.tokenizer, asked.texts, asked.read, theirs._replace(pad_id=4))
+
+
+@pytest.mark.parametrize("kind", encoders.CLASSES)
+def test_types_count_only_where_the_model_takes_them(origin: Origin, tmp_path: Path, kind: str) -> None:
+    encoders.make_tokenizer(kind).save_pretrained(tmp_path)
+    texts = [("who", "Anna in Berlin"), ("a good film", "")]
+    tokenizer = origin.task.tokenizer(tmp_path)
+    windows = tokenizer.encode(texts)
+    theirs = transformers_tokens.read(tmp_path, origin.task, texts, typed=False)
+    assert tokenization.gate(tokenizer, texts, windows, theirs) == sum(len(window.input_ids) for window in windows)
+    theirs = transformers_tokens.read(tmp_path, origin.task, texts, typed=True)
+    with pytest.raises(GateError, match=r"type 1\), transformers .* type 0\)"):
+        tokenization.gate(tokenizer, texts, windows, theirs)
 
 
 def test_a_normalizer_that_transformers_changes_is_caught(origin: Origin, tmp_path: Path) -> None:
@@ -177,7 +191,7 @@ def test_a_normalizer_that_transformers_changes_is_caught(origin: Origin, tmp_pa
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
     texts = [("a good film", None), ("a Good film", None)]
     tokenizer = origin.task.tokenizer(folder)
-    theirs = transformers_tokens.read(folder, origin.task, texts)
+    theirs = transformers_tokens.read(folder, origin.task, texts, typed=True)
     with pytest.raises(GateError, match=r"^text 2 \('a Good film'\), window 1, token 3: bertline reads \d+ \('good'"):
         tokenization.gate(tokenizer, texts, tokenizer.encode(texts), theirs)
 
@@ -190,7 +204,7 @@ def test_a_vocabulary_that_differs_in_one_word_is_caught(origin: Origin, tmp_pat
     (folder / "tokenizer.json").write_text(json.dumps(content))
     texts = [("fine", None), ("no good", None)]
     tokenizer = Tokenizer(folder, classifier(48).tokens)
-    theirs = transformers_tokens.read(origin.folder, origin.task, texts)
+    theirs = transformers_tokens.read(origin.folder, origin.task, texts, typed=True)
     with pytest.raises(
         GateError, match=r"^text 2 .*reads \d+ \('good', mask 1, type 0\), transformers \d+ \('bad', mask"
     ):
