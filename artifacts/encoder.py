@@ -83,11 +83,18 @@ def label_names(config: dict[str, Any]) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the model: model.safetensors, or the shards its index names."""
+    """The safetensors files that hold the model: model.safetensors, or the shards its index names.
+
+    Raises:
+        InputError: the index names no files, or some that are not beside it.
+    """
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists() or not index.exists():
         return [folder / "model.safetensors"]
-    return [folder / str(name) for name in sorted(set(_object(index).get("weight_map", {}).values()))]
+    tensors = _object(index).get("weight_map")
+    if not (isinstance(tensors, dict) and tensors and all(_is_file_name(name) for name in tensors.values())):
+        raise InputError(f"{index}: weight_map: found {tensors!r:.60}; expected a file beside it for each tensor")
+    return [folder / name for name in sorted(set(tensors.values()))]
 
 
 def weights_sha256(folder: Path) -> str:
@@ -101,12 +108,16 @@ def tensor_names(folder: Path) -> set[str]:
     return {name for path in weight_files(folder) for name in _header(path) if name != METADATA}
 
 
+def _is_file_name(value: object) -> bool:
+    return isinstance(value, str) and value == Path(value).name
+
+
 def _object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: missing; a Hugging Face model folder holds one") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of what is nested thousands of times
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a {type(value).__name__}, not an object")
@@ -157,7 +168,7 @@ def _weight_faults(folder: Path) -> Iterator[str]:
             continue
         try:
             header = _header(path)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield f"{path}: {error}"
             continue
         needed = max((entry["data_offsets"][1] for name, entry in header.items() if name != METADATA), default=0)

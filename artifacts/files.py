@@ -4,6 +4,7 @@ Every write goes to a temporary name beside its target, is synced to the disk an
 rename as well. Hashes are sha256.
 """
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -12,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -123,12 +124,28 @@ def make_once(path: Path, fill: Callable[[Path], None]) -> None:
     """
     if path.exists():
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with new_folder(path) as temporary:
+        with _at_work(path), new_folder(path) as temporary:
             fill(temporary)
     except InputError:
         if not path.exists():
             raise
+
+
+@contextmanager
+def _at_work(path: Path) -> Iterator[None]:
+    """Hold a share of a lock on the folder that `path` is made in; who is there alone clears away what was left."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # others are at work, or it is a disk without locks
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_left(path)
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(folder)
 
 
 def remove_left(path: Path) -> None:

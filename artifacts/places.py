@@ -83,9 +83,21 @@ def data_files(place: str | Sequence[str]) -> list[Path]:
     return files
 
 
+def expanded(place: str | Path) -> Path:
+    """A local path, `~` and `~NAME` being the home folders that they stand for.
+
+    Raises:
+        InputError: there is no user of that name.
+    """
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:
+        raise InputError(f"{place}: there is no user of that name; write the folder out") from None
+
+
 def _local(place: str) -> Path:
     if not place.startswith("pkg://"):
-        return Path(place).expanduser()
+        return expanded(place)
     package, _, inside = place.removeprefix("pkg://").partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:

@@ -7,7 +7,6 @@ import copy
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from math import inf
-from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -183,7 +182,7 @@ def _of_models(raw: dict[str, Any]) -> Iterator[str]:
         yield from (f"model: {fault}" for fault in error.faults)
     try:
         teacher = raw.get("teacher")
-        if teacher is not None and not (Path(teacher).expanduser() / bundle.MANIFEST).is_file():
+        if teacher is not None and not (places.expanded(teacher) / bundle.MANIFEST).is_file():
             _config(teacher)
     except InputError as error:
         yield from (f"teacher: {fault}" for fault in error.faults)

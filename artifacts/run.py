@@ -50,6 +50,11 @@ class RunFolder:
     def split(self, name: Literal["validation", "test", "calibration"]) -> Path:
         return self.path / "splits" / f"{name}.jsonl"
 
+    @property
+    def splits(self) -> list[Path]:
+        """All of them that there may be."""
+        return [self.split("validation"), self.split("test"), self.split("calibration")]
+
 
 class Best(Part):
     """The checkpoint kept as best/."""
@@ -145,7 +150,7 @@ def model(place: str, weights: bool = True) -> Path:
     Raises:
         InputError: a run that did not finish, or no model there.
     """
-    folder = RunFolder(Path(place).expanduser())
+    folder = RunFolder(places.expanded(place))
     if folder.recipe.exists() or folder.summary.exists():
         read_summary(folder.path)
         return folder.best

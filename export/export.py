@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertline.artifacts import files, machine, signature
+from bertline.artifacts import files, machine, places, signature
 from bertline.artifacts.bundle import Fidelity, Packing, Vocabulary
 from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
@@ -153,5 +153,5 @@ def _gathered(source: str, data: Path | None, folder: Path, model: str | None, t
     from bertline.export.gathering.gather import gather  # imports torch, which nothing else here needs so early
 
     say(f"{source}: gathering")
-    gather(Path(source).expanduser(), folder, model, trust)
+    gather(places.expanded(source), folder, model, trust)
     return folder

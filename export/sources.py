@@ -48,7 +48,7 @@ class Origin:
 
     def source(self, bundle: Path) -> Source:
         """As the manifest of `bundle` tells it."""
-        place = relative(Path(self.place).expanduser(), bundle, self.place)
+        place = relative(places.expanded(self.place), bundle, self.place)
         return Source(
             kind=self.kind,
             place=place,
@@ -64,7 +64,7 @@ def relative(local: Path, bundle: Path, place: str) -> str:
 
 def is_checkpoint(place: str, asked: bool) -> bool:
     """Whether `place` is to be read as a DeepSpeed checkpoint: a model's weights beside one go first, unless asked."""
-    folder = Path(place).expanduser()
+    folder = places.expanded(place)
     if _is_run(RunFolder(folder)) or (not asked and any(folder.glob("*.safetensors"))):
         return False
     return bool(checkpoint.found(folder))
@@ -84,7 +84,7 @@ def read(place: str, data: Path | None, gathered: Path | None = None) -> Origin:
     """
     if gathered is not None:
         return _model(place, data, gathered, "checkpoint")
-    folder = RunFolder(Path(place).expanduser())
+    folder = RunFolder(places.expanded(place))
     if _is_run(folder):
         return _run(place, folder, data)
     return _model(place, data, places.model_folder(place), "model")
@@ -92,7 +92,7 @@ def read(place: str, data: Path | None, gathered: Path | None = None) -> Origin:
 
 def calibration(origin: Origin) -> tuple[list[Text], str | None]:
     """Texts that quantizers may look at, and a notice where these are not training texts."""
-    place = RunFolder(Path(origin.place).expanduser()).split("calibration") if origin.kind == "run" else None
+    place = RunFolder(places.expanded(origin.place)).split("calibration") if origin.kind == "run" else None
     if place is not None and place.is_file():
         columns = origin.task.columns(place)
         return [origin.task.read_texts(row, columns, where) for where, row in tables.rows(place)], None

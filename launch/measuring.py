@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bertline.artifacts import bundle, encoder, files, machine, run
+from bertline.artifacts import bundle, encoder, files, machine, places, run
 from bertline.artifacts.bundle import Manifest, Source
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import TaskSettings
@@ -105,7 +105,7 @@ def _eager(place: str, folder: Path, manifest: Manifest) -> System:
     Raises:
         InputError: it has other labels than the bundle in `folder`.
     """
-    model, trained = run.model(place), run.RunFolder(Path(place).expanduser()).summary
+    model, trained = run.model(place), run.RunFolder(places.expanded(place)).summary
     own = run.read_summary(trained.parent).alone if trained.exists() else _as_labelled(model, manifest)
     if (own.task, sorted(own.labels)) != (manifest.task, sorted(manifest.labels)):
         told = [f"{place}: {_told(own)}", f"{folder}: {_told(manifest)}", "they cannot be held against each other"]

@@ -30,6 +30,10 @@ OWNED = {
     "amp": "training.precision",
 }
 """DeepSpeed's keys that the recipe decides, and the recipe's keys that do."""
+REDUCE_BUCKET_SIZE = 50_000_000
+"""Gradients that are reduced together under ZeRO. Each dtype has a buffer of so many: at DeepSpeed's own 5e8, 2 GB in
+fp32, which an encoder does not fill.
+"""
 MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor")
 """DeepSpeed's sections that are not for its engine: monitors.py opens them."""
 
@@ -71,7 +75,7 @@ def configure(recipe: Recipe, ranks: int, precision: Precision) -> dict[str, Any
         "gradient_clipping": training.max_grad_norm,
         # torch's AdamW is what is offloaded, where that is asked for: DeepSpeed's own would have to be compiled
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": training.zero_stage},
+        "zero_optimization": {"stage": training.zero_stage, "reduce_bucket_size": REDUCE_BUCKET_SIZE},
         **_precision(precision),
     }
     own = {**config, "train_batch_size": training.batch_size}

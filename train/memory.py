@@ -14,7 +14,7 @@ from bertline.artifacts.recipe_schema import Training
 from bertline.train import model as models
 from bertline.train import ranks
 from bertline.train.data.batches import Batches, MicroBatch
-from bertline.train.deepspeed_config import Precision, micro_batch_size
+from bertline.train.deepspeed_config import REDUCE_BUCKET_SIZE, Precision, micro_batch_size
 from bertline.train.distillation.relations import Relations
 from bertline.train.losses import Objective, Terms
 from bertline.train.model import AUTOCAST
@@ -22,6 +22,8 @@ from bertline.train.watchdog import is_out_of_memory
 
 OPTIMIZER_BYTES = 12
 """Of each parameter that trains: AdamW's two moments and a flat copy of the gradient, in fp32."""
+BUCKETS_BYTES = 2 * 4 * REDUCE_BUCKET_SIZE
+"""ZeRO's buffers for gradients on their way, in fp32, one for each of two dtypes."""
 
 
 def fit(
@@ -48,11 +50,12 @@ def fit(
     model = make_model().to(ranks.device()).train()
     relations = None if compare is None else compare(model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    optimizer = OPTIMIZER_BYTES * trained // (dist.get_world_size() if training.zero_stage else 1)
+    shares = dist.get_world_size() if training.zero_stage else 1
+    besides = OPTIMIZER_BYTES * trained // shares + (BUCKETS_BYTES if training.zero_stage else 0)
     size = micro_batch_size(training, dist.get_world_size())
     while size > 1:
         micro_batch = make_batches(training.model_copy(update={"micro_batch_size": size})).heaviest()
-        if fits(model, micro_batch, objective, precision, optimizer, relations):
+        if fits(model, micro_batch, objective, precision, besides, relations):
             break
         size = -(-size // 2)
     del model, relations

@@ -34,6 +34,14 @@ from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective, TeacherLoss
 from bertline.train.progress import Progress
 
+HARMLESS = tuple(
+    f"training.{name}"
+    for name in (
+        "gradient_checkpointing", "logging_steps", "micro_batch_size", "save_steps", "save_total_limit", "timeout"
+    )
+)  # fmt: skip
+"""Keys of a recipe that a run may be resumed with other values of: it takes the same steps."""
+
 
 @contextmanager
 def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) -> Iterator[tuple[Trainer, Prepared]]:
@@ -115,11 +123,12 @@ def check_run(recipe: Recipe, run: RunFolder, resume: bool) -> None:
 
 
 def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
-    """Refuse to resume with another recipe, naming each key that differs."""
+    """Refuse to resume with another recipe, naming each key that differs and would make another model."""
     faults = [
         f"{key}: {now!r} now, {then!r} when {run.path} began; a run resumes with its own recipe: "
         f"bertline train {run.recipe} --run {run.path} --resume"
         for key, (now, then) in recipes.differences(recipe, before).items()
+        if key not in HARMLESS
     ]
     if faults:
         raise InputError(*faults)
@@ -262,11 +271,10 @@ def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State, checkpoi
     """Write what a run begins with, or take it back to the checkpoint that it resumes from."""
     dist.barrier()  # every rank has seen the folder as it was
     if ranks.is_first():
-        if not run.recipe.exists():
-            recipes.save(recipe, run.recipe)  # first: what has a recipe can be resumed
+        recipes.save(recipe, run.recipe)  # first: what has a recipe can be resumed
         if state.step == 0:
             splits.save(run)
-        for written in (run.recipe, run.summary, run.best):
+        for written in (run.recipe, run.summary, run.best, *run.splits):
             files.remove_left(written)
         if checkpoint is not None:
             checkpoints.restore_best(checkpoint, run.best)

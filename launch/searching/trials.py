@@ -82,6 +82,7 @@ def begin(recipe: Recipe, folder: Path, say: Say) -> None:
     kept = folder / "recipe.yaml"
     if not folder.exists():
         say(f"reading {recipe.data.train}")
+        files.remove_left(folder)
         with files.new_folder(folder) as temporary:
             recipes.save(recipe, temporary / kept.name)
             folds.make(recipe, temporary / "folds")

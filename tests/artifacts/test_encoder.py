@@ -124,7 +124,22 @@ def test_a_missing_shard_is_named(tiny_model: Path) -> None:
     assert "model-00002-of-00002.safetensors: missing" in fault
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '"text"'])
+@pytest.mark.parametrize("tensors", [None, [], {}, {"a": 1}, {"a": ["b"]}, {"a": "../model.safetensors"}])
+def test_an_index_that_names_no_files_beside_it_is_refused(tiny_model: Path, tensors: object) -> None:
+    (tiny_model / "model.safetensors").rename(tiny_model.parent / "model.safetensors")
+    (tiny_model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": tensors}))
+    (fault,) = faults(tiny_model)
+    assert f"model.safetensors.index.json: weight_map: found {tensors!r}; expected a file beside it" in fault
+
+
+def test_weights_whose_header_nests_without_end_are_refused(tiny_model: Path) -> None:
+    header = b"[" * 100_000
+    (tiny_model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    (fault,) = faults(tiny_model)
+    assert "model.safetensors: " in fault
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"text"', "[" * 100_000], ids=lambda content: content[:6])
 def test_a_config_that_is_no_object_is_refused(tiny_model: Path, content: str) -> None:
     (tiny_model / "config.json").write_text(content)
     assert "config.json" in faults(tiny_model)[0]

@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     (tmp_path / ".a[1].folder00/inner").mkdir(parents=True)
     files.remove_left(tmp_path / "a[1]")
     assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "a[1]"]
+
+
+def test_what_a_killed_maker_left_goes_unless_another_is_at_work(tmp_path: Path) -> None:
+    left = tmp_path / ".made.xyz_0123"
+    left.mkdir()
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_SH)  # as one has it that is at work in that folder
+    files.make_once(tmp_path / "made", lambda folder: None)
+    assert left.exists()
+    (tmp_path / "made").rmdir()
+    os.close(other)
+    files.make_once(tmp_path / "made", lambda folder: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
         ("tokens", {"max_length": 32, "stride": 17, "long": "windows"}, "windows of 32 tokens share 16 at most"),
         ("training__class_weights", "even", "balanced"),
         ("model", "/no/such/folder", "no such model folder"),
+        ("model", "~nobody_of_that_name/model", "there is no user of that name"),
         ("training__zero_stage", 4, "less than or equal to 3"),
         ("training__batch_size", 0, "greater than or equal to 1"),
         ("training__epochs", True, "found bool True"),

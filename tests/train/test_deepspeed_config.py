@@ -32,7 +32,7 @@ def test_every_precision_and_stage(precision: Precision, stage: int) -> None:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.5,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": stage, "reduce_bucket_size": 50_000_000},
         **PRECISIONS[precision],
     }
 
@@ -58,9 +58,10 @@ def test_accumulation_follows_from_the_ranks(
 
 
 def test_the_recipes_section_is_laid_over() -> None:
-    section = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}, "wall_clock_breakdown": True}
+    zero = {"stage": 2, "offload_optimizer": {"device": "cpu"}, "reduce_bucket_size": 1_000}
+    section = {"zero_optimization": zero, "wall_clock_breakdown": True}
     config = deepspeed_config.configure(make(section, zero_stage=2), 1, "fp32")
-    assert config["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    assert config["zero_optimization"] == zero
     assert config["wall_clock_breakdown"] is True
     assert deepspeed_config.configure(make({"train_batch_size": 32}), 3, "fp32").get("train_batch_size") is None
 

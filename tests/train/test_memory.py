@@ -91,6 +91,24 @@ def test_a_teacher_that_computes_beside_the_model_has_to_fit_too(model: Path) ->
     assert [watched._seen for watched in (made[0]._of_student, made[0]._of_teacher)] == [{}, {}]
 
 
+@pytest.mark.parametrize(("stage", "buckets"), [(0, 0), (1, 400_000_000)])
+def test_room_is_kept_for_what_deepspeed_takes(
+    model: Path, monkeypatch: pytest.MonkeyPatch, stage: int, buckets: int
+) -> None:
+    """AdamW's moments, gradients, and with ZeRO what they are reduced in."""
+    training = Training(batch_size=8, zero_stage=stage)
+    task, loss, make_batches = trial(model, training)
+    made, asked = models.load(model, task, training), list[int]()
+
+    def fits(*arguments: Any) -> bool:
+        asked.append(arguments[4])
+        return True
+
+    monkeypatch.setattr(memory, "fits", fits)
+    memory.fit(training, lambda: made, make_batches, loss, "fp32")
+    assert asked == [12 * sum(each.numel() for each in made.parameters()) + buckets]
+
+
 def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:
     training = Training(batch_size=8)
     task, loss, make_batches = trial(model, training)

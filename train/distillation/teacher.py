@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import bertline
-from bertline.artifacts import bundle, encoder, files
+from bertline.artifacts import bundle, encoder, files, places
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe
@@ -207,7 +207,7 @@ def _engine(teacher: Teacher, progress: Progress) -> Answering:
 
 def _found(place: str, student: TaskSettings) -> Teacher:
     """What a place holds, and what it was trained for: runs and bundles say so; of another model, its head tells."""
-    local = Path(place).expanduser()
+    local = places.expanded(place)
     if (local / bundle.MANIFEST).is_file():
         settings = bundle.verify(local).alone
         return Teacher(place, local, catalog.make(settings), files.sha256(local / bundle.MANIFEST))
