@@ -82,12 +82,17 @@ class TextClassification(Task):
         return {"value" if self.regression else "labels" if self.multi_label else "label": example.gold}
 
     def wrong(self, example: Example) -> Answer | None:
-        """The label after its own; none of several labels, or one where there is none. A number is never wrong."""
+        """The label after its own; of several as many others as it has, or one where it has none. A number is never
+        wrong.
+        """
         if self.regression:
             return None
+        own = self._names(example)
+        after = self.labels.index(own[-1]) + 1 if own else 0
+        following = self.labels[after:] + self.labels[:after]
         if self.multi_label:
-            return {"labels": [] if example.gold else self.labels[:1]}
-        return {"label": self.labels[(self.labels.index(example.gold) + 1) % len(self.labels)]}
+            return {"labels": [label for label in following if label not in own][: max(len(own), 1)]}
+        return {"label": following[0]}
 
     def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
         """The index of the label; of several, 1 for each that is right and 0 for the rest; the number."""

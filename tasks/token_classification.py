@@ -82,8 +82,9 @@ class TokenClassification(Task):
         return {"entities": example.gold}
 
     def wrong(self, example: Example) -> Answer:
-        """No entities; where there are none, one."""
-        return {"entities": [] if example.gold else [_entity(self.types[0], 0, 1)]}
+        """Its entities, each with another end, which is both missed and found wrongly; where there are none, one."""
+        shifted = [{**entity, "end": entity["end"] + 1} for entity in example.gold]
+        return {"entities": shifted or [_entity(self.types[0], 0, 1)]}
 
     def check(self, example: Example, where: str) -> Example:
         """The example as it is.
