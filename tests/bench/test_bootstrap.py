@@ -1,5 +1,6 @@
 """Intervals against plain resampling of examples, and against what is known by hand."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,19 @@ def test_numbers_are_told_apart_by_resampling_alone() -> None:
     task, examples = catalog.make(settings), [Example("", None, float(index)) for index in range(50)]
     before = task.counts(examples, [{"value": index + (-1) ** index} for index in range(50)])
     assert not bootstrap.dearest(task, "pearson", examples, before).any()
+
+
+def test_many_examples_that_all_differ_take_no_more_memory() -> None:
+    """All resamples of these 500 at once would take 40 MB."""
+    settings = classifier(labels=["score"]).model_copy(update={"problem_type": "regression"})
+    task, examples = catalog.make(settings), [Example("", None, float(index)) for index in range(500)]
+    before = task.counts(examples, [{"value": index + (-1) ** index} for index in range(500)])
+    bootstrap.interval(task, "mse", before[:2])  # imports
+    tracemalloc.start()
+    bootstrap.interval(task, "mse", before)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20e6
 
 
 QUESTIONS: list[Input] = ["question", "context"]
