@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertline.artifacts import machine
+from bertline.artifacts import files, machine
 from bertline.artifacts.bundle import Cascade, Packing
 from bertline.artifacts.errors import GateError
 from bertline.bench import bootstrap, compare
@@ -112,10 +112,9 @@ class Contest:
             asked = self.workshop.asked
             chosen = self._alone(processes) if asked is None else self._cascade(asked, processes)
             if chosen is None:
-                raise GateError(
-                    f"no candidate is known to lose at most {self.terms.max_drop:g}; no bundle was made. Tried:\n"
-                    + choose.table(list(self._trials.values()), self.terms)
-                )
+                none = f"no candidate is known to lose at most {self.terms.max_drop:g}; no bundle was made. Tried:"
+                table = choose.table(list(self._trials.values()), self.terms)
+                raise GateError("\n".join([none, table, *self._notices]))
             others = self._others(chosen)
         trials = list(self._trials.values())
         baseline = value(self.origin, self._before)
@@ -136,7 +135,11 @@ class Contest:
             self._beside[plan.name] = p50_ms(timed[0])
 
     def _make(self, plans: Sequence[Plan], processes: ExitStack) -> None:
-        """Make candidates, each of which answers a text; what a quantizer or runtime cannot do is told, and no more."""
+        """Make candidates, each of which answers a text; what a quantizer or runtime cannot do is told, and no more.
+
+        Raises:
+            OSError: the disk is full, which is no quantizer's fault.
+        """
         for plan in plans:
             self.say(f"{plan.name}: making")
             try:
@@ -145,10 +148,11 @@ class Contest:
                 worker = processes.enter_context(Worker(measured, machine.cores()))
                 worker.outputs(self.origin.texts[:1])
             except Exception as error:  # the quantizers are other people's, and raise whatever they come upon
-                if plan.name == "fp32":
+                if plan.name == "fp32" or (isinstance(error, OSError) and error.errno in files.FULL):
                     raise
                 why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
                 self._notices.append(f"not tried: {plan.name}: it cannot be made ({why})")
+                self.say(self._notices[-1])
             else:
                 self._graphs[plan.name], self._workers[plan.name] = graph, worker
 
@@ -157,18 +161,19 @@ class Contest:
         if (chosen := self._best(lambda plan: plan.quantized)) is None:
             self._mend(processes)
             chosen = self._best(lambda plan: plan.quantized) or self._best()
+        if self.terms.prefer == "accuracy":
+            self._score("fp32")  # for comparison, and last: what is held against the examples first is held to less
         return chosen
 
     def _best(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
         """The best of those that fit and are right, scoring no more than it takes to know."""
+        trials = [trial for trial in self._trials.values() if fit(trial.plan) and not choose.fault(trial, self.terms)]
         if self.terms.prefer == "accuracy":
-            for name in self._trials:
-                self._score(name)
-        for trial in sorted(self._trials.values(), key=lambda trial: choose.order(trial, self.terms)):
-            if fit(trial.plan) and not choose.fault(trial, self.terms):
-                scored = self._score(trial.plan.name)
-                if not choose.fault(scored, self.terms):
-                    return scored
+            trials = [self._score(trial.plan.name) for trial in trials]
+        for trial in sorted(trials, key=lambda trial: choose.order(trial, self.terms)):
+            scored = self._score(trial.plan.name)
+            if not choose.fault(scored, self.terms):
+                return scored
         return None
 
     def _score(self, name: str) -> Trial:

@@ -1,28 +1,139 @@
-"""What is done where no candidate is right, on a model that int8 breaks in one layer."""
+"""Who is scored, in which order, and what is told, by workers whose figures are made up; and what is done where no
+candidate is right, on a model that int8 breaks in one layer.
+"""
 
+import errno
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import files
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import GateError, InputError
 from bertline.artifacts.run import RunFolder, read_summary
+from bertline.bench.systems import System
+from bertline.bench.worker import Worker
+from bertline.export import contest, sources
 from bertline.export.candidates import quantize, sensitivity
 from bertline.export.candidates.graphs import Graph
-from bertline.export.candidates.plans import PLANS, dynamic
+from bertline.export.candidates.plans import PLANS, Plan, dynamic
 from bertline.export.candidates.workshop import Workshop
-from bertline.export.contest import remedies
+from bertline.export.contest import Contest, Outcome, remedies
 from bertline.export.export import export
+from bertline.export.sources import Origin
 from bertline.export.terms import Terms
 from tests.export.conftest import measure_briefly
 
 LOUD = 3000.0
 """How much larger one channel of the last layer is made, and the weights that read it smaller: int8, with a scale for
 all channels, then sees no other."""
+
+
+FIGURES = {
+    "pytorch": (9.0, 0), "fp32": (4.0, 0), "fp32-openvino": (3.0, 0),
+    "int8-signed": (1.0, 60), "int8-unsigned": (2.0, 0), "int8-static-minmax": (3.0, 1),
+}  # fmt: skip
+"""Milliseconds of each, and how many texts it answers wrongly."""
+CONTENDING = [plan for plan in PLANS if plan.name in FIGURES]
+
+Hold = Callable[..., tuple[Outcome, list[str]]]
+
+
+class Bench(Workshop):
+    """A workshop whose graphs are as many bytes as they take microseconds; what `broken` says cannot be made."""
+
+    asked = None
+
+    def __init__(self, folder: Path, broken: Callable[[Plan], None]) -> None:
+        self._folder, self._broken = folder, broken
+
+    def make(self, plan: Plan) -> Graph:
+        self._broken(plan)
+        path = self._folder / f"{plan.name}.onnx"
+        path.write_bytes(bytes(round(1000 * FIGURES[plan.name][0])))
+        return Graph(plan.name, path, plan.runtime)
+
+
+class Fake(Worker):
+    """A worker without a process, of the figures that are said."""
+
+    def __init__(self, origin: Origin, system: System, threads: int) -> None:
+        self.origin, self.system = origin, system
+
+    def __exit__(self, *reason: object) -> None:
+        pass
+
+    def _begin(self, question: str, *arguments: Any) -> Callable[[], Any]:
+        milliseconds, lost = FIGURES[self.system.name]
+        if question == "outputs":
+            right = [self.origin.settings.labels.index(example.gold) for example in self.origin.examples]
+            given = [1 - label if place < lost else label for place, label in enumerate(right)]
+            return lambda: list(np.eye(2, dtype=np.float32)[given[: len(arguments[0])]])
+        return lambda: {"prepare": None, "load": 0.0, "time": [[milliseconds / 1000]]}[question]
+
+
+@pytest.fixture
+def hold(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hold:
+    """Holds a contest on terms; returns what came of it, and the names of those who answered, in order."""
+    origin = sources.read(str(run), None)
+    worker = partial(Fake, origin)
+    monkeypatch.setattr(contest, "Worker", worker)
+
+    def held(
+        terms: Terms, broken: Callable[[Plan], None] = lambda plan: None, said: list[str] | None = None
+    ) -> tuple[Outcome, list[str]]:
+        said = [] if said is None else said
+        yardstick, bench = worker(contest.pytorch(origin), 1), Bench(tmp_path, broken)
+        outcome = Contest(origin, yardstick, bench, terms, said.append).hold(CONTENDING)
+        return outcome, [line.partition(":")[0] for line in said if line.endswith("answering 200 texts")]
+
+    return held
+
+
+def test_what_is_slower_than_the_right_one_is_not_scored(hold: Hold) -> None:
+    outcome, answered = hold(Terms(0.05))
+    assert outcome.chosen.plan.name == "int8-unsigned"
+    assert answered == ["pytorch", "int8-signed", "int8-unsigned"]
+    assert [trial.plan.name for trial in outcome.trials if trial.score] == answered[1:]
+
+
+def test_where_accuracy_is_preferred_fp32_is_scored_last_and_what_is_too_large_never(hold: Hold) -> None:
+    """Each that is scored leaves the next less error: what can be taken goes first."""
+    outcome, answered = hold(Terms(0.05, prefer="accuracy"))
+    assert outcome.chosen.plan.name == "int8-unsigned"
+    assert answered == ["pytorch", "int8-signed", "int8-unsigned", "int8-static-minmax", "fp32"]
+    _, answered = hold(Terms(0.05, prefer="accuracy", max_size=0.0025))
+    assert answered == ["pytorch", "int8-signed", "int8-unsigned", "fp32"]
+
+
+def test_what_cannot_be_made_is_told_where_nothing_is_right(hold: Hold) -> None:
+    def broken(plan: Plan) -> None:
+        if plan.quantized:
+            raise RuntimeError("no such operator")
+
+    said: list[str] = []
+    told = "not tried: int8-unsigned: it cannot be made (RuntimeError: no such operator)"
+    with pytest.raises(GateError, match=r"no candidate is known to lose at most 0\.05") as caught:
+        hold(Terms(0.05), broken, said)
+    assert told in said
+    assert told in str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_fault_of_a_quantizer(hold: Hold, number: int) -> None:
+    def broken(plan: Plan) -> None:
+        if plan.quantized:
+            raise OSError(number, "full", "model.onnx")
+
+    with pytest.raises(OSError, match="full"):
+        hold(Terms(0.05), broken)
 
 
 @pytest.fixture

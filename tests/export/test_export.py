@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -143,17 +142,6 @@ def texts_of(manifest: bundles.Manifest, folder: Path) -> list[Text]:
     """What the candidates were measured on."""
     run = RunFolder((folder / manifest.source.place).resolve())
     return [example.texts for example in catalog.make(manifest).read_file(run.split("validation"))]
-
-
-def test_what_is_slower_than_the_chosen_one_is_not_scored(bundle: Sealed) -> None:
-    candidates = bundles.read(bundle[0]).candidates
-    speed = {one.name: geometric_mean(one.p50_ms.values()) for one in candidates}
-    chosen = next(one.name for one in candidates if one.chosen)
-    scored = {one.name for one in candidates if one.value is not None}
-    assert {name for name in scored if speed[name] > speed[chosen]} <= {
-        one.name for one in candidates if one.why.startswith("sealed too") or one.runtime == "onnxruntime"
-    }
-    assert any(one.value is None for one in candidates)
 
 
 def test_what_is_answered_is_what_the_manifest_says(bundle: Sealed) -> None:
