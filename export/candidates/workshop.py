@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from bertline.export.candidates.plans import Plan
 from bertline.export.candidates.quantize import quantize
 from bertline.export.sources import Origin
 from bertline.tasks.tokens import Batch, Text, Tokenizer
+
+T = TypeVar("T")
 
 PROBES = 16
 """Texts that tell what quantizing one layer changes."""
@@ -63,7 +66,8 @@ class Workshop:
         lengths = [len(one.input_ids) for one in tokenizer.encode(self._calibration)]
         length = int(np.median(lengths))
         cut = Tokenizer(self.origin.folder, Tokens(max_length=length)).encode(self._calibration)
-        return [tokenizer.pad([one]) for one in cut if len(one.input_ids) == length][: self._count]
+        alike = [one for one in cut if len(one.input_ids) == length]
+        return [tokenizer.pad([one]) for one in from_all_over(alike, self._count)]
 
     def _base(self, plan: Plan) -> Graph:
         if not plan.fused:
@@ -87,5 +91,11 @@ class Workshop:
     def _layers(self, plan: Plan) -> list[list[str]]:
         key = (plan.fused, plan.signed)
         if key not in self._ranked:
-            self._ranked[key] = sensitivity.ranked(self._base(plan).path, self.texts[:PROBES], plan)
+            self._ranked[key] = sensitivity.ranked(self._base(plan).path, from_all_over(self.texts, PROBES), plan)
         return self._ranked[key]
+
+
+def from_all_over(given: Sequence[T], count: int) -> list[T]:
+    """`count` of them at most, evenly spaced: files may be sorted by label, and their heads have one."""
+    count = min(count, len(given))
+    return [given[index * len(given) // count] for index in range(count)]

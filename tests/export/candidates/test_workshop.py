@@ -1,0 +1,43 @@
+"""Which texts give scales and tell sensitive layers, where a file is sorted by label."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bertline.export import sources
+from bertline.export.candidates import sensitivity, workshop
+from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates.plans import Plan, dynamic
+from bertline.export.candidates.workshop import PROBES, Workshop, from_all_over
+from bertline.tasks.tokens import Batch, Text
+from tests.conftest import WORDS
+
+
+def words(texts: Sequence[Batch]) -> list[int]:
+    """The one word of each, as its token's id."""
+    return [int(batch["input_ids"][0, 1]) for batch in texts]
+
+
+def test_both_labels_of_a_sorted_file_are_seen(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probed: list[Batch] = []
+
+    def ranked(fp32: Path, texts: Sequence[Batch], plan: Plan) -> list[list[str]]:
+        probed.extend(texts)
+        return [["/layer"]]
+
+    monkeypatch.setattr(sensitivity, "ranked", ranked)
+    monkeypatch.setattr(workshop, "quantize", lambda *arguments: None)
+    given: list[Text] = [(WORDS[label][0], None) for label in ("positive", "negative") for _ in range(100)]
+    made = Workshop(sources.read(str(run), None), Graph("fp32", tmp_path / "model.onnx"), None, given, 40)
+    assert len(set(words(made.texts[:20]))) == len(set(words(made.texts[20:]))) == 1
+    assert len(set(words(made.texts))) == 2
+    made.make(replace(dynamic(True, False), fp32_share=0.25))
+    assert (len(probed), len(set(words(probed)))) == (PROBES, 2)
+
+
+def test_all_over() -> None:
+    assert from_all_over(range(10), 4) == [0, 2, 5, 7]
+    assert from_all_over(range(3), 4) == [0, 1, 2]
+    assert from_all_over([], 4) == from_all_over(range(3), 0) == []
