@@ -12,7 +12,7 @@ from bertline.artifacts.machine import CpuClass
 from bertline.export import choose
 from bertline.export.candidates import onnx_files
 from bertline.export.candidates.graphs import Graph
-from bertline.export.candidates.plans import EXACT
+from bertline.export.candidates.plans import EXACT, Plan
 from bertline.export.contest import Outcome
 from bertline.export.sealing import triton
 from bertline.export.sources import Origin
@@ -120,12 +120,20 @@ def model_files(outcome: Outcome, here: CpuClass, common: str) -> dict[str, tupl
     places: dict[str, tuple[str, list[CpuClass]]] = {usual.plan.name: (common, [])}
     for trial in special:
         plan = trial.plan
-        name = "openvino" if plan.runtime == "openvino" else f"{'qint8' if plan.signed else 'quint8'}_{here}"
-        alike = here in EXACT and plan.runtime == "onnxruntime"
+        alike = here in EXACT and plan.runtime == "onnxruntime" and plan.method != "weights"
         classes: list[CpuClass] = list(EXACT) if alike else [here]
         portable = any(other.plan.right_everywhere for other in outcome.others)
-        places[plan.name] = (f"onnx/model_{name}.onnx", classes if portable else [])
+        places[plan.name] = (f"onnx/model_{_suffix(plan, here)}.onnx", classes if portable else [])
     return places
+
+
+def _suffix(plan: Plan, here: CpuClass) -> str:
+    """What the file of a special model is called after: how it computes, and on which CPUs."""
+    if plan.runtime == "openvino":
+        return "openvino"
+    if plan.method == "weights":
+        return f"int{plan.bits}_weights_{here}"
+    return f"{'qint8' if plan.signed else 'quint8'}_{here}"
 
 
 def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
