@@ -57,6 +57,13 @@ def drop_interval(
     return float(low), float(np.percentile(drops, 100 * (1 - ERROR / (look * (look + 1)))))
 
 
+def unseen(task: Task, metric: str, examples: Sequence[Example]) -> float:
+    """The upper end of the drop where every answer is right, before and after: what so few examples cannot tell."""
+    right = task.counts(examples, [task.right(example) for example in examples])
+    loss = dearest(task, metric, examples, right)
+    return drop_interval(task, metric, right, right, loss)[1] if loss.any() else 0.0
+
+
 def dearest(task: Task, metric: str, examples: Sequence[Example], before: Counts) -> Counts:
     """The loss that costs most: (2, counts), what an example adds where it is answered rightly, and where it is not.
 

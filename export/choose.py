@@ -69,10 +69,10 @@ def doubt(score: Score, max_drop: float) -> str | None:
     if score.drop > max_drop + ROUNDING:
         return f"loses {score.drop:.4f}, more than {max_drop:g}"
     known = f"loses {score.drop:.4f}, but {score.examples:,} examples let it be {most:.4f}"
-    return f"{known}: {_enough(score, max_drop)}"
+    return f"{known}: {enough(score, max_drop)}"
 
 
-def _enough(score: Score, max_drop: float) -> str:
+def enough(score: Score, max_drop: float) -> str:
     """How many examples would do: with n times as many, what is not seen is an nth, and what varies a root of that."""
     spare = max_drop - score.drop
     if spare < ROUNDING:

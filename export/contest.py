@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +280,17 @@ class Contest:
             for each in (after, before)
         )
         return Score(other, round(one - other, 6), interval, len(origin.examples), unseen)
+
+
+def check_examples(origin: Origin, terms: Terms) -> None:
+    """Raise GateError where so few examples can prove nothing, before anything is converted."""
+    unseen, count = bootstrap.unseen(origin.task, origin.metric, origin.examples), len(origin.examples)
+    same = Score(1.0, 0.0, (0.0, unseen), count, unseen)
+    if choose.doubt(same, terms.max_drop) and not terms.allow_fp32:
+        raise GateError(
+            f"{count:,} examples cannot tell a drop of {terms.max_drop:g}, not even if every answer is right and stays "
+            f"the same: {choose.enough(same, terms.max_drop)}, or these --max-drop {ceil(1e4 * unseen) / 1e4:g}"
+        )
 
 
 def remedies(plan: Plan) -> list[Plan]:

@@ -70,7 +70,7 @@ def export(
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as folder:
         gathered = _gathered(source, data, Path(folder, "gathered"), model, trust, say)
         origin = sources.read(source, data, gathered)
-        terms.check_examples(len(origin.examples))
+        contest.check_examples(origin, terms)
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
         made = _measured(origin, teacher, terms, trim_vocabulary, Path(folder), say)
         asked = None if teacher is None else teacher.source(bundle)

@@ -1,12 +1,9 @@
 """What is asked of an export: how much may be lost, for which CPU, and what is preferred."""
 
 from dataclasses import dataclass
-from math import ceil
 
-from bertline.artifacts.errors import GateError, InputError
+from bertline.artifacts.errors import InputError
 
-RULE_OF_THREE = 3
-"""Nothing seen in n examples may still happen in 3/n of all, with 95 % confidence (Hanley and Lippman-Hand, 1983)."""
 TARGETS = ("auto", "avx2", "avx512", "avx512_vnni", "arm64")
 PREFERENCES = ("latency", "size", "accuracy")
 
@@ -48,16 +45,3 @@ class Terms:
             raise InputError(
                 "--portable makes a Hugging Face folder for every CPU class: leave out --target and --layout"
             )
-
-    def check_examples(self, count: int) -> None:
-        """Raise GateError where so few examples can prove nothing, before anything is converted."""
-        if count * self.max_drop < RULE_OF_THREE and not self.allow_fp32:
-            raise GateError(
-                f"{count:,} examples cannot tell a drop of {self.max_drop:g}, not even if every answer stays the same; "
-                f"{fewest(self.max_drop)} could, or these could tell --max-drop {RULE_OF_THREE / max(count, 1):.2g}"
-            )
-
-
-def fewest(max_drop: float) -> str:
-    """How many examples it takes at least to tell a drop, in words."""
-    return f"{ceil(RULE_OF_THREE / max_drop):,}" if max_drop > 0 else "no number of them"

@@ -23,7 +23,9 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe, Student
 from bertline.artifacts.run import RunFolder
+from bertline.export import sources
 from bertline.export.choose import ROUNDING
+from bertline.export.contest import check_examples
 from bertline.export.export import export
 from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms
@@ -214,9 +216,9 @@ def shrink(
     """
     files.refuse_existing(bundle)
     files.remove_left(bundle)
-    teacher = runs.verify(place)
+    runs.verify(place)
     shrinking = Shrinking(place, bundle, Terms(max_drop), unlabelled, overrides, ranks, say)
-    shrinking.terms.check_examples(teacher.data["validation"])
+    check_examples(sources.read(str(place), None), shrinking.terms)
     attempts = shrinking.students(RunFolder(place).best)
     curve = [one.tried for one in attempts]
     passed = [(tried, made) for tried, made in attempts if made is not None]

@@ -92,10 +92,7 @@ def test_the_same_answers_give_the_same_interval() -> None:
 
 def unseen(settings: TaskSettings, metric: str, examples: list[Example]) -> float:
     """The most that may be lost where all answers are right, before and after."""
-    task = catalog.make(settings)
-    right = task.counts(examples, [task.right(example) for example in examples])
-    loss = bootstrap.dearest(task, metric, examples, right)
-    return bootstrap.drop_interval(task, metric, right, right, loss)[1]
+    return bootstrap.unseen(catalog.make(settings), metric, examples)
 
 
 @pytest.mark.parametrize(("metric", "least"), [("accuracy", 3 / 1003), ("f1", 0.25), ("macro_f1", 0.125)])
@@ -135,6 +132,7 @@ def test_numbers_are_told_apart_by_resampling_alone() -> None:
     task, examples = catalog.make(settings), [Example("", None, float(index)) for index in range(50)]
     before = task.counts(examples, [{"value": index + (-1) ** index} for index in range(50)])
     assert not bootstrap.dearest(task, "pearson", examples, before).any()
+    assert unseen(settings, "pearson", examples) == 0
 
 
 def test_many_examples_that_all_differ_take_no_more_memory() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from bertline.export.candidates.plans import PLANS, Plan
 from bertline.export.choose import Score, Trial, candidates, doubt, fault, order, table
-from bertline.export.terms import Terms, fewest
+from bertline.export.terms import Terms
 
 
 def plan(name: str) -> Plan:
@@ -58,7 +58,6 @@ def test_a_drop_must_be_shown_not_only_seen() -> None:
 def test_few_answers_that_all_stay_the_same_show_little() -> None:
     same = Score(0.85, 0.0, (0.0, 0.03), 100, 0.03)
     assert doubt(same, 0.01) == "loses 0.0000, but 100 examples let it be 0.0300: about 300 would tell"
-    assert (fewest(0.01), fewest(0.0)) == ("300", "no number of them")
 
 
 def test_the_bound_itself_is_within() -> None:

@@ -5,6 +5,7 @@ candidate is right, on a model that int8 breaks in one layer.
 import errno
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from bertline.export.contest import Contest, Outcome, remedies
 from bertline.export.export import export
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
+from bertline.tasks.task import Example
+from tests.conftest import classifier
 from tests.export.conftest import measure_briefly
 
 LOUD = 3000.0
@@ -134,6 +137,20 @@ def test_a_full_disk_is_no_fault_of_a_quantizer(hold: Hold, number: int) -> None
 
     with pytest.raises(OSError, match="full"):
         hold(Terms(0.05), broken)
+
+
+def test_examples_are_too_few_by_what_they_can_tell_of_their_metric(run: Path) -> None:
+    """The F1 of a half takes more of them than the accuracy, and what is never wrong shows itself in few."""
+    origin = sources.read(str(run), None)
+    words = r"200 examples cannot tell a drop of 0\.015, .* the same: about 219 would tell, or these --max-drop 0\.0164"
+    with pytest.raises(GateError, match=words):
+        contest.check_examples(origin, Terms(0.015))
+    contest.check_examples(origin, Terms(0.015, allow_fp32=True))
+    contest.check_examples(origin, Terms(0.0164))
+    contest.check_examples(replace(origin, metric="accuracy"), Terms(0.015))
+    settings = classifier(labels=["score"]).model_copy(update={"problem_type": "regression"})
+    examples = [Example("", None, float(number)) for number in range(100)]
+    contest.check_examples(replace(origin, settings=settings, metric="pearson", examples=examples), Terms(0.01))
 
 
 @pytest.fixture
