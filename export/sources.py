@@ -94,7 +94,7 @@ def calibration(origin: Origin) -> tuple[list[Text], str | None]:
     """Texts that quantizers may look at, and a notice where these are not training texts."""
     place = RunFolder(places.expanded(origin.place)).split("calibration") if origin.kind == "run" else None
     if place is not None and place.is_file():
-        columns = origin.task.columns(place)
+        columns = origin.task.columns()
         return [origin.task.read_texts(row, columns, where) for where, row in tables.rows(place)], None
     return origin.texts, "scales of static quantization were taken from the texts that the candidates were measured on"
 

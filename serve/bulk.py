@@ -68,7 +68,7 @@ class Seen(NamedTuple):
 
 def answers(model: Answering, attempts: Iterable[Attempt], path: Path) -> Iterator[Outcome]:
     """What becomes of each row of a file, in its order; few enough are under way to hold."""
-    columns = model.task.columns(path)
+    columns = model.task.columns()
     pending: deque[tuple[Attempt, int, Future[Answered] | InputError]] = deque()
     held = 0
     try:

@@ -118,8 +118,8 @@ class Task(ABC):
     def wrong(self, example: Example) -> Answer | None:
         """An answer that is not right, as far as it is counted; None where answers are only nearer or farther."""
 
-    def columns(self, path: Path) -> Columns:
-        """The columns of a file that names them as bertline does: a second text where the file has one."""
+    def columns(self) -> Columns:
+        """The columns of a file that names them as bertline does: a second text where the task has one."""
         return Columns(text_pair="text_pair" if "text_pair" in self.settings.inputs else None)
 
     def read_file(self, path: Path) -> list[Example]:
@@ -128,7 +128,7 @@ class Task(ABC):
         Raises:
             InputError: as `read` and `check`.
         """
-        columns = self.columns(path)
+        columns = self.columns()
         return [self.check(self.read(row, columns, where), where) for where, row in tables.rows(path)]
 
     # computing
