@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from bertline import __version__
+from bertline.artifacts import files
 from bertline.artifacts.errors import BertlineError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -44,8 +45,6 @@ signature_option = click.option(
     "--trust", "public_key", type=path_type, metavar="PUBLIC_KEY", help="Demand a signature of BUNDLE by this key, PEM."
 )
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk, or a person's part of it."""
 WRONG = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP
 )  # fmt: skip
@@ -62,7 +61,7 @@ class Group(click.Group):
             click.echo(str(error), err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in (*FULL, *WRONG):
+            if error.errno not in (*files.FULL, *WRONG):
                 raise
             click.echo(f"{error.filename or 'the disk'}: {error.strerror}; nothing was overwritten", err=True)
             ctx.exit(2)
