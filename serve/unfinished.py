@@ -152,17 +152,16 @@ class Unfinished:
     def __exit__(self, kind: type[BaseException] | None, *reason: object) -> None:
         """Keep what is done; a folder where nothing is goes."""
         try:
-            if self.folder.exists():
-                if self.journal.rows:
-                    self._step()
-                else:
-                    shutil.rmtree(self.folder)
+            with self._answers, self._errors:  # closing writes as well
+                if self.folder.exists():
+                    if self.journal.rows:
+                        self._step()
+                    else:
+                        shutil.rmtree(self.folder)
         except OSError:
             if kind is None:  # else a full disk has been told of already, and the last step holds
                 raise
         finally:
-            for stream in (self._answers, self._errors):
-                stream.close()
             self._unlock()
 
     def _unlock(self) -> None:

@@ -176,6 +176,22 @@ def test_a_second_process_at_the_same_output_is_refused(predict: Predict, sealed
     assert len(predict(source, tmp_path / "out.jsonl")) == 5
 
 
+def test_a_full_disk_keeps_no_lock_and_takes_the_place_of_no_other_fault(sealed: Path, tmp_path: Path) -> None:
+    given = (tmp_path / "out.jsonl", None, write_rows(tmp_path / "in.jsonl", 5), sealed, print)
+
+    def fail() -> None:
+        with Path("/dev/full").open("wb") as full, Unfinished(*given) as unfinished:
+            unfinished._answers.close()
+            unfinished._answers = full
+            unfinished.answer({"row": 1})
+            raise InputError("a bad row")
+
+    with pytest.raises(InputError, match="a bad row"):
+        fail()
+    with Unfinished(*given):
+        pass
+
+
 def test_outputs_that_exist_are_refused_and_nothing_is_left(predict: Predict, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", 5)
     (tmp_path / "there").write_text("mine")
