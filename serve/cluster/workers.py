@@ -104,16 +104,22 @@ class Workers:
         ray.shutdown()
 
     def _keep(self) -> None:
-        """In a thread: see to it that each machine has a worker."""
-        while not self._closed.is_set():
-            nodes = {node["NodeID"]: node for node in machines()}
-            for seat in list(self._seats.values()):
-                if seat.node not in nodes:
-                    self._lose(seat)
-            for name in nodes.keys() - self._seats.keys():
-                if len(self._seats) < self.machines:
-                    self._start(nodes[name])
-            self._closed.wait(SECONDS)
+        """In a thread: see to it that each machine has a worker; whoever waits for one hears where that has ended."""
+        try:
+            while not self._closed.is_set():
+                self._fill()
+                self._closed.wait(SECONDS)
+        except Exception as error:  # whatever it is, nobody would start a worker any more
+            self._fault = BertlineError(f"workers cannot be started any more: {first_line(error)}")
+
+    def _fill(self) -> None:
+        nodes = {node["NodeID"]: node for node in machines()}
+        for seat in list(self._seats.values()):
+            if seat.node not in nodes:
+                self._lose(seat)
+        for name in nodes.keys() - self._seats.keys():
+            if len(self._seats) < self.machines:
+                self._start(nodes[name])
 
     def _start(self, node: dict[str, Any]) -> None:
         cores = node["Resources"]["CPU"]
@@ -128,9 +134,9 @@ class Workers:
         error = loaded.exception()
         if error is None:
             self._fails[seat.node] = 0
-            self._say(f"{seat.host}: ready" + (f"; note: {notice}" if (notice := loaded.result()) else ""))
             for _ in range(DEEP):
                 self._idle.put(seat)
+            self._say(f"{seat.host}: ready" + (f"; note: {notice}" if (notice := loaded.result()) else ""))
             return
         self._vacate(seat)
         self._fails[seat.node] += 1
@@ -161,7 +167,7 @@ class Workers:
         """A worker that has nothing to do; waits for one.
 
         Raises:
-            BertlineError: a worker could not load the bundle.
+            BertlineError: a worker could not load the bundle, or none can be started.
             RuntimeError: it was closed meanwhile.
         """
         while self._fault is None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -15,8 +16,9 @@ import pytest
 
 from bertline import __version__
 from bertline.artifacts import bundle, files
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import BertlineError, InputError
 from bertline.serve.cluster.worker import Worker
+from bertline.serve.cluster.workers import Workers, _Seat
 from tests.conftest import make_texts
 
 BERTLINE = str(Path(sys.executable).with_name("bertline"))
@@ -45,6 +47,36 @@ def test_a_worker_answers_only_from_the_bundle_and_by_the_version_of_the_command
         worker.load(tmp_path, sha256, __version__, 1)
     assert worker.load(sealed, sha256, __version__, 1) is None
     assert [answer["label"] in ("negative", "positive") for answer in worker.answer([("good", None)] * 3)] == [True] * 3
+
+
+@pytest.fixture
+def workers(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+    """Of a cluster of one machine that goes altogether."""
+    told: Iterator[list[dict[str, object]]] = iter([[{}]])
+    monkeypatch.setattr("bertline.serve.cluster.workers.connect", lambda **_: None)
+    monkeypatch.setattr("bertline.serve.cluster.workers.machines", lambda: next(told))
+    with Workers(sealed, lambda words: None) as found:
+        yield found
+
+
+def test_who_waits_for_a_worker_hears_that_none_can_be_started(workers: Workers) -> None:
+    (asked,) = workers.submit([("a", None)])
+    with pytest.raises(BertlineError, match="workers cannot be started any more: "):
+        asked.result(10)
+
+
+def test_a_worker_that_is_ready_is_used_whoever_cannot_be_told(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(words: str) -> None:
+        raise BrokenPipeError
+
+    loaded: Future[str | None] = Future()
+    loaded.set_result(None)
+    monkeypatch.setattr(workers, "_say", say)
+    with pytest.raises(BrokenPipeError):
+        workers._ready(_Seat("node", "host", None), loaded)
+    assert workers._idle.qsize() == 2
 
 
 @pytest.mark.parametrize(
