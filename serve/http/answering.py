@@ -47,7 +47,8 @@ class Answering:
         if lanes.waiting and (lanes.waiting + len(texts) > MOST_WAITING or expected > SHARE * self.limits.seconds):
             raise self._overloaded()
         now = perf_counter()
-        answers = asyncio.gather(*map(asyncio.wrap_future, model.submit(texts, now + self.limits.seconds)))
+        futures = [asyncio.wrap_future(one) for one in model.submit(texts, now + self.limits.seconds)]
+        answers = asyncio.gather(*futures)
         answers.add_done_callback(_heard)
         try:
             await asyncio.wait((answers,), timeout=SOON)
@@ -59,7 +60,8 @@ class Answering:
             self.metrics.rejected.labels("late").inc()
             raise RefusedError(503, f"no answer within {self.limits.seconds:g} s; try again later", 1) from None
         finally:
-            answers.cancel()
+            for future in futures:  # of `answers` there is nothing to cancel once one has failed
+                future.cancel()
 
     async def _wait(self, request: Request, answers: asyncio.Future[list[Answered]]) -> None:
         """Until all answers are there, or nobody waits for them.
