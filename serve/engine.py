@@ -123,6 +123,10 @@ class Bundle:
             cascade.tally = self.tally
         return engine
 
+    def let_go(self) -> None:
+        """Free the model's bytes, as many as its file has, once all engines are made."""
+        del self._content
+
     @property
     def is_cascade(self) -> bool:
         """Whether the model that answers here is a student that asks a larger one."""

@@ -30,14 +30,21 @@ def load(bundle: str | PathLike[str], threads: int | None = None) -> Model:
         threads: cores to compute on; None for all physical ones that affinity and control group leave this process.
 
     Raises:
-        InputError: the folder is no bundle.
+        InputError: the folder is no bundle, or there are no threads.
         DamagedError: a file is not the recorded one, or this CPU answers otherwise than the one that sealed it.
 
     >>> with load("bundles/demo") as model:                     # doctest: +SKIP
     ...     model.predict(["A film to remember."])[0].label
     'positive'
     """
-    return Model(Bundle(Path(bundle)), Lanes(threads or machine.cores()))
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; 1 is the least")
+    checked, lanes = Bundle(Path(bundle)), Lanes(threads or machine.cores())
+    try:
+        return Model(checked, lanes)
+    except BaseException:
+        lanes.close()
+        raise
 
 
 class Model:
@@ -53,11 +60,14 @@ class Model:
         self.task = bundle.task
         self.lanes = lanes
         self._together = bundle.engine(lanes.count)
-        self._apart = self._together if lanes.count == 1 else None
+        self._apart: Engine | None = None
         self._loading = threading.Lock()
         self._asked = Asked(self._compute, bundle.packing)
         self.seconds = self._together.seconds
-        """What a text takes a lane, of late; at first what a golden text took, so that no crowd is let in unseen."""
+        """What a text takes a core by itself, of late; at first what a golden text took, so that no crowd is let in
+        unseen. What texts take that have all cores is no measure: a crowd will not have them."""
+        if lanes.count == 1:
+            self._hold_apart(self._together)
 
     def predict(self, asked: Sequence[Question]) -> list[Typed]:
         """An answer for each text, in the order asked.
@@ -122,7 +132,8 @@ class Model:
         tokenized = perf_counter()
         answers = engine.decode(texts, windows, engine.outputs_of(windows, self._batches(windows)))
         ended = perf_counter()
-        self.seconds += RECENT * ((ended - begun) / len(texts) - self.seconds)
+        if engine is self._apart:
+            self.seconds += RECENT * ((ended - begun) / len(texts) - self.seconds)
         return Computed(answers, tokenized - begun, ended - tokenized)
 
     def _engine_apart(self) -> Engine:
@@ -136,8 +147,12 @@ class Model:
 
     def _load_apart(self) -> None:
         if self._apart is None:
-            self._apart = self.bundle.engine(self.lanes.count, streams=self.lanes.count)
-            self.seconds = self._apart.seconds
+            self._hold_apart(self.bundle.engine(self.lanes.count, streams=self.lanes.count))
+
+    def _hold_apart(self, engine: Engine) -> None:
+        """The last engine that is made."""
+        self._apart, self.seconds = engine, engine.seconds
+        self.bundle.let_go()
 
     def _batches(self, windows: Sequence[Encoded]) -> list[list[int]]:
         """Indices of windows that are computed at once: the short ones packed, all others alone."""

@@ -1,6 +1,9 @@
 """`bertline.serve.load`: typed answers, from many threads, in memory that stays flat."""
 
+import json
+import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +12,8 @@ from typing import Any
 import pytest
 
 from bertline import serve
-from bertline.artifacts.errors import InputError
+from bertline.artifacts import bundle, files
+from bertline.artifacts.errors import DamagedError, InputError
 from bertline.serve.answers import typed
 from bertline.serve.engine import Engine
 
@@ -93,6 +97,45 @@ def test_what_a_text_takes_is_known_before_the_first_one_asks(tiny_bundle: Path)
             forecast = model.seconds
             model.predict(["a good film"] * 200)
             assert forecast / 20 < model.seconds < 20 * forecast
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_a_text_takes_with_all_cores_is_no_forecast_for_a_crowd(tiny_bundle: Path, threads: int) -> None:
+    with serve.load(tiny_bundle, threads) as model:
+        model.prepare()
+        forecast = model.seconds
+        model.predict(["a good film"])
+        assert (model.seconds == forecast) == (threads > 1)
+        model.predict(["a good film"] * 20)
+        assert model.seconds != forecast
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_bytes_that_a_model_was_made_of_are_not_kept(tiny_bundle: Path, threads: int) -> None:
+    size = sys.getsizeof((tiny_bundle / bundle.MODEL).read_bytes())
+    tracemalloc.start()
+    try:
+        with serve.load(tiny_bundle, threads) as model:
+            model.prepare()
+            assert size not in {trace.size for trace in tracemalloc.take_snapshot().traces}
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_model_that_cannot_be_made_leaves_no_threads(tiny_bundle: Path) -> None:
+    manifest = json.loads((tiny_bundle / bundle.MANIFEST).read_text())
+    manifest["golden"][0]["logits"][0] += 0.3
+    files.write_json(tiny_bundle / bundle.MANIFEST, manifest)
+    before = threading.active_count()
+    with pytest.raises(DamagedError):
+        serve.load(tiny_bundle, threads=2)
+    assert threading.active_count() == before
+
+
+def test_no_threads_are_refused(tiny_bundle: Path) -> None:
+    for threads in (0, -1):
+        with pytest.raises(InputError, match=f"threads is {threads}; 1 is the least"):
+            serve.load(tiny_bundle, threads)
 
 
 def test_memory_stays_flat(tiny_bundle: Path) -> None:
