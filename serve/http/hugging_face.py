@@ -48,6 +48,9 @@ class Find(_Part):
     """How many answers, the best first; a list of them where it is over 1."""
 
 
+MANY = 1000
+"""Faults of a request beyond which none is looked at by itself: a body has room for 100,000, which take a second."""
+
 PARAMETERS: dict[str, type[_Part]] = {
     "text-classification": Classify,
     "token-classification": Group,
@@ -110,6 +113,8 @@ def _request(manifest: Manifest, limits: Limits) -> type[BaseModel]:
 
 def _words(error: ValidationError) -> str:
     """What is wrong with a request: the fault that is deepest, since a union tells one of each of its kinds."""
+    if error.error_count() > MANY:
+        return f"the body: over {MANY:,} faults; /docs tells what is read"
     fault = max(error.errors(), key=lambda one: len(one["loc"]))
     if fault["type"] == "extra_forbidden":
         return f"{str(fault['loc'][-1])!r:.60} is no key that is known here; /docs tells which are"

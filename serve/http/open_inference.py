@@ -218,7 +218,7 @@ def _strings(tensor: Input, raw: bytes | None, size: int | None, limits: Limits)
     else:
         if len(raw) != size:
             raise RefusedError(400, f"{where}: binary_data_size is {size:,}, and {len(raw):,} bytes are left")
-        data = _elements(raw, where)
+        data = _elements(raw, where, limits)
     count = math.prod(tensor.shape)
     if len(data) != count or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
         raise RefusedError(422, f"{where}: shape is {tensor.shape}, and there are {len(data)} texts; [n] is expected")
@@ -238,9 +238,12 @@ def _check(text: str, where: str, limits: Limits) -> None:
         raise RefusedError(422, str(error)) from None
 
 
-def _elements(raw: bytes, where: str) -> list[str]:
-    found, place = [], 0
+def _elements(raw: bytes, where: str, limits: Limits) -> list[str]:
+    found: list[str] = []
+    place = 0
     while place < len(raw):
+        if len(found) == limits.texts:
+            raise RefusedError(422, f"{where}: over {limits.texts} texts; 1 to {limits.texts} are answered at once")
         begin = place + LENGTH
         end = begin + int.from_bytes(raw[place:begin], "little")
         if begin > len(raw) or end > len(raw):
