@@ -20,7 +20,7 @@ def serve(
     limits: Sequence[str],
     public_key: Path | None,
 ) -> None:
-    """Serve until told to end.
+    """Serve until told to end, which ends the process.
 
     Raises:
         InputError: the extra [serve], or [tracing] where a variable asks for traces, is not installed; or a setting, a
@@ -38,6 +38,7 @@ def serve(
 
     limit, key = Limits.read(list(limits)), Keys.read(keys)
     server.run(bundles, host, port, limit, key, threads, origins, tracing.read(), public_key)
+    os._exit(0)  # bundles may still be loading, for a SIGHUP: Python's own end would crash the thread that does that
 
 
 def _await_loading() -> None:

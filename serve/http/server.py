@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,17 +110,14 @@ def _url(address: str, port: int) -> str:
 
 async def _serve(uvicorn_server: _Uvicorn, server: app.Server, listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    swaps: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
-    one_at_a_time = asyncio.Lock()
+    one_at_a_time = threading.Lock()
 
     def end() -> None:
         server.ready = False
         uvicorn_server.should_exit = True
 
-    def swap() -> None:
-        task = loop.create_task(_swap(server.shelf, one_at_a_time))
-        swaps.add(task)
-        task.add_done_callback(swaps.discard)
+    def swap() -> None:  # in no thread of the loop's own: the end of the server would wait for those
+        threading.Thread(target=_swap, args=(server.shelf, one_at_a_time), daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
@@ -127,10 +125,10 @@ async def _serve(uvicorn_server: _Uvicorn, server: app.Server, listening: socket
     await uvicorn_server.serve([listening])
 
 
-async def _swap(shelf: Shelf, one_at_a_time: asyncio.Lock) -> None:
+def _swap(shelf: Shelf, one_at_a_time: threading.Lock) -> None:
     try:
-        async with one_at_a_time:
-            await asyncio.to_thread(shelf.reload)
+        with one_at_a_time:
+            shelf.reload()
     except BertlineError as error:
         LOGGER.error("not swapped: the bundles that were loaded go on", extra={"fields": {"why": str(error)}})
     except Exception:  # whatever it is, the server goes on

@@ -23,6 +23,24 @@ from tests.keys import write_keys
 
 SECONDS = [2, pytest.param(20, marks=pytest.mark.load)]
 
+LOADING = """
+import threading
+from bertline.launch.command import main
+from bertline.serve.http import shelf
+from bertline.serve.http.logs import LOGGER
+
+class Endless(shelf.Shelf):
+    def reload(self):
+        if hasattr(self, "entries"):
+            LOGGER.info("loading")
+            threading.Event().wait()
+        super().reload()
+
+shelf.Shelf = Endless
+main()
+"""
+"""A server that never ends loading its bundles a second time."""
+
 
 def rename(folder: Path, name: str) -> None:
     """Another bundle of the same files: its manifest says another name."""
@@ -155,6 +173,16 @@ def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path) ->
         assert [one.status for one in taken] == [200] * 30
         assert late.status == 0
         assert server.process.wait(30) == 0
+        assert server.lines("ended")
+
+
+def test_an_end_does_not_wait_for_bundles_that_are_being_loaded(sealed: Path, tmp_path: Path) -> None:
+    script = tmp_path / "loading.py"
+    script.write_text(LOADING)
+    with serving(sealed, script=script) as server:
+        server.process.send_signal(signal.SIGHUP)
+        _wait_for(server, "loading")
+        assert server.end() == 0
         assert server.lines("ended")
 
 
