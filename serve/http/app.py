@@ -20,9 +20,10 @@ from starlette.routing import Route
 from bertline import __version__
 from bertline.serve.http import bodies, open_inference, openapi
 from bertline.serve.http.answering import Answering
+from bertline.serve.http.connections import BROKEN_OFF
 from bertline.serve.http.keys import Keys
 from bertline.serve.http.metrics import Metrics
-from bertline.serve.http.observing import Observing
+from bertline.serve.http.observing import GONE, Observing
 from bertline.serve.http.refusals import RefusedError
 from bertline.serve.http.shelf import Entry, Shelf
 from bertline.serve.lanes import STAGES, Answered
@@ -135,7 +136,7 @@ class Server:
 
     async def page(self, request: Request) -> Response:
         """GET / and what it consists of. It holds nothing of the bundles, so that it asks for no key."""
-        path = request.url.path
+        path: str = request.scope["path"]
         name = HTML.get(path, path.rpartition("/")[2])
         content = (resources.files("bertline.serve.http") / "page" / name).read_bytes()
         kind = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}[Path(name).suffix]
@@ -266,4 +267,5 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 
 
 async def _unheard(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)
+    """Of the client that has gone; or that was answered by the connection already, which is what is told then."""
+    return Response(status_code=getattr(request.state, BROKEN_OFF, GONE))

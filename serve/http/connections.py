@@ -21,6 +21,9 @@ SECONDS = 6.0
 HEAD_BYTES = 1 << 16
 """That may arrive of a request before its head is whole; and after its last chunk, before its trailers are."""
 
+BROKEN_OFF = "broken_off"
+"""In a request's state: the status that it was answered with here, so that the application has nobody to answer."""
+
 
 def _last(status: str, sentence: str) -> bytes:
     """An answer that ends a connection."""
@@ -80,7 +83,7 @@ class Connection(HttpToolsProtocol):
                 self._refuse(LONG)
         if self._trailer is not None and self._trailer > HEAD_BYTES:
             self._trailer = None
-            self._break_off(LONG)
+            self._break_off(431, LONG)
 
     def on_message_begin(self) -> None:
         if self._head is None:  # else it is a head that is parsed a second time
@@ -175,11 +178,12 @@ class Connection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._whole = None
-        self._break_off(LATE)
+        self._break_off(408, LATE)
 
-    def _break_off(self, answer: bytes) -> None:
+    def _break_off(self, status: int, answer: bytes) -> None:
         """End in the midst of a request, with an answer unless one has begun."""
         if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.scope["state"][BROKEN_OFF] = status
             self.transport.write(answer)
         self._end()
 

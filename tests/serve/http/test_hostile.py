@@ -269,6 +269,7 @@ HTTP = {
     "delete": (request(b"", method="DELETE"), 405),
     "trace": (request(b"", method="TRACE"), 405),
     "options": (request(b"", method="OPTIONS"), 405),
+    "a path in the host": (request(b"", method="GET").replace(b"host: here", b"host: here/none?"), 200),
     "no method": (request(FINE, method="BREW"), 400),
     "method override": (request(FINE, INFER, "x-http-method-override: GET\r\n", "POST"), 422),
     "a long path": (request(FINE, "/" + "a" * 60_000), 404),

@@ -36,6 +36,14 @@ openapi.document = document
 main()
 """
 
+HASTY = """
+from bertline.launch.command import main
+from bertline.serve.http import connections
+
+connections.SECONDS = 1.0
+main()
+"""
+
 
 @pytest.fixture(scope="module")
 def server(sealed: Path) -> Iterator[Serving]:
@@ -146,6 +154,19 @@ def test_keys_are_read_from_a_file_and_from_the_environment(tmp_path: Path, monk
     assert not any(
         keys.admit(each) for each in ("", "one", "Basic one", "Bearer", "Bearer ", "Bearer on", "Bearer one two")
     )
+
+
+def test_a_request_that_came_too_slowly_is_told_by_what_it_was_answered_with(sealed: Path, tmp_path: Path) -> None:
+    script = tmp_path / "hasty.py"
+    script.write_text(HASTY)
+    with serving(sealed, script=script) as running:
+        place = urlsplit(running.url)
+        with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
+            connection.sendall(b"POST / HTTP/1.1\r\nhost: here\r\nx-request-id: late\r\ncontent-length: 9\r\n\r\n{")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+        wait_for(lambda: "late" in logged(running))
+        assert logged(running)["late"]["status"] == 408
+        assert metrics(running)["bertline_requests_total POST / 408"] == 1
 
 
 def test_a_client_that_has_gone_frees_its_place(slow_bundle: Path) -> None:
