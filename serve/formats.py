@@ -62,9 +62,13 @@ def _csv(answers: Path, path: Path) -> None:
     """A column for each key that any answer has; what is neither string nor number as JSON."""
     keys = list(dict.fromkeys(key for answer in _lines(answers) for key in answer))
     with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(keys)
-        writer.writerows([_cell(answer.get(key)) for key in keys] for answer in _lines(answers))
+        plain = csv.writer(stream, lineterminator="\n")
+        quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        plain.writerow(keys)
+        for answer in _lines(answers):
+            cells = [_cell(answer.get(key)) for key in keys]
+            has_return = any("\r" in cell for cell in cells)  # which Python before 3.13 quotes only where it ends lines
+            (quoted if has_return else plain).writerow(cells)
 
 
 def _cell(value: Any) -> str:

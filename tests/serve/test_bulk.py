@@ -18,7 +18,7 @@ from pyarrow import parquet
 from bertline.artifacts import files, tables
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.tables import Attempt
-from bertline.serve import Model, bulk, load
+from bertline.serve import Model, bulk, formats, load
 from bertline.serve.bulk import Seen
 from bertline.serve.unfinished import Unfinished
 from tests.conftest import make_texts
@@ -317,6 +317,14 @@ def test_every_kind_of_output_has_the_same_answers(predict: Predict, tmp_path: P
     assert [(int(row["row"]), row["label"], float(row["score"])) for row in cells] == [
         (answer["row"], answer["label"], answer["score"]) for answer in expected
     ]
+
+
+def test_a_cell_keeps_its_line_ends(tmp_path: Path) -> None:
+    answers = [{"row": "1", "answer": answer} for answer in ("as it was", "a\rb", "a\nb", "a\r\nb", "\r", '"\r"')]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    path = formats.made(tmp_path / "answers.jsonl", tmp_path / "out.csv")
+    assert path.read_bytes().startswith(b'row,answer\n1,as it was\n"1","a\rb"\n1,"a\nb"\n')
+    assert [row for _, row in tables.rows(path)] == answers
 
 
 def test_bad_rows_are_not_lost_by_leaving_out_where_they_were_told(
