@@ -18,17 +18,18 @@ BLOCK = 250
 SEED = 0
 
 
-def interval(task: Task, metric: str, counts: Counts) -> tuple[float, float]:
-    """Of a score.
+def interval(task: Task, metric: str, counts: Counts, loss: Counts) -> tuple[float, float]:
+    """Of a score; its lower end is found as the upper one of `drop_interval`, so that no mistake seen is not none.
 
     Args:
         task: gives the values.
         metric: one of them.
         counts: (examples, counts), of the answers.
+        loss: one, as `dearest` gives it.
     """
     one, _ = _drawn(counts, counts)
-    low, high = np.percentile(task.values(one)[metric], (2.5, 97.5))
-    return float(low), float(high)
+    low = np.percentile(task.values(one + _lost() * loss[1])[metric], 100 * ERROR / 2)
+    return float(low), float(np.percentile(task.values(one)[metric], 100 * (1 - ERROR / 2)))
 
 
 def drop_interval(
@@ -52,7 +53,7 @@ def drop_interval(
     """
     one, other = _drawn(before, after)
     low = np.percentile(task.values(one)[metric] - task.values(other)[metric], 100 * ERROR / 2)
-    lost = np.random.default_rng((SEED, 1)).poisson(size=(RESAMPLES, 1))  # how often one of all is drawn
+    lost = _lost()
     drops = task.values(one + lost * loss[0])[metric] - task.values(other + lost * loss[1])[metric]
     return float(low), float(np.percentile(drops, 100 * (1 - ERROR / (look * (look + 1)))))
 
@@ -85,6 +86,11 @@ def dearest(task: Task, metric: str, examples: Sequence[Example], before: Counts
     labels = sorted({label for own in named for label in own})
     of_each = [both[[label in own for own in named]].mean(axis=0) for label in labels]
     return max(of_each, key=lambda loss: float(np.subtract(*task.values(whole + loss)[metric])))
+
+
+def _lost() -> Counts:
+    """(resamples, 1): how often one loss of all is drawn."""
+    return np.random.default_rng((SEED, 1)).poisson(size=(RESAMPLES, 1)).astype(np.float64)
 
 
 def _drawn(before: Counts, after: Counts) -> tuple[Counts, Counts]:

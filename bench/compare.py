@@ -48,6 +48,8 @@ class Point:
     p90_ms: float
     p99_ms: float
     texts_per_second: float
+    repetitions: int
+    """What the percentiles are of; of a cascade, of the way that has fewer."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _timed(
 def point(batch: int, length: int, seconds: Sequence[float]) -> Point:
     """The figures of one (batch, length) from the seconds of all its repetitions."""
     p50, p90, p99 = np.percentile(seconds, (50, 90, 99)) * 1000
-    return Point(batch, length, float(p50), float(p90), float(p99), float(batch / p50 * 1000))
+    return Point(batch, length, float(p50), float(p90), float(p99), float(batch / p50 * 1000), len(seconds))
 
 
 def mixed(batch: int, length: int, share: float, alone: Sequence[float], asked: Sequence[float]) -> Point:
@@ -177,7 +179,8 @@ def mixed(batch: int, length: int, share: float, alone: Sequence[float], asked: 
     weights = np.repeat([(1 - share) / len(alone), share / len(asked)], [len(alone), len(asked)])
     both = np.concatenate([alone, asked])
     p90, p99 = np.quantile(both, (0.9, 0.99), weights=weights, method="inverted_cdf") * 1000
-    return Point(batch, length, p50, max(p50, float(p90)), max(p50, float(p99)), batch / p50 * 1000)
+    fewer = min(len(alone), len(asked))
+    return Point(batch, length, p50, max(p50, float(p90)), max(p50, float(p99)), batch / p50 * 1000, fewer)
 
 
 def geometric_mean_speedup(fast: Measured, slow: Measured, batch: int = 1) -> float:
@@ -239,12 +242,13 @@ def summarize(
 def _row(
     task: Task, each: Measured, examples: Sequence[Example], own: list[Answer], first: list[Answer]
 ) -> dict[str, Any]:
-    scores, counts = task.score(examples, own), task.counts(examples, own)
+    scores, counts, main = task.score(examples, own), task.counts(examples, own), task.settings.shown[0]
+    loss = bootstrap.dearest(task, main, examples, counts)
     return {
         "name": each.name,
         "grid": [asdict(point) for point in each.grid],
         **{metric: scores[metric] for metric in task.settings.shown},
-        "interval": list(bootstrap.interval(task, task.settings.shown[0], counts)),
+        "interval": list(bootstrap.interval(task, main, counts, loss)),
         "agreement": task.agreement(own, first),
         "size_bytes": each.size_bytes,
         "peak_rss_bytes": each.peak_rss_bytes,

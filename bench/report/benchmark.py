@@ -158,13 +158,17 @@ def _cost_table(result: Result) -> Table:
 
 
 def _percentiles_table(result: Result) -> Table:
-    keys = ("p50_ms", "p90_ms", "p99_ms")
     rows = [
-        [row["name"], page.key(point), *(figure(point[key]) for key in keys)]
+        [row["name"], page.key(point), figure(point["p50_ms"]), figure(point["p90_ms"]), _p99(point)]
         for row in result["systems"]
         for point in row["grid"]
     ]
     return Table(["system", "batch × tokens", "p50 ms", "p90 ms", "p99 ms"], rows)
+
+
+def _p99(point: Result) -> str:
+    """A dash where there are too few repetitions for one in a hundred to be among them."""
+    return figure(point["p99_ms"]) if point["repetitions"] >= 100 else "–"
 
 
 def _throughput_table(result: Result) -> Table:

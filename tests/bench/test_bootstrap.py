@@ -43,7 +43,8 @@ def test_the_interval_is_that_of_resampled_examples(metric: str) -> None:
     expected = np.percentile(ones - others, (2.5, 97.5))
     found = bootstrap.drop_interval(TASK, metric, before, after, NO_LOSS)
     np.testing.assert_allclose(found, expected, atol=0.015)
-    np.testing.assert_allclose(bootstrap.interval(TASK, metric, before), np.percentile(ones, (2.5, 97.5)), atol=0.015)
+    alone = bootstrap.interval(TASK, metric, before, NO_LOSS)
+    np.testing.assert_allclose(alone, np.percentile(ones, (2.5, 97.5)), atol=0.015)
 
 
 def drop_of(lost: int, count: int, look: int = 1) -> tuple[float, float]:
@@ -65,6 +66,12 @@ def test_the_upper_end_is_that_of_rare_losses(lost: int) -> None:
 
 def test_answers_alike_leave_the_rule_of_three() -> None:
     assert drop_of(0, 1000) == pytest.approx((0.0, 3 / 1003))
+
+
+def test_a_score_without_mistakes_leaves_the_rule_of_three_as_well() -> None:
+    right = counts(np.zeros(1000, np.int64), np.zeros(1000, np.int64))
+    loss = bootstrap.dearest(TASK, "accuracy", [Example("", None, "a")] * 1000, right)
+    assert bootstrap.interval(TASK, "accuracy", right, loss) == pytest.approx((1000 / 1003, 1.0))
 
 
 def test_the_more_were_looked_at_the_higher_is_the_upper_end() -> None:

@@ -74,12 +74,20 @@ def test_the_default_grid_ends_where_the_positions_do(systems: list[System]) -> 
 def test_percentiles_by_hand() -> None:
     point = compare.point(2, 16, [ms / 1000 for ms in (3, 1, 2, 5, 4, 11, 7, 6, 8, 9, 10)])
     assert asdict(point) == pytest.approx(
-        {"batch": 2, "length": 16, "p50_ms": 6.0, "p90_ms": 10.0, "p99_ms": 10.9, "texts_per_second": 2 / 0.006}
+        {
+            "batch": 2,
+            "length": 16,
+            "p50_ms": 6.0,
+            "p90_ms": 10.0,
+            "p99_ms": 10.9,
+            "texts_per_second": 2 / 0.006,
+            "repetitions": 11,
+        }
     )
 
 
 def measured(name: str, *p50_ms: tuple[int, int, float]) -> Measured:
-    grid = [Point(batch, length, ms, ms, ms, batch * 1000 / ms) for batch, length, ms in p50_ms]
+    grid = [Point(batch, length, ms, ms, ms, batch * 1000 / ms, 100) for batch, length, ms in p50_ms]
     return Measured(name, [], grid, load_seconds=0.5, peak_rss_bytes=10, size_bytes=20)
 
 

@@ -32,6 +32,7 @@ def system(name: str, factor: float) -> dict[str, Any]:
             "p90_ms": ms * factor * 1.1,
             "p99_ms": ms * factor * 1.3,
             "texts_per_second": batch * 1000 / ms / factor,
+            "repetitions": 100,
         }
         for batch, length, ms in [(1, 16, 5.6), (1, 64, 11.3), (1, 128, 19.3), (1, 512, 83.0), (32, 128, 1007.4)]
     ]
@@ -176,6 +177,16 @@ def test_the_bench_page_shows_every_figure_of_every_system() -> None:
         assert text in words
     for text in ("Imagined CPU <9>", "avx2", "onnxruntime 1.32.0", "2026-01-02T03:04:05", "bertline bench b --html"):
         assert text in words
+
+
+def test_a_99th_percentile_of_few_repetitions_is_not_shown() -> None:
+    one = system("one", 1.0)
+    shown = plots.figure(one["grid"][0]["p99_ms"])
+    assert shown in Page(benchmark.html(RESULT | {"systems": [one], "speedup": {}})).words
+    one["grid"][0]["repetitions"] = 99
+    words = Page(benchmark.html(RESULT | {"systems": [one], "speedup": {}})).words
+    assert shown not in words
+    assert "–" in words
 
 
 def test_the_export_page_shows_every_candidate_and_marks_the_chosen_one() -> None:

@@ -193,6 +193,7 @@ def test_percentiles_of_a_mixture() -> None:
     point = compare.mixed(1, 16, 0.05, alone=[0.001] * 10, asked=[0.011] * 3)
     assert point.p50_ms == pytest.approx(1.5)  # 0.95 · 1 + 0.05 · 11
     assert [point.p90_ms, point.p99_ms] == pytest.approx([1.5, 11])
+    assert point.repetitions == 3
     assert point.texts_per_second == pytest.approx(1 / 0.0015)
     assert compare.mixed(2, 16, 0.5, [0.001], [0.005]).p50_ms == pytest.approx(4)  # three batches of four ask
 
