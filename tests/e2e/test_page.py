@@ -21,6 +21,7 @@ EMOJI = "😀👩‍👩‍👧 number 3: Berlin it is"
 KEY = "sesame"
 CARD = "aside h2"
 LINES = "els => els.map(el => el.textContent)"
+REFUSING = "void (navigator.clipboard.writeText = () => Promise.reject())"
 PARTS = "p => [...p.childNodes].map(n => [n.nodeName, (n.querySelector?.('.words') ?? n).textContent])"
 
 
@@ -195,6 +196,17 @@ def test_a_text_can_be_asked_before_the_bundles_are_known(page: Page, site: str)
     expect(shown(page).locator(".scores li")).not_to_have_count(0)
 
 
+def test_a_text_that_is_asked_once_the_server_is_there_is_answered(page: Page, site: str, faults: list[str]) -> None:
+    page.route("**/models", lambda route: route.abort(), times=1)
+    page.goto(site)
+    expect(page.get_by_role("alert")).to_have_text("The server does not answer. Is it still running?")
+    page.get_by_label("Text", exact=True).fill(REVIEW)
+    page.get_by_role("button", name="Answer").click()
+    expect(shown(page).locator(".scores li")).not_to_have_count(0)
+    expect(page.locator("#refusal")).to_be_hidden()
+    faults.clear()
+
+
 def test_bundles_that_were_swapped_are_told_anew(page: Page, site: str) -> None:
     models = page.request.get(f"{site}/models").json()
     before = [one | {"version": "of before"} for one in models]
@@ -280,6 +292,33 @@ def test_a_refusal_is_the_servers_sentence(page: Page, locked: str, faults: list
     expect(page.locator("#answer")).to_be_hidden()
     answer(page, REVIEW)
     expect(page.locator("#refusal")).to_be_hidden()
+    faults.clear()
+
+
+def test_what_is_copied_is_said(page: Page, site: str) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.clock.install(time=0)
+    page.goto(f"{site}/docs")
+    copy = page.get_by_role("button", name="Copy Shell of GET /v2", exact=True)
+    copy.wait_for()
+    page.clock.pause_at(1_000_000)
+    for said, begin in (("Copied", "0"), ("Not copied", REFUSING)):
+        page.evaluate(begin)
+        copy.click()
+        expect(page.get_by_role("status")).to_have_text(said)
+        expect(copy).to_have_text(said)
+        page.clock.run_for(2000)
+        expect(page.get_by_role("status")).to_be_empty()
+        expect(copy).to_have_text("Copy")
+    assert page.evaluate("navigator.clipboard.readText()") == f"curl '{site}/v2'"
+
+
+def test_the_keyboard_goes_on_where_the_documentation_begins(page: Page, locked: str, faults: list[str]) -> None:
+    page.goto(f"{locked}/docs")
+    unlock(page, "wrong")
+    expect(page.get_by_label("API key")).to_be_focused()
+    unlock(page, KEY)
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
     faults.clear()
 
 

@@ -3,6 +3,8 @@
 import { ask, byId, clearRefusal, element, refuse, unlockWith } from "./asking.js";
 import { curl, python } from "./samples.js";
 
+const SHOWN_MS = 2000;
+
 async function begin() {
   try {
     const [{ content: document_ }, { content: models }] = await Promise.all([ask("openapi.json"), ask("models")]);
@@ -34,28 +36,36 @@ function group(tag, operations, models, document_) {
 function article(operation, models, document_) {
   const model = models.find(({ name }) => operation.path.split("/").includes(name)) ?? models[0];
   const code = python(operation, model);
+  const name = `${operation.method} ${operation.path}`;
   const parts = [
     element("h3", {}, element("span", { class: "method" }, operation.method), " ", operation.path),
     element("p", {}, operation.summary),
-    sample("Shell", curl(operation, model)),
-    ...(code ? [sample("Python", code)] : []),
+    sample("Shell", name, curl(operation, model)),
+    ...(code ? [sample("Python", name, code)] : []),
     ...request(operation, document_),
     answers(operation, document_),
   ];
-  return element("article", { class: "operation", "aria-label": `${operation.method} ${operation.path}` }, ...parts);
+  return element("article", { class: "operation", "aria-label": name }, ...parts);
 }
 
-function sample(language, code) {
+function sample(language, operation, code) {
   const head = element("div", {}, language);
   if (navigator.clipboard) {
-    const button = element("button", { class: "plain", type: "button" }, "Copy");
-    button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(code);
-      button.textContent = "Copied";
-    });
+    const label = `Copy ${language} of ${operation}`;
+    const button = element("button", { class: "plain", type: "button", "aria-label": label }, "Copy");
+    button.addEventListener("click", () => copy(button, code));
     head.append(button);
   }
   return element("div", { class: "sample" }, head, element("pre", {}, element("code", {}, code)));
+}
+
+async function copy(button, code) {
+  const said = await navigator.clipboard.writeText(code).then(() => "Copied", () => "Not copied");
+  button.textContent = byId("said").textContent = said;
+  setTimeout(() => {
+    button.textContent = "Copy";
+    byId("said").textContent = ""; // so that a second copy is heard as well
+  }, SHOWN_MS);
 }
 
 function request(operation, document_) {
@@ -82,5 +92,8 @@ function pretty(schema, document_, kind = "application/json") {
   return element("pre", {}, element("code", {}, note + JSON.stringify(own, null, 2)));
 }
 
-unlockWith(begin);
+unlockWith(async () => {
+  await begin();
+  if (byId("unlocking").hidden) byId("title").focus(); // the field that had it is gone
+});
 begin();

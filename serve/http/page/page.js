@@ -21,6 +21,7 @@ async function begin() {
     refuse(error);
     return;
   }
+  clearRefusal();
   const before = byId("choice").value;
   byId("choice").replaceChildren(...models.map(({ name }) => element("option", {}, name)));
   if (models.some(({ name }) => name === before)) byId("choice").value = before;
@@ -54,11 +55,9 @@ function texts(model) {
 
 async function answer() {
   await begun;
+  if (chosen() === undefined) await (begun = begin()); // the server may be there by now
   const model = chosen();
-  if (model === undefined) {
-    begun = begin(); // the server may be there by now
-    return;
-  }
+  if (model === undefined) return;
   underWay.abort();
   underWay = new AbortController();
   const asked = texts(model);
