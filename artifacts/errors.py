@@ -9,6 +9,11 @@
 Anything else that escapes is a defect of bertline and keeps its traceback.
 """
 
+import errno
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the system's errors that tell of a full disk, or of a person's part of it."""
+
 
 def install_advice(*extras: str) -> str:
     """What brings extras of bertline that are not installed, to end a message with."""

@@ -4,7 +4,6 @@ Every write goes to a temporary name beside its target, is synced to the disk an
 rename as well. Hashes are sha256.
 """
 
-import errno
 import fcntl
 import glob
 import hashlib
@@ -25,8 +24,6 @@ from bertline.artifacts.errors import DamagedError, InputError
 _PART = r"(?:[^/\x00]*[^./\x00][^/\x00]*|\.{3,})"
 """Of a path: any name but . and .. (neither pydantic nor JSON Schema has a way to say it shorter)."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk, or a person's part of it."""
 TEMPORARY = re.compile("[a-z0-9_]{8}")
 """What `tempfile` ends a name with."""
 

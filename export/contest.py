@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bertline.artifacts import files, machine
+from bertline.artifacts import machine
 from bertline.artifacts.bundle import Cascade, Packing
-from bertline.artifacts.errors import GateError
+from bertline.artifacts.errors import FULL, GateError
 from bertline.bench import bootstrap, compare
 from bertline.bench.compare import Point
 from bertline.bench.systems import System
@@ -149,7 +149,7 @@ class Contest:
                 worker = processes.enter_context(Worker(measured, machine.cores()))
                 worker.outputs(self.origin.texts[:1])
             except Exception as error:  # the quantizers are other people's, and raise whatever they come upon
-                if plan.name == "fp32" or (isinstance(error, OSError) and error.errno in files.FULL):
+                if plan.name == "fp32" or (isinstance(error, OSError) and error.errno in FULL):
                     raise
                 why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
                 self._notices.append(f"not tried: {plan.name}: it cannot be made ({why})")

@@ -17,8 +17,7 @@ from typing import Any
 import click
 
 from bertline import __version__
-from bertline.artifacts import files
-from bertline.artifacts.errors import BertlineError
+from bertline.artifacts.errors import FULL, BertlineError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_type = click.Path(path_type=Path)
@@ -61,7 +60,7 @@ class Group(click.Group):
             click.echo(str(error), err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in (*files.FULL, *WRONG):
+            if error.errno not in (*FULL, *WRONG):
                 raise
             click.echo(f"{error.filename or 'the disk'}: {error.strerror}; nothing was overwritten", err=True)
             ctx.exit(2)
