@@ -100,9 +100,10 @@ def deepspeed_configuration(recipe: Recipe, kind: str, ranks: int) -> dict[str, 
 
 
 def _gpu_computes_bf16() -> bool:
+    """As `ranks.computes_bf16`, without DeepSpeed, whose import takes seconds."""
     import torch
 
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def result(folder: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def computes_bf16() -> bool:
     """Whether this rank's device multiplies bfloat16 matrices natively."""
     if on_cpu():
         return machine.computes_bf16()
-    return bool(get_accelerator().is_bf16_supported())
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))  # DeepSpeed would count emulation
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,28 @@
+"""What a rank finds of its device, and what ranks say together."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bertline.artifacts import recipe as recipes
+from bertline.launch import training
+from bertline.train import ranks
+
+
+@pytest.mark.parametrize(("major", "native"), [(7, False), (8, True)])
+def test_bf16_that_a_gpu_emulates_is_not_taken(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, major: int, native: bool
+) -> None:
+    """As on T4 and V100, for which torch says that bfloat16 is supported."""
+    capability = SimpleNamespace(major=major)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    monkeypatch.setattr(ranks, "on_cpu", lambda: False)
+    assert torch.cuda.is_bf16_supported()
+    assert ranks.computes_bf16() is native
+    config = training.deepspeed_configuration(recipes.load(recipe, ["training.precision=auto"]), "gpu", 1)
+    assert ("torch_autocast" in config, "fp16" in config) == (native, not native)
