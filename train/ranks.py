@@ -4,6 +4,7 @@ One process is one rank, with one GPU or with its share of the CPU's cores. Noth
 """
 
 import ctypes
+import itertools
 import os
 import socket
 import warnings
@@ -16,11 +17,16 @@ import deepspeed.comm as dist
 import deepspeed.ops
 import torch
 from deepspeed.accelerator import get_accelerator
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from bertline.artifacts import machine
 from bertline.artifacts.errors import BertlineError
 
 Made = TypeVar("Made")
+WAIT = timedelta(days=7)
+"""For what takes as long as it takes: a rank that is gone, or stands still, is the watchdog's business."""
+_calls = itertools.count()
+"""Of `from_first` in this process, as many on every rank."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
 
@@ -82,19 +88,34 @@ def from_first(make: Callable[[], Made]) -> Made:
     Raises:
         BertlineError: on every rank, if `make` raises one.
     """
-    patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+    # They wait by the store: a group of gloo's, which could be as patient, cannot be made beside NCCL's where hosts know
+    # themselves by a loopback address.
+    done, call = store("first", WAIT), str(next(_calls))
     made: list[Any] = [None, None]
     if is_first():
         try:
             made[0] = make()
         except BertlineError as error:
             made[1] = error
-    torch.distributed.broadcast_object_list(made, group=patient)
-    torch.distributed.destroy_process_group(patient)
+        done.set(call, "")
+    done.wait([call])
+    torch.distributed.broadcast_object_list(made)
     result, fault = made
     if fault is not None:
         raise fault
     return result  # type: ignore[no-any-return]
+
+
+def store(name: str, timeout: timedelta) -> Store:
+    """A connection of its own to the store by which the ranks have met, with keys of its own.
+
+    Args:
+        name: of its keys.
+        timeout: of everything that is waited for.
+    """
+    met = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"{name}/{attempt}", met)
 
 
 def _keep_memory() -> None:

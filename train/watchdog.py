@@ -24,9 +24,9 @@ from typing import NamedTuple, NoReturn
 
 import deepspeed.comm as dist
 import torch
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from bertline.artifacts.errors import BertlineError, InputError
+from bertline.train import ranks
 
 TICK = 1.0
 """Seconds."""
@@ -129,14 +129,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 class Watch:
     """The thread of a rank that tells how far it has come, and reads how far the others have."""
 
-    def __init__(self, rank: int, ranks: int) -> None:
+    def __init__(self, rank: int, count: int) -> None:
         self._rank = rank
-        self._others = [other for other in range(ranks) if other != rank]
+        self._others = [other for other in range(count) if other != rank]
         self.limit: float | None = None
         self._tick = self._beats = self._since = self._longest = self._allowed = 0
         self._doing = "the start"
         self._heard: dict[int, Heard] = {}
-        self._store = _store()
+        self._store = ranks.store(f"watchdog/{next(_watches)}", timedelta(seconds=SILENCE * TICK))
         self._telling = threading.Lock()
         self._left = threading.Event()
         self._ending: Fault | None = None
@@ -279,18 +279,6 @@ def _kill(word: Word) -> None:
     if word.host == socket.gethostname():
         with suppress(ProcessLookupError):
             os.kill(word.process, signal.SIGKILL)
-
-
-def _store() -> Store:
-    """A connection of its own to the store by which the ranks have met."""
-    store = TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=False,
-        timeout=timedelta(seconds=SILENCE * TICK),
-    )
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"watchdog/{attempt}/{next(_watches)}", store)
 
 
 def _own(error: Exception, rank: int, where: str) -> Fault:

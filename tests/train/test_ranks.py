@@ -9,6 +9,7 @@ import torch
 from bertline.artifacts import recipe as recipes
 from bertline.launch import training
 from bertline.train import ranks
+from tests.train import forked, talking_ranks
 
 
 @pytest.mark.parametrize(("major", "native"), [(7, False), (8, True)])
@@ -26,3 +27,14 @@ def test_bf16_that_a_gpu_emulates_is_not_taken(
     assert ranks.computes_bf16() is native
     config = training.deepspeed_configuration(recipes.load(recipe, ["training.precision=auto"]), "gpu", 1)
     assert ("torch_autocast" in config, "fp16" in config) == (native, not native)
+
+
+def test_what_the_first_says_all_know(tmp_path: Path) -> None:
+    forked.two(tmp_path / "logs", talking_ranks.talk)
+
+
+def test_a_rank_that_waits_for_the_first_ends_when_that_is_gone(tmp_path: Path) -> None:
+    log = tmp_path / "logs"
+    with forked.ranks(log, talking_ranks.lose_the_first, (), ()) as (_, waiting):
+        forked.check_ended([waiting], log, code=1)
+    assert "rank 0 died" in (log / "log-1").read_text()

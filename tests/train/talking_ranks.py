@@ -1,0 +1,47 @@
+"""Executed by each of two ranks: what they say together, looked at by test_ranks.py, all in one launch to save time."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from bertline.artifacts.errors import InputError
+from bertline.train import ranks, watchdog
+
+
+def forbidden(*_: Any, **__: Any) -> NoReturn:
+    raise AssertionError("hosts that know themselves by 127.0.1.1 have no group of gloo's beside NCCL's")
+
+
+def refuse() -> NoReturn:
+    raise InputError("one fault", "another")
+
+
+def talk() -> None:
+    """What rank 0 makes, or why it does not, is known to both."""
+    ranks.start()
+    torch.distributed.new_group = forbidden
+    rank = int(os.environ["RANK"])
+    for name in "abc":
+        assert ranks.from_first(partial(Path, str(rank), name)) == Path("0", name)
+    with pytest.raises(InputError) as caught:
+        ranks.from_first(refuse)
+    assert caught.value.faults == ("one fault", "another")
+    assert ranks.from_first(lambda: rank) == 0, "the fault was of one call"
+    ranks.stop()
+
+
+def lose_the_first() -> int:
+    """Rank 0 is killed while the other one waits for it."""
+    watchdog.TICK = 0.1
+    ranks.start()
+    try:
+        with watchdog.watching():
+            ranks.from_first(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    except Exception as error:
+        return watchdog.end(error)
+    return 0
