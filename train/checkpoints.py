@@ -11,6 +11,7 @@ come again to what was best after the checkpoint.
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ TAG = "deepspeed"
 """The folder in a checkpoint that DeepSpeed's files stand in."""
 LEFT = (".step-*", ".universal-step-*")
 """The names of folders that are no checkpoints, or not yet, or not any more."""
+WRITER = re.compile("PytorchStreamWriter|inline_container")
+"""What torch's writer names in the RuntimeError that it raises when the disk is full; other errors are a device's."""
 UNIVERSAL: dict[str, Any] = {"universal_checkpoint_info": {}}
 """What DeepSpeed's converter looks for, so that another number of ranks can load a checkpoint."""
 
@@ -99,7 +102,9 @@ def save(engine: Engine, state: State, run: RunFolder, keep: int) -> None:
         if dist.get_rank() == 0 and run.best.exists():
             shutil.copytree(run.best, temporary / run.best.name, copy_function=_link)
         files.sync(temporary)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
+    except (OSError, RuntimeError) as error:
+        if not (isinstance(error, OSError) or WRITER.search(str(error))):
+            raise
         free = shutil.disk_usage(folder).free
         raise InputError(
             f"{temporary}: the checkpoint could not be written ({error}); {free / 1e6:,.0f} MB are free there; "
@@ -121,8 +126,8 @@ def found(folder: Path) -> list[Path]:
     return [path for _, path in sorted((int(number), path) for number, path in numbered if number.isdecimal())]
 
 
-def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint in `folder` that is as it was written; None where there is none at all.
+def newest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, State] | None:
+    """The newest checkpoint in `folder` that is as it was written, and its state; None where there is none at all.
 
     Raises:
         InputError: there are some, all of them damaged.
@@ -130,12 +135,10 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     faults = []
     for checkpoint in reversed(found(folder)):
         try:
-            verify(checkpoint)
+            return checkpoint, verify(checkpoint)
         except DamagedError as error:
             faults.append(str(error))
             warn(f"{error}; passing over {checkpoint.name}")
-        else:
-            return checkpoint
     if faults:
         raise InputError(f"{folder}: no checkpoint is whole; begin another run with --run", *faults)
     return None

@@ -183,12 +183,7 @@ def resumed_from(run: RunFolder, now: State, progress: Progress) -> tuple[Path, 
     Raises:
         InputError: it was made on other data or in another precision; or none is whole.
     """
-
-    def sound() -> tuple[Path, State] | None:
-        path = checkpoints.newest(run.checkpoints, progress.say)
-        return None if path is None else (path, checkpoints.verify(path))
-
-    found = ranks.from_first(sound)  # rank 0 decides for all
+    found = ranks.from_first(partial(checkpoints.newest, run.checkpoints, progress.say))  # rank 0 decides for all
     if found is None:
         return None
     checkpoint, then = found

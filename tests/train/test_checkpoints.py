@@ -5,6 +5,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,8 @@ def test_the_one_before_a_damaged_one_is_used(recipe: Path, stopped: RunFolder, 
     shutil.copytree(stopped.path, run.path)
     flip(run.checkpoints / "step-8/deepspeed/mp_rank_00_model_states.pt", random.Random(1))
     told: list[str] = []
-    assert checkpoints.newest(run.checkpoints, told.append) == run.checkpoints / "step-4"
+    newest = run.checkpoints / "step-4"
+    assert checkpoints.newest(run.checkpoints, told.append) == (newest, checkpoints.verify(newest))
     assert len(told) == 1
     assert "step-8" in told[0]
     assert "its sha256 is not the one recorded" in told[0]
@@ -113,3 +115,35 @@ def test_an_index_that_says_more_is_damaged(stopped: RunFolder, tmp_path: Path) 
     path.write_text(json.dumps(json.loads(path.read_text())))
     with pytest.raises(BertlineError, match=r"checkpoint\.json: not as it was written"):
         checkpoints.verify(tmp_path / "step-8")
+
+
+class Writing:
+    """An engine whose checkpoint is written in a way of its own."""
+
+    def __init__(self, write: Callable[[], Any]) -> None:
+        self._write = write
+
+    def save_checkpoint(self, *_: Any, **__: Any) -> None:
+        self._write()
+
+    def load_checkpoint(self, *_: Any, **__: Any) -> None: ...
+
+
+def fail_on_the_device() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize(
+    ("write", "error", "words"),
+    [
+        (lambda: torch.save(torch.zeros(1 << 20), "/dev/full"), InputError, "could not be written"),
+        (lambda: Path("/dev/full").write_text("full"), InputError, "No space left on device"),
+        (fail_on_the_device, torch.OutOfMemoryError, "CUDA out of memory"),
+    ],
+)
+def test_only_what_cannot_be_written_is_told_as_such(
+    tmp_path: Path, write: Callable[[], Any], error: type[Exception], words: str
+) -> None:
+    state = checkpoints.State(ranks=1, precision="fp32", data="", started="")
+    with pytest.raises(error, match=words):
+        checkpoints.save(Writing(write), state, RunFolder(tmp_path), keep=1)
