@@ -69,6 +69,7 @@ class Trainer:
         begun = perf_counter() - state.seconds
         standstill = training.timeout or (watchdog.ON_CPU if ranks.on_cpu() else watchdog.ON_GPU)
         watchdog.allow(watchdog.FIRST)
+        ranks.be_patient()
         with self.progress.training(state.step, steps):
             for batch in self.batches.ahead(state.step, pin=not ranks.on_cpu()):
                 if self.is_patience_lost():

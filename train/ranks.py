@@ -54,6 +54,14 @@ def stop() -> None:
     dist.destroy_process_group()
 
 
+def be_patient() -> None:
+    """Let ranks wait for each other as long as it takes, as when rank 0 hashes a checkpoint on a slow disk.
+
+    Until then those that do not meet end after DeepSpeed's ten minutes; from now on that is the watchdog's business.
+    """
+    torch.distributed.distributed_c10d._set_pg_timeout(WAIT)
+
+
 def on_cpu() -> bool:
     """Whether the ranks compute on CPU cores."""
     return str(get_accelerator().device_name()) == "cpu"

@@ -35,7 +35,7 @@ SILENCE = 8
 FIRST = 600.0
 """Seconds that a rank may stand still in its first step, which compiles and allocates."""
 ON_CPU, ON_GPU = 20.0, 600.0
-"""Seconds that it may later, unless the recipe says otherwise; on GPUs as many as NCCL's own watchdog gives."""
+"""Seconds that it may later, unless the recipe says otherwise; on GPUs as many as NCCL would give."""
 SLACK = 5
 """How many times as long as ever before a rank may always stand still: a large model's pass takes what it takes."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +24,7 @@ def refuse() -> NoReturn:
 
 
 def talk() -> None:
-    """What rank 0 makes, or why it does not, is known to both."""
+    """What rank 0 makes, or why it does not, is known to both; one may be late."""
     ranks.start()
     torch.distributed.new_group = forbidden
     rank = int(os.environ["RANK"])
@@ -32,6 +34,9 @@ def talk() -> None:
         ranks.from_first(refuse)
     assert caught.value.faults == ("one fault", "another")
     assert ranks.from_first(lambda: rank) == 0, "the fault was of one call"
+    torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=0.2))
+    ranks.be_patient()
+    time.sleep(1.0 - rank)
     ranks.stop()
 
 
