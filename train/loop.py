@@ -186,11 +186,13 @@ class Trainer:
         decision = tuned.settings.decision
         now = Best(step=self.state.step, value=scores[metric], decision=decision)
         verdict = "the best so far"
-        if self.best is None or metrics.better(now.value, self.best.value, metric):
+        # another CPU may round otherwise, and best/ is written by all together
+        if ranks.from_first(lambda: self.best is None or metrics.better(now.value, self.best.value, metric)):
             self.best = now
             self.state.since_best = 0
             self.keep_best()
         else:
+            assert self.best is not None, "what rank 0 has all have"
             self.state.since_best += 1
             verdict = f"not better than {self.best.value:.4f} at step {self.best.step}"
         self.log(now.step, validation=scores, decision=decision.model_dump(mode="json"))

@@ -78,10 +78,11 @@ def is_first() -> bool:
 
 
 def computes_bf16() -> bool:
-    """Whether this rank's device multiplies bfloat16 matrices natively."""
-    if on_cpu():
-        return machine.computes_bf16()
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))  # DeepSpeed would count emulation
+    """Whether every rank's device multiplies bfloat16 matrices natively: all are to compute in the same precision."""
+    native = machine.computes_bf16() if on_cpu() else torch.cuda.is_bf16_supported(including_emulation=False)
+    agreed = torch.tensor(int(native), device=device())
+    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+    return bool(agreed)
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
@@ -96,8 +97,8 @@ def from_first(make: Callable[[], Made]) -> Made:
     Raises:
         BertlineError: on every rank, if `make` raises one.
     """
-    # They wait by the store: a group of gloo's, which could be as patient, cannot be made beside NCCL's where hosts know
-    # themselves by a loopback address.
+    # They wait by the store: a group of gloo's, which could be as patient, cannot be made beside NCCL's where hosts
+    # know themselves by a loopback address.
     done, call = store("first", WAIT), str(next(_calls))
     made: list[Any] = [None, None]
     if is_first():

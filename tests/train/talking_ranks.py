@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
+from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError
 from bertline.train import ranks, watchdog
 
@@ -34,6 +35,8 @@ def talk() -> None:
         ranks.from_first(refuse)
     assert caught.value.faults == ("one fault", "another")
     assert ranks.from_first(lambda: rank) == 0, "the fault was of one call"
+    machine.computes_bf16 = lambda: rank == 0
+    assert not ranks.computes_bf16(), "the least capable decides"
     torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=0.2))
     ranks.be_patient()
     time.sleep(1.0 - rank)

@@ -12,6 +12,7 @@ from bertline.train import ranks
 from tests.train import forked, talking_ranks
 
 
+@pytest.mark.usefixtures("rank")
 @pytest.mark.parametrize(("major", "native"), [(7, False), (8, True)])
 def test_bf16_that_a_gpu_emulates_is_not_taken(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, major: int, native: bool
@@ -23,6 +24,7 @@ def test_bf16_that_a_gpu_emulates_is_not_taken(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
     monkeypatch.setattr(ranks, "on_cpu", lambda: False)
+    monkeypatch.setattr(ranks, "device", lambda: torch.device("cpu"))
     assert torch.cuda.is_bf16_supported()
     assert ranks.computes_bf16() is native
     config = training.deepspeed_configuration(recipes.load(recipe, ["training.precision=auto"]), "gpu", 1)
