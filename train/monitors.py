@@ -19,7 +19,7 @@ from deepspeed.monitor.config import get_monitor_config
 from deepspeed.monitor.monitor import MonitorMaster
 from pydantic import ValidationError
 
-from bertline.artifacts import files
+from bertline.artifacts import dotted, files
 from bertline.artifacts.errors import InputError, PreemptedError, install_advice
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
@@ -203,7 +203,8 @@ class Mlflow:
         experiment = found.experiment_id if found else self._client.create_experiment(settings.experiment)
         self._run_id = self._client.create_run(experiment, run_name=self._recipe.name).info.run_id
         files.write_json(self._file, {"run_id": self._run_id})
-        params = [Param(name, str(value)) for name, value in flat(self._recipe.model_dump(mode="json"))]
+        values = dotted.flat(self._recipe.model_dump(mode="json"))
+        params = [Param(name, str(value)) for name, value in values if value is not None]
         self._client.log_batch(self._run_id, params=params)
 
 
@@ -222,12 +223,3 @@ def mlflow(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> Iterat
         raise
     finally:
         tracked.end(status)
-
-
-def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a recipe by dotted key."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from flat(inner, f"{prefix}.{key}" if prefix else key)
-    elif value is not None:
-        yield prefix, value
