@@ -112,11 +112,11 @@ class Batches:
             pin: whether they are to be copied to a GPU.
         """
         with ThreadPoolExecutor(1, "batches") as builder:
-            coming = builder.submit(self.at, step, pin)
-            while step < self.steps:
+            built = (builder.submit(self.at, each, pin) for each in range(step, self.steps))
+            coming = next(built, None)
+            while coming is not None:
                 batch = coming.result()
-                step += 1
-                coming = builder.submit(self.at, step, pin) if step < self.steps else coming
+                coming = next(built, None)
                 yield batch
 
     def at(self, step: int, pin: bool = False) -> Batch:

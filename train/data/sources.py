@@ -63,7 +63,7 @@ def unlabelled(place: Places, data: Data, task: Task) -> Iterator[Example]:
     """
     known = columns(data)
     return _read_all(
-        rows(place, "train", data), lambda where, row: Example(*task.read_texts(row, known, where), gold=None)
+        rows(place, UNLABELLED, data), lambda where, row: Example(*task.read_texts(row, known, where), gold=None)
     )
 
 
@@ -134,7 +134,7 @@ def content(data: Data) -> dict[str, list[Any]]:
         InputError: there is no such file or hub data set.
     """
     found = {name: _content(place, name) for name, place in named(data).items()}
-    return found if data.unlabelled is None else found | {UNLABELLED: _content(data.unlabelled, "train")}
+    return found if data.unlabelled is None else found | {UNLABELLED: _content(data.unlabelled, UNLABELLED)}
 
 
 def _content(place: Places, split: str) -> list[Any]:
@@ -146,12 +146,12 @@ def _content(place: Places, split: str) -> list[Any]:
 
 
 def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a hub data set's split of that name, labels and tags by name where the data set names them.
+    """The rows of a split, from a hub data set's of that name, labels and tags by name where the data set names them.
 
     Args:
         place: hub id, with :configuration and @revision where one is meant; a local folder that `datasets` reads does
             as well.
-        split: train, validation or test.
+        split: train, validation, test or unlabelled.
         data: names the columns; where its labels are others than the data set's own, indices are kept, to be named by
             these.
     """
@@ -163,7 +163,7 @@ def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str
 
 
 def _hub(place: str, split: str) -> Any:
-    """A split of a hub data set, downloaded where it is not here yet.
+    """A split of a hub data set, that of unlabelled texts being its `train`, downloaded where it is not here yet.
 
     Raises:
         InputError: there is none, or the hub cannot be reached.
@@ -172,7 +172,7 @@ def _hub(place: str, split: str) -> Any:
 
     name, config, revision = places.split_hub_id(place)
     try:
-        return datasets.load_dataset(name, config, split=split, revision=revision)
+        return datasets.load_dataset(name, config, split="train" if split == UNLABELLED else split, revision=revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise InputError(f"data.{split}: {place}: {' '.join(str(error).split())}") from error
 

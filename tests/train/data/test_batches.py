@@ -79,6 +79,14 @@ def test_batches_ahead_are_those_of_their_steps(model: Path) -> None:
     assert [texts(batch) for batch in coming] == [texts(batch) for batch in wanted]
 
 
+def test_nothing_is_built_after_the_last_step(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a run resumes at its end."""
+    built: list[int] = []
+    whole = batches(model, make_texts(50), Training(batch_size=8, epochs=2), 0, 1)
+    monkeypatch.setattr(whole, "at", lambda step, pin: built.append(step))
+    assert not [*whole.ahead(14, pin=False), *built]
+
+
 def test_a_rank_without_examples_takes_part_with_no_weight(model: Path) -> None:
     rows = [{"text": "a film", "label": "negative"}, {"text": "a good film", "label": "positive"}]
     batch = batches(model, rows, Training(batch_size=2), rank=2, ranks=3).at(0)

@@ -158,6 +158,14 @@ def test_a_hub_row_without_a_label_is_refused(
         read(second, sources.columns(data), other)
 
 
-def test_a_hub_data_set_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data.train: .*nowhere"):
-        list(sources.hub_rows(str(tmp_path / "nowhere"), "train", Data(train="x")))
+@pytest.mark.parametrize("key", ["train", "unlabelled"])
+def test_a_hub_data_set_that_is_not_there(tmp_path: Path, key: str) -> None:
+    with pytest.raises(InputError, match=rf"data.{key}: .*nowhere"):
+        list(sources.hub_rows(str(tmp_path / "nowhere"), key, Data(train="x")))
+
+
+def test_unlabelled_texts_are_of_a_hub_data_sets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.Dataset.from_dict({"text": ["good"]}).to_parquet(tmp_path / "set/train.parquet")
+    ((_, row),) = sources.hub_rows(str(tmp_path / "set"), sources.UNLABELLED, Data(train="x"))
+    assert row == {"text": "good"}
