@@ -22,7 +22,7 @@ from bertline.artifacts.run import RunFolder
 from bertline.train import preemption
 
 PATIENCE = 10.0
-"""Seconds that other ranks give rank 0 to tell a fault that all have; the launcher ends them once it has."""
+"""Seconds that other ranks give rank 0 to tell a fault that all have; DeepSpeed's launcher ends them once it has."""
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait make a busy machine twenty times slower
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # when a rank dies, the others' torch prints its own stack
@@ -77,11 +77,12 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
 
 
 def tell(faults: str) -> None:
-    """Say on stderr what was wrong, once: rank 0 does; another rank does if rank 0 has not after a while."""
+    """Say on stderr what was wrong: rank 0 does; one rank of each other machine does if it is not ended in a while."""
     preemption.unwatch()
     if os.environ.get("RANK", "0") != "0":
         time.sleep(PATIENCE)
-    print(faults, file=sys.stderr, flush=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(faults, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from bertline.train import __main__ as program
+from bertline.train import preemption
 from bertline.train.__main__ import parse
 
 
@@ -42,3 +46,16 @@ def test_the_flags() -> None:
     assert vars(arguments) == {
         "recipe": Path("r.yaml"), "set": ["a=1", "b=2"], "run": Path("x"), "resume": True, "local_rank": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("rank", "local", "lines"), [(0, 0, 1), (1, 1, 0), (8, 0, 1), (9, 1, 0)])
+def test_a_fault_that_all_have_is_told_once_a_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int, local: int, lines: int
+) -> None:
+    """Slurm and Kubernetes end no rank because another has told it."""
+    monkeypatch.setattr(program, "PATIENCE", 0.0)
+    monkeypatch.setattr(preemption, "unwatch", lambda: None)
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    program.tell("a fault")
+    assert capsys.readouterr().err == "a fault\n" * lines
