@@ -38,14 +38,13 @@ def start() -> None:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
     os.environ.setdefault("LOCAL_RANK", "0")
     if on_cpu():
-        here = os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE", "1")  # torchrun says the latter
-        torch.set_num_threads(max(1, machine.cores() // int(here)))
         _keep_memory()
     else:
-        get_accelerator().set_device(int(os.environ["LOCAL_RANK"]))
+        _take_gpu()
     # DeepSpeed would compile a shared-memory collective here (50 seconds, a C++ compiler) that only inference calls.
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(get_accelerator().communication_backend_name())
+    torch.set_num_threads(max(1, machine.cores() // _sharing_cores()))
 
 
 def stop() -> None:
@@ -125,6 +124,24 @@ def store(name: str, timeout: timedelta) -> Store:
     met = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"{name}/{attempt}", met)
+
+
+def _take_gpu() -> None:
+    """Have the GPU of this rank's number on its machine; where a scheduler shows each rank its own alone, that one.
+
+    DeepSpeed takes it by LOCAL_RANK as well.
+    """
+    number = int(os.environ["LOCAL_RANK"]) % get_accelerator().device_count()
+    os.environ["LOCAL_RANK"] = str(number)
+    get_accelerator().set_device(number)
+
+
+def _sharing_cores() -> int:
+    """How many ranks compute on the cores that this one may use: a scheduler may have bound each to its own."""
+    mine = f"{socket.gethostname()} {sorted(os.sched_getaffinity(0))}"
+    bound, everyone = store("cores", timedelta(minutes=10)), [str(rank) for rank in range(dist.get_world_size())]
+    bound.set(everyone[dist.get_rank()], mine)
+    return bound.multi_get(everyone).count(mine.encode())
 
 
 def _keep_memory() -> None:

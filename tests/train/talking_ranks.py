@@ -26,7 +26,9 @@ def refuse() -> NoReturn:
 
 def talk() -> None:
     """What rank 0 makes, or why it does not, is known to both; one may be late."""
+    machine.cores = lambda: 16
     ranks.start()
+    assert torch.get_num_threads() == 8, "both may use the same"
     torch.distributed.new_group = forbidden
     rank = int(os.environ["RANK"])
     for name in "abc":
@@ -40,6 +42,15 @@ def talk() -> None:
     torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=0.2))
     ranks.be_patient()
     time.sleep(1.0 - rank)
+    ranks.stop()
+
+
+def start_bound() -> None:
+    """Each has cores of its own, as Slurm binds tasks."""
+    os.sched_getaffinity = lambda _: {int(os.environ["RANK"])}
+    machine.cores = lambda: 16
+    ranks.start()
+    assert torch.get_num_threads() == 16
     ranks.stop()
 
 

@@ -1,5 +1,6 @@
 """What a rank finds of its device, and what ranks say together."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,21 @@ def test_bf16_that_a_gpu_emulates_is_not_taken(
 
 def test_what_the_first_says_all_know(tmp_path: Path) -> None:
     forked.two(tmp_path / "logs", talking_ranks.talk)
+
+
+def test_ranks_that_are_bound_to_cores_compute_on_all_of_theirs(tmp_path: Path) -> None:
+    forked.two(tmp_path / "logs", talking_ranks.start_bound)
+
+
+@pytest.mark.parametrize(("visible", "taken"), [(8, 3), (1, 0)])
+def test_a_rank_takes_the_gpu_that_it_is_shown(monkeypatch: pytest.MonkeyPatch, visible: int, taken: int) -> None:
+    """As Slurm's --gpus-per-task shows each task one."""
+    found: list[int] = []
+    gpus = SimpleNamespace(device_count=lambda: visible, set_device=found.append)
+    monkeypatch.setattr(ranks, "get_accelerator", lambda: gpus)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    ranks._take_gpu()
+    assert (found, os.environ["LOCAL_RANK"]) == ([taken], str(taken))
 
 
 def test_a_rank_that_waits_for_the_first_ends_when_that_is_gone(tmp_path: Path) -> None:
