@@ -16,6 +16,7 @@ from tests.train.conftest import losses, write_recipe
 SCRIPT = Path(__file__).parents[2] / "launch" / "cluster" / "slurm.sbatch"
 SRUN = """#!/bin/bash
 [ "$1" = --kill-on-bad-exit=0 ] || exit 64  # with 1, the first that ends with 75 has the others killed
+[ "$SRUN_CPUS_PER_TASK" = 2 ] || exit 65  # a core a rank else, whatever the job was given
 shift
 pids=()
 trap 'kill -USR1 "${pids[@]}"' USR1
@@ -49,7 +50,7 @@ def job(tmp_path: Path) -> dict[str, str]:
         path.write_text(script)
         path.chmod(0o755)
     programs = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node[1-2]"}
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_CPUS_PER_TASK": "2"}
     return {**os.environ, **job, "PATH": programs, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 
