@@ -58,7 +58,8 @@ def start(
     variables = deepspeed_launcher.environment(gpus, ranks, hostfile)
     code = deepspeed_launcher.run(line, variables, deepspeed_launcher.asking(hostfile, folder))
     if code == PreemptedError.exit_code:
-        again = shlex.join(["bertline", "train", str(path), "--run", str(folder), "--resume"])
+        begun = ["--resume"] if RunFolder(folder).recipe.exists() else []
+        again = shlex.join(["bertline", "train", str(path), "--run", str(folder), *begun])
         raise PreemptedError(f"{folder}: stopped as asked; go on with {again} and the same --set, --gpus or --ranks")
     if code != 0:
         kind = InputError if code == InputError.exit_code else BertlineError

@@ -13,6 +13,8 @@ import pytest
 
 from bertline.artifacts.errors import PreemptedError
 from bertline.artifacts.run import RunFolder, read_summary
+from bertline.launch import deepspeed_launcher
+from bertline.launch import training as launched
 from tests.train.conftest import losses
 
 SETS = ["--set", "training.epochs=20", "--set", "training.save_steps=1000", "--set", "training.eval_steps=1000"]
@@ -58,3 +60,17 @@ def test_a_preempted_run_goes_on_where_it_was(
     assert losses(run)[:taken] == before
     assert len(losses(run)) == read_summary(run.path).steps == 120
     assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] == 120
+
+
+def test_how_to_go_on_is_said_as_far_as_the_run_has_come(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before it has its recipe, a run is begun again."""
+    run = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(deepspeed_launcher, "run", lambda *_: PreemptedError.exit_code)
+    with pytest.raises(PreemptedError, match=f"{run.path} and the same"):
+        launched.start(recipe, ranks=1, run=run.path)
+    run.path.mkdir()
+    run.recipe.touch()
+    with pytest.raises(PreemptedError, match=f"{run.path} --resume and the same"):
+        launched.start(recipe, ranks=1, run=run.path, resume=True)
