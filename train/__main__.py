@@ -4,7 +4,7 @@
 
 `bertline train` starts the same. Exit 0: done; 1: a rank died, hung or failed, or the loss was no longer a number; 2:
 the input is wrong, told on stderr; 75: asked to stop by SIGTERM or SIGUSR1, it has saved a checkpoint and can go on
-with --resume.
+with --resume, or, stopped before its first step, without.
 """
 
 import argparse

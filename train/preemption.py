@@ -1,11 +1,15 @@
-"""A scheduler that wants the machine back says so by a signal: it is noted, and acted on after the step being taken."""
+"""A scheduler that wants the machine back says so by a signal: it is noted, and acted on after the step being taken.
+
+Before the first step it is acted on between some thousand texts and the next.
+"""
 
 import signal
 from threading import Event
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 asked = Event()
-"""Set once this process was asked to stop. The ranks agree on it in each step, for a signal may reach one alone."""
+"""Set once this process was asked to stop. The ranks agree on it in each step, for a signal may reach one alone; while
+rank 0 reads the data for all, it alone is listened to."""
 
 
 def watch() -> None:

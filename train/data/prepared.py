@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import bertline
 from bertline.artifacts import files, machine
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Encoded, Tokenizer
+from bertline.train import preemption
 from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Windows, batched
 from bertline.train.data.sources import UNLABELLED
@@ -55,6 +56,7 @@ def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) ->
 
     Raises:
         InputError: as `splitting.make`; or there is no room to write.
+        PreemptedError: this process was asked to stop.
     """
     folder = cache / fingerprint(recipe, tokenizer)
     if folder.exists():
@@ -110,9 +112,15 @@ def fingerprint(recipe: Recipe, tokenizer: Path) -> str:
 def windows(
     name: str, parts: Sequence[Sequence[Example]], task: Task, tokenizer: Tokenizer, progress: Progress
 ) -> Iterator[tuple[Encoded, Target]]:
-    """A split as the model reads it: each window of its examples, in all parts one after the other, and its target."""
+    """A split as the model reads it: each window of its examples, in all parts one after the other, and its target.
+
+    Raises:
+        PreemptedError: this process was asked to stop.
+    """
     batches = -(-sum(map(len, parts)) // TEXTS)
     for number, some in enumerate(progress.track(batched(chain(*parts), TEXTS), batches, f"tokenizing {name}")):
+        if preemption.asked.is_set():
+            raise PreemptedError(f"tokenizing {name}: stopped as asked, with nothing kept")
         for window in tokenizer.encode([example.texts for example in some]):
             yield window._replace(text=number * TEXTS + window.text), task.target(some[window.text], window)
 

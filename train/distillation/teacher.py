@@ -6,10 +6,12 @@ entity or an answer is not.
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch import nn
 import bertline
 from bertline.artifacts import bundle, encoder, files, places
 from bertline.artifacts import run as runs
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
@@ -29,7 +31,7 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Output, Task
 from bertline.tasks.text_classification import TextClassification
 from bertline.tasks.tokens import Encoded, Tokenizer
-from bertline.train import evaluation, model, ranks, watchdog
+from bertline.train import evaluation, model, preemption, ranks, watchdog
 from bertline.train.data.mapped import Outputs, batched
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import Precision
@@ -41,8 +43,8 @@ FILE = "outputs.arrow"
 CODE = ("distillation/teacher.py", "evaluation.py", "data/mapped.py")
 """What outputs depend on, of ours."""
 ASKING = "asking the teacher"
-AT_ONCE = 16_384
-"""Windows whose outputs are held in memory."""
+AT_ONCE = 4096
+"""Windows, or texts, that are asked about and kept at once."""
 
 
 Answering = Callable[[Sequence[Encoded]], list[Output]]
@@ -108,6 +110,7 @@ def outputs(
 
     Raises:
         InputError: it reads otherwise than the student, which does not do for its task; there is no room to write.
+        PreemptedError: the run was asked to stop.
     """
     with model.tokenizer_folder(teacher.folder) as own:
         alike = _reads_alike(teacher, own, ready.splits.task, tokenizer_folder)
@@ -120,7 +123,11 @@ def outputs(
                 if teacher.is_bundle
                 else _model(teacher, tokenizer, precision, batch_size, progress)
             )
+            parts = folder.with_name(f"{folder.name}-parts")
+            answering = _keeping(answering, parts)
             _write(folder, _of_windows(answering, ready) if alike else _of_texts(answering, ready, teacher, tokenizer))
+            if ranks.is_first():
+                _remove(parts)
     return Outputs(folder / FILE)
 
 
@@ -168,7 +175,7 @@ def _of_texts(answering: Answering, ready: Prepared, teacher: Teacher, tokenizer
     """The output for the text that each of the student's windows is of, all of the teacher's windows taken together."""
     assert isinstance(teacher.task, TextClassification)
     of_text: list[Output] = []
-    for some in batched(chain(ready.splits.train, ready.splits.unlabelled), AT_ONCE):
+    for some in batched(itertools.chain(ready.splits.train, ready.splits.unlabelled), AT_ONCE):
         windows = tokenizer.encode([example.texts for example in some])
         of_text += teacher.task.pooled(len(some), windows, answering(windows))
     yield from (of_text[window.text] for window in ready.train.windows)
@@ -203,6 +210,43 @@ def _engine(teacher: Teacher, progress: Progress) -> Answering:
         return [shares[index % count][index // count] for index in range(len(windows))]
 
     return answer
+
+
+def _keeping(answering: Answering, parts: Path) -> Answering:
+    """The same, with each answer kept, so that a run that is stopped before all are there goes on after the last.
+
+    Raises:
+        PreemptedError: from what is made: a rank was asked to stop.
+    """
+    calls = itertools.count()
+
+    def answer(windows: Sequence[Encoded]) -> list[Output]:
+        part = parts / str(next(calls))
+        if ranks.from_first(part.exists):
+            return list(Outputs(part / FILE))
+        said = answering(windows)
+        if ranks.is_first():
+            _make(part, said)
+        if ranks.sum_over_ranks(torch.tensor(float(preemption.asked.is_set()), device=ranks.device())):
+            raise PreemptedError(f"{ASKING}: stopped as asked; what it has said so far is kept in {parts}")
+        return said
+
+    return answer
+
+
+def _remove(parts: Path) -> None:
+    """Remove what was kept, but for what another run is about to keep there: its name begins with a dot."""
+    for part in parts.glob("[0-9]*"):
+        shutil.rmtree(part, ignore_errors=True)
+    with suppress(OSError):
+        parts.rmdir()
+
+
+def _make(folder: Path, computed: Iterable[Output]) -> None:
+    def fill(temporary: Path) -> None:
+        Outputs.write(temporary / FILE, computed)
+
+    files.make_once(folder, fill)
 
 
 def _found(place: str, student: TaskSettings) -> Teacher:
@@ -244,13 +288,9 @@ def _write(folder: Path, computed: Iterator[Output]) -> None:
     Raises:
         InputError: there is no room.
     """
-
-    def fill(temporary: Path) -> None:
-        Outputs.write(temporary / FILE, computed)
-
     if ranks.is_first():
         try:
-            files.make_once(folder, fill)
+            _make(folder, computed)
         except OSError as error:
             raise InputError(f"{folder}: the teacher's outputs could not be written ({error}); make room") from error
     for _ in computed:  # ranks compute together, whoever writes

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from bertline.artifacts import recipe as recipes
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.tasks.tokens import Tokenizer
+from bertline.train import preemption
 from bertline.train.data import mapped, prepared, splitting
 from bertline.train.progress import Progress
 from tests.conftest import make_model, make_texts
@@ -51,6 +53,18 @@ def test_a_second_run_finds_what_the_first_has_made(
     inputs = tokenizer.pad(after.test.windows[:6])
     assert tokenizer.decode(after.test.windows[0]).startswith("[CLS] ")
     assert inputs["input_ids"].shape == inputs["attention_mask"].shape
+
+
+def test_who_is_asked_to_stop_tokenizes_no_further(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipes.load(write(tmp_path, model, make_texts(60)))
+    monkeypatch.setattr(Tokenizer, "encode", forbidden)
+    monkeypatch.setattr(preemption, "asked", Event())
+    preemption.asked.set()
+    with pytest.raises(PreemptedError, match="stopped as asked"):
+        prepared.prepare(recipe, model, tmp_path / "cache", SILENT)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".gitignore"]
 
 
 def forbidden(*_: Any, **__: Any) -> Any:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Distillation, Student, Training
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings, Tokens
@@ -24,8 +25,9 @@ from bertline.export.export import export
 from bertline.export.terms import Terms as ExportTerms
 from bertline.serve.engine import Engine
 from bertline.tasks.task import IGNORED
-from bertline.train import evaluation, model
+from bertline.train import evaluation, model, preemption
 from bertline.train.distillation import student
+from bertline.train.distillation import teacher as teachers
 from bertline.train.distillation.relations import Relations
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective, TeacherLoss, Terms
@@ -275,6 +277,32 @@ class TestRuns:
         monkeypatch.setattr(evaluation, "outputs", spy)
         assert losses(train_here(recipe, tmp_path / "second")) == losses(first)
         assert spied == ["validation", "test"]
+
+    @pytest.mark.parametrize("sets", [[], ["tokens.max_length=4"]])  # window by window; text by text
+    def test_who_is_asked_to_stop_asks_no_further_and_later_only_what_is_left(
+        self, teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str]
+    ) -> None:
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.path))
+        whole = losses(train_here(recipe, tmp_path / "elsewhere/whole", sets))
+        asked, answered = evaluation.outputs, []
+
+        def spy(*arguments: Any) -> Any:
+            answered.append(arguments[2])
+            preemption.asked.set()
+            return asked(*arguments)
+
+        monkeypatch.setattr(teachers, "AT_ONCE", 25)
+        monkeypatch.setattr(evaluation, "outputs", spy)
+        monkeypatch.setattr(preemption, "asked", Event())
+        for _ in range(3):  # 60 texts
+            with pytest.raises(PreemptedError, match="what it has said so far is kept"):
+                train_here(recipe, tmp_path / "run", sets)
+            preemption.asked.clear()
+        assert answered == [teachers.ASKING] * 3
+        monkeypatch.setattr(evaluation, "outputs", asked)
+        monkeypatch.setattr(teachers, "_model", lambda *_: None)
+        assert losses(train_here(recipe, tmp_path / "run", sets)) == pytest.approx(whole, abs=1e-6)
+        assert not list((tmp_path / ".bertline-cache").glob("*-parts"))
 
     def test_a_bundle_may_be_the_teacher(self, teacher: RunFolder, tmp_path: Path) -> None:
         """Its int8 model is asked, text by text; where the student begins is said by the recipe."""
