@@ -6,7 +6,6 @@ for too long, is a fault; so is an error. The first fault that is posted is told
 counted in ticks of this process, so that a job that is suspended and woken as a whole finds no fault.
 """
 
-import errno
 import itertools
 import os
 import re
@@ -25,7 +24,7 @@ from typing import NamedTuple, NoReturn
 import deepspeed.comm as dist
 import torch
 
-from bertline.artifacts.errors import BertlineError, InputError
+from bertline.artifacts.errors import FULL, BertlineError, InputError
 from bertline.train import ranks
 
 TICK = 1.0
@@ -38,7 +37,6 @@ ON_CPU, ON_GPU = 20.0, 600.0
 """Seconds that it may later, unless the recipe says otherwise; on GPUs as many as NCCL would give."""
 SLACK = 5
 """How many times as long as ever before a rank may always stand still: a large model's pass takes what it takes."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Fault(NamedTuple):
