@@ -147,9 +147,10 @@ def test_many_examples_that_all_differ_take_no_more_memory() -> None:
     settings = classifier(labels=["score"]).model_copy(update={"problem_type": "regression"})
     task, examples = catalog.make(settings), [Example("", None, float(index)) for index in range(500)]
     before = task.counts(examples, [{"value": index + (-1) ** index} for index in range(500)])
-    bootstrap.interval(task, "mse", before[:2])  # imports
+    none = bootstrap.dearest(task, "mse", examples, before)
+    bootstrap.interval(task, "mse", before[:2], none)  # imports
     tracemalloc.start()
-    bootstrap.interval(task, "mse", before)
+    bootstrap.interval(task, "mse", before, none)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 20e6
