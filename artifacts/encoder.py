@@ -27,6 +27,11 @@ LAYERS = ("num_hidden_layers", "n_layers")
 """What config.json calls the number of layers."""
 METADATA = "__metadata__"
 """In a safetensors header the one entry that is no tensor."""
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "spm.model",
+)  # fmt: skip
+"""What a tokenizer may consist of."""
 PADDING_OFFSET = (
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "ibert", "lilt", "longformer", "mpnet"
 )  # fmt: skip
@@ -101,11 +106,6 @@ def weights_sha256(folder: Path) -> str:
     """The sha256 of model.safetensors; of the shards' hashes, joined, where there are several."""
     hashes = [files.sha256(path) for path in weight_files(folder)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def tensor_names(folder: Path) -> set[str]:
-    """The names of all tensors in a folder's weights, read from the headers alone."""
-    return {name for path in weight_files(folder) for name in _header(path) if name != METADATA}
 
 
 def _is_file_name(value: object) -> bool:

@@ -25,10 +25,6 @@ from bertline.artifacts.recipe_schema import Freeze, Training
 from bertline.tasks.task import Task
 from bertline.train.deepspeed_config import Precision
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-    "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model",
-)  # fmt: skip
 AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What matrices are multiplied in, where that is not fp32."""
 
@@ -148,7 +144,7 @@ def tokenizer_folder(source: Path) -> Iterator[Path]:
         folder = Path(name)
         tokenizer = _tokenizer(source)
         if _is_as_written(tokenizer, source / "tokenizer.json"):
-            for file in TOKENIZER_FILES:
+            for file in encoder.TOKENIZER_FILES:
                 if (source / file).is_file():
                     shutil.copyfile(source / file, folder / file)
         else:

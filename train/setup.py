@@ -34,11 +34,9 @@ from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective, TeacherLoss
 from bertline.train.progress import Progress
 
-HARMLESS = tuple(
-    f"training.{name}"
-    for name in (
-        "gradient_checkpointing", "logging_steps", "micro_batch_size", "save_steps", "save_total_limit", "timeout"
-    )
+HARMLESS = (
+    "training.gradient_checkpointing", "training.logging_steps", "training.micro_batch_size", "training.save_steps",
+    "training.save_total_limit", "training.timeout",
 )  # fmt: skip
 """Keys of a recipe that a run may be resumed with other values of: it takes the same steps."""
 

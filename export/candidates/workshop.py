@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -13,10 +12,8 @@ from bertline.export.candidates import cascade, sensitivity
 from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import Plan
 from bertline.export.candidates.quantize import quantize
-from bertline.export.sources import Origin
+from bertline.export.sources import Origin, from_all_over
 from bertline.tasks.tokens import Batch, Text, Tokenizer
-
-T = TypeVar("T")
 
 PROBES = 16
 """Texts that tell what quantizing one layer changes."""
@@ -93,9 +90,3 @@ class Workshop:
         if key not in self._ranked:
             self._ranked[key] = sensitivity.ranked(self._base(plan).path, from_all_over(self.texts, PROBES), plan)
         return self._ranked[key]
-
-
-def from_all_over(given: Sequence[T], count: int) -> list[T]:
-    """`count` of them at most, evenly spaced: files may be sorted by label, and their heads have one."""
-    count = min(count, len(given))
-    return [given[index * len(given) // count] for index in range(count)]

@@ -17,7 +17,7 @@ from bertline.artifacts.errors import GateError
 from bertline.artifacts.task import TaskSettings
 from bertline.bench.worker import Worker
 from bertline.export.gates import adversarial, tokenization
-from bertline.export.sources import Origin
+from bertline.export.sources import Origin, from_all_over
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import Runtime
 from bertline.tasks.task import Output, Task, of_each_text
@@ -194,8 +194,7 @@ def of_mixed_lengths(given: Sequence[Text], settings: TaskSettings) -> list[Text
 
 def mixed_lengths(texts: Sequence[Text], count: int = TEXTS) -> list[Text]:
     """`count` cuts of `texts` to WORDS; several of each, of different lengths, where there are fewer texts."""
-    if len(texts) > count:
-        texts = [texts[index * len(texts) // count] for index in range(count)]  # from all over: files may be sorted
+    texts = from_all_over(texts, count)
     cuts = []
     for index in range(count):
         turn, which = divmod(index, len(texts))

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
+import numpy as np
+
 from bertline.artifacts.errors import GateError, InputError
 from bertline.bench.transformers_tokens import Reading, Window
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
@@ -37,7 +39,7 @@ def gate(tokenizer: Tokenizer, texts: Sequence[Text], windows: Sequence[Encoded]
 
 
 def _window(one: Encoded, typed: bool) -> Window:
-    types = one.type_ids if typed else one.type_ids * 0
+    types = one.type_ids if typed else np.zeros_like(one.type_ids)
     return Window(one.text, one.input_ids.tolist(), [1] * len(one.input_ids), types.tolist())
 
 

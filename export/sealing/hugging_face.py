@@ -5,22 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts import files
+from bertline.artifacts import encoder, files
 from bertline.artifacts.task import TaskSettings
 
-FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "spm.model",
-)
+FILES = ("config.json", *encoder.TOKENIZER_FILES)
 """Copied where the model has them; nothing else of its folder is."""
 
 

@@ -156,7 +156,3 @@ def test_a_config_that_is_no_object_is_refused(tiny_model: Path, content: str) -
 )
 def test_positions_hold_as_many_tokens_as_the_models_say(config: dict[str, Any], tokens: int) -> None:
     assert encoder.max_tokens(config) == tokens
-
-
-def test_tensor_names_come_from_the_header(tiny_classifier: Path) -> None:
-    assert {"classifier.weight", "classifier.bias"} < encoder.tensor_names(tiny_classifier)

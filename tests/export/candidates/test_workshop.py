@@ -10,7 +10,7 @@ from bertline.export import sources
 from bertline.export.candidates import sensitivity, workshop
 from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import Plan, dynamic
-from bertline.export.candidates.workshop import PROBES, Workshop, from_all_over
+from bertline.export.candidates.workshop import PROBES, Workshop
 from bertline.tasks.tokens import Batch, Text
 from tests.conftest import WORDS
 
@@ -35,9 +35,3 @@ def test_both_labels_of_a_sorted_file_are_seen(run: Path, tmp_path: Path, monkey
     assert len(set(words(made.texts))) == 2
     made.make(replace(dynamic(True, False), fp32_share=0.25))
     assert (len(probed), len(set(words(probed)))) == (PROBES, 2)
-
-
-def test_all_over() -> None:
-    assert from_all_over(range(10), 4) == [0, 2, 5, 7]
-    assert from_all_over(range(3), 4) == [0, 1, 2]
-    assert from_all_over([], 4) == from_all_over(range(3), 0) == []
