@@ -62,6 +62,8 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, (threads or machine.cores()) // streams)
         options.inter_op_num_threads = 1
+        # else its threads spin on after an answer for longer than that took, and an autoscaler sees a load that is none
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3  # errors: warnings here are about the graph, which export has proven
         try:
             content = model if isinstance(model, bytes) else str(model)

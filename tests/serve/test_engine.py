@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time, sleep
 
 import numpy as np
 import pytest
@@ -95,6 +96,17 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_threads_follow_the_cores_unless_told(tiny_bundle: Path) -> None:
     runtime = OnnxRuntime((tiny_bundle / bundle.MODEL).read_bytes(), threads=1)
     assert runtime._session.get_session_options().intra_op_num_threads == 1
+
+
+def test_who_has_answered_is_at_rest(tiny_bundle: Path) -> None:
+    engine = Engine.load(tiny_bundle, threads=2)
+    spent = 0.0
+    for _ in range(20):
+        engine.predict([("a fine film", None)])
+        begun = process_time()
+        sleep(0.03)
+        spent += process_time() - begun
+    assert spent < 0.06  # threads that spin on take 3 ms and more after each
 
 
 def test_nothing_is_written_or_told_beside_the_answers(tiny_bundle: Path, tmp_path: Path) -> None:

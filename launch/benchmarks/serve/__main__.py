@@ -31,8 +31,10 @@ WORDS = "The film takes its time, but the actors are a joy to watch and the endi
 ROUNDS = 5
 SECONDS = 3.0
 CLIENTS = 16
+LIGHT = 0.15
+"""Of the engine's own rate, what is offered to see what the server's threads cost while little is asked."""
 REST = 0.3
-"""Seconds between two turns, in which threads stop spinning."""
+"""Seconds between two turns, in which what is queued or spins comes to its end."""
 
 
 @click.command(cls=Command)
@@ -74,7 +76,7 @@ def start(bundle: Path) -> dict[str, float]:
 
 
 async def turn(model: Model, server: Serving, text: str) -> dict[str, float]:
-    """One round: each way with one client, then each with many."""
+    """One round: each way with one client, then each with many; then few requests, far apart."""
     async with Clients(server.url, [text]) as clients:
         engine_ms = _median_ms(lambda: model.predict([text]))
         sleep(REST)
@@ -84,10 +86,16 @@ async def turn(model: Model, server: Serving, text: str) -> dict[str, float]:
         sleep(REST)
         http_rate = goodput(await clients.loop(CLIENTS, SECONDS))
         sleep(REST)
+        before = server.cpu_seconds()
+        light = await clients.offer(LIGHT * engine_rate, SECONDS)
+        cpu_ms = (server.cpu_seconds() - before) / len(light) * 1000
+        sleep(REST)
     figures = {
         "engine_p50_ms": engine_ms, "http_p50_ms": http_ms, "http_adds_ms": http_ms - engine_ms,
         "engine_texts_per_second": engine_rate, f"http_{CLIENTS}_clients_texts_per_second": http_rate,
         "http_over_engine": http_rate / engine_rate,
+        "light_p50_ms": percentile(light, 200, 0.5) * 1000, "light_p90_ms": percentile(light, 200, 0.9) * 1000,
+        "light_cpu_ms": cpu_ms,
     }  # fmt: skip
     click.echo("  ".join(f"{name} {value:.2f}" for name, value in figures.items()), err=True)
     return figures

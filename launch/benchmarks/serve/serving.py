@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 from time import sleep
 from typing import Any
 
+import psutil
+
 
 @dataclass(frozen=True)
 class Serving:
@@ -38,8 +40,12 @@ class Serving:
 
     def rss_bytes(self) -> int:
         """The memory it holds."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) * 1024
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def cpu_seconds(self) -> float:
+        """What its threads have computed so far, one core each."""
+        spent = psutil.Process(self.process.pid).cpu_times()
+        return float(spent.user + spent.system)
 
 
 @contextmanager
