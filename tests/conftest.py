@@ -18,6 +18,12 @@ WORDS = {
 FILLERS = ("the", "film", "a", "movie", "was", "and", "it", "with", "plot", "actors", "of", "story", "in", "this", "I")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep all tests but those for GPUs on the CPU: DeepSpeed chooses once for a process, as it is imported."""
+    if config.option.markexpr != "gpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+
+
 def make_texts(count: int, seed: int = 0) -> list[dict[str, str]]:
     """Labelled texts of 4 to 40 words that a tiny model can learn to tell apart."""
     chance = random.Random(seed)
@@ -109,7 +115,6 @@ def rank() -> Iterator[None]:
     from bertline.train import ranks
 
     before = dict(os.environ)
-    os.environ["DS_ACCELERATOR"] = "cpu"
     ranks.start()
     torch.set_num_threads(1)  # on a busy machine threads that wait for each other cost seconds a step
     yield

@@ -55,8 +55,7 @@ ENCODERS = {
          "position_biased_input": False},
     ),
     "modernbert": Encoder(
-        "ModernBertConfig", "bpe-modernbert", {**SMALL, "local_attention": 16, "global_attn_every_n_layers": 2,
-                                               "reference_compile": False},
+        "ModernBertConfig", "bpe-modernbert", {**SMALL, "local_attention": 16, "global_attn_every_n_layers": 2}
     ),
 }  # fmt: skip
 

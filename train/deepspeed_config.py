@@ -62,6 +62,17 @@ def choose_precision(wanted: str, on_cpu: bool, computes_bf16: bool) -> Precisio
     return "bf16" if wanted == "bf16" or (wanted == "auto" and computes_bf16) else "fp16"
 
 
+def staged(training: Training, precision: Precision) -> Training:
+    """`training` with ZeRO 1 in the place of ZeRO 0 where that is not sound: in fp16.
+
+    There DeepSpeed 0.19.8 divides gradients by a loss scale that it has not multiplied the loss by, and takes a step of
+    the optimizer before the first: hardly anything is learned (github.com/deepspeedai/DeepSpeed/pull/8393).
+    """
+    if precision == "fp16" and training.zero_stage == 0:
+        return training.model_copy(update={"zero_stage": 1})
+    return training
+
+
 def configure(recipe: Recipe, ranks: int, precision: Precision) -> dict[str, Any]:
     """The dictionary for `deepspeed.initialize`.
 
@@ -75,6 +86,7 @@ def configure(recipe: Recipe, ranks: int, precision: Precision) -> dict[str, Any
         "gradient_clipping": training.max_grad_norm,
         # torch's AdamW is what is offloaded, where that is asked for: DeepSpeed's own would have to be compiled
         "zero_force_ds_cpu_optimizer": False,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU twice a step
         "zero_optimization": {"stage": training.zero_stage, "reduce_bucket_size": REDUCE_BUCKET_SIZE},
         **_precision(precision),
     }

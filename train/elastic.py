@@ -41,10 +41,11 @@ def settings(optimizer: Any) -> list[dict[str, Any]]:
 
 
 def repair(optimizer: Any, groups: list[dict[str, Any]], learning_rates: list[float]) -> None:
-    """Undo what loading a universal checkpoint does to an optimizer under ZeRO 3.
+    """Undo what loading a universal checkpoint does to an optimizer.
 
-    It gives every group the settings of the first, and one tensor to all parameters as their count of steps, which then
-    counts several times a step.
+    Under ZeRO 3 it gives every group the settings of the first, and one tensor to all parameters as their count of
+    steps, which then counts several times a step; and in every stage it leaves that count on the CPU, where the fused
+    kernel of a GPU does not take it from.
 
     Args:
         optimizer: torch's, inside DeepSpeed's.
@@ -53,6 +54,6 @@ def repair(optimizer: Any, groups: list[dict[str, Any]], learning_rates: list[fl
     """
     for group, own, rate in zip(optimizer.param_groups, groups, learning_rates, strict=True):
         group.update({**own, "lr": rate})
-    for state in optimizer.state.values():
+    for parameter, state in optimizer.state.items():
         if "step" in state:
-            state["step"] = state["step"].clone()
+            state["step"] = state["step"].to(parameter.device, copy=True)

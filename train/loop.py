@@ -1,7 +1,7 @@
 """The training loop: batch, forward, backward, step; log, evaluate, keep the best, save.
 
 Everything here happens on every rank at once. What it needs is made in setup.py; what remains after it, in finish.py.
-Nothing waits for the device within a step: its figures are read while the next one is computed.
+Nothing here waits for the device within a step: its figures are read while the next one is computed.
 """
 
 import math

@@ -8,13 +8,15 @@ from collections.abc import Callable
 
 import deepspeed.comm as dist
 import torch
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
 from torch import nn
 
 from bertline.artifacts.recipe_schema import Training
 from bertline.train import model as models
 from bertline.train import ranks
 from bertline.train.data.batches import Batches, MicroBatch
-from bertline.train.deepspeed_config import REDUCE_BUCKET_SIZE, Precision, micro_batch_size
+from bertline.train.deepspeed_config import Precision, micro_batch_size
 from bertline.train.distillation.relations import Relations
 from bertline.train.losses import Objective, Terms
 from bertline.train.model import AUTOCAST
@@ -22,12 +24,13 @@ from bertline.train.watchdog import is_out_of_memory
 
 OPTIMIZER_BYTES = 12
 """Of each parameter that trains: AdamW's two moments and a flat copy of the gradient, in fp32."""
-BUCKETS_BYTES = 2 * 4 * REDUCE_BUCKET_SIZE
-"""ZeRO's buffers for gradients on their way, in fp32, one for each of two dtypes."""
+BUCKET_BYTES = 2 * 4
+"""Of each gradient that is on its way in ZeRO's buffers, in fp32, one for each of two dtypes."""
 
 
 def fit(
     training: Training,
+    zero: DeepSpeedZeroConfig,
     make_model: Callable[[], nn.Module],
     make_batches: Callable[[Training], Batches],
     objective: Objective,
@@ -41,6 +44,7 @@ def fit(
 
     Args:
         training: of the recipe.
+        zero: what DeepSpeed makes of its section `zero_optimization`.
         make_model: that trains.
         make_batches: of it, for a micro-batch of that size.
         objective: of a step.
@@ -50,8 +54,7 @@ def fit(
     model = make_model().to(ranks.device()).train()
     relations = None if compare is None else compare(model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    shares = dist.get_world_size() if training.zero_stage else 1
-    besides = OPTIMIZER_BYTES * trained // shares + (BUCKETS_BYTES if training.zero_stage else 0)
+    besides = beside_passes(zero, trained, dist.get_world_size())
     size = micro_batch_size(training, dist.get_world_size())
     while size > 1:
         micro_batch = make_batches(training.model_copy(update={"micro_batch_size": size})).heaviest()
@@ -63,6 +66,19 @@ def fit(
     agreed = torch.tensor(size, device=ranks.device())
     dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
     return training.model_copy(update={"micro_batch_size": int(agreed)})
+
+
+def beside_passes(zero: DeepSpeedZeroConfig, trained: int, ranks: int) -> int:
+    """Bytes that the optimizer, and gradients on their way, take of each rank's device.
+
+    Args:
+        zero: as `fit` takes it.
+        trained: parameters that train.
+        ranks: among whom ZeRO divides what the optimizer keeps.
+    """
+    offload = zero.offload_optimizer
+    optimizer = OPTIMIZER_BYTES * trained if offload is None or offload.device == OffloadDeviceEnum.none else 0
+    return optimizer // ranks + BUCKET_BYTES * zero.reduce_bucket_size if zero.stage else optimizer
 
 
 def fits(

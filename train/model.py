@@ -81,6 +81,8 @@ def from_folder(folder: Path, architecture: str, trained: bool = False, **settin
         raise InputError(f"{folder}: its weights lack {len(absent)} of the encoder's, {absent[0]} for one")
     if trained and (lacks := [*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])]):
         raise InputError(f"{folder}: a trained {architecture} is needed, and its weights lack {lacks[0]}")
+    if hasattr(model.config, "reference_compile"):
+        model.config.reference_compile = False  # ModernBERT would compile itself on a GPU, by a C compiler
     loaded: nn.Module = model
     return loaded
 

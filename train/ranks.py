@@ -17,6 +17,7 @@ import deepspeed.comm as dist
 import deepspeed.ops
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.utils import groups
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from bertline.artifacts import machine
@@ -56,9 +57,11 @@ def stop() -> None:
 def be_patient() -> None:
     """Let ranks wait for each other as long as it takes, as when rank 0 hashes a checkpoint on a slow disk.
 
-    Until then those that do not meet end after DeepSpeed's ten minutes; from now on that is the watchdog's business.
+    Until then those that do not meet end after ten minutes; from now on that is the watchdog's business. DeepSpeed's
+    engine, which there is by now, reduces gradients in a group of its own.
     """
-    torch.distributed.distributed_c10d._set_pg_timeout(WAIT)
+    for group in (None, groups._get_data_parallel_group()):
+        torch.distributed.distributed_c10d._set_pg_timeout(WAIT, group)
 
 
 def on_cpu() -> bool:
@@ -131,7 +134,7 @@ def _take_gpu() -> None:
 
     DeepSpeed takes it by LOCAL_RANK as well.
     """
-    number = int(os.environ["LOCAL_RANK"]) % get_accelerator().device_count()
+    number = int(os.environ["LOCAL_RANK"]) if get_accelerator().device_count() > 1 else 0
     os.environ["LOCAL_RANK"] = str(number)
     get_accelerator().set_device(number)
 
@@ -159,6 +162,7 @@ def _keep_memory() -> None:
 def _quiet() -> None:
     """Leave the terminal to the run: no notes of progress from libraries, no warnings that are theirs to act on."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    warnings.filterwarnings("ignore", message=r"barrier\(\)", category=UserWarning)  # of a rank that is alone on a GPU
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 

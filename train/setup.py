@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import deepspeed
 import deepspeed.comm as dist
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from torch import nn
 
 from bertline.artifacts import files, imports
@@ -72,7 +73,8 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
                 teacher.beside, material.teacher, ready=ready, tokenizer_folder=tokenizer_folder,
                 weight=recipe.distillation.relations, precision=precision,
             )  # fmt: skip
-        asked, recipe = recipe, fitted(recipe, material, make_batches, precision, compare, progress)
+        asked, recipe = recipe, staged(recipe, precision, progress)
+        recipe = fitted(recipe, material, make_batches, precision, compare, progress)
         batches = make_batches(recipe.training)
         make = partial(make_engine, recipe, folder, task, precision, batches.steps)
         engine = started_engine(make, found, recipe.training.zero_stage)
@@ -212,6 +214,14 @@ def make_engine(
     return engine
 
 
+def staged(recipe: Recipe, precision: Precision, progress: Progress) -> Recipe:
+    """The recipe in a ZeRO stage that DeepSpeed computes rightly in this precision."""
+    training = deepspeed_config.staged(recipe.training, precision)
+    if training.zero_stage != recipe.training.zero_stage:
+        progress.say(f"ZeRO {training.zero_stage} instead of 0, without which DeepSpeed does not scale losses in fp16")
+    return recipe.model_copy(update={"training": training})
+
+
 def fitted(
     recipe: Recipe,
     material: Material,
@@ -224,7 +234,9 @@ def fitted(
     if ranks.on_cpu():
         return recipe
     make_model = partial(model.load, material.folder, material.ready.splits.task, recipe.training)
-    training = memory.fit(recipe.training, make_model, make_batches, material.objective, precision, compare)
+    config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
+    zero = DeepSpeedZeroConfig(**config["zero_optimization"])
+    training = memory.fit(recipe.training, zero, make_model, make_batches, material.objective, precision, compare)
     asked = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
     if training.micro_batch_size != asked:
         progress.say(

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from deepspeed.utils import groups
 
 from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError
@@ -29,6 +30,7 @@ def talk() -> None:
     machine.cores = lambda: 16
     ranks.start()
     assert torch.get_num_threads() == 8, "both may use the same"
+    reducing = groups._get_data_parallel_group()  # as an engine makes it, to reduce gradients in
     torch.distributed.new_group = forbidden
     rank = int(os.environ["RANK"])
     for name in "abc":
@@ -39,8 +41,11 @@ def talk() -> None:
     assert ranks.from_first(lambda: rank) == 0, "the fault was of one call"
     machine.computes_bf16 = lambda: rank == 0
     assert not ranks.computes_bf16(), "the least capable decides"
-    torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=0.2))
+    for group in (None, reducing):
+        torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=0.2), group)
     ranks.be_patient()
+    time.sleep(1.0 - rank)
+    torch.distributed.all_reduce(torch.ones(1), group=reducing)
     time.sleep(1.0 - rank)
     ranks.stop()
 

@@ -32,9 +32,18 @@ def test_every_precision_and_stage(precision: Precision, stage: int) -> None:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.5,
         "zero_force_ds_cpu_optimizer": False,
+        "timers": {"throughput": {"enabled": False}},
         "zero_optimization": {"stage": stage, "reduce_bucket_size": 50_000_000},
         **PRECISIONS[precision],
     }
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_fp16_is_never_without_zero(precision: Precision, stage: int) -> None:
+    """DeepSpeed would not scale the loss there."""
+    staged = deepspeed_config.staged(Training(zero_stage=stage), precision)
+    assert staged.zero_stage == (1 if precision == "fp16" and stage == 0 else stage)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bertline.artifacts.run import RunFolder, read_summary
+from bertline.train import elastic
 from tests.train import elastic_ranks, forked, plain
 from tests.train.conftest import losses, train_here
 from tests.train.elastic_ranks import CHANGES, check_loaded, sets
@@ -33,6 +34,21 @@ def folder(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory, r
 def whole(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The same on one rank, uninterrupted."""
     return train_here(recipe, tmp_path_factory.mktemp("whole") / "run", sets(0))
+
+
+def test_each_parameter_counts_its_steps_where_it_is() -> None:
+    """DeepSpeed loads one count for all, on the CPU, where a GPU's fused kernel does not take it from."""
+    count = torch.tensor(4.0)
+    here, there = torch.zeros(2), torch.zeros(2, device="meta")
+    optimizer = torch.optim.AdamW([here, there])
+    for parameter in (here, there):
+        optimizer.state[parameter]["step"] = count
+    elastic.repair(optimizer, elastic.settings(optimizer), [0.5])
+    found = [optimizer.state[parameter]["step"] for parameter in (here, there)]
+    assert [step.device.type for step in found] == ["cpu", "meta"]
+    count += 1
+    assert found[0] == 4.0
+    assert optimizer.param_groups[0]["lr"] == 0.5
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -1,5 +1,6 @@
 """What only a CUDA GPU shows: each precision with each ZeRO stage, a loss scale resumed, memory that runs out."""
 
+import gc
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -7,16 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.run import read_summary
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
-from bertline.train import memory
+from bertline.train import memory, setup
 from bertline.train import model as models
 from bertline.train.data.batches import Batches
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective
+from tests import encoders
 from tests.conftest import classifier, make_texts
 from tests.train import plain
 from tests.train.conftest import encode, losses, train_here
@@ -49,11 +52,13 @@ def in_fp32(recipe: Path, gpu: None, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-4), ("bf16", 0.03)])
+@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-4), ("bf16", 0.03), ("fp16", 0.03)])
 def test_every_stage_gives_the_same_curve(
     in_fp32: list[float], recipe: Path, tmp_path: Path, precision: str, apart: float, stage: int
 ) -> None:
     sets = [f"training.precision={precision}", f"training.zero_stage={stage}", "training.micro_batch_size=5"]
+    if precision == "fp16":
+        sets.append("deepspeed.fp16={initial_scale_power: 8}")  # from 65,536 on it leaves steps out
     run = train_here(recipe, tmp_path / "run", sets)
     assert losses(run) == pytest.approx(in_fp32, abs=apart)
     assert all(tensor.dtype == torch.float32 for tensor in plain.weights(run.best).values())
@@ -82,17 +87,42 @@ def test_offloading_changes_nothing_but_memory(in_fp32: list[float], recipe: Pat
     assert losses(run) == pytest.approx(in_fp32, abs=1e-4)
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_run_goes_on_from_a_universal_checkpoint(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    """As on another number of ranks, which one GPU has not."""
+    sets = ["training.precision=fp32", f"training.zero_stage={stage}", "training.save_steps=4"]
+    whole = train_here(recipe, tmp_path / "whole", sets)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe, tmp_path / "stopped", sets, stop=6)
+    monkeypatch.setattr(setup, "started_engine", lambda make, found, stage: setup.elastic_engine(make, found[0]))
+    stopped = train_here(recipe, tmp_path / "stopped", sets, resume=True)
+    assert losses(stopped) == pytest.approx(losses(whole), abs=1e-4)
+
+
+def test_modernbert_is_not_compiled(tmp_path: Path) -> None:
+    """It would compile itself where Triton is installed, as it comes with torch for CUDA."""
+    folder = encoders.make("modernbert", tmp_path / "model")
+    loaded = models.load(folder, catalog.make(classifier()), Training()).cuda()
+    outputs = models.outputs(loaded, {"input_ids": torch.ones(2, 8, dtype=torch.int64, device="cuda")})
+    assert outputs.isfinite().all()
+
+
 def test_a_micro_batch_is_halved_until_it_fits(model: Path) -> None:
     task = catalog.make(classifier())
     tokenizer = task.tokenizer(model)
     split = encode([Example(row["text"], None, row["label"]) for row in make_texts(4096)], task, tokenizer)
-    training = Training(batch_size=4096)
+    training = Training(batch_size=4096, zero_stage=0)
     loss = Objective(Loss(task.settings, training, split.windows.targets))
     make_batches = partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
+    gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(200e6 / torch.cuda.get_device_properties(0).total_memory)
+    room = torch.cuda.memory_allocated() + 200e6
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
+    zero = DeepSpeedZeroConfig(stage=0)
     try:
-        fitted = memory.fit(training, lambda: models.load(model, task, training), make_batches, loss, "bf16")
+        fitted = memory.fit(training, zero, lambda: models.load(model, task, training), make_batches, loss, "bf16")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert fitted.micro_batch_size in (64, 128, 256, 512, 1024, 2048)

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from torch import nn
 
-from bertline.artifacts.recipe_schema import Training
+from bertline.artifacts.recipe_schema import Recipe, Training
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train import memory
 from bertline.train import model as models
 from bertline.train.data.batches import Batches
-from bertline.train.deepspeed_config import Precision
+from bertline.train.deepspeed_config import Precision, configure
 from bertline.train.distillation.relations import Relations
 from bertline.train.losses import Loss, Objective
 from tests.conftest import classifier, make_texts
@@ -24,6 +25,7 @@ from tests.train.conftest import encode
 pytestmark = pytest.mark.usefixtures("rank")
 ROOM = 20
 """Texts at once that the model of the test has memory for, forward; one less fits backward as well."""
+ZERO = DeepSpeedZeroConfig(stage=0)
 
 
 def limited_forward(model: nn.Module, seen: list[int]) -> nn.Module:
@@ -68,7 +70,7 @@ def test_a_micro_batch_is_halved_until_it_fits(
     task, loss, make_batches = trial(model, training)
     seen: list[int] = []
     fitted = memory.fit(
-        training, lambda: limited(models.load(model, task, training), seen), make_batches, loss, precision
+        training, ZERO, lambda: limited(models.load(model, task, training), seen), make_batches, loss, precision
     )
     assert seen == sizes
     assert fitted.batch_size == batch_size
@@ -85,28 +87,30 @@ def test_a_teacher_that_computes_beside_the_model_has_to_fit_too(model: Path) ->
         made.append(Relations(student, limited_forward(models.load(model, task, training), seen), 1.0))
         return made[0]
 
-    fitted = memory.fit(training, lambda: models.load(model, task, training), make_batches, loss, "fp32", compare)
+    fitted = memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, loss, "fp32", compare)
     assert seen == [64, 32, 16]
     assert fitted.micro_batch_size == 16
     assert [watched._seen for watched in (made[0]._of_student, made[0]._of_teacher)] == [{}, {}]
 
 
-@pytest.mark.parametrize(("stage", "buckets"), [(0, 0), (1, 400_000_000)])
-def test_room_is_kept_for_what_deepspeed_takes(
-    model: Path, monkeypatch: pytest.MonkeyPatch, stage: int, buckets: int
-) -> None:
-    """AdamW's moments, gradients, and with ZeRO what they are reduced in."""
-    training = Training(batch_size=8, zero_stage=stage)
-    task, loss, make_batches = trial(model, training)
-    made, asked = models.load(model, task, training), list[int]()
-
-    def fits(*arguments: Any) -> bool:
-        asked.append(arguments[4])
-        return True
-
-    monkeypatch.setattr(memory, "fits", fits)
-    memory.fit(training, lambda: made, make_batches, loss, "fp32")
-    assert asked == [12 * sum(each.numel() for each in made.parameters()) + buckets]
+@pytest.mark.parametrize(
+    ("section", "besides"),
+    [
+        ({"stage": 0}, 12_000),
+        ({"stage": 1}, 6_000 + 400_000_000),
+        ({"stage": 3, "reduce_bucket_size": 1000}, 6_000 + 8_000),
+        ({"stage": 2, "reduce_bucket_size": 1000, "offload_optimizer": {"device": "cpu"}}, 8_000),
+        ({"stage": 2, "reduce_bucket_size": 1000, "offload_optimizer": {"device": "none"}}, 6_000 + 8_000),
+    ],
+)
+def test_room_is_kept_for_what_deepspeed_takes(section: dict[str, Any], besides: int) -> None:
+    """AdamW's moments, gradients, and with ZeRO what they are reduced in; by the recipe's own section as well."""
+    recipe = Recipe.model_validate({
+        "name": "a", "task": "text-classification", "model": "m", "data": {"train": "t.csv"},
+        "training": {"zero_stage": section["stage"]}, "deepspeed": {"zero_optimization": section},
+    })  # fmt: skip
+    zero = DeepSpeedZeroConfig(**configure(recipe, 2, "fp32")["zero_optimization"])
+    assert memory.beside_passes(zero, 1000, 2) == besides
 
 
 def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:
@@ -119,7 +123,7 @@ def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:
         return made
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        memory.fit(training, broken, make_batches, loss, "fp32")
+        memory.fit(training, ZERO, broken, make_batches, loss, "fp32")
 
 
 def test_the_rest_of_a_batch_is_made_up_for(model: Path) -> None:

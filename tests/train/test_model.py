@@ -71,6 +71,13 @@ def test_every_family_loads_computes_and_freezes(family: Path) -> None:
     assert torch.equal(first, again), "some dropout is left"
 
 
+def test_modernbert_does_not_compile_itself(tmp_path: Path) -> None:
+    """Left to itself it does on a GPU, where that takes a C compiler."""
+    loaded = models.load(encoders.make("modernbert", tmp_path / "model"), TASK, Training())
+    config: Any = loaded.config
+    assert config.reference_compile is False
+
+
 def test_labels_and_seed(model: Path) -> None:
     one, same = (models.load(model, TASK, Training(seed=1)) for _ in range(2))
     other = models.load(model, TASK, Training(seed=2))
