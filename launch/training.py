@@ -97,7 +97,7 @@ def deepspeed_configuration(recipe: Recipe, kind: str, ranks: int) -> dict[str, 
     on_cpu = kind == "cpu"
     native = machine.computes_bf16() if on_cpu else _gpu_computes_bf16()
     precision = deepspeed_config.choose_precision(recipe.training.precision, on_cpu, native)
-    return deepspeed_config.configure(recipe, ranks, precision)
+    return deepspeed_config.configure(deepspeed_config.staged(recipe, precision), ranks, precision)
 
 
 def _gpu_computes_bf16() -> bool:

@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import deepspeed.comm as dist
 from pydantic import BaseModel, ConfigDict
@@ -126,8 +126,15 @@ def found(folder: Path) -> list[Path]:
     return [path for _, path in sorted((int(number), path) for number, path in numbered if number.isdecimal())]
 
 
-def newest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, State] | None:
-    """The newest checkpoint in `folder` that is as it was written, and its state; None where there is none at all.
+class Found(NamedTuple):
+    """A checkpoint that is as it was written."""
+
+    checkpoint: Path
+    state: State
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> Found | None:
+    """The newest checkpoint in `folder` that is as it was written; None where there is none at all.
 
     Raises:
         InputError: there are some, all of them damaged.
@@ -135,7 +142,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, State] | No
     faults = []
     for checkpoint in reversed(found(folder)):
         try:
-            return checkpoint, verify(checkpoint)
+            return Found(checkpoint, verify(checkpoint))
         except DamagedError as error:
             faults.append(str(error))
             warn(f"{error}; passing over {checkpoint.name}")

@@ -62,15 +62,15 @@ def choose_precision(wanted: str, on_cpu: bool, computes_bf16: bool) -> Precisio
     return "bf16" if wanted == "bf16" or (wanted == "auto" and computes_bf16) else "fp16"
 
 
-def staged(training: Training, precision: Precision) -> Training:
-    """`training` with ZeRO 1 in the place of ZeRO 0 where that is not sound: in fp16.
+def staged(recipe: Recipe, precision: Precision) -> Recipe:
+    """The recipe with ZeRO 1 in the place of ZeRO 0 where that is not sound: in fp16.
 
     There DeepSpeed 0.19.8 divides gradients by a loss scale that it has not multiplied the loss by, and takes a step of
     the optimizer before the first: hardly anything is learned (github.com/deepspeedai/DeepSpeed/pull/8393).
     """
-    if precision == "fp16" and training.zero_stage == 0:
-        return training.model_copy(update={"zero_stage": 1})
-    return training
+    if precision == "fp16" and recipe.training.zero_stage == 0:
+        return recipe.model_copy(update={"training": recipe.training.model_copy(update={"zero_stage": 1})})
+    return recipe
 
 
 def configure(recipe: Recipe, ranks: int, precision: Precision) -> dict[str, Any]:

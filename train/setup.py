@@ -22,7 +22,7 @@ from bertline.artifacts.recipe_schema import Recipe, Training
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Task
 from bertline.train import checkpoints, deepspeed_config, elastic, memory, metrics, model, monitors, ranks
-from bertline.train.checkpoints import State
+from bertline.train.checkpoints import Found, State
 from bertline.train.data import prepared
 from bertline.train.data.batches import Batches
 from bertline.train.data.prepared import Prepared
@@ -52,6 +52,9 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     check_run(recipe, run, resume)
     ranks.from_first(lambda: monitors.check(recipe))
     precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
+    asked, recipe = recipe, deepspeed_config.staged(recipe, precision)
+    if recipe is not asked:
+        progress.say("ZeRO 1 in the place of 0, in which DeepSpeed does not scale losses in fp16")
     deepspeed_config.configure(recipe, dist.get_world_size(), precision)  # its faults are told before data is read
     whole = runs.model(recipe.model)
     recipes.check_model(recipe, whole)
@@ -67,21 +70,15 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         make_batches = partial(
             Batches, ready.train, objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
         )
-        compare = None
-        if material.teacher is not None and recipe.distillation.relations:
-            compare = partial(
-                teacher.beside, material.teacher, ready=ready, tokenizer_folder=tokenizer_folder,
-                weight=recipe.distillation.relations, precision=precision,
-            )  # fmt: skip
-        asked, recipe = recipe, staged(recipe, precision, progress)
+        compare = comparing(recipe, material, tokenizer_folder, precision)
         recipe = fitted(recipe, material, make_batches, precision, compare, progress)
         batches = make_batches(recipe.training)
         make = partial(make_engine, recipe, folder, task, precision, batches.steps)
         engine = started_engine(make, found, recipe.training.zero_stage)
         if found is not None:
-            state = found[1].model_copy(update={"ranks": state.ranks})
+            state = found.state.model_copy(update={"ranks": state.ranks})
         relations = None if compare is None else compare(engine.module)
-        claim(asked, run, splits, state, None if found is None else found[0])
+        claim(asked, run, splits, state, None if found is None else found.checkpoint)
         best = metrics.best(run.metrics, recipe.metric)
         progress.say(describe_engine(recipe, engine, state, batches))
         with monitors.opened(asked, run, progress.say) as written:
@@ -177,13 +174,25 @@ def gathered(
     return Material(folder, ready._replace(train=replace(ready.train, teacher=outputs)), objective, named)
 
 
-def resumed_from(run: RunFolder, now: State, progress: Progress) -> tuple[Path, State] | None:
+def comparing(
+    recipe: Recipe, material: Material, tokenizer_folder: Path, precision: Precision
+) -> Callable[[nn.Module], Relations] | None:
+    """Makes a model's relations to a teacher that computes beside it; None where the recipe asks for none."""
+    if material.teacher is None or not recipe.distillation.relations:
+        return None
+    return partial(
+        teacher.beside, material.teacher, ready=material.ready, tokenizer_folder=tokenizer_folder,
+        weight=recipe.distillation.relations, precision=precision,
+    )  # fmt: skip
+
+
+def resumed_from(run: RunFolder, now: State, progress: Progress) -> Found | None:
     """The checkpoint to go on from, with its state; None where the run was stopped before its first.
 
     Raises:
         InputError: it was made on other data or in another precision; or none is whole.
     """
-    found = ranks.from_first(partial(checkpoints.newest, run.checkpoints, progress.say))  # rank 0 decides for all
+    found = ranks.from_first(partial(checkpoints.newest, run.checkpoints, progress.say))
     if found is None:
         return None
     checkpoint, then = found
@@ -214,14 +223,6 @@ def make_engine(
     return engine
 
 
-def staged(recipe: Recipe, precision: Precision, progress: Progress) -> Recipe:
-    """The recipe in a ZeRO stage that DeepSpeed computes rightly in this precision."""
-    training = deepspeed_config.staged(recipe.training, precision)
-    if training.zero_stage != recipe.training.zero_stage:
-        progress.say(f"ZeRO {training.zero_stage} instead of 0, without which DeepSpeed does not scale losses in fp16")
-    return recipe.model_copy(update={"training": training})
-
-
 def fitted(
     recipe: Recipe,
     material: Material,
@@ -246,7 +247,7 @@ def fitted(
     return recipe.model_copy(update={"training": training})
 
 
-def started_engine(make: Callable[..., Any], found: tuple[Path, State] | None, zero_stage: int) -> Any:
+def started_engine(make: Callable[..., Any], found: Found | None, zero_stage: int) -> Any:
     """An engine at the first step, or at a checkpoint, whatever the number of ranks that have written it."""
     if found is None:
         return make()

@@ -42,8 +42,8 @@ def test_every_precision_and_stage(precision: Precision, stage: int) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_fp16_is_never_without_zero(precision: Precision, stage: int) -> None:
     """DeepSpeed would not scale the loss there."""
-    staged = deepspeed_config.staged(Training(zero_stage=stage), precision)
-    assert staged.zero_stage == (1 if precision == "fp16" and stage == 0 else stage)
+    staged = deepspeed_config.staged(make(zero_stage=stage), precision)
+    assert staged.training.zero_stage == (1 if precision == "fp16" and stage == 0 else stage)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,9 @@ def test_a_run_goes_on_from_a_universal_checkpoint(
     whole = train_here(recipe, tmp_path / "whole", sets)
     with pytest.raises(KeyboardInterrupt):
         train_here(recipe, tmp_path / "stopped", sets, stop=6)
-    monkeypatch.setattr(setup, "started_engine", lambda make, found, stage: setup.elastic_engine(make, found[0]))
+    monkeypatch.setattr(
+        setup, "started_engine", lambda make, found, stage: setup.elastic_engine(make, found.checkpoint)
+    )
     stopped = train_here(recipe, tmp_path / "stopped", sets, resume=True)
     assert losses(stopped) == pytest.approx(losses(whole), abs=1e-4)
 
