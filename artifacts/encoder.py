@@ -33,7 +33,8 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 """What a tokenizer may consist of."""
 PADDING_OFFSET = (
-    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "ibert", "lilt", "longformer", "mpnet"
+    "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
 """Model types whose first position is padding_idx + 1, so that they hold fewer tokens than positions."""
 

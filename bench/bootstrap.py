@@ -65,6 +65,20 @@ def unseen(task: Task, metric: str, examples: Sequence[Example]) -> float:
     return drop_interval(task, metric, right, right, loss)[1] if loss.any() else 0.0
 
 
+def is_told_by_examples(task: Task, metric: str, examples: Sequence[Example]) -> bool:
+    """Whether a loss costs the same whatever else is answered, as of accuracy.
+
+    Of F1 and precision it costs the less the more was found wrongly, so that the most is not lost where all is right.
+    """
+    wrong = [answer for example in examples if (answer := task.wrong(example)) is not None]
+    if len(wrong) < len(examples):
+        return True  # nothing is ever lost
+    answered = task.counts(examples, [task.right(example) for example in examples]), task.counts(examples, wrong)
+    loss = dearest(task, metric, examples, answered[0])
+    costs = [np.subtract(*task.values(counts.sum(axis=0) + loss)[metric]) for counts in answered]
+    return bool(np.isclose(*costs))
+
+
 def dearest(task: Task, metric: str, examples: Sequence[Example], before: Counts) -> Counts:
     """The loss that costs most: (2, counts), what an example adds where it is answered rightly, and where it is not.
 

@@ -36,7 +36,7 @@ class PyTorchRuntime:
             self.model, info = model_class(folder, architecture).from_pretrained(
                 folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
             )
-        except InputError:
+        except (InputError, MemoryError):
             raise
         except Exception as error:  # of any kind: each key of config.json is taken as it is, somewhere
             raise InputError(f"{folder}: not a model {architecture} ({' '.join(str(error).split()):.300})") from error

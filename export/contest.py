@@ -283,7 +283,12 @@ class Contest:
 
 
 def check_examples(origin: Origin, terms: Terms) -> None:
-    """Raise GateError where so few examples can prove nothing, before anything is converted."""
+    """Raise GateError where so few examples can prove nothing, before anything is converted.
+
+    Of a metric whose losses depend on all answers, that is known once these are.
+    """
+    if not bootstrap.is_told_by_examples(origin.task, origin.metric, origin.examples):
+        return
     unseen, count = bootstrap.unseen(origin.task, origin.metric, origin.examples), len(origin.examples)
     same = Score(1.0, 0.0, (0.0, unseen), count, unseen)
     if choose.doubt(same, terms.max_drop) and not terms.allow_fp32:

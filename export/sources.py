@@ -201,6 +201,8 @@ def _answer_faults(task: TaskName, config: dict[str, Any]) -> Iterator[str]:
     names, problem = encoder.label_names(config), config.get("problem_type")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         yield f"id2label: {twice[0]!r:.60} stands there twice; an answer is told by the name of its label"
+    if task == "token-classification" and set(names) == {"O"}:
+        yield "id2label: O alone; a tagger that knows no entity finds none"
     if task == "text-classification" and problem not in (None, *get_args(ProblemType)):
         yield f"problem_type: found {problem!r:.60}; expected one of {', '.join(get_args(ProblemType))}"
     if task == "text-classification" and problem == "regression" and len(names) > 1:

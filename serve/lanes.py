@@ -143,19 +143,27 @@ class Lanes:
                 self._backlog = self._backlog - job.seconds if self._jobs else 0.0
 
     def _work(self) -> None:
-        while jobs := self._take():
-            alone = self._running == 1 and not self._jobs
-            now = perf_counter()
-            try:
-                computed = jobs[0].asked.compute([job.text for job in jobs], alone)
-            except Exception as error:  # whatever fails is the asker's to hear
-                for job in jobs:
-                    job.future.set_exception(error)
-            else:
-                for job, answer in zip(jobs, computed.answers, strict=True):
-                    job.future.set_result(Answered(answer, now - job.since, computed.tokenize, computed.run))
-            with self._changed:
-                self._running -= 1
+        while self._answer():
+            pass  # and hold nothing of it: a model that was swapped is to go
+
+    def _answer(self) -> bool:
+        """Wait for texts and answer them; False when there will be no more."""
+        jobs = self._take()
+        if not jobs:
+            return False
+        alone = self._running == 1 and not self._jobs
+        now = perf_counter()
+        try:
+            computed = jobs[0].asked.compute([job.text for job in jobs], alone)
+        except Exception as error:  # whatever fails is the asker's to hear
+            for job in jobs:
+                job.future.set_exception(error)
+        else:
+            for job, answer in zip(jobs, computed.answers, strict=True):
+                job.future.set_result(Answered(answer, now - job.since, computed.tokenize, computed.run))
+        with self._changed:
+            self._running -= 1
+        return True
 
     def _take(self) -> list[_Job]:
         """The next text, or several short ones; none when there will be no more."""
@@ -181,7 +189,7 @@ class Lanes:
         share = min(packing.texts, -(-(len(self._jobs) + 1) // len(self._threads)))
         while len(taken) < share and self._jobs:
             following = next(iter(self._jobs.values()))
-            if following.asked is not first.asked or not following.is_short:
+            if following.asked != first.asked or not following.is_short:
                 break
             self._jobs.popitem(last=False)
             taken.append(following)

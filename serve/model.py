@@ -62,10 +62,9 @@ class Model:
         self._together = bundle.engine(lanes.count)
         self._apart: Engine | None = None
         self._loading = threading.Lock()
-        self._asked = Asked(self._compute, bundle.packing)
         self.seconds = self._together.seconds
         """What a text takes a core by itself, of late; at first what a golden text took, so that no crowd is let in
-        unseen. What texts take that have all cores is no measure: a crowd will not have them."""
+        unseen. What texts take that have all cores is the least that they would take, as a crowd will not have them."""
         if lanes.count == 1:
             self._hold_apart(self._together)
 
@@ -89,7 +88,9 @@ class Model:
 
     def submit(self, texts: Sequence[Text], deadline: float = float("inf")) -> list[Future[Answered]]:
         """Queue texts that hold no lone surrogates, as `Lanes.submit` does."""
-        return self.lanes.submit(texts, self._asked, deadline, self.seconds)
+        # made here: a model that held it would hold itself, and not go when another takes its place
+        asked = Asked(self._compute, self.bundle.packing)
+        return self.lanes.submit(texts, asked, deadline, self.seconds)
 
     def prepare(self) -> None:
         """Load now what computes a text on each core, which otherwise happens when two texts first wait: it takes as
@@ -132,8 +133,9 @@ class Model:
         tokenized = perf_counter()
         answers = engine.decode(texts, windows, engine.outputs_of(windows, self._batches(windows)))
         ended = perf_counter()
-        if engine is self._apart:
-            self.seconds += RECENT * ((ended - begun) / len(texts) - self.seconds)
+        took = (ended - begun) / len(texts)
+        if engine is self._apart or took > self.seconds:
+            self.seconds += RECENT * (took - self.seconds)
         return Computed(answers, tokenized - begun, ended - tokenized)
 
     def _engine_apart(self) -> Engine:

@@ -78,15 +78,13 @@ def run(
     with _listening(host, port) as listening:
         lanes = Lanes(threads or machine.cores())
         shelf = Shelf(folders, lanes, limits, public_key)
-        for entry in shelf.entries.values():
-            _tell(entry.name, entry.version, entry.bundle.notice)
+        _tell(shelf)
         application, server = app.make(shelf, keys, origins, spans)
         config = uvicorn.Config(
             application, http=Connection, loop="uvloop", lifespan="off", log_config=None, access_log=False,
             server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=IDLE_SECONDS, backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
-        LOGGER.info("listening", extra={"fields": {"url": _url(*listening.getsockname()[:2])}})
         uvloop.run(_serve(_Uvicorn(config), server, listening))
     lanes.close()
     if spans is not None:
@@ -122,6 +120,7 @@ async def _serve(uvicorn_server: _Uvicorn, server: app.Server, listening: socket
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, swap)
+    LOGGER.info("listening", extra={"fields": {"url": _url(*listening.getsockname()[:2])}})
     await uvicorn_server.serve([listening])
 
 
@@ -134,10 +133,12 @@ def _swap(shelf: Shelf, one_at_a_time: threading.Lock) -> None:
     except Exception:  # whatever it is, the server goes on
         LOGGER.exception("not swapped: the bundles that were loaded go on")
     else:
-        for entry in shelf.entries.values():
-            _tell(entry.name, entry.version, entry.bundle.notice)
+        _tell(shelf)
 
 
-def _tell(name: str, version: str, notice: str | None) -> None:
-    fields = {"bundle": name, "version": version} | ({"notice": notice} if notice else {})
-    LOGGER.info("answering", extra={"fields": fields})
+def _tell(shelf: Shelf) -> None:
+    for entry in shelf.entries.values():
+        fields = {"bundle": entry.name, "version": entry.version}
+        if entry.bundle.notice:
+            fields["notice"] = entry.bundle.notice
+        LOGGER.info("answering", extra={"fields": fields})

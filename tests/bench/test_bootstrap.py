@@ -134,6 +134,33 @@ def test_few_texts_with_a_label_of_several_tell_little_of_it(metric: str) -> Non
     assert unseen(SEVERAL, metric, examples) > 3 / 63
 
 
+@pytest.mark.parametrize(
+    ("settings", "label", "metrics"),
+    [
+        (classifier(labels="ab"), "a", {"accuracy": True, "recall": True, "precision": False, "macro_f1": False}),
+        (ENTITIES, ENTITY, {"recall": True, "f1": False, "precision": False}),
+        (SEVERAL, ["a"], {"micro_f1": False}),
+    ],
+)
+def test_only_some_metrics_lose_as_much_whatever_is_answered(
+    settings: TaskSettings, label: Any, metrics: dict[str, bool]
+) -> None:
+    """A model that finds too much loses less F1 by one more loss than one that is always right."""
+    other = "b" if label == "a" else []
+    examples = [Example("Paris is far", None, label if index < 50 else other) for index in range(100)]
+    task = catalog.make(settings)
+    right, much = (task.counts(examples, [task.right(example) for example in examples]) for _ in range(2))
+    much[60:] = task.counts(examples, [task.wrong(example) or {} for example in examples])[60:]
+    for metric, told in metrics.items():
+        assert bootstrap.is_told_by_examples(task, metric, examples) is told, metric
+        losses = [bootstrap.dearest(task, metric, examples, before) for before in (right, much)]
+        most, less = (
+            bootstrap.drop_interval(task, metric, before, before, loss)[1]
+            for before, loss in zip((right, much), losses, strict=True)
+        )
+        assert (less == pytest.approx(most, rel=0.05)) is told, metric
+
+
 def test_numbers_are_told_apart_by_resampling_alone() -> None:
     settings = classifier(labels=["score"]).model_copy(update={"problem_type": "regression"})
     task, examples = catalog.make(settings), [Example("", None, float(index)) for index in range(50)]

@@ -96,6 +96,7 @@ def test_a_models_own_config_says_what_its_head_is_for(
             {"id2label": {"0": "good", "1": "good"}},
             "id2label: 'good' stands there twice; an answer is told by",
         ),
+        ({"architectures": ["BertForTokenClassification"], "id2label": {"0": "O"}}, "id2label: O alone; a tagger"),
     ],
 )
 def test_a_head_that_bertline_has_no_answer_for_is_refused(
