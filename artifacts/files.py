@@ -29,6 +29,9 @@ TEMPORARY = re.compile("[a-z0-9_]{8}")
 """What `tempfile` ends a name with."""
 LOCK = ".lock"
 """In a temporary folder, held by who writes there: a file, for of a lock on a folder NFS tells no other machine."""
+UMASK = os.umask(0o077)
+"""Of this process, read once: to read it is to set it for a moment, in which another thread might make a file."""
+os.umask(UMASK)
 
 
 class FileEntry(BaseModel):
@@ -56,7 +59,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600; other readers are as welcome as with open()
+        temporary.chmod(0o666 & ~UMASK)  # mkstemp gives 0600; other readers are as welcome as with open()
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -189,11 +192,8 @@ def refuse_existing(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """The hexadecimal sha256 of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def listing(folder: Path, exclude: Collection[str] = ()) -> list[FileEntry]:
@@ -253,12 +253,6 @@ def _compare_sets(folder: Path, names: Sequence[str], besides: Collection[str]) 
     for name in names:
         if name not in found:
             raise DamagedError(f"{folder / name}: missing")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sync_entry(path: Path) -> None:

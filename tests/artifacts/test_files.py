@@ -25,6 +25,15 @@ def test_a_write_replaces_the_old_content_and_leaves_nothing_beside_it(tmp_path:
     assert os.listdir(path.parent) == ["note.txt"]
 
 
+def test_others_may_read_what_is_written_and_the_umask_is_let_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "umask", fail)  # it is of the whole process: other threads write meanwhile
+    files.write_text(tmp_path / "note.txt", "")
+    (tmp_path / "other.txt").touch()
+    assert (tmp_path / "note.txt").stat().st_mode == (tmp_path / "other.txt").stat().st_mode
+
+
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "note.txt"
     files.write_text(path, "old")
