@@ -107,6 +107,16 @@ def test_a_finished_student_is_used_again_and_another_refused(teacher: RunFolder
         shrink(teacher.path, "other", ("training.epochs=1",))
 
 
+def test_a_run_is_shrunk_by_one_process_at_a_time(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
+    """A second one would train the same students, and take the bundles of the first for what a kill has left."""
+    made = teacher.path.parents[1] / "bundles/.twice.0123abcd"
+    made.mkdir()
+    with shrinking._locked(teacher.path), pytest.raises(InputError, match="runs/films: another process shrinks it"):
+        shrink(teacher.path, "twice")
+    assert made.exists()
+    made.rmdir()
+
+
 def test_bench_holds_it_to_its_teacher(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
     from bertline.launch import measuring
 
