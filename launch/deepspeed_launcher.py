@@ -25,11 +25,10 @@ from typing import Any
 
 from bertline.artifacts import imports, machine
 from bertline.artifacts.errors import InputError, PreemptedError
+from bertline.train import preemption
 
 GRACE = 20.0
 """Seconds that ranks have to end after being told to; DeepSpeed's launcher takes a few itself."""
-PREEMPTION = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers announce by that they want a machine back."""
 STDERR = 2
 """The file descriptor that the launcher and the ranks write all their words to."""
 
@@ -182,7 +181,7 @@ def _ending(launcher: "subprocess.Popen[Any]", ask: Callable[[], None]) -> Itera
         sys.exit(128 + number)
 
     def preempt(number: int, _: object) -> None:
-        for again in PREEMPTION:
+        for again in preemption.SIGNALS:
             signal.signal(again, leave)
         if number == signal.SIGTERM:  # SIGKILL follows it soon, and would leave the ranks behind
             signal.signal(signal.SIGALRM, lambda *_: leave(number, None))
@@ -190,7 +189,9 @@ def _ending(launcher: "subprocess.Popen[Any]", ask: Callable[[], None]) -> Itera
         with suppress(ProcessLookupError):
             ask()
 
-    handlers = {signal.SIGHUP: leave, **dict.fromkeys(PREEMPTION, preempt)}
+    handlers = dict.fromkeys(preemption.SIGNALS, preempt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        handlers[signal.SIGHUP] = leave
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

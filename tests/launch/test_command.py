@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,37 @@ def test_a_defect_keeps_its_traceback() -> None:
     finally:
         del main.commands["break"]
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("before", "numbers"),
+    [
+        ("SIG_DFL", [signal.SIGTERM]),
+        ("SIG_DFL", [signal.SIGHUP]),
+        ("SIG_IGN", [signal.SIGHUP, signal.SIGTERM]),  # nohup's: a terminal that closes ends nothing
+    ],
+)
+def test_the_end_by_a_signal_clears_away_what_was_half_made(before: str, numbers: list[signal.Signals]) -> None:
+    script = f"""
+import signal, time
+from bertline.launch.command import main
+signal.signal(signal.SIGHUP, signal.{before})
+@main.command()
+def make():
+    try:
+        print("at work", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleared away")
+main(["make"])
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        for number in numbers:
+            process.send_signal(number)
+        assert process.stdout.read() == "cleared away\n"
+    assert process.returncode == 128 + numbers[-1]
 
 
 def test_labels_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

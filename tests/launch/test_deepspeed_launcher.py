@@ -144,7 +144,7 @@ def test_exit_codes_and_words_pass_through(
     assert said in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_ends_the_command_ends_the_ranks(tmp_path: Path, number: signal.Signals) -> None:
     file = str(tmp_path / "pid")
     rank = f"import os, pathlib, time; pathlib.Path({file!r}).write_text(str(os.getpid())); time.sleep(60)"
@@ -163,3 +163,13 @@ def test_what_ends_the_command_ends_the_ranks(tmp_path: Path, number: signal.Sig
     while Path(f"/proc/{(tmp_path / 'pid').read_text()}/exe").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_terminal_that_closes_ends_nothing_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    closes = "import os, signal, time; os.kill(os.getppid(), signal.SIGHUP); time.sleep(0.1)"
+    try:
+        assert deepspeed_launcher.run([sys.executable, "-c", closes], dict(os.environ)) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
