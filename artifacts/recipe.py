@@ -86,7 +86,7 @@ def save(recipe: Recipe, path: Path) -> None:
     files.write_text(path, dump(recipe))
 
 
-NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 """What PyYAML raises: ValueError of bytes that are no text and dates that are none, the last of nesting without end."""
 _FLOAT = re.compile(r"[-+]?((\.\d+|\d+(\.\d*)?)[eE][-+]?\d+|\d+\.\d*|\.\d+)$")
 
@@ -115,7 +115,7 @@ def _read(path: Path) -> dict[str, Any]:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader: plain data only
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; a recipe is a YAML file, see launch/recipes/") from None
-    except NO_YAML as error:
+    except YAML_ERRORS as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds {recipe_faults.kind(raw)}, not a mapping of keys; see launch/recipes/")
@@ -130,5 +130,5 @@ def _override(raw: dict[str, Any], override: str) -> None:
         dotted.put(raw, key, yaml.load(value, _Loader))  # noqa: S506 - a SafeLoader
     except InputError as error:
         raise InputError(f"--set {override}: {error}") from None
-    except NO_YAML as error:
+    except YAML_ERRORS as error:
         raise InputError(f"--set {override}: {value!r} is not YAML: {' '.join(str(error).split())}") from None

@@ -95,7 +95,7 @@ def command(
         rank += ["--set", override]
     far = hostfile is not None and len(_slots(hostfile)) > 1
     if run is not None:
-        rank += ["--run", str(run.absolute() if far else run)]  # `asking` knows the ranks by it
+        rank += ["--run", str(run.absolute() if far else run)]  # `stop_command` knows the ranks by it
     if resume:
         rank.append("--resume")
     if far:
@@ -128,8 +128,8 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
     return variables
 
 
-def asking(hostfile: Path | None, run: Path) -> list[str]:
-    """The command that passes SIGUSR1 on to a run's ranks on all machines; none where they are on this one.
+def stop_command(hostfile: Path | None, run: Path) -> list[str]:
+    """The command that asks a run's ranks on all machines to stop, by SIGUSR1; none where they are on this one.
 
     DeepSpeed's launcher has no signal for its ranks but one that ends every run on those machines, unheard.
     """
@@ -149,7 +149,7 @@ def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] 
     Args:
         line: made by `command`.
         variables: made by `environment`.
-        remotely: made by `asking`, where ranks are on other machines.
+        remotely: made by `stop_command`, where ranks are on other machines.
 
     Returns:
         the exit code of the rank that failed, or 0. What it writes to stdout goes to stderr.
