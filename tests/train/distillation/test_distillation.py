@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -293,11 +292,11 @@ class TestRuns:
 
         monkeypatch.setattr(teachers, "AT_ONCE", 25)
         monkeypatch.setattr(evaluation, "outputs", spy)
-        monkeypatch.setattr(preemption, "asked", Event())
+        monkeypatch.setattr(preemption, "asked", preemption.Flag())
         for _ in range(3):  # 60 texts
             with pytest.raises(PreemptedError, match="what it has said so far is kept"):
                 train_here(recipe, tmp_path / "run", sets)
-            preemption.asked.clear()
+            monkeypatch.setattr(preemption, "asked", preemption.Flag())
         assert answered == [teachers.ASKING] * 3
         monkeypatch.setattr(evaluation, "outputs", asked)
         monkeypatch.setattr(teachers, "_model", lambda *_: None)
