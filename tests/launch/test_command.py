@@ -190,6 +190,24 @@ def test_a_driver_that_fails_lists_no_gpus(
     assert examination._gpus() == gpus
 
 
+def test_an_op_that_cannot_tell_whether_it_can_be_built_cannot(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those for CUDA on a machine with a GPU and no nvcc."""
+    from deepspeed.ops.op_builder.all_ops import ALL_OPS
+    from deepspeed.ops.op_builder.builder import MissingCUDAException
+
+    class Op:
+        name = "needs_nvcc"
+
+        def is_compatible(self, verbose: bool) -> bool:
+            raise MissingCUDAException("CUDA_HOME does not exist")
+
+    monkeypatch.setitem(ALL_OPS, Op.name, Op())
+    assert examination._ops()[Op.name] == "no"
+    assert capsys.readouterr().out == ""
+
+
 def test_doctor_tells_what_is_here() -> None:
     done = subprocess.run(
         [Path(sys.executable).with_name("bertline"), "doctor", "--json"], capture_output=True, text=True, check=True
