@@ -169,6 +169,12 @@ def _is_held(temporary: Path) -> bool:
     return False
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder at once for all that look at it: whole or not at all, as it appeared."""
+    with _temporary_folder(path) as temporary, suppress(FileNotFoundError):  # another process may be quicker
+        path.rename(temporary / path.name)
+
+
 def publish(folder: Path, path: Path) -> None:
     """Sync a folder with all that it holds, or a file, to the disk, then rename it to `path`, which must not exist."""
     sync(folder)

@@ -85,6 +85,13 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "a[1]"]
 
 
+def test_a_folder_is_removed_whole_and_by_whoever_is_quicker(tmp_path: Path) -> None:
+    (tmp_path / "made/inner").mkdir(parents=True)
+    for _ in range(2):
+        files.remove_folder(tmp_path / "made")
+        assert list(tmp_path.iterdir()) == []
+
+
 @contextmanager
 def at_work(path: Path) -> Iterator[Path]:
     """Another process makes a folder, and is killed with the block; yields its temporary one."""
