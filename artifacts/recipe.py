@@ -1,7 +1,7 @@
 """The recipe: one YAML file that says all of a run, checked whole before anything is loaded."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,13 @@ import yaml
 from bertline.artifacts import dotted, encoder, files, recipe_faults
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe
+
+HARMLESS = (
+    "training.gradient_checkpointing", "training.logging_steps", "training.micro_batch_size", "training.save_steps",
+    "training.save_total_limit", "training.timeout",
+)  # fmt: skip
+"""Keys that a run may go on with other values of: its steps see the same batches, though a micro-batch of another size
+draws other dropout."""
 
 
 def load(path: Path, overrides: Sequence[str] = (), searches: bool = False) -> Recipe:
@@ -68,10 +75,10 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     return Recipe.model_validate(raw)
 
 
-def differences(now: Recipe, then: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two recipes differ, with both values."""
+def differences(now: Recipe, then: Recipe, besides: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys, `besides` those named, in which two recipes differ, with both values."""
     ours, theirs = (dict(dotted.flat(recipe.model_dump(mode="json"))) for recipe in (now, then))
-    keys = sorted({*ours, *theirs})
+    keys = sorted({*ours, *theirs}.difference(besides))
     return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 

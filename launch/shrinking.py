@@ -300,7 +300,7 @@ def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Pat
     folder = recipe.with_suffix("")
     run = RunFolder(folder)
     if run.summary.exists():
-        if recipes.read(run.recipe) != recipes.read(recipe):
+        if recipes.differences(recipes.read(recipe), recipes.read(run.recipe), recipes.HARMLESS):
             raise InputError(f"{folder}: a student of another recipe; move it away, or shrink as it was made")
         runs.verify(folder)
         say(f"{folder} is finished already and is used as it is")
