@@ -4,6 +4,7 @@ Every write goes to a temporary name beside its target, is synced to the disk an
 rename as well. Hashes are sha256.
 """
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -26,6 +27,11 @@ _PART = r"(?:[^/\x00]*[^./\x00][^/\x00]*|\.{3,})"
 
 TEMPORARY = re.compile("[a-z0-9_]{8}")
 """What `tempfile` ends a name with."""
+LOCK = ".lock"
+"""In a temporary folder, held by who writes there: a file, for of a lock on a folder NFS tells no other machine."""
+UMASK = os.umask(0o077)
+"""Of this process, read once: to read it is to set it for a moment, in which another thread might make a file."""
+os.umask(UMASK)
 
 
 class FileEntry(BaseModel):
@@ -53,7 +59,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600; other readers are as welcome as with open()
+        temporary.chmod(0o666 & ~UMASK)  # mkstemp gives 0600; other readers are as welcome as with open()
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -85,15 +91,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         InputError: `path` exists already.
     """
     refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    folder = temporary / path.name  # as it will be called: a signature tells the name of what it signs
-    try:
+    with _temporary_folder(path) as temporary:
+        folder = temporary / path.name  # as it will be called: a signature tells the name of what it signs
         folder.mkdir()
         yield folder
         publish(folder, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -102,9 +104,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
     A reader finds the old one or the new one, and none for the moment between two renames.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    with _temporary_folder(path) as temporary:
         (temporary / path.name).mkdir()
         yield temporary / path.name
         sync(temporary)
@@ -112,7 +112,21 @@ def replaced_folder(path: Path) -> Iterator[Path]:
             path.rename(temporary / "old")
         (temporary / path.name).rename(path)
         sync_entry(path.parent)
-    finally:
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that `remove_left` knows, and lets alone while it is held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # under a name that `remove_left` does not know until it is held
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new"))
+    try:
+        with (temporary / LOCK).open("w") as lock:
+            with suppress(OSError):  # a disk without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            temporary = temporary.rename(temporary.with_suffix(""))
+            yield temporary
+    finally:  # the lock's file is closed: NFS would keep one that is open
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -124,40 +138,41 @@ def make_once(path: Path, fill: Callable[[Path], None]) -> None:
     """
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _at_work(path), new_folder(path) as temporary:
+        remove_left(path)
+        with new_folder(path) as temporary:
             fill(temporary)
     except InputError:
         if not path.exists():
             raise
 
 
-@contextmanager
-def _at_work(path: Path) -> Iterator[None]:
-    """Hold a share of a lock on the folder that `path` is made in; who is there alone clears away what was left."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # others are at work, or it is a disk without locks
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_left(path)
-        with suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(folder)
-
-
 def remove_left(path: Path) -> None:
-    """Remove what writers of `path`, a file or a folder, left beside it when they were killed; none may be at work."""
+    """Remove what writers of `path` left beside it when they were killed; of a file, none may be at work."""
     before = f".{path.name}."
     for left in path.parent.glob(f"{glob.escape(before)}*"):
         if not TEMPORARY.fullmatch(left.name.removeprefix(before)):
             continue  # an editor's .NAME.swp, or of a writer of NAME.something, who may be at work
-        if left.is_dir():
+        if not left.is_dir():
+            left.unlink(missing_ok=True)
+        elif not _is_held(left):
             shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink()
+
+
+def _is_held(temporary: Path) -> bool:
+    """Whether a writer is at work in a temporary folder, or may be: on a disk without locks nobody knows."""
+    try:
+        with (temporary / LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno != errno.ENOENT
+    return False
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder at once for all that look at it: whole or not at all, as it appeared."""
+    with _temporary_folder(path) as temporary, suppress(FileNotFoundError):  # another process may be quicker
+        path.rename(temporary / path.name)
 
 
 def publish(folder: Path, path: Path) -> None:
@@ -183,11 +198,8 @@ def refuse_existing(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """The hexadecimal sha256 of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def listing(folder: Path, exclude: Collection[str] = ()) -> list[FileEntry]:
@@ -247,12 +259,6 @@ def _compare_sets(folder: Path, names: Sequence[str], besides: Collection[str]) 
     for name in names:
         if name not in found:
             raise DamagedError(f"{folder / name}: missing")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sync_entry(path: Path) -> None:

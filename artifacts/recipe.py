@@ -1,7 +1,7 @@
 """The recipe: one YAML file that says all of a run, checked whole before anything is loaded."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,13 @@ import yaml
 from bertline.artifacts import dotted, encoder, files, recipe_faults
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe
+
+HARMLESS = (
+    "training.gradient_checkpointing", "training.logging_steps", "training.micro_batch_size", "training.save_steps",
+    "training.save_total_limit", "training.timeout",
+)  # fmt: skip
+"""Keys that a run may go on with other values of: its steps see the same batches, though a micro-batch of another size
+draws other dropout."""
 
 
 def load(path: Path, overrides: Sequence[str] = (), searches: bool = False) -> Recipe:
@@ -68,10 +75,10 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     return Recipe.model_validate(raw)
 
 
-def differences(now: Recipe, then: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two recipes differ, with both values."""
+def differences(now: Recipe, then: Recipe, besides: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys, `besides` those named, in which two recipes differ, with both values."""
     ours, theirs = (dict(dotted.flat(recipe.model_dump(mode="json"))) for recipe in (now, then))
-    keys = sorted({*ours, *theirs})
+    keys = sorted({*ours, *theirs}.difference(besides))
     return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 
@@ -86,7 +93,7 @@ def save(recipe: Recipe, path: Path) -> None:
     files.write_text(path, dump(recipe))
 
 
-NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 """What PyYAML raises: ValueError of bytes that are no text and dates that are none, the last of nesting without end."""
 _FLOAT = re.compile(r"[-+]?((\.\d+|\d+(\.\d*)?)[eE][-+]?\d+|\d+\.\d*|\.\d+)$")
 
@@ -115,7 +122,7 @@ def _read(path: Path) -> dict[str, Any]:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader: plain data only
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; a recipe is a YAML file, see launch/recipes/") from None
-    except NO_YAML as error:
+    except YAML_ERRORS as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds {recipe_faults.kind(raw)}, not a mapping of keys; see launch/recipes/")
@@ -130,5 +137,5 @@ def _override(raw: dict[str, Any], override: str) -> None:
         dotted.put(raw, key, yaml.load(value, _Loader))  # noqa: S506 - a SafeLoader
     except InputError as error:
         raise InputError(f"--set {override}: {error}") from None
-    except NO_YAML as error:
+    except YAML_ERRORS as error:
         raise InputError(f"--set {override}: {value!r} is not YAML: {' '.join(str(error).split())}") from None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 
 from bertline.artifacts import conll, squad
 from bertline.artifacts.errors import InputError
@@ -30,6 +30,9 @@ BATCH = 1024
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 """(where, row): `where` names file and row (or line) as a person counts them."""
+
+
+T = TypeVar("T")
 
 
 class Attempt(NamedTuple):
@@ -56,6 +59,12 @@ def rows(path: Path) -> Rows:
             if isinstance(attempt.row, InputError):
                 raise attempt.row
             yield attempt.where, attempt.row
+
+
+def from_all_over(given: Sequence[T], count: int) -> list[T]:
+    """`count` of them at most, evenly spaced: files may be sorted by label, and their heads have one."""
+    count = min(count, len(given))
+    return [given[index * len(given) // count] for index in range(count)]
 
 
 def attempts(path: Path, raw: BufferedReader) -> Iterator[Attempt]:

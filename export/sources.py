@@ -2,10 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from bertline.artifacts import encoder, places, run, tables
 from bertline.artifacts.bundle import Source
@@ -17,8 +17,6 @@ from bertline.export.gathering import checkpoint
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Text
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,12 +97,6 @@ def calibration(origin: Origin) -> tuple[list[Text], str | None]:
         columns = origin.task.columns()
         return [origin.task.read_texts(row, columns, where) for where, row in tables.rows(place)], None
     return origin.texts, "scales of static quantization were taken from the texts that the candidates were measured on"
-
-
-def from_all_over(given: Sequence[T], count: int) -> list[T]:
-    """`count` of them at most, evenly spaced: files may be sorted by label, and their heads have one."""
-    count = min(count, len(given))
-    return [given[index * len(given) // count] for index in range(count)]
 
 
 def _is_run(folder: RunFolder) -> bool:

@@ -71,6 +71,8 @@ class Group(click.Group):
 def main() -> None:
     """A production line for encoder models: recipe -> train -> export -> bench -> predict."""
     signal.signal(signal.SIGTERM, _leave)  # as Ctrl-C does: what was half made is cleared away
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _leave)
 
 
 @main.command()

@@ -25,11 +25,10 @@ from typing import Any
 
 from bertline.artifacts import imports, machine
 from bertline.artifacts.errors import InputError, PreemptedError
+from bertline.train import preemption
 
 GRACE = 20.0
 """Seconds that ranks have to end after being told to; DeepSpeed's launcher takes a few itself."""
-PREEMPTION = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers announce by that they want a machine back."""
 STDERR = 2
 """The file descriptor that the launcher and the ranks write all their words to."""
 
@@ -96,7 +95,7 @@ def command(
         rank += ["--set", override]
     far = hostfile is not None and len(_slots(hostfile)) > 1
     if run is not None:
-        rank += ["--run", str(run.absolute() if far else run)]  # `asking` knows the ranks by it
+        rank += ["--run", str(run.absolute() if far else run)]  # `stop_command` knows the ranks by it
     if resume:
         rank.append("--resume")
     if far:
@@ -129,8 +128,8 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
     return variables
 
 
-def asking(hostfile: Path | None, run: Path) -> list[str]:
-    """The command that passes SIGUSR1 on to a run's ranks on all machines; none where they are on this one.
+def stop_command(hostfile: Path | None, run: Path) -> list[str]:
+    """The command that asks a run's ranks on all machines to stop, by SIGUSR1; none where they are on this one.
 
     DeepSpeed's launcher has no signal for its ranks but one that ends every run on those machines, unheard.
     """
@@ -150,7 +149,7 @@ def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] 
     Args:
         line: made by `command`.
         variables: made by `environment`.
-        remotely: made by `asking`, where ranks are on other machines.
+        remotely: made by `stop_command`, where ranks are on other machines.
 
     Returns:
         the exit code of the rank that failed, or 0. What it writes to stdout goes to stderr.
@@ -182,7 +181,7 @@ def _ending(launcher: "subprocess.Popen[Any]", ask: Callable[[], None]) -> Itera
         sys.exit(128 + number)
 
     def preempt(number: int, _: object) -> None:
-        for again in PREEMPTION:
+        for again in preemption.SIGNALS:
             signal.signal(again, leave)
         if number == signal.SIGTERM:  # SIGKILL follows it soon, and would leave the ranks behind
             signal.signal(signal.SIGALRM, lambda *_: leave(number, None))
@@ -190,7 +189,9 @@ def _ending(launcher: "subprocess.Popen[Any]", ask: Callable[[], None]) -> Itera
         with suppress(ProcessLookupError):
             ask()
 
-    handlers = {signal.SIGHUP: leave, **dict.fromkeys(PREEMPTION, preempt)}
+    handlers = dict.fromkeys(preemption.SIGNALS, preempt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        handlers[signal.SIGHUP] = leave
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

@@ -9,8 +9,11 @@ beside the teacher's; one that is finished is used as it is, so that the same co
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -210,29 +213,49 @@ def shrink(
         What `bertline export --json` prints of the bundle; `student`, of whom it is; `curve`, all who were tried.
 
     Raises:
-        InputError: no finished run; its data has changed; a student's run beside it is of another recipe.
+        InputError: no finished run; its data has changed; a student's run beside it is of another recipe; or
+            another process shrinks it.
         GateError: no student is shown to lose so little; the message is a table of them.
         PreemptedError: training was asked to stop.
     """
     files.refuse_existing(bundle)
-    files.remove_left(bundle)
     runs.verify(place)
-    shrinking = Shrinking(place, bundle, Terms(max_drop), unlabelled, overrides, ranks, say)
-    check_examples(sources.read(str(place), None), shrinking.terms)
-    attempts = shrinking.students(RunFolder(place).best)
-    curve = [one.tried for one in attempts]
-    passed = [(tried, made) for tried, made in attempts if made is not None]
-    if not passed:
+    with _locked(place):
         files.remove_left(bundle)
-        raise GateError(
-            f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
-            "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would help"
-        )
-    fastest, sealed = max(passed, key=lambda one: speedup(one[1]))
-    say(f"{bundle}: {fastest.student}")
-    files.publish(Path(sealed["bundle"]), bundle)
-    files.remove_left(bundle)
-    return {**sealed, "bundle": str(bundle), "student": fastest.student, "curve": [asdict(one) for one in curve]}
+        shrinking = Shrinking(place, bundle, Terms(max_drop), unlabelled, overrides, ranks, say)
+        check_examples(sources.read(str(place), None), shrinking.terms)
+        attempts = shrinking.students(RunFolder(place).best)
+        curve = [one.tried for one in attempts]
+        passed = [(tried, made) for tried, made in attempts if made is not None]
+        if not passed:
+            files.remove_left(bundle)
+            raise GateError(
+                f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
+                "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would "
+                "help"
+            )
+        fastest, sealed = max(passed, key=lambda one: speedup(one[1]))
+        say(f"{bundle}: {fastest.student}")
+        files.publish(Path(sealed["bundle"]), bundle)
+        files.remove_left(bundle)
+        return {**sealed, "bundle": str(bundle), "student": fastest.student, "curve": [asdict(one) for one in curve]}
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """One process at a time makes students of a run, which lie beside it.
+
+    DeepSpeed's launcher inherits the lock: ranks that are left of a process that was killed still write to a student.
+    """
+    with place.with_name(f".{place.name}.lock").open("w") as stream:
+        os.set_inheritable(stream.fileno(), True)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{place}: another process shrinks it; wait for it and its ranks, or end them") from None
+        except OSError:  # a disk without locks
+            pass
+        yield
 
 
 def sizes(config: dict[str, Any]) -> list[Student]:
@@ -277,7 +300,7 @@ def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Pat
     folder = recipe.with_suffix("")
     run = RunFolder(folder)
     if run.summary.exists():
-        if recipes.read(run.recipe) != recipes.read(recipe):
+        if recipes.differences(recipes.read(recipe), recipes.read(run.recipe), recipes.HARMLESS):
             raise InputError(f"{folder}: a student of another recipe; move it away, or shrink as it was made")
         runs.verify(folder)
         say(f"{folder} is finished already and is used as it is")

@@ -56,7 +56,7 @@ def start(
         click.echo(f"{recipes.dump(recipe)}---\n{config}\n---\n{shlex.join(line)}")
         return None
     variables = deepspeed_launcher.environment(gpus, ranks, hostfile)
-    code = deepspeed_launcher.run(line, variables, deepspeed_launcher.asking(hostfile, folder))
+    code = deepspeed_launcher.run(line, variables, deepspeed_launcher.stop_command(hostfile, folder))
     if code == PreemptedError.exit_code:
         begun = ["--resume"] if RunFolder(folder).recipe.exists() else []
         again = shlex.join(["bertline", "train", str(path), "--run", str(folder), *begun])

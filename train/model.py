@@ -72,6 +72,8 @@ def from_folder(folder: Path, architecture: str, trained: bool = False, **settin
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
             ignore_mismatched_sizes=True, output_loading_info=True, **settings,
         )  # fmt: skip
+    except MemoryError:  # no fault of the folder
+        raise
     except Exception as error:  # of any kind: each key of config.json is taken as it is, somewhere
         raise InputError(f"{folder}: not a model {architecture} ({' '.join(str(error).split()):.300})") from error
     finally:

@@ -1,13 +1,29 @@
 """A scheduler that wants the machine back says so by a signal: it is noted, and acted on after the step being taken.
 
-Before the first step it is acted on between some thousand texts and the next.
+Before the first step it is looked for after every few thousand texts that are tokenized, and every few hundred that a
+teacher has answered.
 """
 
 import signal
-from threading import Event
+
+
+class Flag:
+    """An Event without its lock: a signal that comes while the handler of another holds it would wait for ever."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """From now on it is set."""
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        """Whether it is."""
+        return self._is_set
+
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-asked = Event()
+asked = Flag()
 """Set once this process was asked to stop. The ranks agree on it in each step, for a signal may reach one alone; while
 rank 0 reads the data for all, it alone is listened to."""
 

@@ -5,7 +5,7 @@ Only rank 0 speaks.
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from rich.console import Console
@@ -54,14 +54,9 @@ class Progress:
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
         """Pass `items` on, with a bar of their own while they last."""
-        with self._bars if self._task is None else _nothing():
+        with self._bars if self._task is None else nullcontext():
             task = self._bars.add_task(what, total=total, note="")
             for item in items:
                 yield item
                 self._bars.advance(task)
             self._bars.remove_task(task)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

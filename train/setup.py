@@ -35,12 +35,6 @@ from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective, TeacherLoss
 from bertline.train.progress import Progress
 
-HARMLESS = (
-    "training.gradient_checkpointing", "training.logging_steps", "training.micro_batch_size", "training.save_steps",
-    "training.save_total_limit", "training.timeout",
-)  # fmt: skip
-"""Keys of a recipe that a run may be resumed with other values of: it takes the same steps."""
-
 
 @contextmanager
 def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) -> Iterator[tuple[Trainer, Prepared]]:
@@ -124,8 +118,7 @@ def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
     faults = [
         f"{key}: {now!r} now, {then!r} when {run.path} began; a run resumes with its own recipe: "
         f"bertline train {run.recipe} --run {run.path} --resume"
-        for key, (now, then) in recipes.differences(recipe, before).items()
-        if key not in HARMLESS
+        for key, (now, then) in recipes.differences(recipe, before, recipes.HARMLESS).items()
     ]
     if faults:
         raise InputError(*faults)

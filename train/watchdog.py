@@ -16,7 +16,6 @@ import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NoAnswer  # not the built-in one before Python 3.11
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import NamedTuple, NoReturn
@@ -174,7 +173,7 @@ class Watch:
             self._tick += 1
             try:
                 fault = talk.submit(self._exchange).result(SILENCE * TICK)
-            except (RuntimeError, NoAnswer) as error:  # the store is rank 0's; no answer is waited for without end
+            except (RuntimeError, TimeoutError) as error:  # the store is rank 0's; no answer is waited for without end
                 if self._ending is not None:  # this process is on its way out, and rank 0 was quicker
                     os._exit(self._ending.exit_code)
                 self._end_without_store("died" if isinstance(error, RuntimeError) else "died or was stopped")

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from bertline.artifacts.bundle import Cascade
+from bertline.artifacts.tables import from_all_over
 from bertline.artifacts.task import Tokens
 from bertline.export.candidates import cascade, sensitivity
 from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import Plan
 from bertline.export.candidates.quantize import quantize
-from bertline.export.sources import Origin, from_all_over
+from bertline.export.sources import Origin
 from bertline.tasks.tokens import Batch, Text, Tokenizer
 
 PROBES = 16

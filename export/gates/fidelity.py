@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from bertline.artifacts.bundle import Fidelity
 from bertline.artifacts.errors import GateError
+from bertline.artifacts.tables import from_all_over
 from bertline.artifacts.task import TaskSettings
 from bertline.bench.worker import Worker
 from bertline.export.gates import adversarial, tokenization
-from bertline.export.sources import Origin, from_all_over
+from bertline.export.sources import Origin
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import Runtime
 from bertline.tasks.task import Output, Task, of_each_text

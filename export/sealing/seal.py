@@ -7,6 +7,7 @@ from typing import Any
 from bertline.artifacts import files
 from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, Runtime
 from bertline.artifacts.signature import Sign
+from bertline.artifacts.tables import from_all_over
 from bertline.bench.report import candidates
 from bertline.export.candidates import onnx_files
 from bertline.export.candidates.graphs import Graph
@@ -77,7 +78,7 @@ def seal(
 
 def golden_texts(examples: Sequence[Example]) -> list[Text]:
     """The first words of a few examples from all over."""
-    chosen = [examples[index * len(examples) // GOLDEN_TEXTS] for index in range(GOLDEN_TEXTS)]
+    chosen = from_all_over(examples, GOLDEN_TEXTS)
     texts = [(cut(text, GOLDEN_WORDS), None if pair is None else cut(pair, GOLDEN_WORDS)) for text, pair, _ in chosen]
     return list(dict.fromkeys(texts))
 

@@ -82,7 +82,7 @@ def _go_on(
     """Give the next run of a trial to the cluster, if there is one."""
     job = advance(steps, fault)
     if job is not None:
-        absolute = Job(job.recipe.absolute(), job.run.absolute())
+        absolute = job._replace(path=job.path.absolute(), run=job.run.absolute())
         needs = {"num_gpus": gpus, "num_cpus": 1} if gpus else {"num_cpus": min(_cpus())}
         task = ray.remote(_make).options(max_retries=TRIES, **needs)
         going[task.remote(absolute, train, Path.cwd())] = number, steps

@@ -64,6 +64,7 @@ def search(recipe: Recipe, folder: Path, engine: Engine, say: Say) -> dict[str, 
     """
     begin(recipe, folder, say)
     with _locked(folder):
+        recipes.save(recipe, folder / "recipe.yaml")  # with what it may go on with other values of
         kept = study.opened(recipe, folder / "study.log")
         engine(Trials(recipe, folder, say, kept))
         found = results.collect(kept, recipe, folder / "best.yaml")
@@ -90,7 +91,7 @@ def begin(recipe: Recipe, folder: Path, say: Say) -> None:
         raise InputError(f"{folder}: exists and is no search; name another folder with -o")
     faults = [
         f"{key}: {now!r} now, {then!r} when {folder} began; a search goes on with its own recipe: {kept}"
-        for key, (now, then) in recipes.differences(recipe, recipes.read(kept)).items()
+        for key, (now, then) in recipes.differences(recipe, recipes.read(kept), recipes.HARMLESS).items()
     ]
     facts = folds.load(folder / "folds")
     if not faults and sources.content(recipe.data) != facts["content"]:
@@ -104,22 +105,29 @@ def begin(recipe: Recipe, folder: Path, say: Say) -> None:
 class Job(NamedTuple):
     """The run of a fold."""
 
-    recipe: Path
+    path: Path
+    """Of its recipe, to be written."""
     run: Path
+    recipe: Recipe
 
 
 def do(job: Job, train: Train) -> None:
     """Make a run that is not there, or go on with it.
 
     The recipe's file is locked meanwhile, and DeepSpeed's launcher inherits the lock: ranks that are left of a process
-    that was killed are waited for, and two trials with the same settings are not run side by side.
+    that was killed are waited for, and two trials with the same settings are not run side by side. It is written in
+    place, since another file would have another lock.
     """
     run = RunFolder(job.run)
-    with job.recipe.open("r+") as stream:
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    with job.path.open("a+", encoding="utf-8") as stream:
         os.set_inheritable(stream.fileno(), True)
         fcntl.flock(stream, fcntl.LOCK_EX)
         if not run.summary.exists():
-            train(job.recipe, job.run, run.recipe.exists())
+            stream.truncate(0)
+            stream.write(recipes.dump(job.recipe))
+            stream.flush()
+            train(job.path, job.run, run.recipe.exists())
 
 
 @dataclass
@@ -176,13 +184,11 @@ class Trials:
         self.study.tell(trial, float(np.mean(scores)))
 
     def _job(self, trial: int, settings: dict[str, Any], number: int) -> Job:
-        """The run of a fold; its recipe is written."""
+        """The run of a fold."""
         name = f"trial-{trial}-fold-{number}"
-        path = self.folder / "recipes" / f"{name}.yaml"
-        if not path.exists():
-            recipe = recipes.with_settings(self.recipe, settings | {"name": f"{self.recipe.name}-{name}"})
-            recipes.save(folds.of(recipe, self.folder / "folds", number), path)
-        return Job(path, self.folder / "runs" / name)
+        recipe = recipes.with_settings(self.recipe, settings | {"name": f"{self.recipe.name}-{name}"})
+        recipe = folds.of(recipe, self.folder / "folds", number)
+        return Job(self.folder / "recipes" / f"{name}.yaml", self.folder / "runs" / name, recipe)
 
     def _made(self, job: Job) -> Generator[Job, BertlineError | None, bool]:
         """Have a run made that is not there; one that fails goes on once more, for ranks are killed and machines lost.

@@ -1,7 +1,10 @@
 """Files and folders appear whole or not at all."""
 
-import fcntl
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,15 @@ def test_a_write_replaces_the_old_content_and_leaves_nothing_beside_it(tmp_path:
     files.write_text(path, "neu ü")
     assert path.read_bytes() == "neu ü".encode()
     assert os.listdir(path.parent) == ["note.txt"]
+
+
+def test_others_may_read_what_is_written_and_the_umask_is_let_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "umask", fail)  # it is of the whole process: other threads write meanwhile
+    files.write_text(tmp_path / "note.txt", "")
+    (tmp_path / "other.txt").touch()
+    assert (tmp_path / "note.txt").stat().st_mode == (tmp_path / "other.txt").stat().st_mode
 
 
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
@@ -73,17 +85,40 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "a[1]"]
 
 
-def test_what_a_killed_maker_left_goes_unless_another_is_at_work(tmp_path: Path) -> None:
-    left = tmp_path / ".made.xyz_0123"
-    left.mkdir()
-    other = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_SH)  # as one has it that is at work in that folder
-    files.make_once(tmp_path / "made", lambda folder: None)
-    assert left.exists()
-    (tmp_path / "made").rmdir()
-    os.close(other)
-    files.make_once(tmp_path / "made", lambda folder: None)
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+def test_a_folder_is_removed_whole_and_by_whoever_is_quicker(tmp_path: Path) -> None:
+    (tmp_path / "made/inner").mkdir(parents=True)
+    for _ in range(2):
+        files.remove_folder(tmp_path / "made")
+        assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def at_work(path: Path) -> Iterator[Path]:
+    """Another process makes a folder, and is killed with the block; yields its temporary one."""
+    script = (
+        "import pathlib, sys, time; from bertline.artifacts import files\n"
+        "with files.new_folder(pathlib.Path(sys.argv[1])) as folder: print(folder.parent, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield Path(process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("second", [files.remove_left, lambda path: files.make_once(path, lambda folder: None)])
+def test_what_a_killed_maker_left_goes_and_not_what_another_is_at_work_in(
+    tmp_path: Path, second: Callable[[Path], None]
+) -> None:
+    made = tmp_path / "made"
+    with at_work(made) as theirs:
+        second(made)
+        assert (theirs / "made").exists()
+    if made.exists():
+        made.rmdir()
+    second(made)
+    assert [path for path in tmp_path.iterdir() if path != made] == []
 
 
 def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:

@@ -165,9 +165,3 @@ def test_an_unknown_label_is_told_with_its_row(tiny_classifier: Path, tmp_path: 
     (tmp_path / "texts.csv").write_text("text,label\ngood,positive\nwell,mixed\n")
     with pytest.raises(InputError, match=r"texts\.csv row 3: unknown label 'mixed'"):
         sources.read(str(tiny_classifier), tmp_path / "texts.csv")
-
-
-def test_all_over() -> None:
-    assert sources.from_all_over(range(10), 4) == [0, 2, 5, 7]
-    assert sources.from_all_over(range(3), 4) == [0, 1, 2]
-    assert sources.from_all_over([], 4) == sources.from_all_over(range(3), 0) == []

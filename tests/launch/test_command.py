@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,37 @@ def test_a_defect_keeps_its_traceback() -> None:
     assert isinstance(result.exception, ZeroDivisionError)
 
 
+@pytest.mark.parametrize(
+    ("before", "numbers"),
+    [
+        ("SIG_DFL", [signal.SIGTERM]),
+        ("SIG_DFL", [signal.SIGHUP]),
+        ("SIG_IGN", [signal.SIGHUP, signal.SIGTERM]),  # nohup's: a terminal that closes ends nothing
+    ],
+)
+def test_the_end_by_a_signal_clears_away_what_was_half_made(before: str, numbers: list[signal.Signals]) -> None:
+    script = f"""
+import signal, time
+from bertline.launch.command import main
+signal.signal(signal.SIGHUP, signal.{before})
+@main.command()
+def make():
+    try:
+        print("at work", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleared away")
+main(["make"])
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        for number in numbers:
+            process.send_signal(number)
+        assert process.stdout.read() == "cleared away\n"
+    assert process.returncode == 128 + numbers[-1]
+
+
 def test_labels_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     labels = ["[/INST]", "[happy]", ":joy:"]
     tokens = dict.fromkeys(("p50", "p90", "p99", "max", "longer_share", "max_length"), 1)
@@ -156,6 +188,24 @@ def test_a_driver_that_fails_lists_no_gpus(
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert examination._gpus() == gpus
+
+
+def test_an_op_that_cannot_tell_whether_it_can_be_built_cannot(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those for CUDA on a machine with a GPU and no nvcc."""
+    from deepspeed.ops.op_builder.all_ops import ALL_OPS
+    from deepspeed.ops.op_builder.builder import MissingCUDAException
+
+    class Op:
+        name = "needs_nvcc"
+
+        def is_compatible(self, verbose: bool) -> bool:
+            raise MissingCUDAException("CUDA_HOME does not exist")
+
+    monkeypatch.setitem(ALL_OPS, Op.name, Op())
+    assert examination._ops()[Op.name] == "no"
+    assert capsys.readouterr().out == ""
 
 
 def test_doctor_tells_what_is_here() -> None:

@@ -104,20 +104,20 @@ def test_words_for_other_machines_come_through_their_shells(tmp_path: Path) -> N
     run = Path("/runs/it's 100%n")
     hostfile.write_text("one slots=8\n")
     assert deepspeed_launcher.command(RECIPE, ["a={b,c}"], run, hostfile=hostfile)[-3:-1] == ["a={b,c}", "--run"]
-    assert deepspeed_launcher.asking(hostfile, run) == []
+    assert deepspeed_launcher.stop_command(hostfile, run) == []
     hostfile.write_text("spare\none slots=8\n\ntwo slots=4\n")
     assert deepspeed_launcher.command(RECIPE, ["a={b,c}"], run, hostfile=hostfile)[-3:] == [
         "'a={b,c}'", "--run", "/runs/it's 100%%n",
     ]  # fmt: skip
-    asking = deepspeed_launcher.asking(hostfile, run)
-    assert asking[:5] == ["pdsh", "-R", "ssh", "-w", "one,two"]
-    assert shlex.split(asking[5].replace("%%", "%"))[:3] == ["pkill", "-USR1", "-f"]
-    pattern = re.compile(shlex.split(asking[5].replace("%%", "%"))[3])
+    line = deepspeed_launcher.stop_command(hostfile, run)
+    assert line[:5] == ["pdsh", "-R", "ssh", "-w", "one,two"]
+    assert shlex.split(line[5].replace("%%", "%"))[:3] == ["pkill", "-USR1", "-f"]
+    pattern = re.compile(shlex.split(line[5].replace("%%", "%"))[3])
     assert pattern.search(f"python -u -m bertline.train --local_rank=0 recipe.yaml --run {run} --resume")
     assert not pattern.search(f"python -u -m bertline.train --local_rank=0 recipe.yaml --run {run}-2")
-    assert not pattern.search(asking[5])
-    asking = deepspeed_launcher.asking(hostfile, Path("a"))
-    pattern = re.compile(shlex.split(asking[5].replace("%%", "%"))[3])
+    assert not pattern.search(line[5])
+    line = deepspeed_launcher.stop_command(hostfile, Path("a"))
+    pattern = re.compile(shlex.split(line[5].replace("%%", "%"))[3])
     assert pattern.search(f"python -u -m bertline.train --local_rank=0 recipe.yaml --run {Path.cwd()}/a")
 
 
@@ -144,7 +144,7 @@ def test_exit_codes_and_words_pass_through(
     assert said in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_ends_the_command_ends_the_ranks(tmp_path: Path, number: signal.Signals) -> None:
     file = str(tmp_path / "pid")
     rank = f"import os, pathlib, time; pathlib.Path({file!r}).write_text(str(os.getpid())); time.sleep(60)"
@@ -163,3 +163,13 @@ def test_what_ends_the_command_ends_the_ranks(tmp_path: Path, number: signal.Sig
     while Path(f"/proc/{(tmp_path / 'pid').read_text()}/exe").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_terminal_that_closes_ends_nothing_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    closes = "import os, signal, time; os.kill(os.getppid(), signal.SIGHUP); time.sleep(0.1)"
+    try:
+        assert deepspeed_launcher.run([sys.executable, "-c", closes], dict(os.environ)) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -163,6 +163,19 @@ def test_what_a_search_does_not_go_on_with(rank: None, plain: Path, tmp_path: Pa
         search(recipe, tmp_path / "else", Trains())
 
 
+def test_what_changes_no_batch_may_be_other_when_a_search_goes_on(rank: None, plain: Path, tmp_path: Path) -> None:
+    """The runs that are left get it, the one that was begun among them."""
+    recipe = asked(plain, folds=2, grid={"training.learning_rate": [LEARNS]})
+    with pytest.raises(KeyboardInterrupt):
+        search(recipe, tmp_path / "search", Trains({"trial-1-fold-2": 2}))
+    other = recipes.with_settings(recipe, {"training.micro_batch_size": 2, "training.timeout": 100})
+    train = Trains()
+    search(other, tmp_path / "search", train)
+    assert (train.resumed, train.begun) == (["trial-1-fold-2"], [])
+    paths = [tmp_path / "search/recipe.yaml", *sorted((tmp_path / "search/runs").glob("*/recipe.yaml"))]
+    assert [recipes.read(path).training.micro_batch_size for path in paths] == [2, None, 2]
+
+
 def scored(recipe: Recipe, path: Path, stop: int = 100) -> list[dict[str, Any]]:
     """The trials of a search whose score is a formula; every `stop` trials the study is left in the midst of one."""
     kept = study.opened(recipe, path)

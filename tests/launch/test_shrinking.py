@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from bertline.artifacts import bundle
+from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError
 from bertline.artifacts.recipe_schema import Student
@@ -100,11 +101,24 @@ def test_a_finished_student_is_used_again_and_another_refused(teacher: RunFolder
     with pytest.raises(InputError, match="bundles/films-small exists already"):
         shrink(teacher.path, "films-small")
     said: list[str] = []
-    assert shrinking.distilled(student.with_name(f"{student.name}.yaml"), teacher.path, said.append, {}) == student
+    asked = student.with_name(f"{student.name}.yaml")
+    less = {"training.micro_batch_size": 4}  # as is advised where memory runs out
+    recipes.save(recipes.with_settings(recipes.read(asked), less), asked)
+    assert shrinking.distilled(asked, teacher.path, said.append, {}) == student
     assert said == [f"{student} is finished already and is used as it is"]
     assert runs.read_summary(student).finished == before
     with pytest.raises(InputError, match="a student of another recipe; move it away, or shrink as it was made"):
         shrink(teacher.path, "other", ("training.epochs=1",))
+
+
+def test_a_run_is_shrunk_by_one_process_at_a_time(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
+    """A second one would train the same students, and take the bundles of the first for what a kill has left."""
+    made = teacher.path.parents[1] / "bundles/.twice.0123abcd"
+    made.mkdir()
+    with shrinking._locked(teacher.path), pytest.raises(InputError, match="runs/films: another process shrinks it"):
+        shrink(teacher.path, "twice")
+    assert made.exists()
+    made.rmdir()
 
 
 def test_bench_holds_it_to_its_teacher(teacher: RunFolder, shrunk: dict[str, Any]) -> None:

@@ -153,12 +153,15 @@ def test_an_unfinished_run_is_neither_overwritten_nor_resumed_differently(recipe
         train_here(recipe, tmp_path / "run", sets, resume=True)
 
 
-def test_what_changes_no_step_may_be_other_when_a_run_goes_on(recipe: Path, tmp_path: Path) -> None:
+def test_what_changes_no_batch_may_be_other_when_a_run_goes_on(
+    recipe: Path, finished: RunFolder, tmp_path: Path
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_here(recipe, tmp_path / "run", ["training.save_steps=2"], stop=3)
     sets = ["training.save_steps=1", "training.micro_batch_size=1", "training.timeout=100"]
-    train_here(recipe, tmp_path / "run", sets, resume=True)
-    assert recipes.read(tmp_path / "run/recipe.yaml").training.micro_batch_size == 1
+    resumed = train_here(recipe, tmp_path / "run", sets, resume=True)
+    assert recipes.read(resumed.recipe).training.micro_batch_size == 1
+    assert losses(resumed) == pytest.approx(losses(finished), abs=1e-5)
 
 
 def test_nothing_to_resume(recipe: Path, tmp_path: Path) -> None:

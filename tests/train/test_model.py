@@ -57,6 +57,15 @@ def test_a_model_that_told_three_classes_apart_answers_questions(family: Path) -
     assert models.outputs(model, {"input_ids": ids, "attention_mask": ids}).shape == (2, 5, 2)
 
 
+def test_memory_that_runs_out_is_no_fault_of_the_folder(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_pretrained", full)
+    with pytest.raises(MemoryError):
+        models.load(family, TASK, Training())
+
+
 def test_every_family_loads_computes_and_freezes(family: Path) -> None:
     training = Training.model_validate({"dropout": 0.0, "freeze": {"embeddings": True, "layers": 1}})
     classifier = models.load(family, TASK, training)

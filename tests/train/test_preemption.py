@@ -62,6 +62,26 @@ def test_a_preempted_run_goes_on_where_it_was(
     assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] == 120
 
 
+def test_a_signal_may_come_while_another_is_noted() -> None:
+    """At each line that its handler goes through."""
+    script = """
+import signal, sys
+from bertline.train import preemption
+preemption.watch()
+lines = 0
+def again(frame, event, argument):
+    global lines
+    lines += 1
+    signal.raise_signal(signal.SIGUSR1)
+    return again
+sys.settrace(again)
+signal.raise_signal(signal.SIGTERM)
+sys.settrace(None)
+assert lines > 3 and preemption.asked.is_set()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
 def test_how_to_go_on_is_said_as_far_as_the_run_has_come(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Recipe, Take
 from bertline.artifacts.run import RunFolder
+from bertline.artifacts.tables import from_all_over
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train.data import sources
@@ -56,12 +57,10 @@ class Splits:
 
     def save(self, run: RunFolder) -> None:
         """Write into the run what is held out, and a few of the training examples, from all over."""
-        every = max(1, len(self.train) // CALIBRATION)
-        calibration = [self.train[index] for index in range(0, len(self.train), every)][:CALIBRATION]
         for path, examples in (
             (run.split("validation"), self.validation),
             (run.split("test"), self.test),
-            (run.split("calibration"), calibration),
+            (run.split("calibration"), from_all_over(self.train, CALIBRATION)),
         ):
             write(path, examples, self.task)
 

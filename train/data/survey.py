@@ -12,6 +12,7 @@ import numpy as np
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Recipe
+from bertline.artifacts.tables import from_all_over
 from bertline.artifacts.task import Tokens
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Tokenizer
@@ -52,7 +53,7 @@ def _told(recipe: Recipe, splits: Splits, lengths: Sequence[int], tokenizer: Tok
         "duplicates": splits.duplicates,
         "leaked": splits.leaked,
         "tokens": _lengths(lengths, recipe.tokens.max_length),
-        "shown": [_shown(example, tokenizer) for example in _spread(splits.train)],
+        "shown": [_shown(example, tokenizer) for example in from_all_over(splits.train, SHOWN)],
         "warnings": list(_warnings(splits, lengths, recipe)),
     }
 
@@ -62,11 +63,6 @@ def _whole_lengths(examples: Sequence[Example], folder: Path) -> list[int]:
     whole = Tokenizer(folder, Tokens(max_length=1 << 30))
     texts = (example.texts for example in examples)
     return [len(window.input_ids) for some in batched(texts, ROWS) for window in whole.encode(some)]
-
-
-def _spread(examples: Sequence[Example]) -> list[Example]:
-    """A few examples from all over."""
-    return [examples[index * len(examples) // SHOWN] for index in range(min(SHOWN, len(examples)))]
 
 
 def _shown(example: Example, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student
+from bertline.artifacts.tables import from_all_over
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
 from bertline.train.evaluation import Split
@@ -84,7 +85,7 @@ def prune(model: nn.Module, student: Student, split: Split, loss: Loss, tokenize
 def measure(model: nn.Module, split: Split, loss: Loss, tokenizer: Tokenizer) -> Importance:
     """How much each head and unit matters to the loss of labelled texts, evenly from all over."""
     labelled = [i for i, window in enumerate(split.windows) if window.text < len(split.examples)]
-    chosen = labelled[:: max(1, len(labelled) // WINDOWS)][:WINDOWS]
+    chosen = from_all_over(labelled, WINDOWS)
     layers, heads = _layers(model), int(cast(Any, model.config).num_attention_heads)
     sums = [[torch.zeros(heads), torch.zeros(layer.joins_units.in_features)] for layer in layers]
     model.eval()

@@ -8,9 +8,7 @@ entity or an answer is not.
 import hashlib
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +41,8 @@ FILE = "outputs.arrow"
 CODE = ("distillation/teacher.py", "evaluation.py", "data/mapped.py")
 """What outputs depend on, of ours."""
 ASKING = "asking the teacher"
-AT_ONCE = 4096
-"""Windows, or texts, that are asked about and kept at once."""
+AT_ONCE = 512
+"""Windows, or texts, that are asked about and kept at once: until then it is not seen that the run is asked to stop."""
 
 
 Answering = Callable[[Sequence[Encoded]], list[Output]]
@@ -123,11 +121,11 @@ def outputs(
                 if teacher.is_bundle
                 else _model(teacher, tokenizer, precision, batch_size, progress)
             )
-            parts = folder.with_name(f"{folder.name}-parts")
-            answering = _keeping(answering, parts)
+            answering = _keeping(answering, folder)
             _write(folder, _of_windows(answering, ready) if alike else _of_texts(answering, ready, teacher, tokenizer))
             if ranks.is_first():
-                _remove(parts)
+                for part in folder.parent.glob(f"{folder.name}-part-*"):
+                    files.remove_folder(part)
     return Outputs(folder / FILE)
 
 
@@ -212,8 +210,10 @@ def _engine(teacher: Teacher, progress: Progress) -> Answering:
     return answer
 
 
-def _keeping(answering: Answering, parts: Path) -> Answering:
+def _keeping(answering: Answering, folder: Path) -> Answering:
     """The same, with each answer kept, so that a run that is stopped before all are there goes on after the last.
+
+    The parts lie beside the folder that they are for. Another run that makes the same may remove them at any time.
 
     Raises:
         PreemptedError: from what is made: a rank was asked to stop.
@@ -221,25 +221,24 @@ def _keeping(answering: Answering, parts: Path) -> Answering:
     calls = itertools.count()
 
     def answer(windows: Sequence[Encoded]) -> list[Output]:
-        part = parts / str(next(calls))
-        if ranks.from_first(part.exists):
-            return list(Outputs(part / FILE))
+        part = folder.with_name(f"{folder.name}-part-{next(calls)}")
+        if (kept := ranks.from_first(lambda: _kept(part))) is not None:
+            return kept
         said = answering(windows)
         if ranks.is_first():
             _make(part, said)
         if ranks.sum_over_ranks(torch.tensor(float(preemption.asked.is_set()), device=ranks.device())):
-            raise PreemptedError(f"{ASKING}: stopped as asked; what it has said so far is kept in {parts}")
+            raise PreemptedError(f"{ASKING}: stopped as asked; what it has said so far is kept in {folder.parent}")
         return said
 
     return answer
 
 
-def _remove(parts: Path) -> None:
-    """Remove what was kept, but for what another run is about to keep there: its name begins with a dot."""
-    for part in parts.glob("[0-9]*"):
-        shutil.rmtree(part, ignore_errors=True)
-    with suppress(OSError):
-        parts.rmdir()
+def _kept(part: Path) -> list[Output] | None:
+    try:
+        return [output.copy() for output in Outputs(part / FILE)]  # the file may go
+    except FileNotFoundError:
+        return None
 
 
 def _make(folder: Path, computed: Iterable[Output]) -> None:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -60,7 +59,7 @@ def test_who_is_asked_to_stop_tokenizes_no_further(
 ) -> None:
     recipe = recipes.load(write(tmp_path, model, make_texts(60)))
     monkeypatch.setattr(Tokenizer, "encode", forbidden)
-    monkeypatch.setattr(preemption, "asked", Event())
+    monkeypatch.setattr(preemption, "asked", preemption.Flag())
     preemption.asked.set()
     with pytest.raises(PreemptedError, match="stopped as asked"):
         prepared.prepare(recipe, model, tmp_path / "cache", SILENT)

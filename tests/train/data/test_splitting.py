@@ -53,6 +53,15 @@ def test_held_out_splits_are_written_with_names(tmp_path: Path) -> None:
     assert {example.gold for example in read} == {"negative", "positive"}
 
 
+def test_calibration_is_on_rows_from_all_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splitting, "CALIBRATION", 25)  # of 48
+    splits = load(tmp_path, make_texts(60))
+    splits.save(RunFolder(tmp_path / "run"))
+    read = splits.task.read_file(tmp_path / "run/splits/calibration.jsonl")
+    places = [splits.train.index(example) for example in read]
+    assert (len(places), places[0], places[-1]) == (25, 0, 46)
+
+
 def test_duplicates_never_reach_training(tmp_path: Path) -> None:
     rows = make_texts(60)
     assert load(tmp_path, rows + rows[:7]).duplicates == 7

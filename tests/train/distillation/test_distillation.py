@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import yaml
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
+from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError, PreemptedError
@@ -24,7 +24,8 @@ from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.export.export import export
 from bertline.export.terms import Terms as ExportTerms
 from bertline.serve.engine import Engine
-from bertline.tasks.task import IGNORED
+from bertline.tasks.task import IGNORED, Output
+from bertline.tasks.tokens import Encoded
 from bertline.train import evaluation, model, preemption
 from bertline.train.distillation import student
 from bertline.train.distillation import teacher as teachers
@@ -293,16 +294,34 @@ class TestRuns:
 
         monkeypatch.setattr(teachers, "AT_ONCE", 25)
         monkeypatch.setattr(evaluation, "outputs", spy)
-        monkeypatch.setattr(preemption, "asked", Event())
+        monkeypatch.setattr(preemption, "asked", preemption.Flag())
         for _ in range(3):  # 60 texts
             with pytest.raises(PreemptedError, match="what it has said so far is kept"):
                 train_here(recipe, tmp_path / "run", sets)
-            preemption.asked.clear()
+            monkeypatch.setattr(preemption, "asked", preemption.Flag())
         assert answered == [teachers.ASKING] * 3
         monkeypatch.setattr(evaluation, "outputs", asked)
         monkeypatch.setattr(teachers, "_model", lambda *_: None)
         assert losses(train_here(recipe, tmp_path / "run", sets)) == pytest.approx(whole, abs=1e-6)
-        assert not list((tmp_path / ".bertline-cache").glob("*-parts"))
+        assert not list((tmp_path / ".bertline-cache").glob("*-part-*"))
+
+    def test_what_another_run_is_about_to_remove_is_asked_again(self, tmp_path: Path) -> None:
+        """Once it has all that the teacher says, it removes the parts, which this one may be about to read."""
+        part, ids = tmp_path / "teacher-a-part-0", np.zeros(3, np.int32)
+        window = Encoded(ids, ids, ids, ids, 0, False)
+        said: list[Output] = [np.array([1, 2], np.float32), np.array([3, 4], np.float32)]
+
+        def answer(*told: Output) -> list[list[float]]:
+            """With what is `told` if it is asked."""
+            answering = teachers._keeping(lambda _: [*told], tmp_path / "teacher-a")
+            return [output.tolist() for output in answering([window])]
+
+        part.mkdir()
+        assert answer(said[0]) == [[1, 2]]
+        files.remove_folder(part)
+        assert answer(said[0]) == answer(said[1]) == [[1, 2]]
+        files.remove_folder(part)
+        assert answer(said[1]) == [[3, 4]]
 
     def test_a_bundle_may_be_the_teacher(self, teacher: RunFolder, tmp_path: Path) -> None:
         """Its int8 model is asked, text by text; where the student begins is said by the recipe."""
