@@ -28,7 +28,7 @@ _PART = r"(?:[^/\x00]*[^./\x00][^/\x00]*|\.{3,})"
 TEMPORARY = re.compile("[a-z0-9_]{8}")
 """What `tempfile` ends a name with."""
 LOCK = ".lock"
-"""In a temporary folder, held by who writes there: a file, for of a lock on a folder NFS tells no other machine."""
+"""In a temporary folder, held by who writes there. A file: other machines do not see a lock on a folder over NFS."""
 UMASK = os.umask(0o077)
 """Of this process, read once: to read it is to set it for a moment, in which another thread might make a file."""
 os.umask(UMASK)
@@ -52,7 +52,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     A reader sees the old file, if there was one, or the whole new one, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix(path))
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -119,7 +119,7 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path` that `remove_left` knows, and lets alone while it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # under a name that `remove_left` does not know until it is held
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new"))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix(path), suffix=".new"))
     try:
         with (temporary / LOCK).open("w") as lock:
             with suppress(OSError):  # a disk without locks
@@ -147,12 +147,17 @@ def make_once(path: Path, fill: Callable[[Path], None]) -> None:
             raise
 
 
+def prefix(path: Path) -> str:
+    """How the name of what is made beside `path`, to become it, begins: as nothing of a user's is called."""
+    return f".{path.name}.bertline-"
+
+
 def remove_left(path: Path) -> None:
     """Remove what writers of `path` left beside it when they were killed; of a file, none may be at work."""
-    before = f".{path.name}."
+    before = prefix(path)
     for left in path.parent.glob(f"{glob.escape(before)}*"):
         if not TEMPORARY.fullmatch(left.name.removeprefix(before)):
-            continue  # an editor's .NAME.swp, or of a writer of NAME.something, who may be at work
+            continue  # not held yet
         if not left.is_dir():
             left.unlink(missing_ok=True)
         elif not _is_held(left):

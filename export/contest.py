@@ -101,15 +101,16 @@ class Contest:
         """Make, time and score until the best that is right is known.
 
         Raises:
-            GateError: none is; the message is a table of what was tried.
+            GateError: none is, and the message is a table of what was tried; or no candidate can be shown to be.
         """
         with ExitStack() as processes:
             origin = self.origin
             answered = self._asked_once(self._yardstick)  # most quantizers compute on one core
             self._make(plans, processes)
             self._before = self._counted(self._yardstick, answered())
-            self._time(plans, self._rounds)
             self._loss = bootstrap.dearest(origin.task, origin.metric, origin.examples, self._before)
+            refuse_too_few(self._score_of(self._before, look=1), self.terms, "stays")
+            self._time(plans, self._rounds)
             asked = self.workshop.asked
             chosen = self._alone(processes) if asked is None else self._cascade(asked, processes)
             if chosen is None:
@@ -285,16 +286,26 @@ class Contest:
 def check_examples(origin: Origin, terms: Terms) -> None:
     """Raise GateError where so few examples can prove nothing, before anything is converted.
 
-    Of a metric whose losses depend on all answers, that is known once these are.
+    Of a metric whose losses depend on all answers that is known once these are.
     """
     if not bootstrap.is_told_by_examples(origin.task, origin.metric, origin.examples):
         return
-    unseen, count = bootstrap.unseen(origin.task, origin.metric, origin.examples), len(origin.examples)
-    same = Score(1.0, 0.0, (0.0, unseen), count, unseen)
+    unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples)
+    refuse_too_few(Score(1.0, 0.0, (0.0, unseen), len(origin.examples), unseen), terms, "is right and stays")
+
+
+def refuse_too_few(same: Score, terms: Terms, how: str) -> None:
+    """Raise GateError where no more is to be had than a candidate that answers as PyTorch does, and that is doubtful.
+
+    Args:
+        same: the score of such a one.
+        terms: what is asked.
+        how: what of every answer is taken for granted.
+    """
     if choose.doubt(same, terms.max_drop) and not terms.allow_fp32:
         raise GateError(
-            f"{count:,} examples cannot tell a drop of {terms.max_drop:g}, not even if every answer is right and stays "
-            f"the same: {choose.enough(same, terms.max_drop)}, or these --max-drop {ceil(1e4 * unseen) / 1e4:g}"
+            f"{same.examples:,} examples cannot tell a drop of {terms.max_drop:g}, not even if every answer {how} the "
+            f"same: {choose.enough(same, terms.max_drop)}, or these --max-drop {ceil(1e4 * same.unseen) / 1e4:g}"
         )
 
 

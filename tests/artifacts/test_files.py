@@ -77,10 +77,13 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    others = [".a1.xyz_0123", ".a[1]", ".a[1].2.xyz_0123", ".a[1].bak", ".a[1].swp"]
-    for name in (".a[1].xyz_0123", "a[1]", *others):
+    mine, others = (
+        "bertline-xyz_0123",
+        [".a1.bertline-xyz_0123", ".a[1]", ".a[1].2.bertline-xyz_0123", ".a[1].original"],
+    )
+    for name in (f".a[1].{mine}", "a[1]", *others):
         (tmp_path / name).write_text("")
-    (tmp_path / ".a[1].folder00/inner").mkdir(parents=True)
+    (tmp_path / ".a[1].bertline-folder00/inner").mkdir(parents=True)
     files.remove_left(tmp_path / "a[1]")
     assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "a[1]"]
 
