@@ -16,6 +16,36 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import COLUMNS, LOSSES, SHORTEST_WINDOW, Distillation, Recipe, Section, Tokens
 from bertline.artifacts.task import ProblemType
 
+FOREIGN = {
+    "model_name_or_path": "model",
+    "dataset_name": "data.train, which takes a hub id",
+    "train_file": "data.train",
+    "validation_file": "data.validation",
+    "test_file": "data.test",
+    "text_column": "data.text",
+    "text_column_name": "data.text",
+    "label_column": "data.label",
+    "label_column_name": "data.label",
+    "max_train_samples": "data.take.train",
+    "max_seq_length": "tokens.max_length",
+    "doc_stride": "tokens.stride",
+    "num_train_epochs": "training.epochs",
+    "max_steps": "training.epochs: a run is counted in whole epochs",
+    "warmup_steps": "training.warmup_ratio, a share of all steps",
+    "lr_scheduler": "training.lr_scheduler_type",
+    "train_batch_size": "training.batch_size, over all ranks",
+    "per_device_train_batch_size": "training.micro_batch_size, for a rank; training.batch_size is over all ranks",
+    "gradient_accumulation_steps": "training.micro_batch_size: accumulation follows from it and training.batch_size",
+    "fp16": "training.precision: fp16",
+    "bf16": "training.precision: bf16",
+    "label_smoothing_factor": "training.label_smoothing",
+    "metric_for_best_model": "training.best",
+    "evaluation_strategy": "training.eval_steps; 0: at the end of each epoch",
+    "eval_strategy": "training.eval_steps; 0: at the end of each epoch",
+    "save_strategy": "training.save_steps; 0: at the end of each epoch",
+}
+"""Keys of Hugging Face's TrainingArguments and example scripts, and what a recipe has in their place."""
+
 
 def of(raw: dict[str, Any], searches: bool) -> list[str]:
     """A sentence for each fault.
@@ -70,10 +100,30 @@ def _sentence(key: str, fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{key}: missing; {_description(key)}"
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key.rpartition(".")[2], known := _siblings(key), n=1)
-        return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
+        return f"{key}: unknown key; {_meant(key)}"
     rule = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ").removeprefix("a valid ")
     return f"{key}: {found}; expected {rule}. {_description(key)}".rstrip(". ")
+
+
+def _meant(key: str) -> str:
+    """What may stand in the place of an unknown key: the same name elsewhere, one that is spelled like it, or any."""
+    name = key.rpartition(".")[2]
+    if name in FOREIGN:
+        return f"here that is {FOREIGN[name]}"
+    if elsewhere := [known for known in _keys(Recipe) if known.endswith(f".{name}")]:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    if near := difflib.get_close_matches(name, known := _siblings(key), n=1):
+        return f"did you mean {near[0]}?"
+    alike = sorted(known, key=lambda other: difflib.SequenceMatcher(None, other, name).ratio(), reverse=True)
+    return f"known are {', '.join(alike)}"
+
+
+def _keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a section and of those in it."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
 
 
 def _siblings(key: str) -> list[str]:

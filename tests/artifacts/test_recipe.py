@@ -1,6 +1,7 @@
 """A recipe is checked whole, and all faults are told at once."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from bertline.artifacts import recipe
+from bertline.artifacts import recipe, recipe_faults
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Search
 from bertline.artifacts.task import Tokens
@@ -120,6 +121,42 @@ def test_a_wrong_value_is_one_fault_with_its_key(write: Callable[..., Path], key
     (fault,) = faults(write(**{key: value}))
     assert key.replace("__", ".") in fault
     assert words in fault
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("model_name_or_path", "here that is model"),
+        ("num_train_epochs", "here that is training.epochs"),
+        ("training__num_train_epochs", "here that is training.epochs"),
+        ("training__per_device_train_batch_size", "here that is training.micro_batch_size, for a rank"),
+        ("training__gradient_accumulation_steps", "here that is training.micro_batch_size: accumulation follows"),
+        ("training__metric_for_best_model", "here that is training.best"),
+        ("training__fp16", "here that is training.precision: fp16"),
+        ("training__bf16", "here that is training.precision: bf16"),
+        ("training__lr_scheduler", "here that is training.lr_scheduler_type"),
+        ("training__max_steps", "here that is training.epochs: a run is counted in whole epochs"),
+        ("training__warmup_steps", "here that is training.warmup_ratio"),
+        ("data__text_column", "here that is data.text"),
+        ("data__label_column", "here that is data.label"),
+        ("data__train_file", "here that is data.train"),
+        ("tokens__max_seq_length", "here that is tokens.max_length"),
+        ("learning_rate", "did you mean training.learning_rate?"),
+        ("data__layers", "did you mean student.layers or training.freeze.layers?"),
+        ("training__checkpoint_every", "known are gradient_checkpointing, "),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_one_meant(write: Callable[..., Path], key: str, meant: str) -> None:
+    path = write(**{key: 1})
+    (fault,) = faults(path)
+    assert fault.startswith(f"{path}: {key.replace('__', '.')}: unknown key; {meant}")
+
+
+def test_what_stands_for_foreign_keys_is_there() -> None:
+    known = set(recipe_faults._keys(Recipe))
+    for foreign, words in recipe_faults.FOREIGN.items():
+        assert re.split("[,:;]", words)[0] in known, foreign
+        assert foreign not in {key.rpartition(".")[2] for key in known}, foreign
 
 
 @pytest.mark.parametrize(
