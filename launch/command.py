@@ -1,7 +1,7 @@
 """The `bertline` command: each subcommand reads its arguments, calls one function and prints what it returns.
 
 Words and progress go to stderr; `--json` prints one JSON object on stdout (`predict`: one a line). Exit codes: 0 done,
-1 it ran and the answer is no, 2 the input is wrong. Heavy imports stay inside the subcommands: `--help` is quick.
+1 a check or gate failed, 2 the input is wrong. Heavy imports stay inside the subcommands: `--help` is quick.
 """
 
 from __future__ import annotations
