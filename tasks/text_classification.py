@@ -19,6 +19,7 @@ class TextClassification(Task):
     """What a text is, by `settings.problem_type`. A long text read in windows has the mean of their logits."""
 
     architecture = "ForSequenceClassification"
+    gold = "label"
 
     @property
     def multi_label(self) -> bool:

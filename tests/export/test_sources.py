@@ -170,3 +170,9 @@ def test_all_over() -> None:
     assert sources.from_all_over(range(10), 4) == [0, 2, 5, 7]
     assert sources.from_all_over(range(3), 4) == [0, 1, 2]
     assert sources.from_all_over([], 4) == sources.from_all_over(range(3), 0) == []
+
+
+def test_data_without_labels_is_told_with_its_columns(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("text,queue\ngood,1\nbad,0\n")
+    with pytest.raises(InputError, match=r"texts.csv has no column 'label'; it has text, queue: give it labelled"):
+        sources.read(str(run), tmp_path / "texts.csv")
