@@ -77,10 +77,24 @@ def data_files(place: str | Sequence[str]) -> list[Path]:
         found = sorted(Path(match) for match in glob.glob(glob.escape(str(path)) if path.exists() else str(path)))
         files += [match for match in found if match.is_file()]
         if not any(match.is_file() for match in found):
-            faults.append(f"{name}: no such file; name a file, a glob, pkg://PACKAGE/PATH or a hub id")
+            unnamed = _unnamed(name, path) if path.is_dir() else None
+            faults.append(unnamed or f"{name}: no such file; name a file, a glob, pkg://PACKAGE/PATH or a hub id")
     if faults:
         raise InputError(*faults)
     return files
+
+
+def _unnamed(name: str, folder: Path) -> str:
+    """What a person is told of a folder where files are asked for: a glob of those in it, tables before JSON."""
+    inside = [file for depth in ("*", "*/*") for file in sorted(folder.glob(depth)) if file.is_file()]
+    kinds = (*tables.BINARIES, *tables.TEXTS)
+    found = sorted(
+        (file for file in inside if _looks_like_data(file)), key=lambda file: kinds.index(tables.kind(file)[0])
+    )
+    if not found:
+        return f"{name}: is a folder, without a data file; name a file, a glob, pkg://PACKAGE/PATH or a hub id"
+    pattern = found[0].with_name("*" + "".join(tables.kind(found[0]))).relative_to(folder)
+    return f"{name}: is a folder; name its files: {name.rstrip('/')}/{pattern}"
 
 
 def expanded(place: str | Path) -> Path:
@@ -108,6 +122,10 @@ def _local(place: str) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{place}: leads out of package {package!r}")
     return path
+
+
+def _looks_like_data(path: Path) -> bool:
+    return tables.kind(path)[0] in tables.KINDS
 
 
 def _looks_like_file(place: str) -> bool:
