@@ -29,8 +29,9 @@ def survey(recipe: Recipe) -> dict[str, Any]:
     """Read all that a recipe names.
 
     Returns:
-        examples and labels (counts by split), duplicates, leaked, tokens (percentiles of length, and what part of the
-        texts is longer than max_length), shown (a few examples as the model reads them), and warnings (sentences).
+        examples and labels (counts by split), duplicates, leaked, contradicting, tokens (percentiles of length, and
+        what part of the texts is longer than max_length), shown (a few examples as the model reads them), and warnings
+        (sentences).
 
     Raises:
         InputError: as `splitting.load`; or the model has no tokenizer.
@@ -51,6 +52,7 @@ def _told(recipe: Recipe, splits: Splits, lengths: Sequence[int], tokenizer: Tok
         "labels": {name: _labels(splits.task, examples) for name, examples in named.items()},
         "duplicates": splits.duplicates,
         "leaked": splits.leaked,
+        "contradicting": splits.contradicting,
         "tokens": _lengths(lengths, recipe.tokens.max_length),
         "shown": [_shown(example, tokenizer) for example in _spread(splits.train)],
         "warnings": list(_warnings(splits, lengths, recipe)),
@@ -107,6 +109,8 @@ def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterato
         yield f"{splits.leaked:,} training rows stand in a held-out split as well; they are left out of training"
     if more := splits.duplicates - splits.leaked:
         yield f"{more:,} training rows stand twice; each is trained on once"
+    if splits.contradicting:
+        yield splits.contradiction
     everything = chain(splits.train, splits.validation, splits.test)
     if empty := sum(not any((part or "").strip() for part in example.texts) for example in everything):
         yield f"{empty:,} texts are empty"

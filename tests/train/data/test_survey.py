@@ -26,7 +26,7 @@ def test_what_is_told_of_texts(model: Path, tmp_path: Path) -> None:
     test = [*rows[:3], {"text": " ", "label": "positive"}]
     found = survey(recipes.load(write(tmp_path, model, rows + rows[-2:], test)))
     assert found["examples"]["test"] == 4
-    assert (found["duplicates"], found["leaked"]) == (5, 3)
+    assert (found["duplicates"], found["leaked"], found["contradicting"]) == (5, 3, 0)
     counts = found["labels"]
     assert sum(sum(each.values()) for each in counts.values()) == sum(found["examples"].values())
     tokens = found["tokens"]
