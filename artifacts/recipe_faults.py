@@ -68,7 +68,8 @@ def _key(location: tuple[int | str, ...]) -> str:
 def _sentence(key: str, fault: Any) -> str:
     found = f"found {kind(fault['input'])}"
     if fault["type"] == "missing":
-        return f"{key}: missing; {_description(key)}"
+        named = _description(key).replace("Default: the teacher.", "Required, unless a teacher is named.")
+        return f"{key}: missing; {named}"
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key.rpartition(".")[2], known := _siblings(key), n=1)
         return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")

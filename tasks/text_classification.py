@@ -238,7 +238,8 @@ def best_threshold(probable: Output, true: npt.NDArray[np.bool_]) -> float:
 
 def _name(gold: Any, where: str) -> str:
     if not isinstance(gold, (str, int)):
-        raise InputError(f"{where}: label {gold!r:.60} is a {type(gold).__name__}; a name or a whole number would do")
+        advice = "a name or a whole number would do; of a measured number say problem_type: regression"
+        raise InputError(f"{where}: label {gold!r:.60} is a {type(gold).__name__}; {advice}")
     refuse_lone_surrogates(str(gold), f"{where}: the label")
     return str(gold)
 

@@ -121,6 +121,19 @@ def test_a_local_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.
     assert places.model_folder("org/name") == Path("org/name")
 
 
+def test_a_folder_of_another_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    Path("runs/tickets").mkdir(parents=True)
+    told = r"no such folder; did you mean runs/tickets\?; and the hub did not give it"
+    with pytest.raises(InputError, match=rf"^runs/tikets: {told}"):
+        places.model_folder("runs/tikets")
+    with pytest.raises(InputError, match=r"^runs/other: no such folder; and the hub did not give it"):
+        places.model_folder("runs/other")
+    with pytest.raises(InputError, match=r"^./runs/tikets: no such model folder; did you mean runs/tickets\?; name a"):
+        places.model_folder("./runs/tikets")
+
+
 def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="not a local folder, and the hub did not give it"):

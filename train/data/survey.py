@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from bertline.artifacts import recipe as recipes
-from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.task import Tokens
 from bertline.tasks.task import Example, Task
@@ -36,7 +35,7 @@ def survey(recipe: Recipe) -> dict[str, Any]:
     Raises:
         InputError: as `splitting.load`; or the model has no tokenizer.
     """
-    model_folder = runs.model(recipe.model, weights=False)
+    model_folder = recipes.model_folder(recipe, weights=False)
     recipes.check_model(recipe, model_folder, weights=False)
     with TemporaryDirectory(prefix="bertline-check-") as scratch, model.tokenizer_folder(model_folder) as folder:
         splits = splitting.make(recipe, Path(scratch))
@@ -74,12 +73,22 @@ def _spread(examples: Sequence[Example]) -> list[Example]:
 def _shown(example: Example, tokenizer: Tokenizer) -> dict[str, Any]:
     windows = tokenizer.encode([example.texts])
     return {
-        "gold": example.gold,
+        "gold": _with_words(example),
         "tokens": len(windows[0].input_ids),
         "windows": len(windows),
         "truncated": windows[0].truncated,
         "read": tokenizer.decode(windows[0]),
     }
+
+
+def _with_words(example: Example) -> Any:
+    """What is right; of entities, with the words of each."""
+    if not isinstance(example.gold, list):
+        return example.gold
+    return [
+        {"text": example.text[one["start"] : one["end"]], **one} if isinstance(one, dict) and "label" in one else one
+        for one in example.gold
+    ]
 
 
 def _labels(task: Task, examples: Sequence[Example]) -> dict[str, int]:

@@ -55,6 +55,17 @@ def test_a_second_run_finds_what_the_first_has_made(
     assert inputs["input_ids"].shape == inputs["attention_mask"].shape
 
 
+def test_contradicting_duplicates_are_told_to_every_run(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = make_texts(60)
+    recipe = recipes.load(write(tmp_path, model, [*rows, {**rows[0], "label": "positive"}]))
+    for _ in range(2):
+        prepared.prepare(recipe, model, tmp_path / "cache", Progress(speaks=True))
+        told = " ".join(capsys.readouterr().err.split())
+        assert "warning: 1 row left out as duplicates, 1 of them with another label than the row that is kept" in told
+
+
 def test_who_is_asked_to_stop_tokenizes_no_further(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
