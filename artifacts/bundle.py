@@ -6,10 +6,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
-from bertline.artifacts import files, graph, strict_json
+from bertline.artifacts import files, graph, places, strict_json
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.files import FileEntry
 from bertline.artifacts.machine import CpuClass, Machine
+from bertline.artifacts.run import RunFolder
 from bertline.artifacts.strict_json import NotJsonError
 from bertline.artifacts.task import Part, TaskSettings
 
@@ -213,7 +214,11 @@ class Loaded(NamedTuple):
 
 def demand(folder: Path) -> None:
     """Raise InputError if `folder` is no bundle."""
+    if not folder.exists():
+        raise InputError(f"{folder}: no such folder{places.near(folder)}")
     if not (folder / MANIFEST).is_file():
+        if RunFolder(folder).summary.is_file():
+            raise InputError(f"{folder}: a run, not a bundle; make one of it: bertline export {folder} -o BUNDLE")
         raise InputError(f"{folder}: not a bundle, it has no {MANIFEST}; bertline export makes one")
 
 

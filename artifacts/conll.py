@@ -14,6 +14,7 @@ from bertline.artifacts.errors import InputError
 
 DOCUMENT = "-DOCSTART-"
 """Stands in place of a token where a document begins; neither a word nor of a sentence."""
+PLAIN = "(plain text is read from .csv or .jsonl)"
 
 
 def rows(stream: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -42,10 +43,11 @@ def rows(stream: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any
 def _fault(fields: list[str], begin: int, first: list[str]) -> str | None:
     """What is wrong with the columns of a line, which are as many as those of the first line, if anything is."""
     if len(fields) < 2 or not (fields[0] and fields[-1]):
-        return f"no {'tag' if fields[0] else 'token'}; a token, a tab or space, and its tag are expected"
+        expected = f"a token, a tab or space, and its tag are expected {PLAIN}"
+        return f"no {'tag' if fields[0] else 'token'}; {expected}"
     if len(fields) != len(first):
         found = f"{len(fields)} columns where line {begin} has {len(first)}"
-        return f"{found}; all have as many (plain text is read from .csv or .jsonl)"
+        return f"{found}; all have as many {PLAIN}"
     return None
 
 

@@ -198,7 +198,7 @@ def sync(folder: Path) -> None:
 def refuse_existing(path: Path) -> None:
     """Raise InputError if anything, a dangling link included, stands at `path`."""
     if os.path.lexists(path):
-        raise InputError(f"{path} exists already and is left as it is; name another folder, or remove it")
+        raise InputError(f"{path} exists already and is left as it is; name another place, or remove it")
 
 
 def sha256(path: Path) -> str:

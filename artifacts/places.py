@@ -5,6 +5,7 @@ A hub id is `name` or `organization/name`, then `:configuration` of a data set a
 and of a model only weights as safetensors, configuration and tokenizer files are downloaded.
 """
 
+import difflib
 import glob
 import importlib.util
 import re
@@ -56,8 +57,16 @@ def model_folder(place: str, weights: bool = True) -> Path:
         return _download(place, [*SETTINGS, *WEIGHTS] if weights else [*SETTINGS])
     folder = _local(place)
     if not folder.is_dir():
-        raise InputError(f"{place}: no such model folder; name a folder, pkg://PACKAGE/PATH or a hub id")
+        raise InputError(f"{place}: no such model folder{near(place)}; name a folder, pkg://PACKAGE/PATH or a hub id")
     return folder
+
+
+def near(place: str | Path) -> str:
+    """What a message of a missing folder goes on with: those beside it that are named alike, if there are any."""
+    path = expanded(place)
+    beside = sorted(each.name for each in path.parent.iterdir() if each.is_dir()) if path.parent.is_dir() else []
+    alike = [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, beside)]
+    return f" (did you mean {' or '.join(alike)}?)" if alike else ""
 
 
 def data_files(place: str | Sequence[str]) -> list[Path]:
@@ -77,10 +86,24 @@ def data_files(place: str | Sequence[str]) -> list[Path]:
         found = sorted(Path(match) for match in glob.glob(glob.escape(str(path)) if path.exists() else str(path)))
         files += [match for match in found if match.is_file()]
         if not any(match.is_file() for match in found):
-            faults.append(f"{name}: no such file; name a file, a glob, pkg://PACKAGE/PATH or a hub id")
+            unnamed = _unnamed(name, path) if path.is_dir() else None
+            faults.append(unnamed or f"{name}: no such file; name a file, a glob, pkg://PACKAGE/PATH or a hub id")
     if faults:
         raise InputError(*faults)
     return files
+
+
+def _unnamed(name: str, folder: Path) -> str:
+    """What a person is told of a folder where files are asked for: a glob of those in it, tables before JSON."""
+    inside = [file for depth in ("*", "*/*") for file in sorted(folder.glob(depth)) if file.is_file()]
+    kinds = (*tables.BINARIES, *tables.TEXTS)
+    found = sorted(
+        (file for file in inside if _looks_like_data(file)), key=lambda file: kinds.index(tables.kind(file)[0])
+    )
+    if not found:
+        return f"{name}: is a folder, without a data file; name a file, a glob, pkg://PACKAGE/PATH or a hub id"
+    pattern = found[0].with_name("*" + "".join(tables.kind(found[0]))).relative_to(folder)
+    return f"{name}: is a folder; name its files: {name.rstrip('/')}/{pattern}"
 
 
 def expanded(place: str | Path) -> Path:
@@ -110,6 +133,10 @@ def _local(place: str) -> Path:
     return path
 
 
+def _looks_like_data(path: Path) -> bool:
+    return tables.kind(path)[0] in tables.KINDS
+
+
 def _looks_like_file(place: str) -> bool:
     suffix, compression = tables.kind(Path(place))
     return compression != "" or suffix in (*tables.KINDS, ".yaml", ".onnx", ".safetensors")
@@ -125,4 +152,6 @@ def _download(place: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{place}: not a local folder, and the hub did not give it ({reason})") from error
+        meant_here = near(place) or ("/" in place and Path(place).parent.is_dir())
+        absent = f"no such folder{near(place)}; and" if meant_here else "not a local folder, and"
+        raise InputError(f"{place}: {absent} the hub did not give it ({reason})") from error

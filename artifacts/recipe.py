@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from bertline.artifacts import dotted, encoder, files, recipe_faults
+from bertline.artifacts import dotted, encoder, files, recipe_faults, run
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe
 
@@ -50,6 +50,18 @@ def read(path: Path) -> Recipe:
     if faults := recipe_faults.of_schema(raw):
         raise InputError(*(f"{path}: {fault}" for fault in faults.values()))
     return Recipe.model_validate(raw)
+
+
+def model_folder(recipe: Recipe, weights: bool = True) -> Path:
+    """The folder of the model that a recipe names, as `run.model` finds it.
+
+    Raises:
+        InputError: there is none; the fault begins with the recipe's key.
+    """
+    try:
+        return run.model(recipe.model, weights)
+    except InputError as error:
+        raise InputError(*(f"model: {fault}" for fault in error.faults)) from error
 
 
 def check_model(recipe: Recipe, folder: Path, weights: bool = True) -> None:
@@ -103,9 +115,10 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                mark = node.value[index][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", mark)
         return super().construct_mapping(node, deep)
 
 

@@ -204,7 +204,7 @@ def _of_data(raw: dict[str, Any]) -> Iterator[str]:
         for path, columns in found:
             for key, column in _needed(raw, name, columns).items():
                 if column is not None and column not in columns:
-                    yield f"{key}: {path} has no column {column!r}; it has {', '.join(columns)}"
+                    yield f"{key}: {tables.lacking(path, [column], columns)}"
 
 
 def _needed(raw: dict[str, Any], name: str, columns: Sequence[str]) -> dict[str, str | None]:

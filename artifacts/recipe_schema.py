@@ -211,7 +211,8 @@ class Recipe(Section):
         description="Of text classification: one label, several, or a number. Default: single_label_classification.",
     )
     model: StrictStr = Field(
-        min_length=1, description="Hub id (with @revision), local folder, pkg:// place or run. Default: the teacher."
+        min_length=1,
+        description="Hub id (with @revision), local folder, pkg:// place or run. Required, unless a teacher is named.",
     )
     student: Student = Field(Student(), description="What is kept of the model.")
     teacher: StrictStr | None = Field(

@@ -111,6 +111,8 @@ def read_summary(folder: Path) -> Summary:
     """
     run = RunFolder(folder)
     if not run.summary.is_file():
+        if not folder.exists():
+            raise InputError(f"{folder}: no such folder{places.near(folder)}")
         refuse_search(folder)
         if run.recipe.is_file():
             raise InputError(

@@ -43,7 +43,8 @@ def signer(private_key: Path) -> Sign:
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=private_key)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise _no_key(private_key, "a private elliptic-curve key, in PEM and without a password", error) from None
+        meant = "a private elliptic-curve key, in PEM and without a password"
+        raise _no_key(private_key, meant, "openssl ecparam -genkey -name prime256v1 makes one", error) from None
     return lambda folder: config.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
 
 
@@ -64,7 +65,8 @@ def verify(folder: Path, public_key: Path) -> str:
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise _no_key(public_key, "a public elliptic-curve key, in PEM", error) from None
+        advice = "openssl ec -in KEY -pubout makes one of a private key"
+        raise _no_key(public_key, "a public elliptic-curve key, in PEM", advice, error) from None
     path = folder / SIGNATURE
     if not path.is_file():
         raise DamagedError(f"{folder}: not signed, it has no {SIGNATURE}; bertline export --sign KEY signs")
@@ -106,6 +108,8 @@ def _need() -> None:
         raise InputError(f"signatures need model-signing; {install_advice('sign')}") from None
 
 
-def _no_key(path: Path, meant: str, error: Exception) -> InputError:
+def _no_key(path: Path, meant: str, advice: str, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: no such file; name one with {meant}")
     found = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-    return InputError(f"{path}: not {meant} ({found}); openssl ecparam -genkey -name prime256v1 makes one")
+    return InputError(f"{path}: not {meant} ({found}); {advice}")

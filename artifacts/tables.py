@@ -119,6 +119,11 @@ def columns(path: Path) -> list[str]:
     return list(next(rows(path))[1])
 
 
+def lacking(path: Path, missing: Sequence[str], columns: Iterable[str]) -> str:
+    """What a person is told of a file without columns that are read."""
+    return f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(columns)}"
+
+
 def count(path: Path) -> int | None:
     """How many rows a Parquet file says it has; None of other kinds, which only reading them tells."""
     if kind(path)[0] != ".parquet":
@@ -376,6 +381,7 @@ TEXTS: dict[str, Callable[[TextIO, Path], Iterator[Attempt]]] = {
     ".bio": _conll,
     ".txt": _conll,
 }
+CONLL = tuple(suffix for suffix, read in TEXTS.items() if read is _conll)
 BINARIES: dict[str, Callable[[BinaryIO, Path], Iterator[Any]]] = {".parquet": _parquet, ".arrow": _arrow}
 KINDS = (*TEXTS, *BINARIES)
 """The kinds of data file, by suffix."""

@@ -17,7 +17,7 @@ from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
 from bertline.export import contest, packing, sources
 from bertline.export.candidates import vocabulary
-from bertline.export.candidates.plans import Situation, select
+from bertline.export.candidates.plans import Situation, check_names, select
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.contest import Contest, Outcome, Say
 from bertline.export.gates import exact
@@ -64,6 +64,7 @@ def export(
         DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
     """
     terms.check()
+    check_names(terms.only)
     files.refuse_existing(bundle)
     files.remove_left(bundle)
     signer = signature.signer(sign) if sign is not None else None

@@ -20,10 +20,21 @@ def show(found: dict[str, Any]) -> None:
     for example in found["shown"]:
         windows = f", the first of {example['windows']} windows" if example["windows"] > 1 else ""
         cut = ", cut off" if example["truncated"] else ""
-        screen.print(f"\n{example['gold']}  ({example['tokens']} tokens{windows}{cut})")
+        screen.print(f"\n{_words(example['gold'])}  ({example['tokens']} tokens{windows}{cut})")
         screen.print(f"  {example['read']}")
     for warning in found["warnings"]:
         screen.print(f"\nwarning: {warning}")
+
+
+def _words(gold: Any) -> str:
+    """What is right of an example: a label or number as it is; entities and answers by their words."""
+    if not isinstance(gold, list):
+        return str(gold)
+    return ", ".join(one if isinstance(one, str) else _span(one) for one in gold) or "nothing"
+
+
+def _span(span: dict[str, Any]) -> str:
+    return f"{span['text']} ({span['label']})" if "label" in span else str(span["text"])
 
 
 def _counts(found: dict[str, Any]) -> Table:

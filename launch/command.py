@@ -248,7 +248,12 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
 @main.command()
 @click.argument("bundle", type=path_type)
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
-@click.option("--in", "source", type=path_type, help="File of texts: CSV, JSONL, Parquet, Arrow; column text.")
+@click.option(
+    "--in",
+    "source",
+    type=path_type,
+    help="CSV, JSONL, Parquet, Arrow: columns text and text_pair, or question and context, as BUNDLE takes.",
+)
 @click.option(
     "--out", "target", type=path_type, help="File of answers: .jsonl, .jsonl.gz, .csv, .parquet.  [default: stdout]"
 )

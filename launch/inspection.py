@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts import bundle, run
+from bertline.artifacts import bundle, places, run
 from bertline.artifacts.errors import InputError
 from bertline.serve.engine import Engine
 
@@ -31,4 +31,6 @@ def facts(folder: Path) -> dict[str, Any]:
             "verified_files": len(summary.files),
             **summary.model_dump(mode="json", exclude={"files"}),
         }
+    if not folder.exists():
+        raise InputError(f"{folder}: no such folder{places.near(folder)}")
     raise InputError(f"{folder}: neither a run (run.json) nor a bundle ({bundle.MANIFEST})")

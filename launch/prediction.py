@@ -91,7 +91,7 @@ def _workers(folder: Path, say: Callable[[str], None]) -> Workers:
 def _answers(model: Model, source: Path) -> Iterator[Answer]:
     """For a pipe: as `bulk.predict` without its memory, so that the first bad row ends it."""
     with tables.opened(source) as raw:
-        for outcome in bulk.answers(model, tables.attempts(source, raw), source):
+        for outcome in bulk.answers(model, bulk.rows(model.task, source, raw), source):
             if isinstance(outcome.answer, InputError):
                 raise outcome.answer
             yield {"row": outcome.row, **outcome.answer}

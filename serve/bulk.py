@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from itertools import islice
+from io import BufferedReader
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -29,6 +30,8 @@ ROWS = 4096
 short ones."""
 CHARACTERS = 1 << 24
 """Characters under way at most, for each machine, or one text."""
+HEAD = 100
+"""Rows one of which must have the columns that are read: JSON lines may lack a key here and there."""
 
 
 class Answering(Protocol):
@@ -64,6 +67,32 @@ class Seen(NamedTuple):
     done: int
     """Of `total`: rows where the file tells how many it has, else bytes read."""
     total: int
+
+
+def rows(task: Task, path: Path, raw: BufferedReader) -> Iterator[Attempt]:
+    """The rows of a file that has the columns which a task reads.
+
+    Raises:
+        InputError: as `tables.attempts`; or none of the first rows has them.
+    """
+    suffix, _ = tables.kind(path)
+    if suffix in tables.CONLL and task.settings.task != "token-classification":
+        columns = " and ".join(map(repr, task.settings.inputs))
+        advice = f"put texts into JSON lines or CSV, with column {columns}"
+        raise InputError(f"{path}: a {suffix} file is read as CoNLL, words with their tags; {advice}")
+    found = tables.attempts(path, raw)
+    head: list[Attempt] = []
+    names: dict[str, None] = {}
+    missing: list[str] = []
+    for attempt in islice(found, HEAD):
+        head.append(attempt)
+        names |= {} if isinstance(attempt.row, InputError) else dict.fromkeys(attempt.row)
+        missing = task.lacks(names) if names else []
+        if names and not missing:
+            break
+    if missing:
+        raise InputError(f"{tables.lacking(path, missing, names)}: give the column that is to be answered that name")
+    yield from chain(head, found)
 
 
 def answers(model: Answering, attempts: Iterable[Attempt], path: Path) -> Iterator[Outcome]:
@@ -107,24 +136,27 @@ def predict(
         watch: hears how far it is, after each row.
 
     Raises:
-        InputError: a file that is to be made exists already; another process makes it; the file cannot be read; a row
-            is bad; or what was done is of other rows or another bundle (see `Unfinished`).
+        InputError: a file that is to be made exists already; another process makes it; the file cannot be read or
+            lacks a column; a row is bad, or with `errors` all are; or what was done is of other rows or another bundle
+            (see `Unfinished`).
     """
     formats.check(target)
     with tables.opened(source) as raw, Unfinished(target, errors, source, bundle, say) as unfinished:
         if not unfinished.journal.ended:
             total = tables.count(source)
             size = source.stat().st_size
-            rest = islice(tables.attempts(source, raw), unfinished.journal.rows, None)
+            rest = islice(rows(model.task, source, raw), unfinished.journal.rows, None)
             for outcome in answers(model, rest, source):
                 _keep(unfinished, outcome, source, errors is not None)
-                rows = unfinished.journal.rows
+                done = unfinished.journal.rows
                 read = size if raw.closed else raw.tell()
-                watch(Seen(rows, read, size) if total is None else Seen(rows, rows, total))
+                watch(Seen(done, read, size) if total is None else Seen(done, done, total))
         unfinished.end()
     journal = unfinished.journal
     bad = f"; bad rows: {journal.bad:,}, told in {errors}" if errors else ""
     say(f"{target}: {journal.rows - journal.bad:,} answers{bad}")
+    if journal.bad == journal.rows:
+        raise InputError(f"{source}: none of its rows could be answered; {errors} tells why, row by row")
 
 
 def _submitted(

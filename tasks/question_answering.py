@@ -7,7 +7,7 @@ without punctuation and articles.
 import re
 import string as characters
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ class QuestionAnswering(Task):
     """
 
     architecture = "ForQuestionAnswering"
+    gold = "answers"
 
     def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
         """Question and context of a row. Raises InputError as `Task.read_texts`."""
@@ -55,6 +56,10 @@ class QuestionAnswering(Task):
             return Example(question, context, [])
         answers = [_checked(text, start, context, where) for text, start in _pairs(row.get(columns.answers), where)]
         return Example(question, context, answers)
+
+    def lacks(self, names: Container[str], labelled: bool = False) -> list[str]:
+        """As `Task.lacks`; a question that is_impossible needs no answers."""
+        return super().lacks(names, labelled and "is_impossible" not in names)
 
     def row(self, example: Example) -> dict[str, Any]:
         """The example as a line of a split file."""

@@ -6,7 +6,7 @@ serves for a split, for a benchmark and for the bootstrap of a drop.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -59,6 +59,8 @@ class Task(ABC):
 
     architecture: ClassVar[str]
     """How transformers' classes for it end, ForSequenceClassification for example."""
+    gold: ClassVar[str]
+    """The column of what is right, by default."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
@@ -122,12 +124,21 @@ class Task(ABC):
         """The columns of a file that names them as bertline does: a second text where the task has one."""
         return Columns(text_pair="text_pair" if "text_pair" in self.settings.inputs else None)
 
+    def lacks(self, names: Container[str], labelled: bool = False) -> list[str]:
+        """Those of `columns` that are read, of texts or of labelled examples, and are not among `names`."""
+        return [name for name in [*self.settings.inputs, *[self.gold] * labelled] if name not in names]
+
     def read_file(self, path: Path) -> list[Example]:
         """All labelled examples of a split of a run, or of any file with those columns.
 
         Raises:
-            InputError: as `read` and `check`.
+            InputError: as `read` and `check`; or the first row lacks a column.
         """
+        names = tables.columns(path)
+        if missing := self.lacks(names, labelled=True):
+            raise InputError(
+                f"{tables.lacking(path, missing, names)}: give it labelled examples, in columns of these names"
+            )
         columns = self.columns()
         return [self.check(self.read(row, columns, where), where) for where, row in tables.rows(path)]
 

@@ -19,6 +19,7 @@ class TextClassification(Task):
     """What a text is, by `settings.problem_type`. A long text read in windows has the mean of their logits."""
 
     architecture = "ForSequenceClassification"
+    gold = "label"
 
     @property
     def multi_label(self) -> bool:
@@ -237,7 +238,8 @@ def best_threshold(probable: Output, true: npt.NDArray[np.bool_]) -> float:
 
 def _name(gold: Any, where: str) -> str:
     if not isinstance(gold, (str, int)):
-        raise InputError(f"{where}: label {gold!r:.60} is a {type(gold).__name__}; a name or a whole number would do")
+        advice = "a name or a whole number would do; of a measured number say problem_type: regression"
+        raise InputError(f"{where}: label {gold!r:.60} is a {type(gold).__name__}; {advice}")
     refuse_lone_surrogates(str(gold), f"{where}: the label")
     return str(gold)
 

@@ -8,7 +8,7 @@ An entity's place is in characters of the text as it was given.
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -30,6 +30,7 @@ class TokenClassification(Task):
     """Which entities are where in a text. A word of a long text is read in the window that shows most around it."""
 
     architecture = "ForTokenClassification"
+    gold = "tags"
 
     @cached_property
     def types(self) -> list[str]:
@@ -60,6 +61,14 @@ class TokenClassification(Task):
             raise InputError(f"{where}: {len(places)} tokens but {len(tags)} tags; one tag for each token is expected")
         found = spans(tags)
         return Example(text, None, [_entity(label, places[first][0], places[last][1]) for label, first, last in found])
+
+    def lacks(self, names: Container[str], labelled: bool = False) -> list[str]:
+        """As `Task.lacks`: a text, or tokens; labelled, with entities or tags."""
+        if "text" in names and (not labelled or "entities" in names):
+            return []
+        if "tokens" in names:
+            return [self.gold] if labelled and self.gold not in names else []
+        return ["entities" if "text" in names else "tokens"] if labelled else ["text"]
 
     def row(self, example: Example) -> dict[str, Any]:
         """The example as a line of a split file."""

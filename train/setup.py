@@ -50,7 +50,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     if recipe is not asked:
         progress.say("ZeRO 1 in the place of 0, in which DeepSpeed does not scale losses in fp16")
     deepspeed_config.configure(recipe, dist.get_world_size(), precision)  # its faults are told before data is read
-    whole = runs.model(recipe.model)
+    whole = recipes.model_folder(recipe)
     recipes.check_model(recipe, whole)
     with model.tokenizer_folder(whole) as tokenizer_folder:
         cache = run.path.parent / prepared.FOLDER
@@ -285,7 +285,7 @@ def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State, checkpoi
 def describe(splits: Splits) -> str:
     """The splits in a sentence."""
     counts = ", ".join(f"{count:,} {name}" for name, count in splits.counts().items())
-    duplicates = f"; {splits.duplicates:,} rows left out as duplicates" if splits.duplicates else ""
+    duplicates = f"; {splits.left_out}" if splits.duplicates else ""
     labels = f"; labels: {', '.join(splits.task.labels)}" if splits.task.labels else ""
     return f"texts: {counts}{labels}{duplicates}"
 

@@ -1,5 +1,6 @@
 """The candidates that there can be, by name, and why some are not even made."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -88,6 +89,13 @@ class Situation:
     """Whether it is installed, and NNCF with it."""
 
 
+def check_names(only: Sequence[str]) -> None:
+    """Raise InputError for names of no candidate: known before anything is made."""
+    names = [plan.name for plan in PLANS]
+    if unknown := [name for name in only if name not in names]:
+        raise InputError(f"--only {', '.join(unknown)}: no such candidate; there are {', '.join(names)}")
+
+
 def select(situation: Situation) -> tuple[list[Plan], list[str]]:
     """The plans to be carried out, and notices of why others are not, or are with fewer bits.
 
@@ -105,9 +113,7 @@ def select(situation: Situation) -> tuple[list[Plan], list[str]]:
 def _promising(situation: Situation) -> tuple[list[Plan], list[str]]:
     """The plans that can be right and can win, and notices of why others cannot."""
     only = situation.terms.only
-    names = [plan.name for plan in PLANS]
-    if unknown := [name for name in only if name not in names]:
-        raise InputError(f"--only {', '.join(unknown)}: no such candidate; there are {', '.join(names)}")
+    check_names(only)
     reasons = {plan: _impossible(plan, situation) or _hopeless(plan, situation) for plan in PLANS}
     if only:
         refused = [

@@ -1,5 +1,6 @@
 """Local paths, pkg:// places and hub ids."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,27 @@ def test_all_missing_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         places.data_files([f"{tmp_path}/a.csv", f"{tmp_path}/*.csv", "pkg://nowhere/a.csv"])
     assert len(caught.value.faults) == 3
+
+
+@pytest.mark.parametrize(
+    ("inside", "pattern"),
+    [
+        (["dataset_info.json", "data-00000-of-00001.arrow"], "*.arrow"),  # as datasets saves one split, and several
+        (["dataset_dict.json", "train/dataset_info.json", "train/data-00000-of-00001.arrow"], "train/*.arrow"),
+        (["a.csv.gz", "README.md"], "*.csv.gz"),
+    ],
+)
+def test_a_folder_is_told_from_a_missing_file(tmp_path: Path, inside: list[str], pattern: str) -> None:
+    for name in inside:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=rf"is a folder; name its files: {re.escape(f'{tmp_path}/{pattern}')}$"):
+        places.data_files(str(tmp_path))
+
+
+def test_a_folder_without_data_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder, without a data file"):
+        places.data_files(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +119,21 @@ def test_a_local_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     Path("org/name").mkdir(parents=True)
     assert places.model_folder("org/name") == Path("org/name")
+
+
+def test_a_folder_of_another_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    Path("runs/tickets").mkdir(parents=True)
+    told = r"no such folder \(did you mean runs/tickets\?\); and the hub did not give it"
+    with pytest.raises(InputError, match=rf"^runs/tikets: {told}"):
+        places.model_folder("runs/tikets")
+    with pytest.raises(InputError, match=r"^runs/other: no such folder; and the hub did not give it"):
+        places.model_folder("runs/other")
+    with pytest.raises(
+        InputError, match=r"^./runs/tikets: no such model folder \(did you mean runs/tickets\?\); name a"
+    ):
+        places.model_folder("./runs/tikets")
 
 
 def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

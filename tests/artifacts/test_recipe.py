@@ -228,6 +228,7 @@ def test_a_missing_section_says_what_belongs_there(write: Callable[..., Path]) -
     del raw["data"], raw["model"]
     path.write_text(yaml.safe_dump(raw))
     assert [fault.split(": ", 1)[1].split(";")[0] for fault in faults(path)] == ["model: missing", "data: missing"]
+    assert faults(path)[0].endswith("or run. Required, unless a teacher is named.")
 
 
 def test_overrides_reach_any_key(write: Callable[..., Path]) -> None:
@@ -248,7 +249,7 @@ def test_an_override_that_is_none_is_refused(write: Callable[..., Path], overrid
         ("- a\n- b\n", "not a mapping"),
         ("name: [", "not readable as YAML"),
         ("", "nothing"),
-        ("name: a\nname: b", "twice"),
+        ("name: a\ntask: b\nname: c", "key 'name' stands twice in \"<unicode string>\", line 3"),
         ("name: 2024-02-30", "day is out of range"),
     ],
 )

@@ -116,13 +116,20 @@ def test_keys_that_are_none_are_told(tmp_path: Path, signed: Path, keys: tuple[P
     }
     for name, content in wrong.items():
         (tmp_path / name).write_bytes(content)
-    for name in [*wrong, "missing"]:
+    for name in wrong:
         with pytest.raises(InputError, match=f"{name}: not a private elliptic-curve key, in PEM") as caught:
             signature.signer(tmp_path / name)
         assert len(caught.value.faults) == len(str(caught.value).splitlines()) == 1
-    for path in (keys[0], tmp_path / "text", tmp_path / "missing"):
+    for path in (keys[0], tmp_path / "text"):
         with pytest.raises(InputError, match=f"{path}: not a public elliptic-curve key, in PEM"):
             signature.verify(signed, path)
+    missing = tmp_path / "missing"
+    for kind, ask in (
+        ("private", lambda: signature.signer(missing)),
+        ("public", lambda: signature.verify(signed, missing)),
+    ):
+        with pytest.raises(InputError, match=f"{missing}: no such file; name one with a {kind} elliptic-curve key"):
+            ask()
 
 
 @pytest.mark.parametrize("command", [("predict", "a text"), ("inspect",), ("bench",)])

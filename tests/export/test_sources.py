@@ -165,3 +165,9 @@ def test_an_unknown_label_is_told_with_its_row(tiny_classifier: Path, tmp_path: 
     (tmp_path / "texts.csv").write_text("text,label\ngood,positive\nwell,mixed\n")
     with pytest.raises(InputError, match=r"texts\.csv row 3: unknown label 'mixed'"):
         sources.read(str(tiny_classifier), tmp_path / "texts.csv")
+
+
+def test_data_without_labels_is_told_with_its_columns(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("text,queue\ngood,1\nbad,0\n")
+    with pytest.raises(InputError, match=r"texts.csv has no column 'label'; it has text, queue: give it labelled"):
+        sources.read(str(run), tmp_path / "texts.csv")

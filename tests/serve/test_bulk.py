@@ -233,6 +233,42 @@ def test_bad_rows_are_told_and_the_rest_goes_on(predict: Predict, tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize("errors", [None, "bad.jsonl"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("in.csv", "id,body,queue\n1,a,b\n"),
+        ("in.csv", "id,body,queue\n1,a\n1,a,b\n"),
+        ("in.jsonl", 'no\n{"id": 1}\n{"body": "a", "queue": "b"}\n'),
+    ],
+)
+def test_a_file_without_the_column_is_refused_before_any_row_is_answered(
+    predict: Predict, tmp_path: Path, errors: str | None, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=rf"{name} has no column 'text'; it has id, body, queue: give the column "):
+        predict(tmp_path / name, tmp_path / "out.jsonl", tmp_path / errors if errors else None)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_json_line_without_the_key_is_a_bad_row(predict: Predict, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"id": 1}\n{"id": 2, "text": "a"}\n')
+    assert len(predict(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "bad.jsonl")) == 1
+
+
+def test_plain_text_is_no_file_of_texts(predict: Predict, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("a good film\n")
+    with pytest.raises(InputError, match=r"in.txt: a .txt file is read as CoNLL, .*; put texts into JSON lines or CSV"):
+        predict(tmp_path / "in.txt", tmp_path / "out.jsonl")
+
+
+def test_a_file_of_bad_rows_alone_ends_in_a_fault(predict: Predict, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": 1}\n{"text": null}\n')
+    with pytest.raises(InputError, match=r"in.jsonl: none of its rows could be answered; .*bad.jsonl tells why"):
+        predict(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+    assert [fault["row"] for fault in lines(tmp_path / "bad.jsonl")] == [1, 2]
+
+
 def test_a_string_of_parquet_that_is_no_text_is_a_bad_row(predict: Predict, tmp_path: Path) -> None:
     table = pa.table({"text": pa.array([b"a", b"\xff", b"c"]).view(pa.string())})
     parquet.write_table(table, tmp_path / "in.parquet")

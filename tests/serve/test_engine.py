@@ -80,6 +80,18 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
         Engine.load(tmp_path)
 
 
+def test_a_folder_that_is_missing_or_a_run_is_told_from_others(tmp_path: Path) -> None:
+    run = tmp_path / "tickets"
+    run.mkdir()
+    (run / "run.json").touch()
+    with pytest.raises(
+        InputError, match=f"{run}: a run, not a bundle; make one of it: bertline export {run} -o BUNDLE"
+    ):
+        Engine.load(run)
+    with pytest.raises(InputError, match=rf"/tikets: no such folder \(did you mean {run}\?\)"):
+        Engine.load(tmp_path / "tikets")
+
+
 def test_a_manifest_of_another_schema_is_refused(tiny_bundle: Path) -> None:
     manifest = json.loads((tiny_bundle / bundle.MANIFEST).read_text())
     files.write_json(tiny_bundle / bundle.MANIFEST, manifest | {"schema_version": 2})

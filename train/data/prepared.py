@@ -59,9 +59,12 @@ def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) ->
         PreemptedError: this process was asked to stop.
     """
     folder = cache / fingerprint(recipe, tokenizer)
-    if folder.exists():
-        return folder
+    if not folder.exists():
+        _make(folder, recipe, tokenizer, progress)
+    return folder
 
+
+def _make(folder: Path, recipe: Recipe, tokenizer: Path, progress: Progress) -> None:
     def fill(temporary: Path) -> None:
         splits = splitting.make(recipe, temporary)
         reader = splits.task.tokenizer(tokenizer)
@@ -72,13 +75,12 @@ def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) ->
 
     progress.say(f"reading {recipe.data.train}")
     try:
-        files.write_text(cache / ".gitignore", "*\n")  # a run may stand in somebody's repository
+        files.write_text(folder.parent / ".gitignore", "*\n")  # a run may stand in somebody's repository
         files.make_once(folder, fill)
     except OSError as error:
         raise InputError(
             f"{folder}: the data could not be written ({error}); make room, or name another --run"
         ) from error
-    return folder
 
 
 def load(recipe: Recipe, folder: Path) -> Prepared:

@@ -149,8 +149,8 @@ def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str
     """The rows of a split, from a hub data set's of that name, labels and tags by name where the data set names them.
 
     Args:
-        place: hub id, with :configuration and @revision where one is meant; a local folder that `datasets` reads does
-            as well.
+        place: hub id, with :configuration and @revision where one is meant. A local folder is none in a recipe, which
+            names the files in it.
         split: train, validation, test or unlabelled.
         data: names the columns; where its labels are others than the data set's own, indices are kept, to be named by
             these.

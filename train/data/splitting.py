@@ -9,8 +9,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ Indices = npt.NDArray[np.int64]
 SPLITS = ("train", "validation", "test")
 CALIBRATION = 512
 """Training examples that the run keeps for those who calibrate: more change no scale that is seen."""
+NUMBERS = 10
+"""Labels that are numbers, and more than these, are seldom meant as names."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,20 @@ class Splits:
     """Training rows left out because their text stands elsewhere in the data."""
     leaked: int
     """Those of them whose text stands in a held-out split that the recipe names."""
+    contradicting: int
+    """Those of all duplicates whose label is another than that of the row that is kept."""
     fingerprint: str
     """The sha256 of labels and examples in order: a run resumes only on the data it began with."""
+
+    @property
+    def left_out(self) -> str:
+        """The duplicates in words; empty where there are none."""
+        if not self.duplicates:
+            return ""
+        words = f"{self.duplicates:,} {'row' if self.duplicates == 1 else 'rows'} left out as duplicates"
+        if not self.contradicting:
+            return words
+        return f"{words}, {self.contradicting:,} of them with another label than the row that is kept"
 
     def counts(self) -> dict[str, int]:
         """Examples in each split."""
@@ -77,7 +92,7 @@ def make(recipe: Recipe, folder: Path) -> Splits:
 
     Raises:
         InputError: rows without a text or with a label that is missing or unknown, each with file and row; a label
-            without enough rows; fewer rows than the splits need; a value of `data.where` that no row has.
+            without enough training rows; fewer rows than the splits need; a value of `data.where` that no row has.
     """
     data, reader = recipe.data, catalog.make(recipe.settings([]))
     known = catalog.make(recipe.settings(reader.name_labels(data.labels))) if data.labels else reader
@@ -89,8 +104,17 @@ def make(recipe: Recipe, folder: Path) -> Splits:
     sources.check_where(data, found)
     task = catalog.make(recipe.settings(_labels(reader, data, chain(*read.values()))))
     rows = read.pop("train")
-    unique, leaked = _without_duplicates(rows, read.values())
-    cut = _cut(rows, unique, data.take, recipe.training.seed, [name for name in SPLITS[1:] if name not in read], task)
+    unique = _without_duplicates(rows, read.values())
+    if not len(unique.rows):
+        raise InputError(
+            f"data.train: all {len(rows):,} training rows stand in {' or '.join(read)} as well; name others"
+        )
+    try:
+        cut = _cut(
+            rows, unique.rows, data.take, recipe.training.seed, [name for name in SPLITS[1:] if name not in read], task
+        )
+    except InputError as error:
+        raise InputError("; ".join([str(error), *_causes(recipe, rows, unique)])) from None
     for name, indices in cut.items():
         Examples.write(folder / f"{name}.arrow", (rows[index] for index in indices))
     for name in read:
@@ -100,12 +124,13 @@ def make(recipe: Recipe, folder: Path) -> Splits:
         texts = sources.unlabelled(data.unlabelled, data, task)
         taken = chain(*(Examples(folder / f"{name}.arrow") for name in SPLITS))
         Examples.write(folder / f"{UNLABELLED}.arrow", new(texts, taken))
-    facts = {"labels": task.labels, "duplicates": len(rows) - len(unique), "leaked": leaked}
+    counts = {"duplicates": unique.duplicates, "leaked": unique.leaked, "contradicting": unique.contradicting}
+    facts = {"labels": task.labels, **counts}
     content = [files.sha256(path) for name in (*SPLITS, UNLABELLED) if (path := folder / f"{name}.arrow").exists()]
     fingerprint = hashlib.sha256(json.dumps([task.labels, content]).encode()).hexdigest()
     files.write_json(folder / "splits.json", {**facts, "fingerprint": fingerprint})
     splits = load(recipe, folder)
-    _check_labels(splits.train, task)
+    _check_labels(splits, data)
     return splits
 
 
@@ -132,17 +157,51 @@ def _labels(reader: Task, data: Data, examples: Iterable[Example]) -> list[str]:
     return labels
 
 
-def _without_duplicates(train: Sequence[Example], held_out: Iterable[Sequence[Example]]) -> tuple[Indices, int]:
-    """Training rows whose text stands neither in a held-out split nor earlier, and how many stand in a held-out one."""
-    elsewhere = {digest(example) for examples in held_out for example in examples}
-    seen, unique, leaked = set(elsewhere), [], 0
+class _Unique(NamedTuple):
+    """The training rows whose text stands neither in a held-out split nor earlier, and counts as `Splits` has them."""
+
+    rows: Indices
+    duplicates: int
+    leaked: int
+    contradicting: int
+
+
+def _without_duplicates(train: Sequence[Example], held_out: Iterable[Sequence[Example]]) -> _Unique:
+    kept: dict[bytes, int] = {}
+    for example in chain.from_iterable(held_out):
+        kept.setdefault(digest(example), _gold(example))
+    elsewhere, unique, leaked, contradicting = frozenset(kept), [], 0, 0
     for index, example in enumerate(train):
-        text = digest(example)
+        text, gold = digest(example), _gold(example)
         leaked += text in elsewhere
-        if text not in seen:
-            seen.add(text)
+        if text not in kept:
+            kept[text] = gold
             unique.append(index)
-    return np.array(unique, np.int64), leaked
+        contradicting += kept[text] != gold
+    return _Unique(np.array(unique, np.int64), len(train) - len(unique), leaked, contradicting)
+
+
+def _gold(example: Example) -> int:
+    """What stands in this process for what is right, which may be long."""
+    return hash(json.dumps(example.gold, sort_keys=True))
+
+
+def _causes(recipe: Recipe, rows: Sequence[Example], unique: _Unique) -> Iterator[str]:
+    """Why, most likely, rows are too few to be cut."""
+    if unique.duplicates:
+        yield f"{unique.duplicates:,} of {len(rows):,} rows are left out as duplicates"
+    if recipe.task == "text-classification" and recipe.problem_type is None:
+        labels = {example.gold for example in rows}
+        if len(labels) > NUMBERS and all(_is_number(label) for label in labels):
+            yield f"the {len(labels):,} labels are numbers: if they measure something, say problem_type: regression"
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def new(examples: Iterable[Example], splits: Iterable[Example]) -> Iterator[Example]:
@@ -201,8 +260,27 @@ def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, na
     return chosen, rest
 
 
-def _check_labels(train: Sequence[Example], task: Task) -> None:
-    present = set(task.find_labels(train))
-    missing = [label for label in task.labels if label not in present]
-    if missing:
+def _check_labels(splits: Splits, data: Data) -> None:
+    """Refuse labels that nothing is learned of.
+
+    Raises:
+        InputError: each, with the first held-out row that has it, or as the recipe names it.
+    """
+    present = set(splits.task.find_labels(splits.train))
+    missing = [label for label in splits.task.labels if label not in present]
+    if missing and data.labels:
         raise InputError(f"data.labels: no training row has the label {', '.join(map(repr, missing))}")
+    if missing:
+        raise InputError(*(_unlearned(label, splits, data) for label in missing))
+
+
+def _unlearned(label: str, splits: Splits, data: Data) -> str:
+    """Where a label stands that no training row has; the rows of a split that the recipe names are in their order."""
+    advice = "give training rows of it, or leave it out"
+    for split, place in sources.named(data).items():
+        if split != "train":
+            examples = enumerate(getattr(splits, split))
+            if (index := next((i for i, one in examples if label in splits.task.find_labels([one])), None)) is not None:
+                where, _ = next(islice(sources.kept(place, split, data, set()), index, None))
+                return f"{where}: no training row has the label {label!r}; {advice}"
+    return f"data.train: no row that is left for training has the label {label!r}; {advice}"

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from bertline.artifacts import recipe as recipes
-from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.tables import from_all_over
 from bertline.artifacts.task import Tokens
@@ -30,13 +29,14 @@ def survey(recipe: Recipe) -> dict[str, Any]:
     """Read all that a recipe names.
 
     Returns:
-        examples and labels (counts by split), duplicates, leaked, tokens (percentiles of length, and what part of the
-        texts is longer than max_length), shown (a few examples as the model reads them), and warnings (sentences).
+        examples and labels (counts by split), duplicates, leaked, contradicting, tokens (percentiles of length, and
+        what part of the texts is longer than max_length), shown (a few examples as the model reads them), and warnings
+        (sentences).
 
     Raises:
         InputError: as `splitting.load`; or the model has no tokenizer.
     """
-    model_folder = runs.model(recipe.model, weights=False)
+    model_folder = recipes.model_folder(recipe, weights=False)
     recipes.check_model(recipe, model_folder, weights=False)
     with TemporaryDirectory(prefix="bertline-check-") as scratch, model.tokenizer_folder(model_folder) as folder:
         splits = splitting.make(recipe, Path(scratch))
@@ -52,6 +52,7 @@ def _told(recipe: Recipe, splits: Splits, lengths: Sequence[int], tokenizer: Tok
         "labels": {name: _labels(splits.task, examples) for name, examples in named.items()},
         "duplicates": splits.duplicates,
         "leaked": splits.leaked,
+        "contradicting": splits.contradicting,
         "tokens": _lengths(lengths, recipe.tokens.max_length),
         "shown": [_shown(example, tokenizer) for example in from_all_over(splits.train, SHOWN)],
         "warnings": list(_warnings(splits, lengths, recipe)),
@@ -68,12 +69,22 @@ def _whole_lengths(examples: Sequence[Example], folder: Path) -> list[int]:
 def _shown(example: Example, tokenizer: Tokenizer) -> dict[str, Any]:
     windows = tokenizer.encode([example.texts])
     return {
-        "gold": example.gold,
+        "gold": _with_words(example),
         "tokens": len(windows[0].input_ids),
         "windows": len(windows),
         "truncated": windows[0].truncated,
         "read": tokenizer.decode(windows[0]),
     }
+
+
+def _with_words(example: Example) -> Any:
+    """What is right; of entities, with the words of each."""
+    if not isinstance(example.gold, list):
+        return example.gold
+    return [
+        {"text": example.text[one["start"] : one["end"]], **one} if isinstance(one, dict) and "label" in one else one
+        for one in example.gold
+    ]
 
 
 def _labels(task: Task, examples: Sequence[Example]) -> dict[str, int]:
@@ -103,6 +114,8 @@ def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterato
         yield f"{splits.leaked:,} training rows stand in a held-out split as well; they are left out of training"
     if more := splits.duplicates - splits.leaked:
         yield f"{more:,} training rows stand twice; each is trained on once"
+    if splits.contradicting:
+        yield splits.left_out
     everything = chain(splits.train, splits.validation, splits.test)
     if empty := sum(not any((part or "").strip() for part in example.texts) for example in everything):
         yield f"{empty:,} texts are empty"

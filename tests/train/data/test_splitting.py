@@ -72,6 +72,44 @@ def test_duplicates_never_reach_training(tmp_path: Path) -> None:
     assert [example.text for example in splits.test] == [row["text"] for row in rows[:10]]
 
 
+def test_duplicates_with_another_label_are_counted(tmp_path: Path) -> None:
+    rows = make_texts(60)
+    others = [{**row, "label": "negative"} for row in rows[:8]]  # of which each second is so already
+    splits = load(tmp_path, rows + others)
+    assert (splits.duplicates, splits.contradicting) == (8, 4)
+    assert splits.left_out == "8 rows left out as duplicates, 4 of them with another label than the row that is kept"
+    held_out = write(tmp_path / "test.jsonl", [*others, *rows[20:30]])
+    assert load(tmp_path, rows, test=str(held_out)).contradicting == 4
+    assert load(tmp_path, rows + rows[:7]).contradicting == 0
+
+
+def test_a_label_of_held_out_rows_alone_is_told_with_its_row(tmp_path: Path) -> None:
+    rows = [{**row, "source": "ab"[number % 2]} for number, row in enumerate(make_texts(12, 9))]
+    rows[6]["label"] = rows[8]["label"] = "neutral"
+    held_out = write(tmp_path / "test.jsonl", rows)
+    train = [{**row, "source": "a"} for row in make_texts(60)]
+    for where in ({}, {"source": "a"}):
+        with pytest.raises(InputError, match=r"test.jsonl line 7: no training row has the label 'neutral'; give train"):
+            load(tmp_path, train, test=str(held_out), where=where)
+
+
+def test_a_training_file_that_is_held_out_as_well_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data.train: all 60 training rows stand in test as well; name others"):
+        load(tmp_path, make_texts(60), test=str(tmp_path / "rows.jsonl"))
+
+
+def test_rows_that_are_few_since_the_rest_are_duplicates_are_told(tmp_path: Path) -> None:
+    rows = make_texts(5)
+    with pytest.raises(InputError, match=r"data.take.* 5 .*; 295 of 300 rows are left out as duplicates$"):
+        load(tmp_path, rows * 60)
+
+
+def test_many_numbers_as_labels_are_most_likely_measured(tmp_path: Path) -> None:
+    rows = [{**row, "label": str(number / 4)} for number, row in enumerate(make_texts(60))]
+    with pytest.raises(InputError, match=r"the 60 labels are numbers: if .* say problem_type: regression$"):
+        load(tmp_path, rows)
+
+
 def test_where_keeps_rows(tmp_path: Path) -> None:
     rows = [{**row, "source": ("a", "b", 3)[index % 3]} for index, row in enumerate(make_texts(120))]
     assert sum(load(tmp_path, rows, where={"source": ["a", 3]}).counts().values()) == 80

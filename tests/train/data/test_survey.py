@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bertline.artifacts import recipe as recipes
+from bertline.artifacts.errors import InputError
 from bertline.launch import checking
 from bertline.train.data.survey import survey
 from tests.conftest import make_texts
@@ -26,7 +27,7 @@ def test_what_is_told_of_texts(model: Path, tmp_path: Path) -> None:
     test = [*rows[:3], {"text": " ", "label": "positive"}]
     found = survey(recipes.load(write(tmp_path, model, rows + rows[-2:], test)))
     assert found["examples"]["test"] == 4
-    assert (found["duplicates"], found["leaked"]) == (5, 3)
+    assert (found["duplicates"], found["leaked"], found["contradicting"]) == (5, 3, 0)
     counts = found["labels"]
     assert sum(sum(each.values()) for each in counts.values()) == sum(found["examples"].values())
     tokens = found["tokens"]
@@ -78,10 +79,22 @@ def question(number: int) -> dict[str, Any]:
     [("token-classification", entities, "C"), ("question-answering", question, "unanswerable")],
 )
 def test_other_tasks_are_counted_in_their_own_words(
-    model: Path, tmp_path: Path, task: str, row: Any, label: str
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, row: Any, label: str
 ) -> None:
     rows = [row(number) for number in range(40)]
     found = survey(recipes.load(write(tmp_path, model, rows[:30], rows[30:], task=task), ["data.take.validation=1"]))
     assert found["labels"]["train"] == {label: 29}
     assert (found["shown"][0]["windows"] > 1) == (task == "question-answering")
     assert not any("cut off" in warning for warning in found["warnings"])
+    checking.show(found)
+    shown = "\nBonn (C)  (" if task == "token-classification" else "\nnothing  ("
+    assert shown in capsys.readouterr().out
+
+
+def test_a_model_that_is_nowhere_is_told_with_its_key(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    rows = make_texts(60)
+    with pytest.raises(InputError, match=r"^model: nosuch: not a local folder"):
+        survey(recipes.load(write(tmp_path, model, rows, rows[:1]), ["model=nosuch"]))
