@@ -52,7 +52,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
     A reader sees the old file, if there was one, or the whole new one, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix(path))
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path))
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -119,7 +119,7 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path` that `remove_left` knows, and lets alone while it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # under a name that `remove_left` does not know until it is held
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix(path), suffix=".new"))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=temporary_prefix(path), suffix=".new"))
     try:
         with (temporary / LOCK).open("w") as lock:
             with suppress(OSError):  # a disk without locks
@@ -147,14 +147,14 @@ def make_once(path: Path, fill: Callable[[Path], None]) -> None:
             raise
 
 
-def prefix(path: Path) -> str:
+def temporary_prefix(path: Path) -> str:
     """How the name of what is made beside `path`, to become it, begins: as nothing of a user's is called."""
     return f".{path.name}.bertline-"
 
 
 def remove_left(path: Path) -> None:
     """Remove what writers of `path` left beside it when they were killed; of a file, none may be at work."""
-    before = prefix(path)
+    before = temporary_prefix(path)
     for left in path.parent.glob(f"{glob.escape(before)}*"):
         if not TEMPORARY.fullmatch(left.name.removeprefix(before)):
             continue  # not held yet

@@ -65,7 +65,7 @@ def unseen(task: Task, metric: str, examples: Sequence[Example]) -> float:
     return drop_interval(task, metric, right, right, loss)[1] if loss.any() else 0.0
 
 
-def is_told_by_examples(task: Task, metric: str, examples: Sequence[Example]) -> bool:
+def has_constant_loss(task: Task, metric: str, examples: Sequence[Example]) -> bool:
     """Whether a loss costs the same whatever else is answered, as of accuracy.
 
     Of F1 and precision it costs the less the more was found wrongly, so that the most is not lost where all is right.

@@ -288,7 +288,7 @@ def check_examples(origin: Origin, terms: Terms) -> None:
 
     Of a metric whose losses depend on all answers that is known once these are.
     """
-    if not bootstrap.is_told_by_examples(origin.task, origin.metric, origin.examples):
+    if not bootstrap.has_constant_loss(origin.task, origin.metric, origin.examples):
         return
     unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples)
     refuse_too_few(Score(1.0, 0.0, (0.0, unseen), len(origin.examples), unseen), terms, "is right and stays")

@@ -104,7 +104,7 @@ def _show(model: Model, texts: Sequence[str], target: Path | None, as_json: bool
     lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=files.prefix(target)) as folder:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=files.temporary_prefix(target)) as folder:
             files.write_text(written := Path(folder, "answers.jsonl"), "".join(f"{line}\n" for line in lines))
             files.publish(formats.made(written, target), target)
         return

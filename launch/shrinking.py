@@ -163,7 +163,7 @@ class Shrinking:
         relative to itself, and under a name that `files.remove_left` knows: what `tempfile` might make of it.
         """
         digest = hashlib.sha256(run.name.encode()).hexdigest()
-        return self.bundle.with_name(files.prefix(self.bundle) + digest[:8])
+        return self.bundle.with_name(files.temporary_prefix(self.bundle) + digest[:8])
 
     def student(self, kept: Student) -> Path:
         """Write the recipe of a student beside the teacher's run, where its own run will be, and return its path."""

@@ -246,7 +246,7 @@ def _reserved(errors: Path) -> IO[bytes]:
     """
     try:
         errors.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=errors.parent, prefix=files.prefix(errors)):  # as `files.new_file` will
+        with NamedTemporaryFile(dir=errors.parent, prefix=files.temporary_prefix(errors)):  # as `files.new_file` will
             pass
     except OSError as error:
         raise InputError(f"{errors}: cannot be made ({error.strerror}); name another file") from None

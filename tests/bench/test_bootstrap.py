@@ -152,7 +152,7 @@ def test_only_some_metrics_lose_as_much_whatever_is_answered(
     right, much = (task.counts(examples, [task.right(example) for example in examples]) for _ in range(2))
     much[60:] = task.counts(examples, [task.wrong(example) or {} for example in examples])[60:]
     for metric, told in metrics.items():
-        assert bootstrap.is_told_by_examples(task, metric, examples) is told, metric
+        assert bootstrap.has_constant_loss(task, metric, examples) is told, metric
         losses = [bootstrap.dearest(task, metric, examples, before) for before in (right, much)]
         most, less = (
             bootstrap.drop_interval(task, metric, before, before, loss)[1]
