@@ -87,11 +87,11 @@ def main() -> None:
 @json_option
 def train(recipe: Path, as_json: bool, **options: Any) -> None:
     """Fine-tune a model as RECIPE says, with DeepSpeed."""
-    from bertline.launch import training
+    from bertline.launch import train
 
-    folder = training.start(recipe, **options)
+    folder = train.start(recipe, **options)
     if folder is not None and as_json:
-        _print(training.result(folder), as_json)
+        _print(train.result(folder), as_json)
 
 
 @main.command()
@@ -101,11 +101,11 @@ def train(recipe: Path, as_json: bool, **options: Any) -> None:
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Tell what the data of RECIPE holds and what the model will see of it; loads no model."""
     from bertline.artifacts import recipe as recipes
-    from bertline.launch import checking
+    from bertline.launch import check
     from bertline.train.data.survey import survey
 
     found = survey(recipes.load(recipe, overrides))
-    _print(found, as_json) if as_json else checking.show(found)
+    _print(found, as_json) if as_json else check.show(found)
 
 
 @main.command()
@@ -122,9 +122,9 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def search(recipe: Path, as_json: bool, **options: Any) -> None:
     """Try the settings that RECIPE names, by cross-validation; again, it goes on where it was."""
-    from bertline.launch import searching
+    from bertline.launch import search
 
-    result = searching.search(recipe, say=_say, **options)
+    result = search.search(recipe, say=_say, **options)
     if as_json:
         _print(result, as_json)
 
@@ -192,10 +192,10 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
 @json_option
 def shrink(place: Path, output: Path | None, as_json: bool, **options: Any) -> None:
     """Make a bundle of the fastest student of RUN that is shown to lose no more than asked."""
-    from bertline.launch import shrinking
+    from bertline.launch import shrink
 
     bundle = output or Path("bundles", f"{place.absolute().name}-small")
-    result = shrinking.shrink(place, bundle, say=_say, **options)
+    result = shrink.shrink(place, bundle, say=_say, **options)
     if as_json:
         _print(result, as_json)
 
@@ -238,11 +238,11 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
 @json_option
 def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) -> None:
     """Measure BUNDLE beside the PyTorch model it came from and ONNX Runtime in fp32."""
-    from bertline.launch import measuring
+    from bertline.launch import bench
 
     _demand_signature(bundle, public_key)
-    result = measuring.bench(bundle, say=_say, **options)
-    _print(result, as_json) if as_json else measuring.show(result)
+    result = bench.bench(bundle, say=_say, **options)
+    _print(result, as_json) if as_json else bench.show(result)
 
 
 @main.command()
@@ -268,10 +268,10 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
 @json_option
 def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
     """Answer TEXTs, or the rows of a file, with BUNDLE. A bundle on pairs takes TEXTs two by two."""
-    from bertline.launch import prediction
+    from bertline.launch import predict
 
     _demand_signature(bundle, public_key)
-    prediction.predict(bundle, **options)
+    predict.predict(bundle, **options)
 
 
 @main.command()
@@ -291,9 +291,9 @@ def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
 @signature_option
 def serve(bundles: tuple[Path, ...], **options: Any) -> None:
     """Answer over HTTP from BUNDLEs: Hugging Face's format, Open Inference Protocol v2, and a page."""
-    from bertline.launch import serving
+    from bertline.launch import serve
 
-    serving.serve(bundles, **options)
+    serve.serve(bundles, **options)
 
 
 @main.command()
@@ -302,19 +302,19 @@ def serve(bundles: tuple[Path, ...], **options: Any) -> None:
 @json_option
 def inspect(folder: Path, public_key: Path | None, as_json: bool) -> None:
     """Tell what a folder is, where it comes from and what it measured; verify its checksums."""
-    from bertline.launch import inspection
+    from bertline.launch import inspect
 
     _demand_signature(folder, public_key)
-    _print(inspection.facts(folder), as_json)
+    _print(inspect.facts(folder), as_json)
 
 
 @main.command()
 @json_option
 def demo(as_json: bool) -> None:
     """Train, export, measure and ask a real model on real reviews, from installed packages alone."""
-    from bertline.launch import demonstration
+    from bertline.launch import demo
 
-    result = demonstration.demo(_say)
+    result = demo.demo(_say)
     if as_json:
         _print(result, as_json)
 
@@ -323,9 +323,9 @@ def demo(as_json: bool) -> None:
 @json_option
 def doctor(as_json: bool) -> None:
     """Tell what this machine can do: GPUs, DeepSpeed ops, CPU instruction sets, runtimes, versions."""
-    from bertline.launch import examination
+    from bertline.launch import doctor
 
-    _print(examination.facts(), as_json)
+    _print(doctor.facts(), as_json)
 
 
 def _leave(number: int, _: object) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from bertline.launch import measuring
+from bertline.launch import bench
 from bertline.launch.command import main
 from tests.export.conftest import measure_briefly
 
@@ -33,7 +33,7 @@ def here(*arguments: object, folder: Path) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         measure_briefly(patch)
-        patch.setattr(measuring, "ROUNDS", 1)
+        patch.setattr(bench, "ROUNDS", 1)
         done = CliRunner().invoke(main, list(map(str, arguments)))
     assert done.exit_code == 0, done.output
     return done.stdout

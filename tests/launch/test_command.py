@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from bertline.launch import checking, examination
+from bertline.launch import check, doctor
 from bertline.launch.command import main
 
 FLAGS = {
@@ -180,7 +180,7 @@ def test_labels_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     tokens = dict.fromkeys(("p50", "p90", "p99", "max", "longer_share", "max_length"), 1)
     counts = {"examples": {"train": 3}, "labels": {"train": dict.fromkeys(labels, 1)}}
     shown = [{"gold": labels, "read": "[CLS] :joy:", "tokens": 3, "windows": 1, "truncated": False}]
-    checking.show({"task": "text-classification", **counts, "tokens": tokens, "shown": shown, "warnings": []})
+    check.show({"task": "text-classification", **counts, "tokens": tokens, "shown": shown, "warnings": []})
     told = capsys.readouterr().out
     assert [told.count(label) for label in labels] == [2, 2, 3]
 
@@ -192,7 +192,7 @@ def test_a_driver_that_fails_lists_no_gpus(
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho 'H200, 139 GiB'\nexit {code}\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert examination._gpus() == gpus
+    assert doctor._gpus() == gpus
 
 
 def test_an_op_that_cannot_tell_whether_it_can_be_built_cannot(
@@ -209,7 +209,7 @@ def test_an_op_that_cannot_tell_whether_it_can_be_built_cannot(
             raise MissingCUDAException("CUDA_HOME does not exist")
 
     monkeypatch.setitem(ALL_OPS, Op.name, Op())
-    assert examination._ops()[Op.name] == "no"
+    assert doctor._ops()[Op.name] == "no"
     assert capsys.readouterr().out == ""
 
 

@@ -20,7 +20,7 @@ from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe, Search
 from bertline.artifacts.run import RunFolder
 from bertline.launch.command import main
-from bertline.launch.searching import importance, results, study, trials
+from bertline.launch.search import importance, results, study, trials
 from tests.conftest import make_model
 from tests.train.conftest import train_here, write_recipe
 

@@ -20,7 +20,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from bertline.artifacts import bundle, files, graph
 from bertline.artifacts.bundle import MANIFEST, MODEL
 from bertline.artifacts.errors import DamagedError
-from bertline.launch import inspection
+from bertline.launch import inspect
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import OnnxRuntime
 from tests.artifacts.graphs import HIDE, elsewhere
@@ -34,7 +34,7 @@ def refused(folder: Path) -> str:
     with pytest.raises(DamagedError) as loading:
         Engine.load(folder)
     with pytest.raises(DamagedError) as inspecting:
-        inspection.facts(folder)
+        inspect.facts(folder)
     assert str(inspecting.value) == str(loading.value)
     return str(loading.value)
 

@@ -14,7 +14,7 @@ import pytest
 from bertline.artifacts.errors import PreemptedError
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
-from bertline.launch import training as launched
+from bertline.launch import train as launched
 from tests.train.conftest import losses
 
 SETS = ["--set", "training.epochs=20", "--set", "training.save_steps=1000", "--set", "training.eval_steps=1000"]

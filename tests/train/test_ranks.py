@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bertline.artifacts import recipe as recipes
-from bertline.launch import training
+from bertline.launch import train
 from bertline.train import ranks
 from tests.train import forked, talking_ranks
 
@@ -28,7 +28,7 @@ def test_bf16_that_a_gpu_emulates_is_not_taken(
     monkeypatch.setattr(ranks, "device", lambda: torch.device("cpu"))
     assert torch.cuda.is_bf16_supported()
     assert ranks.computes_bf16() is native
-    config = training.deepspeed_configuration(recipes.load(recipe, ["training.precision=auto"]), "gpu", 1)
+    config = train.deepspeed_configuration(recipes.load(recipe, ["training.precision=auto"]), "gpu", 1)
     assert ("torch_autocast" in config, "fp16" in config) == (native, not native)
 
 

@@ -24,9 +24,9 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Student
 from bertline.export.terms import Terms
-from bertline.launch import training
+from bertline.launch import train
 from bertline.launch.benchmarks.report import Command, dated
-from bertline.launch.shrinking import Say, Shrinking, distilled, shrink, speedup
+from bertline.launch.shrink import Say, Shrinking, distilled, shrink, speedup
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
 KEPT = 3
@@ -58,10 +58,10 @@ def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
     """All of one seed, in a folder."""
     teacher = folder / "teacher"
     sets = [f"training.seed={seed}"]
-    training.finished(RECIPE, teacher, sets)
+    train.finished(RECIPE, teacher, sets)
     kept = layers()
     alone = [*sets, f"student.layers={kept}", *STUDENTS]
-    labels = training.finished(RECIPE, folder / "labels-alone", alone)
+    labels = train.finished(RECIPE, folder / "labels-alone", alone)
     shrinking = Shrinking(teacher, folder / "bundle", Terms(MAX_DROP), str(texts), STUDENTS, {}, say)
     student = shrinking.student(Student(layers=kept))
     taught = runs.read_summary(distilled(student, teacher, say, {}))

@@ -32,7 +32,7 @@ from bertline.export.sources import Origin
 from bertline.export.terms import Terms
 from bertline.launch.benchmarks.export import peers
 from bertline.launch.benchmarks.report import Command, dated
-from bertline.launch.demonstration import MAX_DROP
+from bertline.launch.demo import MAX_DROP
 
 GRID = ((1, 16), (1, 64), (1, 128), (1, 512))
 ROUNDS = 3

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bertline.artifacts import files
-from bertline.launch import training
+from bertline.launch import train
 from bertline.launch.benchmarks.report import Command, dated
-from bertline.launch.searching import search
-from bertline.launch.searching.results import words
+from bertline.launch.search import search
+from bertline.launch.search.results import words
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
 
@@ -39,8 +39,8 @@ def one_seed(seed: int, folder: Path) -> dict[str, Any]:
     best = Path(found["best"]["recipe"])
     return {
         "seed": seed,
-        "defaults": training.finished(RECIPE, folder / "defaults", sets).test["accuracy"],
-        "found": training.finished(best, folder / "found").test["accuracy"],
+        "defaults": train.finished(RECIPE, folder / "defaults", sets).test["accuracy"],
+        "found": train.finished(best, folder / "found").test["accuracy"],
         "set": found["best"]["set"],
         "expected": found["estimate"]["value"],
         "seconds": sum(trial["seconds"] for trial in found["trials"]),

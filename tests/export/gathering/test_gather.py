@@ -26,7 +26,7 @@ from bertline.export.export import export
 from bertline.export.gathering import checkpoint, shards
 from bertline.export.gathering.gather import gather
 from bertline.export.terms import Terms
-from bertline.launch import measuring
+from bertline.launch import bench
 from bertline.launch.command import main
 from tests.conftest import make_model
 from tests.export.conftest import measure_briefly, write_texts
@@ -342,7 +342,7 @@ def test_export_takes_a_checkpoint(
     assert source.weights_sha256 == encoder.weights_sha256(tmp_path / "model")
     assert f"{output}: gathering" in said
     with pytest.raises(InputError, match="a DeepSpeed checkpoint: bertline gather it"):
-        measuring.bench(made, [], data, None, said.append)
+        bench.bench(made, [], data, None, said.append)
 
 
 def test_export_says_what_is_not_a_checkpoint_or_lacks_texts(

@@ -8,7 +8,7 @@ import pytest
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError
-from bertline.launch import checking
+from bertline.launch import check
 from bertline.train.data.survey import survey
 from tests.conftest import make_texts
 
@@ -58,7 +58,7 @@ def test_texts_without_labels_are_counted_and_shown(
     path = write(tmp_path, model, rows[:60], rows[60:], teacher=str(model))
     found = survey(recipes.load(path, [f"data.unlabelled={more}"]))
     assert found["examples"]["unlabelled"] == 7
-    checking.show(found)
+    check.show(found)
     lines = capsys.readouterr().out.splitlines()
     (examples,) = (line.split("│")[1:-1] for line in lines if line.startswith("│ examples"))
     (positive,) = (line.split("│")[1:-1] for line in lines if line.startswith("│ positive"))
@@ -86,7 +86,7 @@ def test_other_tasks_are_counted_in_their_own_words(
     assert found["labels"]["train"] == {label: 29}
     assert (found["shown"][0]["windows"] > 1) == (task == "question-answering")
     assert not any("cut off" in warning for warning in found["warnings"])
-    checking.show(found)
+    check.show(found)
     shown = "\nBonn (C)  (" if task == "token-classification" else "\nnothing  ("
     assert shown in capsys.readouterr().out
 

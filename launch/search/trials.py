@@ -33,7 +33,7 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder, Summary
-from bertline.launch.searching import importance, results, study
+from bertline.launch.search import importance, results, study
 from bertline.train.data import folds, sources
 
 Train = Callable[[Path, Path, bool], object]

@@ -20,8 +20,8 @@ from bertline.artifacts.recipe_schema import Student
 from bertline.artifacts.run import RunFolder
 from bertline.export.candidates import cascade
 from bertline.export.terms import Terms
-from bertline.launch import shrinking, training
-from bertline.launch.shrinking import Shrinking
+from bertline.launch import shrink, train
+from bertline.launch.shrink import Shrinking
 from tests.conftest import make_model, make_texts
 from tests.export.conftest import measure_briefly
 from tests.train.conftest import train_here
@@ -34,7 +34,7 @@ DROP = 0.2
 def here(rank: None) -> Iterator[None]:
     """Students are trained in this process, which spares them the launcher's ten seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "start", lambda recipe, run, resume: train_here(recipe, run, resume=resume))
+        patch.setattr(train, "start", lambda recipe, run, resume: train_here(recipe, run, resume=resume))
         yield
 
 
@@ -55,14 +55,16 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return train_here(folder / "recipe.yaml", folder / "runs" / "films")
 
 
-def shrink(place: Path, name: str, sets: tuple[str, ...] = (), drop: float = DROP) -> tuple[dict[str, Any], list[str]]:
+def shrunken(
+    place: Path, name: str, sets: tuple[str, ...] = (), drop: float = DROP
+) -> tuple[dict[str, Any], list[str]]:
     """What is answered and said."""
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         measure_briefly(patch)
-        patch.setattr(shrinking, "Terms", partial(Terms, quick=True))
+        patch.setattr(shrink, "Terms", partial(Terms, quick=True))
         patch.chdir(place.parents[1])
-        found = shrinking.shrink(Path("runs/films"), Path("bundles", name), drop, "more.jsonl", sets, said.append)
+        found = shrink.shrink(Path("runs/films"), Path("bundles", name), drop, "more.jsonl", sets, said.append)
     return found, said
 
 
@@ -70,7 +72,7 @@ def shrink(place: Path, name: str, sets: tuple[str, ...] = (), drop: float = DRO
 def shrunk(teacher: RunFolder) -> dict[str, Any]:
     """What is answered."""
     assert runs.read_summary(teacher.path).validation["accuracy"] > 0.9
-    return shrink(teacher.path, "films-small")[0]
+    return shrunken(teacher.path, "films-small")[0]
 
 
 def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
@@ -99,35 +101,35 @@ def test_a_finished_student_is_used_again_and_another_refused(teacher: RunFolder
     student = teacher.path.parents[1] / str(shrunk["curve"][0]["run"])
     before = runs.read_summary(student).finished
     with pytest.raises(InputError, match="bundles/films-small exists already"):
-        shrink(teacher.path, "films-small")
+        shrunken(teacher.path, "films-small")
     said: list[str] = []
     asked = student.with_name(f"{student.name}.yaml")
     less = {"training.micro_batch_size": 4}  # as is advised where memory runs out
     recipes.save(recipes.with_settings(recipes.read(asked), less), asked)
-    assert shrinking.distilled(asked, teacher.path, said.append, {}) == student
+    assert shrink.distilled(asked, teacher.path, said.append, {}) == student
     assert said == [f"{student} is finished already and is used as it is"]
     assert runs.read_summary(student).finished == before
     with pytest.raises(InputError, match="a student of another recipe; move it away, or shrink as it was made"):
-        shrink(teacher.path, "other", ("training.epochs=1",))
+        shrunken(teacher.path, "other", ("training.epochs=1",))
 
 
 def test_a_run_is_shrunk_by_one_process_at_a_time(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
     """A second one would train the same students, and take the bundles of the first for what a kill has left."""
     made = teacher.path.parents[1] / "bundles/.twice.0123abcd"
     made.mkdir()
-    with shrinking._locked(teacher.path), pytest.raises(InputError, match="runs/films: another process shrinks it"):
-        shrink(teacher.path, "twice")
+    with shrink._locked(teacher.path), pytest.raises(InputError, match="runs/films: another process shrinks it"):
+        shrunken(teacher.path, "twice")
     assert made.exists()
     made.rmdir()
 
 
 def test_bench_holds_it_to_its_teacher(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
-    from bertline.launch import measuring
+    from bertline.launch import bench
 
     folder = teacher.path.parents[1]
     with pytest.MonkeyPatch.context() as patch:
         measure_briefly(patch)
-        found = measuring.bench(folder / "bundles" / "films-small", (), None, None, lambda line: None)
+        found = bench.bench(folder / "bundles" / "films-small", (), None, None, lambda line: None)
     by_name = {system["name"]: system for system in found["systems"]}
     assert by_name["pytorch"]["accuracy"] == pytest.approx(runs.read_summary(teacher.path).test["accuracy"])
     assert by_name["pytorch"]["size_bytes"] == (teacher.best / "model.safetensors").stat().st_size
@@ -138,27 +140,27 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
 ) -> None:
     """One that begins with nothing and learns nothing: it asks the run itself, or a student that is right alone."""
     measure_briefly(monkeypatch)
-    monkeypatch.setattr(shrinking, "Terms", partial(Terms, quick=True))
-    monkeypatch.setattr(shrinking, "sizes", lambda config: [Student(layers=[0])])
+    monkeypatch.setattr(shrink, "Terms", partial(Terms, quick=True))
+    monkeypatch.setattr(shrink, "sizes", lambda config: [Student(layers=[0])])
     place = shutil.copytree(teacher.path, tmp_path / "films")
     sets = [f"model={teacher.path.parents[1] / 'model'}", "training.learning_rate=1e-9"]
     monkeypatch.setattr(cascade, "SHARES", (0.01,))
     lost = r"1 layer +value 0\.\d+  drop \+0\.\d+  loses 0\.\d+ in PyTorch already; nor does it pass with .*/films\n"
     with pytest.raises(GateError, match=lost):
-        shrinking.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
+        shrink.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
     assert not (tmp_path / "bundle").exists()
     assert not list(tmp_path.glob(".bundle.*"))
     monkeypatch.setattr(cascade, "SHARES", (0.5, 0.95))
-    monkeypatch.setattr(shrinking, "sizes", lambda config: [Student(layers=[0]), Student(layers=[0, 2])])
-    monkeypatch.setattr(shrinking, "halved", lambda kept, folder: None)
-    monkeypatch.setattr(shrinking, "speedup", lambda made: float(made["cascade"] is not None))
+    monkeypatch.setattr(shrink, "sizes", lambda config: [Student(layers=[0]), Student(layers=[0, 2])])
+    monkeypatch.setattr(shrink, "halved", lambda kept, folder: None)
+    monkeypatch.setattr(shrink, "speedup", lambda made: float(made["cascade"] is not None))
     student = Shrinking.student
     monkeypatch.setattr(
         Shrinking,
         "student",
         lambda self, kept: student(self if kept.layers == [0] else replace(self, overrides=()), kept),
     )
-    found = shrinking.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
+    found = shrink.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
     assert 0.4 < found["cascade"]["share"] <= 0.95  # less than was asked for, where texts are alike
     asking, asked = found["curve"]
     assert asking["why"].startswith(f"passes: {found['chosen']}, which asks 2 layers about ")
@@ -183,7 +185,7 @@ def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_pa
     student = Shrinking(place, tmp_path / "b", Terms(DROP), None, sets, {}, print).student(Student(layers=[0]))
     assert student.name == "films-1-layer.yaml"
     with pytest.raises(InputError, match="its data has changed"):
-        shrinking.distilled(student, place, print, {})
+        shrink.distilled(student, place, print, {})
 
 
 @pytest.mark.parametrize(
@@ -192,11 +194,11 @@ def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_pa
 )
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_layers"])
 def test_sizes(key: str, layers: int, expected: list[int]) -> None:
-    found = [kept.layers or [] for kept in shrinking.sizes({"model_type": "bert", key: layers})]
+    found = [kept.layers or [] for kept in shrink.sizes({"model_type": "bert", key: layers})]
     assert [len(kept) for kept in found] == expected
     assert all(kept[0] == 0 and kept[-1] < layers for kept in found)
 
 
 def test_names() -> None:
-    assert shrinking.named(Student(layers=[0])) == "1 layer"
-    assert shrinking.named(Student(layers=[0, 3], attention_heads=6, intermediate_size=768)) == "2 layers, halved"
+    assert shrink.named(Student(layers=[0])) == "1 layer"
+    assert shrink.named(Student(layers=[0, 3], attention_heads=6, intermediate_size=768)) == "2 layers, halved"

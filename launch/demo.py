@@ -20,7 +20,7 @@ from bertline.artifacts import encoder, places, recipe, run
 from bertline.artifacts.errors import DamagedError
 from bertline.export.export import export
 from bertline.export.terms import Terms
-from bertline.launch import measuring, training
+from bertline.launch import bench, train
 from bertline.serve.engine import Engine
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
@@ -51,12 +51,12 @@ def demo(say: Callable[[str], None]) -> dict[str, Any]:
     screen.print(Rule(f"2/4  export: {RUN} -> {bundle}"))
     exported = export(str(RUN), bundle, Terms(MAX_DROP), say=say)
     screen.print(Rule(f"3/4  bench: {bundle} against PyTorch"))
-    measured = measuring.bench(bundle, (), None, page, say)
+    measured = bench.bench(bundle, (), None, page, say)
     screen.print(Rule("4/4  predict"))
     for text, answer in zip(TEXTS, Engine.load(bundle).predict([(text, None) for text in TEXTS]), strict=True):
         say(f"{answer['label']}  {answer['score']:.3f}  {text}")
     screen.print(Rule("done"), table(measured), words(exported, bundle, page))
-    return {"train": training.result(RUN), "export": exported, "bench": measured}
+    return {"train": train.result(RUN), "export": exported, "bench": measured}
 
 
 def check_model() -> None:
@@ -118,7 +118,7 @@ def _train(say: Callable[[str], None]) -> None:
         say(f"{RUN} is finished already and is used as it is; remove it to train again")
         run.verify(RUN)
     else:
-        training.start(RECIPE, run=RUN, resume=run.RunFolder(RUN).recipe.exists())
+        train.start(RECIPE, run=RUN, resume=run.RunFolder(RUN).recipe.exists())
 
 
 def _free(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.run import RunFolder
-from bertline.launch import measuring
+from bertline.launch import bench
 from tests.export.conftest import measure_briefly
 
 Exported = tuple[Path, dict[str, Any], list[str]]
@@ -34,10 +34,10 @@ def test_the_same_model_with_labels_in_another_order_answers_alike(
     run: Path, bundle: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measure_briefly(monkeypatch)
-    monkeypatch.setattr(measuring, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
     turned = relabelled(run, tmp_path / "turned", ("positive", "negative"), (1, 0))
     data = RunFolder(run).split("validation")
-    found = measuring.bench(bundle[0], [str(run), str(turned)], data, None, lambda line: None)
+    found = bench.bench(bundle[0], [str(run), str(turned)], data, None, lambda line: None)
     own, other = found["systems"][:2]
     assert other["agreement"] == 1.0
     assert other["accuracy"] == own["accuracy"] > 0.5
@@ -49,7 +49,7 @@ def test_one_with_other_labels_is_refused_before_anything_is_converted(
     other = relabelled(run, tmp_path / "other", ("bad", "fair", "good"), (0, 1, 1))
     said: list[str] = []
     with pytest.raises(InputError) as refused:
-        measuring.bench(bundle[0], [str(other)], RunFolder(run).split("validation"), None, said.append)
+        bench.bench(bundle[0], [str(other)], RunFolder(run).split("validation"), None, said.append)
     assert f"{other}: text-classification, bad, fair, good" in str(refused.value)
     assert "they cannot be held against each other" in str(refused.value)
     assert not said

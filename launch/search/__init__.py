@@ -40,7 +40,7 @@ def search(
         BertlineError: a run failed before any had succeeded, or every trial failed.
     """
     from bertline.artifacts import recipe as recipes
-    from bertline.launch import deepspeed_launcher, training
+    from bertline.launch import deepspeed_launcher, train
 
     recipe = recipes.load(path, overrides, searches=True)
     if engine == "local":
@@ -48,17 +48,17 @@ def search(
     elif (gpus is None) == (ranks is None) or hostfile is not None:
         raise InputError("--engine ray: say what a run takes of a machine: --gpus N, or --ranks N on its CPU")
 
-    def train(path: Path, run: Path, resume: bool) -> None:
-        training.start(path, gpus=gpus, ranks=ranks, hostfile=hostfile, run=run, resume=resume)
+    def trained(path: Path, run: Path, resume: bool) -> None:
+        train.start(path, gpus=gpus, ranks=ranks, hostfile=hostfile, run=run, resume=resume)
 
     try:
-        from bertline.launch.searching import results, trials
+        from bertline.launch.search import results, trials
 
         if engine == "ray":
-            from bertline.launch.searching import by_ray
+            from bertline.launch.search import by_ray
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; {install_advice('train', 'search', 'ray')}") from None
-    runs = trials.one_by_one(train) if engine == "local" else by_ray.side_by_side(train, gpus)
+    runs = trials.one_by_one(trained) if engine == "local" else by_ray.side_by_side(trained, gpus)
     found = trials.search(recipe, output or Path("searches", recipe.name), runs, say)
     results.show(found)
     return found

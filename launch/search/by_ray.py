@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.launch import deepspeed_launcher
-from bertline.launch.searching.trials import Engine, Job, Steps, Train, Trials, advance, do
+from bertline.launch.search.trials import Engine, Job, Steps, Train, Trials, advance, do
 from bertline.serve.cluster.connection import connect, first_line, machines
 
 SECONDS = 1.0

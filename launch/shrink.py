@@ -32,7 +32,7 @@ from bertline.export.contest import check_examples
 from bertline.export.export import export
 from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms
-from bertline.launch import training
+from bertline.launch import train
 
 SIXTHS = range(1, 6)
 """The parts of a model's layers that are tried."""
@@ -207,7 +207,7 @@ def shrink(
         unlabelled: texts for the students, as `data.unlabelled` of a recipe.
         overrides: KEY=VALUE of the students' recipes.
         say: takes progress.
-        ranks: gpus, ranks or hostfile, as `training.start` takes them.
+        ranks: gpus, ranks or hostfile, as `train.start` takes them.
 
     Returns:
         What `bertline export --json` prints of the bundle; `student`, of whom it is; `curve`, all who were tried.
@@ -306,7 +306,7 @@ def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Pat
         say(f"{folder} is finished already and is used as it is")
     else:
         try:
-            training.start(recipe, run=folder, resume=run.recipe.exists(), **ranks)
+            train.start(recipe, run=folder, resume=run.recipe.exists(), **ranks)
         except PreemptedError:
             raise PreemptedError(f"{folder}: stopped as asked; the same command goes on") from None
     for split in ("validation", "test"):

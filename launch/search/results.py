@@ -16,7 +16,7 @@ from rich.table import Table
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import BertlineError
 from bertline.artifacts.recipe_schema import Recipe, Search
-from bertline.launch.searching import study as studies
+from bertline.launch.search import study as studies
 from bertline.train import metrics
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
