@@ -60,8 +60,9 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schema: .venv/installed  ## docs/bertline.schema.json, of the manifest as the code has it
+schema: .venv/installed  ## docs/*.schema.json, of manifest and recipe as the code has them
 	$(BIN)/python -c "import json; from bertline.artifacts import bundle; print(json.dumps(bundle.schema(), indent=2))" > docs/bertline.schema.json
+	$(BIN)/python -c "import json; from bertline.artifacts import recipe_schema; print(json.dumps(recipe_schema.schema(), indent=2))" > docs/recipe.schema.json
 
 # The exact versions of constraints.txt; made again when those or the project's own list change.
 .venv/installed: pyproject.toml constraints.txt

@@ -182,7 +182,14 @@ def _of_task(raw: dict[str, Any]) -> Iterator[str]:
     weights = training.get("class_weights")
     if isinstance(weights, dict) and not all(0 <= weight < inf for weight in weights.values()):
         yield f"training.class_weights: found {weights!r}; a weight is a number from 0 on"
-    labels = data.get("labels")
+    labels, columns = data.get("labels"), data.get("label")
+    if isinstance(columns, list):
+        if problem != "multi_label_classification":
+            yield f"data.label: found {columns!r:.60}; a column for each label is of multi_label_classification alone"
+        if labels is not None:
+            yield f"data.labels: found {labels!r:.60}; the columns of data.label name the labels: leave it out"
+        if len(set(columns)) < len(columns):
+            yield f"data.label: found {columns!r}; each column is named once"
     if problem == "single_label_classification" and labels is not None and len(labels) < 2:
         yield f"data.labels: found {labels!r}; a classifier needs two labels"
     if labels is not None and len(set(labels)) < len(labels):
@@ -217,7 +224,11 @@ def _needed(raw: dict[str, Any], name: str, columns: Sequence[str]) -> dict[str,
     needed = {f"data.{key}": data.get(key, key) for key in texts} | {"data.text_pair": data.get("text_pair")}
     if name == "unlabelled":
         return needed
-    needed |= {} if gold is None else {f"data.{gold}": data.get(gold, gold)}
+    golden = [] if gold is None else data.get(gold, gold)
+    if isinstance(golden, list):
+        needed |= {f"data.{gold}.{number}": column for number, column in enumerate(golden)}
+    else:
+        needed[f"data.{gold}"] = golden
     needed |= {f"data.where.{column}": column for column in data.get("where", {})}
     groups = {"search.groups": (raw.get("search") or {}).get("groups")}
     return needed if name == "test" else needed | groups

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, WithJsonSchema
 
 from bertline.artifacts import task
 from bertline.artifacts.task import Input, Long, ProblemType, TaskName, TaskSettings
@@ -16,7 +16,7 @@ def _is_share(value: object) -> int | float:
     raise ValueError("a count of 1 or more, or a fraction between 0 and 1")
 
 
-Share = Annotated[int | float, BeforeValidator(_is_share)]
+Share = Annotated[int | float, BeforeValidator(_is_share), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
 Whole = Annotated[int, Field(strict=True)]
 SHORTEST_WINDOW = 16
 LOSSES = ("loss", "mse")
@@ -46,7 +46,12 @@ class Data(Section):
     where: dict[str, Any] = Field({}, description="Rows kept: column equals value, or one of a list. Default: all.")
     text: StrictStr = Field("text", description="Column of the text. Default: text.")
     text_pair: StrictStr | None = Field(None, description="Column of a second text. Default: none.")
-    label: StrictStr = Field("label", description="Column of the label, labels or number. Default: label.")
+    label: StrictStr | list[StrictStr] = Field(
+        "label",
+        min_length=1,
+        description="Column of the label, labels or number; a list: a column for each label, which holds 0 or 1. "
+        "Default: label.",
+    )
     tokens: StrictStr = Field("tokens", description="Column of a sentence's tokens. Default: tokens.")
     tags: StrictStr = Field("tags", description="Column of the tokens' tags. Default: tags.")
     question: StrictStr = Field("question", description="Column of the question. Default: question.")
@@ -61,6 +66,11 @@ class Data(Section):
         description="Names for labels 0, 1, …; of entities, their types. Default: taken from the data, sorted.",
     )
     take: Take = Field(Take(), description="How many examples each split gets.")
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """Those of labels 0, 1, …: as given, or of the columns that hold one each; None where the data tells."""
+        return self.label if isinstance(self.label, list) else self.labels
 
 
 class Tokens(Section):
@@ -244,6 +254,14 @@ class Recipe(Section):
             labels=labels,
             tokens=task.Tokens(max_length=length, stride=shared if long == "windows" else 0, long=long),
         )
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, by which an editor completes and explains its keys."""
+    found = Recipe.model_json_schema()
+    found["required"].remove("model")
+    named = [{"required": ["model"]}, {"required": ["teacher"]}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "anyOf": named}
 
 
 INPUTS: dict[TaskName, list[Input]] = {

@@ -255,6 +255,9 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
     help="CSV, JSONL, Parquet, Arrow: columns text and text_pair, or question and context, as BUNDLE takes.",
 )
 @click.option(
+    "--column", "columns", metavar="NAME=COLUMN", multiple=True, help="What FILE calls one of these: text=body."
+)
+@click.option(
     "--out", "target", type=path_type, help="File of answers: .jsonl, .jsonl.gz, .csv, .parquet.  [default: stdout]"
 )
 @click.option(

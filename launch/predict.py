@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,20 +30,32 @@ def predict(
     source: Path | None,
     target: Path | None,
     errors: Path | None,
+    columns: Sequence[str],
     engine: str,
     as_json: bool,
 ) -> None:
     """Answer each text, or each row of a file, in the order asked.
+
+    Args:
+        folder: the bundle.
+        texts: to answer; or
+        source: the file that has them.
+        target: where answers go; None: stdout.
+        errors: where bad rows go; None: the first ends the command.
+        columns: NAME=COLUMN, where the file has other names for what the bundle reads.
+        engine: local or ray.
+        as_json: an object a line for each text.
 
     Raises:
         InputError: neither texts nor a file, both, an odd number of texts for pairs, a file that exists already, the
             extra [ray] is not installed where its engine is asked for, or what `bulk.predict` raises.
     """
     _check(texts, source, target, errors, engine)
+    named = _named(columns, source)
     if engine == "ray" and source is not None and target is not None:
         # Ray prints on stdout what it has to tell of workers that died
         with redirect_stdout(sys.stderr), BulkProgress() as progress, _workers(folder, progress.say) as workers:
-            bulk.predict(workers, folder, source, target, errors, progress.say, progress.see)
+            bulk.predict(workers, folder, source, target, errors, progress.say, progress.see, named)
         return
     with load(folder) as model:
         if model.bundle.notice:
@@ -51,10 +63,10 @@ def predict(
         if source is not None and target is not None:
             model.prepare()
             with BulkProgress() as progress:
-                bulk.predict(model, folder, source, target, errors, progress.say, progress.see)
+                bulk.predict(model, folder, source, target, errors, progress.say, progress.see, named)
         elif source is not None:
             model.prepare()
-            for answer in _answers(model, source):
+            for answer in _answers(model, source, named):
                 click.echo(json.dumps(answer, ensure_ascii=False))
         else:
             _show(model, texts, target, as_json)
@@ -75,6 +87,19 @@ def _check(texts: Sequence[str], source: Path | None, target: Path | None, error
         formats.check(target)
 
 
+def _named(columns: Sequence[str], source: Path | None) -> dict[str, str]:
+    """The file's column by what the bundle reads.
+
+    Raises:
+        InputError: there is no file; or one is no NAME=COLUMN.
+    """
+    if columns and source is None:
+        raise InputError("--column is for files: give --in FILE with it")
+    if wrong := [each for each in columns if "=" not in each]:
+        raise InputError(f"--column {wrong[0]}: expected NAME=COLUMN, text=body for example")
+    return dict(each.split("=", 1) for each in columns)
+
+
 def _workers(folder: Path, say: Callable[[str], None]) -> Workers:
     """Those of a Ray cluster, which is imported only here.
 
@@ -88,10 +113,10 @@ def _workers(folder: Path, say: Callable[[str], None]) -> Workers:
     return Workers(folder, say)
 
 
-def _answers(model: Model, source: Path) -> Iterator[Answer]:
+def _answers(model: Model, source: Path, columns: Mapping[str, str]) -> Iterator[Answer]:
     """For a pipe: as `bulk.predict` without its memory, so that the first bad row ends it."""
     with tables.opened(source) as raw:
-        for outcome in bulk.answers(model, bulk.rows(model.task, source, raw), source):
+        for outcome in bulk.answers(model, bulk.rows(model.task, source, raw, columns), columns):
             if isinstance(outcome.answer, InputError):
                 raise outcome.answer
             yield {"row": outcome.row, **outcome.answer}

@@ -9,7 +9,7 @@ folder beside the output (`Unfinished`) until all is, and a second call goes on 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from io import BufferedReader
 from itertools import chain, islice
@@ -69,16 +69,25 @@ class Seen(NamedTuple):
     total: int
 
 
-def rows(task: Task, path: Path, raw: BufferedReader) -> Iterator[Attempt]:
+def rows(task: Task, path: Path, raw: BufferedReader, columns: Mapping[str, str] = {}) -> Iterator[Attempt]:
     """The rows of a file that has the columns which a task reads.
 
+    Args:
+        task: that reads them.
+        path: of the file.
+        raw: its bytes.
+        columns: the file's names of the task's inputs, where they are others.
+
     Raises:
-        InputError: as `tables.attempts`; or none of the first rows has them.
+        InputError: as `tables.attempts`; `columns` has something that is no input; or none of the first rows has them.
     """
+    if unknown := [name for name in columns if name not in task.settings.inputs]:
+        known = " and ".join(task.settings.inputs)
+        raise InputError(f"--column {unknown[0]}={columns[unknown[0]]}: this bundle reads {known}")
     suffix, _ = tables.kind(path)
     if suffix in tables.CONLL and task.settings.task != "token-classification":
-        columns = " and ".join(map(repr, task.settings.inputs))
-        advice = f"put texts into JSON lines or CSV, with column {columns}"
+        inputs = " and ".join(map(repr, task.settings.inputs))
+        advice = f"put texts into JSON lines or CSV, with column {inputs}"
         raise InputError(f"{path}: a {suffix} file is read as CoNLL, words with their tags; {advice}")
     found = tables.attempts(path, raw)
     head: list[Attempt] = []
@@ -87,22 +96,29 @@ def rows(task: Task, path: Path, raw: BufferedReader) -> Iterator[Attempt]:
     for attempt in islice(found, HEAD):
         head.append(attempt)
         names |= {} if isinstance(attempt.row, InputError) else dict.fromkeys(attempt.row)
-        missing = task.lacks(names) if names else []
+        missing = _lacks(task, names, columns) if names else []
         if names and not missing:
             break
     if missing:
-        raise InputError(f"{tables.lacking(path, missing, names)}: give the column that is to be answered that name")
+        advice = f"name the column that is to be answered: --column {task.settings.inputs[0]}=COLUMN"
+        raise InputError(f"{tables.lacking(path, missing, names)}; {advice}")
     yield from chain(head, found)
 
 
-def answers(model: Answering, attempts: Iterable[Attempt], path: Path) -> Iterator[Outcome]:
+def _lacks(task: Task, names: Iterable[str], columns: Mapping[str, str]) -> list[str]:
+    """Those columns, as the file would call them, that a task reads and that are not among `names`."""
+    ours = {ours for ours, theirs in columns.items() if theirs in names} | {*names} - columns.keys()
+    return [columns.get(name, name) for name in task.lacks(ours)]
+
+
+def answers(model: Answering, attempts: Iterable[Attempt], columns: Mapping[str, str] = {}) -> Iterator[Outcome]:
     """What becomes of each row of a file, in its order; few enough are under way to hold."""
-    columns = model.task.columns()
+    known = model.task.columns(columns)
     pending: deque[tuple[Attempt, int, Future[Answered] | InputError]] = deque()
     held = 0
     try:
         for attempt in attempts:
-            pending.append(_submitted(model, attempt, columns))
+            pending.append(_submitted(model, attempt, known))
             held += pending[-1][1]
             while len(pending) > ROWS * model.machines or (held > CHARACTERS * model.machines and len(pending) > 1):
                 held -= pending[0][1]
@@ -123,6 +139,7 @@ def predict(
     errors: Path | None,
     say: Callable[[str], None],
     watch: Callable[[Seen], None],
+    columns: Mapping[str, str] = {},
 ) -> None:
     """Answer all rows of `source` in `target`, which appears when all are; go on where an earlier call was ended.
 
@@ -134,6 +151,7 @@ def predict(
         errors: bad rows go there, as JSON lines; None: the first ends the call, and what was answered is kept.
         say: hears what a person should know.
         watch: hears how far it is, after each row.
+        columns: as in `rows`.
 
     Raises:
         InputError: a file that is to be made exists already; another process makes it; the file cannot be read or
@@ -141,12 +159,12 @@ def predict(
             (see `Unfinished`).
     """
     formats.check(target)
-    with tables.opened(source) as raw, Unfinished(target, errors, source, bundle, say) as unfinished:
+    with tables.opened(source) as raw, Unfinished(target, errors, source, bundle, say, columns) as unfinished:
         if not unfinished.journal.ended:
             total = tables.count(source)
             size = source.stat().st_size
-            rest = islice(rows(model.task, source, raw), unfinished.journal.rows, None)
-            for outcome in answers(model, rest, source):
+            rest = islice(rows(model.task, source, raw, columns), unfinished.journal.rows, None)
+            for outcome in answers(model, rest, columns):
                 _keep(unfinished, outcome, source, errors is not None)
                 done = unfinished.journal.rows
                 read = size if raw.closed else raw.tell()

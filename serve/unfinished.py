@@ -24,7 +24,7 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from time import monotonic
@@ -48,16 +48,18 @@ class Identity(BaseModel):
     input: str
     size: int
     mtime_ns: int
+    columns: dict[str, str] = {}
+    """Its names of what is answered, where they are others than ours."""
     bundle_sha256: str
     """Of its bertline.json, which has the hashes of all other files."""
 
     @classmethod
-    def of(cls, source: Path, folder: Path) -> Identity:
-        """The identity of a file as it is now and of a bundle."""
+    def of(cls, source: Path, folder: Path, columns: Mapping[str, str]) -> Identity:
+        """The identity of the columns of a file as it is now and of a bundle."""
         found = source.stat()
         return cls(
             input=str(source.resolve()), size=found.st_size, mtime_ns=found.st_mtime_ns,
-            bundle_sha256=files.sha256(folder / bundle.MANIFEST),
+            columns=dict(columns),            bundle_sha256=files.sha256(folder / bundle.MANIFEST),
         )  # fmt: skip
 
 
@@ -87,7 +89,13 @@ class Unfinished:
     """The folder of an output that is being made; a context manager that holds its lock."""
 
     def __init__(
-        self, target: Path, errors: Path | None, source: Path, folder: Path, say: Callable[[str], None]
+        self,
+        target: Path,
+        errors: Path | None,
+        source: Path,
+        folder: Path,
+        say: Callable[[str], None],
+        columns: Mapping[str, str] = {},
     ) -> None:
         """Find or make the folder, whose journal then says what is done.
 
@@ -104,7 +112,7 @@ class Unfinished:
         files.sync_entry(self.folder.parent)
         try:
             files.refuse_existing(target)  # again, now that nobody else makes it
-            self.journal = self._read(Identity.of(source, folder), say)
+            self.journal = self._read(Identity.of(source, folder, columns), say)
             self._hold_errors(None if errors is None else str(errors.resolve()))
             if errors is not None:
                 self._refuse_existing(errors)
@@ -270,4 +278,6 @@ def _difference(journal: Journal, identity: Identity) -> str:
         return f"{rows}, but of another input, {begun.input}"
     if begun.bundle_sha256 != identity.bundle_sha256:
         return f"{rows}, but by another bundle"
+    if begun.columns != identity.columns:
+        return f"{rows}, but of {begun.columns or 'no'} --column"
     return f"{rows}, but {identity.input} has changed since"

@@ -46,7 +46,8 @@ class Columns(NamedTuple):
 
     text: str = "text"
     text_pair: str | None = None
-    label: str = "label"
+    label: str | list[str] = "label"
+    """A list: a column for each label, which holds whether the row has it."""
     tokens: str = "tokens"
     tags: str = "tags"
     question: str = "question"
@@ -120,9 +121,10 @@ class Task(ABC):
     def wrong(self, example: Example) -> Answer | None:
         """An answer that is not right, as far as it is counted; None where answers are only nearer or farther."""
 
-    def columns(self) -> Columns:
-        """The columns of a file that names them as bertline does: a second text where the task has one."""
-        return Columns(text_pair="text_pair" if "text_pair" in self.settings.inputs else None)
+    def columns(self, named: Mapping[str, str] = {}) -> Columns:
+        """Those of a file that names them as bertline does, or as in `named`; a second text where the task has one."""
+        columns = Columns(text_pair="text_pair" if "text_pair" in self.settings.inputs else None)
+        return columns._replace(**named)
 
     def lacks(self, names: Container[str], labelled: bool = False) -> list[str]:
         """Those of `columns` that are read, of texts or of labelled examples, and are not among `names`."""

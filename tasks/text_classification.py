@@ -13,6 +13,8 @@ from bertline.tasks.tokens import Encoded, Text, refuse_lone_surrogates
 
 UNTUNED = 0.5
 """The probability from which a label of several is given where no threshold was tuned."""
+ONE, ZERO = ("1", "1.0", "true"), ("0", "0.0", "false")
+"""How it is spelled that a row has a label or has it not, where each label has a column."""
 
 
 class TextClassification(Task):
@@ -40,8 +42,11 @@ class TextClassification(Task):
         """The example of a row. Raises InputError as `Task.read`.
 
         A label may be a string, a whole number or a truth value, its name being its spelling; several labels are a
-        list of those, or a string with commas between them; a number may be spelled.
+        list of those, or a string with commas between them, or 1 in the column of each; a number may be spelled.
         """
+        if isinstance(columns.label, list):
+            hot = [name for name in columns.label if _is_one(row.get(name), f"{where}: column {name!r}")]
+            return Example(*self.read_texts(row, columns, where), hot)
         gold = row.get(columns.label)
         if gold is None or (gold == "" and not self.multi_label):
             raise InputError(f"{where}: no label in column {columns.label!r}")
@@ -251,8 +256,16 @@ def _names(gold: Any, where: str) -> list[str]:
         raise InputError(f"{where}: labels {gold!r:.60}: a list of names, or names with commas between, would do")
     names = {_name(each, where) for each in gold}
     if len(names) < len(gold) and names <= {"0", "1", "False", "True"}:  # read as indices it would name others
-        raise InputError(f"{where}: labels {gold!r:.60}: a vector of 0 and 1; a list of names or indices would do")
+        advice = "a list of names or indices would do, or a column for each label"
+        raise InputError(f"{where}: labels {gold!r:.60}: a vector of 0 and 1; {advice}")
     return sorted(names)
+
+
+def _is_one(value: Any, where: str) -> bool:
+    spelled = str(value).strip().lower()
+    if spelled not in ONE and spelled not in ZERO:
+        raise InputError(f"{where}: found {value!r:.60}; the column of a label holds 1 or 0, true or false")
+    return spelled in ONE
 
 
 def _number(gold: Any, where: str) -> float:

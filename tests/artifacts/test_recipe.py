@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from bertline.artifacts import recipe, recipe_faults
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe_schema import Recipe, Search
+from bertline.artifacts.recipe_schema import Recipe, Search, schema
 from bertline.artifacts.task import Tokens
 from tests import encoders
 
@@ -99,6 +100,8 @@ def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
         ("data__labels", ["only"], "needs two labels"),
         ("data__labels", ["no", "yes", "yes"], "each label is named once"),
         ("data__labels", [{}], "found dict {}"),
+        ("data__label", ["label", "lang"], "a column for each label is of multi_label_classification alone"),
+        ("data__label", [], "at least 1 item"),
         ("student__layers", [0, "last"], "found str 'last'"),
         ("training__class_weights", {"yes": -1.0}, "a number from 0 on"),
         ("training__class_weights", {"yes": float("nan")}, "a number from 0 on"),
@@ -121,6 +124,31 @@ def test_a_wrong_value_is_one_fault_with_its_key(write: Callable[..., Path], key
     (fault,) = faults(write(**{key: value}))
     assert key.replace("__", ".") in fault
     assert words in fault
+
+
+def test_columns_of_labels_are_there_and_name_them(write: Callable[..., Path]) -> None:
+    several = {"problem_type": "multi_label_classification"}
+    loaded = recipe.load(write(data__label=["lang", "label"], **several))
+    assert loaded.data.label_names == ["lang", "label"]
+    told = faults(write(data__label=["lang", "lang", "dull"], data__labels=["a", "b"], **several))
+    for fault in ("data.labels: found ['a', 'b']; the columns of", "each column is named once", "no column 'dull'"):
+        assert any(fault in one for one in told), (fault, told)
+    assert len(told) == 3
+
+
+def test_the_published_schema_is_that_of_the_code(write: Callable[..., Path]) -> None:
+    assert json.loads((ROOT / "docs/recipe.schema.json").read_text()) == schema()
+    found = Draft202012Validator(schema())
+    for path in [write(), *ROOT.glob("launch/recipes/*.yaml"), *ROOT.glob("launch/benchmarks/*/*.yaml")]:
+        found.validate(yaml.safe_load(path.read_text()))
+    resolved = recipe.load(write()).model_dump()
+    found.validate(resolved)
+    assert not found.is_valid({**resolved, "epochs": 3})
+    assert not found.is_valid({**resolved, "data": {"train": "a", "take": {"test": 0}}})
+    assert not found.is_valid({**resolved, "model": None})
+    del resolved["model"], resolved["teacher"]
+    assert not found.is_valid(resolved)
+    assert found.is_valid({**resolved, "teacher": "runs/large"})
 
 
 @pytest.mark.parametrize(

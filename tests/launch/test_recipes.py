@@ -39,7 +39,7 @@ def row(recipe: Recipe, number: int) -> dict[str, Any]:
         return {data.question: "where?", data.context: f"in {city} " + "it is " * 600, data.answers: answers}
     labels = data.labels or ["a", "b"]
     pair = {data.text_pair: "it is here"} if data.text_pair else {}
-    return {data.text: f"{city} is here", data.label: labels[number % len(labels)], **pair}
+    return {data.text: f"{city} is here", str(data.label): labels[number % len(labels)], **pair}
 
 
 def prepared(recipe: Recipe) -> tuple[Task, list[Any]]:

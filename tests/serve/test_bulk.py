@@ -79,6 +79,29 @@ def test_rows_are_answered_in_order_each_with_its_number(predict: Predict, tmp_p
     assert predict.seen[-1] == Seen(300, *[(tmp_path / "in.jsonl").stat().st_size] * 2)
 
 
+def test_a_file_may_call_its_columns_otherwise(predict: Predict, sealed: Path, tmp_path: Path) -> None:
+    rows = make_texts(8, 2)
+    source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    source.write_text("text,body\n" + "".join(f"other,{row['text']}\n" for row in rows))
+
+    def asked(columns: dict[str, str]) -> None:
+        bulk.predict(predict.model, sealed, source, target, None, print, lambda seen: None, columns)
+
+    asked({"text": "body"})
+    alone = predict.model.predict([row["text"] for row in rows])
+    for answer, expected in zip(lines(target), alone, strict=True):
+        assert answer["scores"] == pytest.approx(expected.scores, abs=1e-5)  # type: ignore[union-attr]
+    target.unlink()
+    with pytest.raises(InputError, match=r"no column 'words'; it has text, body; name the column .* --column text="):
+        asked({"text": "words"})
+    with pytest.raises(InputError, match=r"--column body=text: this bundle reads text$"):
+        asked({"body": "text"})
+    with Unfinished(target, None, source, sealed, print, {"text": "body"}) as begun:
+        begun.answer({"row": 2})
+    with pytest.raises(InputError, match=r"1 row answered already, but of \{'text': 'body'\} --column; remove"):
+        asked({})
+
+
 def test_few_rows_are_under_way(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
 
@@ -92,7 +115,7 @@ def test_few_rows_are_under_way(model: Model, monkeypatch: pytest.MonkeyPatch) -
         with monkeypatch.context() as patch:
             patch.setattr(bulk, name, bound)
             taken = 0
-            found = bulk.answers(model, endless(), Path("in.jsonl"))
+            found = bulk.answers(model, endless())
             assert all(taken - outcome.row <= 10 for outcome, _ in zip(found, range(100), strict=False))
             assert taken > 100
 
@@ -246,7 +269,7 @@ def test_a_file_without_the_column_is_refused_before_any_row_is_answered(
     predict: Predict, tmp_path: Path, errors: str | None, name: str, content: str
 ) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=rf"{name} has no column 'text'; it has id, body, queue: give the column "):
+    with pytest.raises(InputError, match=rf"{name} has no column 'text'; it has id, body, queue; name the column "):
         predict(tmp_path / name, tmp_path / "out.jsonl", tmp_path / errors if errors else None)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -59,6 +59,18 @@ def test_several_labels_are_a_list_or_have_commas_between(label: object, names: 
     assert task.read({"review": "fine", "stars": label}, COLUMNS, "row 2").gold == names
 
 
+@pytest.mark.parametrize(
+    ("yes", "no"), [("1", "0"), (1, 0), (True, False), (1.0, 0.0), ("1.0", "0.0"), ("TRUE", " false")]
+)
+def test_several_labels_may_have_a_column_each(yes: object, no: object) -> None:
+    task, columns = make(problem="multi_label_classification"), Columns(text="review", label=["sad", "dull", "long"])
+    assert task.read({"review": "a", "sad": no, "dull": yes, "long": yes}, columns, "row 2").gold == ["dull", "long"]
+    with pytest.raises(InputError, match="row 2: column 'long': found -1; the column of a label holds 1 or 0"):
+        task.read({"review": "a", "sad": no, "dull": yes, "long": -1}, columns, "row 2")
+    with pytest.raises(InputError, match="row 2: column 'long': found None"):
+        task.read({"review": "a", "sad": no, "dull": yes}, columns, "row 2")
+
+
 @pytest.mark.parametrize(("label", "number"), [("2.5", 2.5), (3, 3.0), (-1.5, -1.5)])
 def test_a_number_may_be_spelled(label: object, number: float) -> None:
     assert make(problem="regression").read({"review": "a", "stars": label}, COLUMNS, "row 2").gold == number

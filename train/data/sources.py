@@ -45,7 +45,7 @@ def examples(place: Places, split: str, data: Data, task: Task, found: set[Value
 
     def read(where: str, row: dict[str, Any]) -> Example:
         example = task.read(row, known, where)
-        return task.check(example, where) if data.labels else example
+        return task.check(example, where) if data.label_names else example
 
     empty = True
     for example in _read_all(kept(place, split, data, found), read):
@@ -156,7 +156,8 @@ def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str
             these.
     """
     dataset = _hub(place, split)
-    named = {column: _class_names(dataset.features.get(column), data.labels) for column in (data.label, data.tags)}
+    of_classes = [column for column in (data.label, data.tags) if isinstance(column, str)]
+    named = {column: _class_names(dataset.features.get(column), data.labels) for column in of_classes}
     for number, row in enumerate(dataset, 1):
         spelled = {column: _spelled(row[column], names) for column, names in named.items() if names}
         yield f"{place} {split} row {number}", {**row, **spelled}

@@ -95,7 +95,7 @@ def make(recipe: Recipe, folder: Path) -> Splits:
             without enough training rows; fewer rows than the splits need; a value of `data.where` that no row has.
     """
     data, reader = recipe.data, catalog.make(recipe.settings([]))
-    known = catalog.make(recipe.settings(reader.name_labels(data.labels))) if data.labels else reader
+    known = catalog.make(recipe.settings(reader.name_labels(data.label_names))) if data.label_names else reader
     found: set[sources.Value] = set()
     read = {
         name: Examples.write(folder / f"{name}-rows.arrow", sources.examples(place, name, data, known, found))
@@ -149,7 +149,7 @@ def _labels(reader: Task, data: Data, examples: Iterable[Example]) -> list[str]:
     Raises:
         InputError: there is nothing to tell apart.
     """
-    labels = reader.name_labels(data.labels) if data.labels else reader.find_labels(examples)
+    labels = reader.name_labels(data.label_names) if data.label_names else reader.find_labels(examples)
     if reader.settings.problem_type == "single_label_classification" and len(labels) < 2:
         raise InputError(f"data.label: the rows kept have one label, {labels[0]!r}; a classifier needs two")
     if reader.settings.task == "token-classification" and len(labels) < 2:
@@ -268,8 +268,9 @@ def _check_labels(splits: Splits, data: Data) -> None:
     """
     present = set(splits.task.find_labels(splits.train))
     missing = [label for label in splits.task.labels if label not in present]
-    if missing and data.labels:
-        raise InputError(f"data.labels: no training row has the label {', '.join(map(repr, missing))}")
+    if missing and data.label_names:
+        key = "data.labels" if data.labels else "data.label"
+        raise InputError(f"{key}: no training row has the label {', '.join(map(repr, missing))}")
     if missing:
         raise InputError(*(_unlearned(label, splits, data) for label in missing))
 

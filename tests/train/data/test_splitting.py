@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -22,10 +23,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def load(folder: Path, rows: list[dict[str, Any]], seed: int = 1, **settings: Any) -> splitting.Splits:
+def load(
+    folder: Path, rows: list[dict[str, Any]], seed: int = 1, recipe: Mapping[str, Any] = {}, **settings: Any
+) -> splitting.Splits:
     path = write(folder / "rows.jsonl", rows)
-    recipe = {"name": "a", "task": "text-classification", "model": "b", "data": {"train": str(path), **settings}}
-    return splitting.make(Recipe.model_validate({**recipe, "training": {"seed": seed}}), Path(mkdtemp(dir=folder)))
+    raw = {"name": "a", "task": "text-classification", "model": "b", "data": {"train": str(path), **settings}, **recipe}
+    return splitting.make(Recipe.model_validate({**raw, "training": {"seed": seed}}), Path(mkdtemp(dir=folder)))
 
 
 def test_splits_are_stratified_disjoint_and_repeatable(tmp_path: Path) -> None:
@@ -51,6 +54,18 @@ def test_held_out_splits_are_written_with_names(tmp_path: Path) -> None:
     read = splits.task.read_file(tmp_path / "run/splits/test.jsonl")
     assert read == list(splits.test)
     assert {example.gold for example in read} == {"negative", "positive"}
+
+
+def test_a_column_for_each_label_names_the_labels_in_its_order(tmp_path: Path) -> None:
+    names = ["sad", "dull", "long"]
+    rows = [{"text": f"text {i}", "sad": 1, "dull": i % 2, "long": i % 3 == 0} for i in range(60)]
+    several = {"problem_type": "multi_label_classification"}
+    splits = load(tmp_path, rows, label=names, recipe=several)
+    assert splits.task.labels == names
+    assert all(example.gold[0] == "sad" for example in splits.train)
+    assert {name for example in splits.train for name in example.gold} == set(names)
+    with pytest.raises(InputError, match=r"data\.label: no training row has the label 'bad'"):
+        load(tmp_path, [{**row, "bad": 0} for row in rows], label=[*names, "bad"], recipe=several)
 
 
 def test_calibration_is_on_rows_from_all_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

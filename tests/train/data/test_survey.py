@@ -49,6 +49,14 @@ def test_sound_data_gives_no_warning(model: Path, tmp_path: Path) -> None:
     assert found["warnings"] == []
 
 
+def test_a_label_of_which_nothing_is_measured_is_told(model: Path, tmp_path: Path) -> None:
+    rows = make_texts(80)
+    test = [row for row in rows[60:] if row["label"] == "negative"]
+    found = survey(recipes.load(write(tmp_path, model, rows[:60], test), ["tokens.max_length=64"]))
+    words = "no test example has 'positive': nothing is measured of it there, and a macro average counts it as 0"
+    assert found["warnings"] == [words]
+
+
 def test_texts_without_labels_are_counted_and_shown(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
