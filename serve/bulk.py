@@ -79,11 +79,8 @@ def rows(task: Task, path: Path, raw: BufferedReader, columns: Mapping[str, str]
         columns: the file's names of the task's inputs, where they are others.
 
     Raises:
-        InputError: as `tables.attempts`; `columns` has something that is no input; or none of the first rows has them.
+        InputError: as `tables.attempts`; or none of the first rows has them.
     """
-    if unknown := [name for name in columns if name not in task.settings.inputs]:
-        known = " and ".join(task.settings.inputs)
-        raise InputError(f"--column {unknown[0]}={columns[unknown[0]]}: this bundle reads {known}")
     suffix, _ = tables.kind(path)
     if suffix in tables.CONLL and task.settings.task != "token-classification":
         inputs = " and ".join(map(repr, task.settings.inputs))

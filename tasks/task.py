@@ -122,7 +122,13 @@ class Task(ABC):
         """An answer that is not right, as far as it is counted; None where answers are only nearer or farther."""
 
     def columns(self, named: Mapping[str, str] = {}) -> Columns:
-        """Those of a file that names them as bertline does, or as in `named`; a second text where the task has one."""
+        """Those of a file that names them as bertline does, or as in `named`; a second text where the task has one.
+
+        Raises:
+            InputError: `named` has what is no input.
+        """
+        if unknown := [name for name in named if name not in self.settings.inputs]:
+            raise InputError(f"no input is called {unknown[0]!r}; {' and '.join(self.settings.inputs)} is what is read")
         columns = Columns(text_pair="text_pair" if "text_pair" in self.settings.inputs else None)
         return columns._replace(**named)
 
