@@ -152,12 +152,21 @@ def _of_task(raw: dict[str, Any]) -> Iterator[str]:
     """What one key asks of a task that another says it is not."""
     if "task" not in raw:
         return
-    data, tokens, training = (raw.get(name) or {} for name in ("data", "tokens", "training"))
     classifies = raw["task"] == "text-classification"
+    if not classifies and raw.get("problem_type"):
+        yield f"problem_type: found {raw['problem_type']!r}; it is of text-classification alone: leave it out"
     problem: ProblemType | None = (raw.get("problem_type") or "single_label_classification") if classifies else None
     known = (*task.scores(raw["task"], problem), *LOSSES[: 2 if problem == "regression" else 1])
-    if (best := training.get("best")) is not None and best not in known:
+    if (best := _part(raw, "training").get("best")) is not None and best not in known:
         yield f"training.best: found {best!r}; this task is measured in {', '.join(known)}"
+    yield from _of_tokens(raw)
+    yield from _of_labels(raw, problem)
+    yield from _of_teacher(raw)
+
+
+def _of_tokens(raw: dict[str, Any]) -> Iterator[str]:
+    """What is asked of long texts."""
+    tokens, classifies = _part(raw, "tokens"), raw["task"] == "text-classification"
     length, stride = tokens.get("max_length", Tokens().max_length), tokens.get("stride") or 0
     long = tokens.get("long")
     if (long == "windows" or not classifies) and 2 * stride > length:
@@ -166,19 +175,17 @@ def _of_task(raw: dict[str, Any]) -> Iterator[str]:
         yield f"tokens.max_length: found {length}; a question and its context need {SHORTEST_WINDOW} at least"
     if not classifies and long not in (None, "windows"):
         yield f"tokens.long: found {long!r}; {raw['task']} reads all of a text, in windows: leave it out"
-    if classifies and long in ("windows", "head+tail") and data.get("text_pair"):
+    if classifies and long in ("windows", "head+tail") and _part(raw, "data").get("text_pair"):
         yield f"tokens.long: found {long!r}; pairs of texts are cut, the longer one first: leave it out"
-    if not classifies and raw.get("problem_type"):
-        yield f"problem_type: found {raw['problem_type']!r}; it is of text-classification alone: leave it out"
+
+
+def _of_labels(raw: dict[str, Any], problem: ProblemType | None) -> Iterator[str]:
+    """Which labels there are, where they stand, and what they weigh."""
+    data, training = _part(raw, "data"), _part(raw, "training")
     if problem not in ("single_label_classification", None) or raw["task"] == "question-answering":
         for key in ("label_smoothing", "class_weights"):
             if training.get(key):
                 yield f"training.{key}: found {training[key]!r}; it is for one label out of several: leave it out"
-    if not raw.get("teacher"):
-        asked = {"data.unlabelled": data.get("unlabelled"), "distillation": raw.get("distillation")}
-        for key, found in asked.items():
-            if found and found != Distillation().model_dump():  # which a resolved recipe spells out
-                yield f"{key}: found {found!r:.60}; it is of a teacher: name one, or leave it out"
     weights = training.get("class_weights")
     if isinstance(weights, dict) and not all(0 <= weight < inf for weight in weights.values()):
         yield f"training.class_weights: found {weights!r}; a weight is a number from 0 on"
@@ -196,9 +203,23 @@ def _of_task(raw: dict[str, Any]) -> Iterator[str]:
         yield f"data.labels: found {labels!r}; each label is named once"
 
 
+def _of_teacher(raw: dict[str, Any]) -> Iterator[str]:
+    """What makes sense with a teacher only."""
+    if raw.get("teacher"):
+        return
+    asked = {"data.unlabelled": _part(raw, "data").get("unlabelled"), "distillation": raw.get("distillation")}
+    for key, found in asked.items():
+        if found and found != Distillation().model_dump():  # which a resolved recipe spells out
+            yield f"{key}: found {found!r:.60}; it is of a teacher: name one, or leave it out"
+
+
+def _part(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    return raw.get(name) or {}
+
+
 def _of_data(raw: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the files that the recipe names, as far as they are on this machine."""
-    data = raw.get("data") or {}
+    data = _part(raw, "data")
     for name in ("train", "validation", "test", "unlabelled"):
         place = data.get(name)
         if place is None or (isinstance(place, str) and places.is_hub_id(place)):

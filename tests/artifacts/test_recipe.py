@@ -198,7 +198,7 @@ def test_what_stands_for_foreign_keys_is_there() -> None:
             {"task": "question-answering", "problem_type": "regression", "tokens__long": "head",
              "training__class_weights": "balanced", "data__question": "text", "data__context": "lang",
              "data__answers": "label"},
-            ["tokens.long: found 'head'", "problem_type: found 'regression'", "class_weights: found 'balanced'"],
+            ["problem_type: found 'regression'", "tokens.long: found 'head'", "class_weights: found 'balanced'"],
         ),
         ({"problem_type": "regression", "training__label_smoothing": 0.1}, ["training.label_smoothing: found 0.1"]),
     ],
