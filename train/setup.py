@@ -28,7 +28,7 @@ from bertline.train.data.batches import Batches
 from bertline.train.data.prepared import Prepared
 from bertline.train.data.splitting import Splits
 from bertline.train.deepspeed_config import Precision
-from bertline.train.distillation import student, teacher
+from bertline.train.distillation import answers, student, teacher
 from bertline.train.distillation.relations import Relations
 from bertline.train.distillation.teacher import Teacher
 from bertline.train.loop import Trainer
@@ -149,7 +149,7 @@ def gathered(
         progress: shows how far it is.
 
     Raises:
-        InputError: as `prepared.prepare`, `student.cut`, `student.prune`, `teacher.find` and `teacher.outputs`.
+        InputError: as `prepared.prepare`, `student.cut`, `student.prune`, `teacher.find` and `answers.outputs`.
     """
     folder = ranks.from_first(lambda: student.cut(whole, recipe.student, cache))
     made = ranks.from_first(lambda: prepared.prepare(recipe, tokenizer_folder, cache, progress))
@@ -162,7 +162,7 @@ def gathered(
         return Material(folder, ready, Objective(labels), None)
     named = teacher.find(recipe, task)
     size = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
-    outputs = teacher.outputs(named, ready, tokenizer_folder, precision, size, cache, progress)
+    outputs = answers.outputs(named, ready, tokenizer_folder, precision, size, cache, progress)
     objective = Objective(labels, TeacherLoss(task.settings, recipe.distillation), recipe.distillation.weight)
     return Material(folder, ready._replace(train=replace(ready.train, teacher=outputs)), objective, named)
 

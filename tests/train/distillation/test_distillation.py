@@ -27,8 +27,7 @@ from bertline.serve.engine import Engine
 from bertline.tasks.task import IGNORED, Output
 from bertline.tasks.tokens import Encoded
 from bertline.train import evaluation, model, preemption
-from bertline.train.distillation import student
-from bertline.train.distillation import teacher as teachers
+from bertline.train.distillation import answers, student
 from bertline.train.distillation.relations import Relations
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Objective, TeacherLoss, Terms
@@ -292,16 +291,16 @@ class TestRuns:
             preemption.asked.set()
             return asked(*arguments)
 
-        monkeypatch.setattr(teachers, "AT_ONCE", 25)
+        monkeypatch.setattr(answers, "AT_ONCE", 25)
         monkeypatch.setattr(evaluation, "outputs", spy)
         monkeypatch.setattr(preemption, "asked", preemption.Flag())
         for _ in range(3):  # 60 texts
             with pytest.raises(PreemptedError, match="what it has said so far is kept"):
                 train_here(recipe, tmp_path / "run", sets)
             monkeypatch.setattr(preemption, "asked", preemption.Flag())
-        assert answered == [teachers.ASKING] * 3
+        assert answered == [answers.ASKING] * 3
         monkeypatch.setattr(evaluation, "outputs", asked)
-        monkeypatch.setattr(teachers, "_model", lambda *_: None)
+        monkeypatch.setattr(answers, "_model", lambda *_: None)
         assert losses(train_here(recipe, tmp_path / "run", sets)) == pytest.approx(whole, abs=1e-6)
         assert not list((tmp_path / ".bertline-cache").glob("*-part-*"))
 
@@ -313,7 +312,7 @@ class TestRuns:
 
         def answer(*told: Output) -> list[list[float]]:
             """With what is `told` if it is asked."""
-            answering = teachers._keeping(lambda _: [*told], tmp_path / "teacher-a")
+            answering = answers._keeping(lambda _: [*told], tmp_path / "teacher-a")
             return [output.tolist() for output in answering([window])]
 
         part.mkdir()
