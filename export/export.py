@@ -6,6 +6,7 @@ its own. A gate that is not met ends in GateError, and there is no bundle.
 
 import importlib.util
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ def export(
     sign: Path | None = None,
     trim_vocabulary: str | None = None,
     teacher: Teacher | None = None,
+    columns: Mapping[str, str] = {},
 ) -> dict[str, Any]:
     """Make a bundle of the best candidate that is shown to lose no more than the terms allow.
 
@@ -54,6 +56,7 @@ def export(
         sign: the private key to sign the bundle with.
         trim_vocabulary: texts, as `vocabulary.trim` takes them, whose tokens are kept; None to keep all tokens.
         teacher: of the source, which is a student; candidates are held to the teacher instead.
+        columns: what `data` calls its columns, where it calls them otherwise.
 
     Returns:
         What `bertline export --json` prints.
@@ -70,7 +73,7 @@ def export(
     signer = signature.signer(sign) if sign is not None else None
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as folder:
         gathered = _gathered(source, data, Path(folder, "gathered"), model, trust, say)
-        origin = sources.read(source, data, gathered)
+        origin = sources.read(source, data, gathered, columns)
         contest.check_examples(origin, terms)
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
         made = _measured(origin, teacher, terms, trim_vocabulary, Path(folder), say)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -70,24 +70,28 @@ def is_checkpoint(place: str, asked: bool) -> bool:
     return bool(checkpoint.found(folder))
 
 
-def read(place: str, data: Path | None, gathered: Path | None = None) -> Origin:
+def read(place: str, data: Path | None, gathered: Path | None = None, columns: Mapping[str, str] = {}) -> Origin:
     """Read a source and check that it can be exported.
 
     Args:
         place: a run folder, or a model's place (local folder, pkg://, hub id).
         data: labelled texts (text[, text_pair], label) to measure on; a run has its validation split.
         gathered: the model folder that was made of it, where `place` is a checkpoint.
+        columns: what `data` calls its columns, where it calls them otherwise.
 
     Raises:
-        InputError: an unfinished run, a model that is refused or has no classification head, or no texts.
+        InputError: an unfinished run, a model that is refused or has no classification head, or no texts; or columns
+            of no `data`.
         DamagedError: best/ is not what the run recorded.
     """
+    if columns and data is None:
+        raise InputError("--column is of labelled examples: give --data FILE with it")
     if gathered is not None:
-        return _model(place, data, gathered, "checkpoint")
+        return _model(place, data, columns, gathered, "checkpoint")
     folder = RunFolder(places.expanded(place))
     if _is_run(folder):
-        return _run(place, folder, data)
-    return _model(place, data, places.model_folder(place), "model")
+        return _run(place, folder, data, columns)
+    return _model(place, data, columns, places.model_folder(place), "model")
 
 
 def calibration(origin: Origin) -> tuple[list[Text], str | None]:
@@ -103,7 +107,7 @@ def _is_run(folder: RunFolder) -> bool:
     return folder.summary.exists() or folder.recipe.exists()
 
 
-def _run(place: str, folder: RunFolder, data: Path | None) -> Origin:
+def _run(place: str, folder: RunFolder, data: Path | None, columns: Mapping[str, str]) -> Origin:
     summary = run.verify(folder.path)
     return Origin(
         kind="run",
@@ -114,18 +118,20 @@ def _run(place: str, folder: RunFolder, data: Path | None) -> Origin:
         config=encoder.check(folder.best),
         settings=summary.alone,
         metric=summary.held_to,
-        examples=catalog.make(summary.alone).read_file(data or folder.split("validation")),
+        examples=catalog.make(summary.alone).read_file(data or folder.split("validation"), columns),
     )
 
 
-def _model(place: str, data: Path | None, folder: Path, kind: Literal["model", "checkpoint"]) -> Origin:
+def _model(
+    place: str, data: Path | None, columns: Mapping[str, str], folder: Path, kind: Literal["model", "checkpoint"]
+) -> Origin:
     config = encoder.check(folder)
     faults = _head_faults(folder, config)
     if data is None:
         faults.append(f"{place}: a model without a run is measured on texts of yours: add --data FILE (text, label)")
     if data is None or faults:
         raise InputError(*faults)
-    settings = _settings(config, data)
+    settings = _settings(config, data, columns)
     return Origin(
         kind=kind,
         place=place,
@@ -135,11 +141,11 @@ def _model(place: str, data: Path | None, folder: Path, kind: Literal["model", "
         config=config,
         settings=settings,
         metric=settings.scores[0],
-        examples=catalog.make(settings).read_file(data),
+        examples=catalog.make(settings).read_file(data, columns),
     )
 
 
-def _settings(config: dict[str, Any], data: Path) -> TaskSettings:
+def _settings(config: dict[str, Any], data: Path, columns: Mapping[str, str]) -> TaskSettings:
     """The task that a model's head is for, with nothing tuned: of a pair of texts where the data has pairs."""
     task = _task(config)
     assert task is not None, "the head is known"
@@ -148,7 +154,7 @@ def _settings(config: dict[str, Any], data: Path) -> TaskSettings:
         "regression" if len(encoder.label_names(config)) == 1 else "single_label_classification"
     )
     inputs = list(INPUTS[task])
-    if classifies and "text_pair" in tables.columns(data):
+    if classifies and ("text_pair" in columns or "text_pair" in tables.columns(data)):
         inputs.append("text_pair")
     length = encoder.max_tokens(config)
     windows = Tokens(max_length=length, stride=length // 4, long="windows")

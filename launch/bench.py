@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,14 @@ ROUNDS = 3
 Say = Callable[[str], None]
 
 
-def bench(folder: Path, against: Sequence[str], data: Path | None, html: Path | None, say: Say) -> dict[str, Any]:
+def bench(
+    folder: Path,
+    against: Sequence[str],
+    data: Path | None,
+    html: Path | None,
+    say: Say,
+    columns: Mapping[str, str] = {},
+) -> dict[str, Any]:
     """Measure a bundle beside what it is held against; write the page where one is asked for.
 
     Args:
@@ -38,6 +45,7 @@ def bench(folder: Path, against: Sequence[str], data: Path | None, html: Path | 
         data: labelled examples; by default the test split of the run that the bundle was made from.
         html: where to write the page; it must not exist.
         say: takes a line of progress.
+        columns: what `data` calls its columns, where it calls them otherwise.
 
     Returns:
         The `bench` JSON.
@@ -45,11 +53,13 @@ def bench(folder: Path, against: Sequence[str], data: Path | None, html: Path | 
     Raises:
         InputError: the bundle's source is gone or changed and nothing else is named; or as the readers raise.
     """
+    if columns and data is None:
+        raise InputError("--column is of labelled examples: give --data FILE with it")
     if html is not None:
         files.refuse_existing(html)
     manifest = bundle.verify(folder)
     eager = [_eager(place, folder, manifest) for place in against or [_source(folder, manifest)]]
-    examples = _examples(folder, manifest, data)
+    examples = _examples(folder, manifest, data, columns)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         say("onnxruntime-fp32: converting")
         onnx = convert.to_onnx(eager[0].model, eager[0].settings, Path(work))
@@ -89,14 +99,14 @@ def local_place(folder: Path, source: Source) -> str:
     return str(beside) if beside.exists() else place
 
 
-def _examples(folder: Path, manifest: Manifest, data: Path | None) -> list[Example]:
+def _examples(folder: Path, manifest: Manifest, data: Path | None, columns: Mapping[str, str]) -> list[Example]:
     if data is None:
         data = run.RunFolder(Path(local_place(folder, manifest.source))).split("test")
         if not data.is_file():
             raise InputError(
                 f"{data}: no test split beside what {folder} was made from; name labelled examples: --data"
             )
-    return catalog.make(manifest).read_file(data)
+    return catalog.make(manifest).read_file(data, columns)
 
 
 def _eager(place: str, folder: Path, manifest: Manifest) -> System:

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from bertline import __version__
-from bertline.artifacts.errors import FULL, BertlineError
+from bertline.artifacts.errors import FULL, BertlineError, InputError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_type = click.Path(path_type=Path)
@@ -40,6 +40,19 @@ drop_option = click.option(
 overrides_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe."
 )
+
+
+def _named(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """A file's columns by our names."""
+    if wrong := [each for each in given if "=" not in each]:
+        raise InputError(f"--column {wrong[0]}: expected NAME=COLUMN, text=body for example")
+    return dict(each.split("=", 1) for each in given)
+
+
+columns_option = click.option(
+    "--column", "columns", metavar="NAME=COLUMN", multiple=True, callback=_named,
+    help="What the file calls a column: text=body.",
+)  # fmt: skip
 signature_option = click.option(
     "--trust", "public_key", type=path_type, metavar="PUBLIC_KEY", help="Demand a signature of BUNDLE by this key, PEM."
 )
@@ -161,6 +174,7 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
     help="triton: BUNDLE is a model of a Triton model repository, by default triton/NAME.",
 )
 @click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
+@columns_option
 @click.option(
     "--trim-vocabulary", metavar="TEXTS", help="Keep only the tokens of this file of texts and of the measured ones."
 )
@@ -233,6 +247,7 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
     "--against", metavar="RUN|MODEL", multiple=True, help="What to compare with.  [default: what it was made from]"
 )
 @click.option("--data", type=path_type, help="Labelled examples to score.  [default: the run's test split]")
+@columns_option
 @click.option("--html", type=path_type, help="Write the report as a page that stands alone.")
 @signature_option
 @json_option
@@ -254,9 +269,7 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
     type=path_type,
     help="CSV, JSONL, Parquet, Arrow: columns text and text_pair, or question and context, as BUNDLE takes.",
 )
-@click.option(
-    "--column", "columns", metavar="NAME=COLUMN", multiple=True, help="What FILE calls one of these: text=body."
-)
+@columns_option
 @click.option(
     "--out", "target", type=path_type, help="File of answers: .jsonl, .jsonl.gz, .csv, .parquet.  [default: stdout]"
 )

@@ -30,7 +30,7 @@ def predict(
     source: Path | None,
     target: Path | None,
     errors: Path | None,
-    columns: Sequence[str],
+    columns: Mapping[str, str],
     engine: str,
     as_json: bool,
 ) -> None:
@@ -42,7 +42,7 @@ def predict(
         source: the file that has them.
         target: where answers go; None: stdout.
         errors: where bad rows go; None: the first ends the command.
-        columns: NAME=COLUMN, where the file has other names for what the bundle reads.
+        columns: what the file calls its columns, where it calls them otherwise.
         engine: local or ray.
         as_json: an object a line for each text.
 
@@ -50,12 +50,11 @@ def predict(
         InputError: neither texts nor a file, both, an odd number of texts for pairs, a file that exists already, the
             extra [ray] is not installed where its engine is asked for, or what `bulk.predict` raises.
     """
-    _check(texts, source, target, errors, engine)
-    named = _named(columns, source)
+    _check(texts, source, target, errors, columns, engine)
     if engine == "ray" and source is not None and target is not None:
         # Ray prints on stdout what it has to tell of workers that died
         with redirect_stdout(sys.stderr), BulkProgress() as progress, _workers(folder, progress.say) as workers:
-            bulk.predict(workers, folder, source, target, errors, progress.say, progress.see, named)
+            bulk.predict(workers, folder, source, target, errors, progress.say, progress.see, columns)
         return
     with load(folder) as model:
         if model.bundle.notice:
@@ -63,19 +62,28 @@ def predict(
         if source is not None and target is not None:
             model.prepare()
             with BulkProgress() as progress:
-                bulk.predict(model, folder, source, target, errors, progress.say, progress.see, named)
+                bulk.predict(model, folder, source, target, errors, progress.say, progress.see, columns)
         elif source is not None:
             model.prepare()
-            for answer in _answers(model, source, named):
+            for answer in _answers(model, source, columns):
                 click.echo(json.dumps(answer, ensure_ascii=False))
         else:
             _show(model, texts, target, as_json)
 
 
-def _check(texts: Sequence[str], source: Path | None, target: Path | None, errors: Path | None, engine: str) -> None:
+def _check(
+    texts: Sequence[str],
+    source: Path | None,
+    target: Path | None,
+    errors: Path | None,
+    columns: Mapping[str, str],
+    engine: str,
+) -> None:
     """Refuse what makes no sense together, and outputs that cannot be made, before anything is loaded."""
     if bool(texts) == (source is not None):
         raise InputError("nothing to answer, or two things at once: give TEXTs or --in FILE")
+    if columns and source is None:
+        raise InputError("--column is for files: give --in FILE with it")
     if engine == "ray" and (source is None or target is None):
         raise InputError("--engine ray is for files: give --in FILE and --out FILE with it")
     if errors is not None and (source is None or target is None):
@@ -85,19 +93,6 @@ def _check(texts: Sequence[str], source: Path | None, target: Path | None, error
     if target is not None:
         files.refuse_existing(target)
         formats.check(target)
-
-
-def _named(columns: Sequence[str], source: Path | None) -> dict[str, str]:
-    """The file's column by what the bundle reads.
-
-    Raises:
-        InputError: there is no file; or one is no NAME=COLUMN.
-    """
-    if columns and source is None:
-        raise InputError("--column is for files: give --in FILE with it")
-    if wrong := [each for each in columns if "=" not in each]:
-        raise InputError(f"--column {wrong[0]}: expected NAME=COLUMN, text=body for example")
-    return dict(each.split("=", 1) for each in columns)
 
 
 def _workers(folder: Path, say: Callable[[str], None]) -> Workers:

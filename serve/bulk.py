@@ -93,19 +93,13 @@ def rows(task: Task, path: Path, raw: BufferedReader, columns: Mapping[str, str]
     for attempt in islice(found, HEAD):
         head.append(attempt)
         names |= {} if isinstance(attempt.row, InputError) else dict.fromkeys(attempt.row)
-        missing = _lacks(task, names, columns) if names else []
+        missing = task.missing(names, columns) if names else []
         if names and not missing:
             break
     if missing:
         advice = f"name the column that is to be answered: --column {task.settings.inputs[0]}=COLUMN"
         raise InputError(f"{tables.lacking(path, missing, names)}; {advice}")
     yield from chain(head, found)
-
-
-def _lacks(task: Task, names: Iterable[str], columns: Mapping[str, str]) -> list[str]:
-    """Those columns, as the file would call them, that a task reads and that are not among `names`."""
-    ours = {ours for ours, theirs in columns.items() if theirs in names} | {*names} - columns.keys()
-    return [columns.get(name, name) for name in task.lacks(ours)]
 
 
 def answers(model: Answering, attempts: Iterable[Attempt], columns: Mapping[str, str] = {}) -> Iterator[Outcome]:

@@ -62,6 +62,8 @@ class Task(ABC):
     """How transformers' classes for it end, ForSequenceClassification for example."""
     gold: ClassVar[str]
     """The column of what is right, by default."""
+    instead: ClassVar[Sequence[str]] = ()
+    """Columns that may stand in the place of its inputs."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
@@ -125,10 +127,11 @@ class Task(ABC):
         """Those of a file that names them as bertline does, or as in `named`; a second text where the task has one.
 
         Raises:
-            InputError: `named` has what is no input.
+            InputError: `named` has what this task does not read.
         """
-        if unknown := [name for name in named if name not in self.settings.inputs]:
-            raise InputError(f"no input is called {unknown[0]!r}; {' and '.join(self.settings.inputs)} is what is read")
+        known = [*self.settings.inputs, *self.instead, self.gold]
+        if unknown := [name for name in named if name not in known]:
+            raise InputError(f"no column is called {unknown[0]!r} here; known are {', '.join(known)}")
         columns = Columns(text_pair="text_pair" if "text_pair" in self.settings.inputs else None)
         return columns._replace(**named)
 
@@ -136,18 +139,21 @@ class Task(ABC):
         """Those of `columns` that are read, of texts or of labelled examples, and are not among `names`."""
         return [name for name in [*self.settings.inputs, *[self.gold] * labelled] if name not in names]
 
-    def read_file(self, path: Path) -> list[Example]:
-        """All labelled examples of a split of a run, or of any file with those columns.
+    def missing(self, names: Iterable[str], named: Mapping[str, str], labelled: bool = False) -> list[str]:
+        """As `lacks`, of a file that names its columns as in `named`, and by its own names."""
+        ours = {ours for ours, theirs in named.items() if theirs in names} | {*names} - named.keys()
+        return [named.get(name, name) for name in self.lacks(ours, labelled)]
+
+    def read_file(self, path: Path, named: Mapping[str, str] = {}) -> list[Example]:
+        """All labelled examples of a split of a run, or of any file with those columns, or as they are `named`.
 
         Raises:
-            InputError: as `read` and `check`; or the first row lacks a column.
+            InputError: as `columns`, `read` and `check`; or the first row lacks a column.
         """
-        names = tables.columns(path)
-        if missing := self.lacks(names, labelled=True):
-            raise InputError(
-                f"{tables.lacking(path, missing, names)}: give it labelled examples, in columns of these names"
-            )
-        columns = self.columns()
+        columns, names = self.columns(named), tables.columns(path)
+        if missing := self.missing(names, named, labelled=True):
+            advice = f"labelled examples have these columns, or others that are named: --column {self.gold}=COLUMN"
+            raise InputError(f"{tables.lacking(path, missing, names)}; {advice}")
         return [self.check(self.read(row, columns, where), where) for where, row in tables.rows(path)]
 
     # computing

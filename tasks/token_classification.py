@@ -31,6 +31,7 @@ class TokenClassification(Task):
 
     architecture = "ForTokenClassification"
     gold = "tags"
+    instead = ("tokens",)
 
     @cached_property
     def types(self) -> list[str]:

@@ -53,6 +53,22 @@ def test_a_local_place_is_told_relative_to_the_bundle(run: Path, tmp_path: Path)
     assert len(source.weights_sha256) == 64
 
 
+def test_a_file_may_call_its_columns_otherwise(tiny_classifier: Path, tmp_path: Path) -> None:
+    data = tmp_path / "texts.csv"
+    data.write_text("text,body,more,queue\na,good,x,1\na,bad,y,negative\n")
+    named = {"text": "body", "label": "queue"}
+    origin = sources.read(str(tiny_classifier), data, columns=named)
+    assert [tuple(one) for one in origin.examples] == [("good", None, "positive"), ("bad", None, "negative")]
+    pairs = sources.read(str(tiny_classifier), data, columns={**named, "text_pair": "more"})
+    assert pairs.texts == [("good", "x"), ("bad", "y")]
+    with pytest.raises(InputError, match=r"no column 'words'; it has text, body, more, queue; .* --column label="):
+        sources.read(str(tiny_classifier), data, columns={**named, "text": "words"})
+    with pytest.raises(InputError, match="no column is called 'body' here; known are text, label"):
+        sources.read(str(tiny_classifier), data, columns={"body": "text"})
+    with pytest.raises(InputError, match="--column is of labelled examples: give --data FILE"):
+        sources.read(str(tiny_classifier), None, columns=named)
+
+
 def test_every_fault_of_a_bare_encoder_is_told(tiny_model: Path) -> None:
     with pytest.raises(InputError) as caught:
         sources.read(str(tiny_model), None)
@@ -169,5 +185,7 @@ def test_an_unknown_label_is_told_with_its_row(tiny_classifier: Path, tmp_path: 
 
 def test_data_without_labels_is_told_with_its_columns(run: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.csv").write_text("text,queue\ngood,1\nbad,0\n")
-    with pytest.raises(InputError, match=r"texts.csv has no column 'label'; it has text, queue: give it labelled"):
+    with pytest.raises(
+        InputError, match=r"texts.csv has no column 'label'; it has text, queue; labelled examples have"
+    ):
         sources.read(str(run), tmp_path / "texts.csv")

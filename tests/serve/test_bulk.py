@@ -94,7 +94,7 @@ def test_a_file_may_call_its_columns_otherwise(predict: Predict, sealed: Path, t
     target.unlink()
     with pytest.raises(InputError, match=r"no column 'words'; it has text, body; name the column .* --column text="):
         asked({"text": "words"})
-    with pytest.raises(InputError, match="no input is called 'body'; text is what is read"):
+    with pytest.raises(InputError, match="no column is called 'body' here; known are text, label"):
         asked({"body": "text"})
     with Unfinished(target, None, source, sealed, print, {"text": "body"}) as begun:
         begun.answer({"row": 2})
