@@ -47,8 +47,8 @@ class TokenClassification(Task):
     def read(self, row: Mapping[str, Any], columns: Columns, where: str) -> Example:
         """The example of a row: a text and its entities, or tokens and their tags. Raises InputError as `Task.read`.
 
-        Entities are objects with start, end (in characters) and label. Tags are IOB1, IOB2, BIOES or BILOU; tokens are
-        joined by blanks.
+        Entities are objects with start, end (in characters) and label. Tags are IOB1, IOB2, BIOES or BILOU, or indices
+        into `labels`; tokens are joined by blanks.
         """
         if row.get("entities") is not None:
             text = string(row, columns.text, where)
@@ -57,11 +57,24 @@ class TokenClassification(Task):
             needed = f"columns {columns.text!r} and 'entities', or {columns.tokens!r} and {columns.tags!r}"
             raise InputError(f"{where}: nothing is labelled; {needed}, are expected")
         text, places = _joined(row, columns, where)
-        tags = _strings(row, columns.tags, where)
+        tags = self._spelled_tags(row, columns.tags, where)
         if len(tags) != len(places):
             raise InputError(f"{where}: {len(places)} tokens but {len(tags)} tags; one tag for each token is expected")
         found = spans(tags)
         return Example(text, None, [_entity(label, places[first][0], places[last][1]) for label, first, last in found])
+
+    def _spelled_tags(self, row: Mapping[str, Any], column: str, where: str) -> list[str]:
+        """The tags of a row, numbers by the labels that they are indices of."""
+        value = row.get(column)
+        if not isinstance(value, list) or not value or any(type(tag) is not int for tag in value):
+            return _strings(row, column, where)
+        if not self.labels:
+            advice = "name the types that they stand for: with data.labels [PER, LOC], 1 is B-PER, 2 I-PER, 3 B-LOC"
+            raise InputError(f"{where}: column {column!r} holds numbers; {advice}")
+        if unknown := [tag for tag in value if not 0 <= tag < len(self.labels)]:
+            known = f"0 to {len(self.labels) - 1} stand for {', '.join(self.labels)}"
+            raise InputError(f"{where}: column {column!r} holds {unknown[0]}; {known}")
+        return [self.labels[tag] for tag in value]
 
     def lacks(self, names: Container[str], labelled: bool = False) -> list[str]:
         """As `Task.lacks`: a text, or tokens; labelled, with entities or tags."""

@@ -362,6 +362,17 @@ def test_tokens_with_tags_and_text_with_entities_are_the_same_example() -> None:
     assert task.read(shuffled, Columns(), "row") == example
 
 
+def test_tags_may_be_indices_into_the_labels() -> None:
+    row = {"tokens": ["in", "New", "York", "UN"], "tags": [0, 1, 2, 3]}
+    named = {"tokens": row["tokens"], "tags": ["O", "B-LOC", "I-LOC", "B-ORG"]}
+    assert make_task().read(row, Columns(), "row") == make_task().read(named, Columns(), "row")
+    with pytest.raises(InputError, match="row: column 'tags' holds 7; 0 to 6 stand for O, B-LOC, I-LOC, B-ORG"):
+        make_task().read({**row, "tags": [0, 1, 2, 7]}, Columns(), "row")
+    unnamed = TokenClassification(TaskSettings(**{**make_task().settings.model_dump(), "labels": []}))
+    with pytest.raises(InputError, match="row: column 'tags' holds numbers; name the types that they stand for"):
+        unnamed.read(row, Columns(), "row")
+
+
 def test_a_row_without_entities_is_an_example_of_none() -> None:
     task = make_task()
     assert task.read({"text": "plain", "entities": []}, Columns(), "row") == Example("plain", None, [])
@@ -391,7 +402,7 @@ ENTITY = {"start": 0, "end": 4, "label": "LOC"}
         ({"tokens": ["a"]}, "column 'tags' holds None; a list"),
         ({"tokens": "a b", "tags": ["O", "O"]}, "column 'tokens' holds 'a b'; a list"),
         ({"tokens": ["a", "b"], "tags": ["O"]}, "2 tokens but 1 tags"),
-        ({"tokens": ["a"], "tags": [3]}, "column 'tags' item 1 is 3; a string"),
+        ({"tokens": ["a"], "tags": [3.0]}, "column 'tags' item 1 is 3.0; a string"),
         ({"tokens": ["a", "\u00a0"], "tags": ["O", "O"]}, r"column 'tokens' item 2 is '\xa0'; a string"),
         ({"tokens": ["a", "\ud800"], "tags": ["O", "O"]}, "column 'tokens' item 2 holds a lone surrogate"),
         ({"tokens": ["a"], "tags": ["B-\udc00"]}, "column 'tags' item 1 holds a lone surrogate (U+DC00, character 2)"),
