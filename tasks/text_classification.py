@@ -42,7 +42,8 @@ class TextClassification(Task):
         """The example of a row. Raises InputError as `Task.read`.
 
         A label may be a string, a whole number or a truth value, its name being its spelling; several labels are a
-        list of those, or a string with commas between them, or 1 in the column of each; a number may be spelled.
+        list of those, a string with commas between them, a 0 or 1 for each of `labels`, or 1 in the column of each; a
+        number may be spelled.
         """
         if isinstance(columns.label, list):
             hot = [name for name in columns.label if _is_one(row.get(name), f"{where}: column {name!r}")]
@@ -50,6 +51,8 @@ class TextClassification(Task):
         gold = row.get(columns.label)
         if gold is None or (gold == "" and not self.multi_label):
             raise InputError(f"{where}: no label in column {columns.label!r}")
+        if self.multi_label and self._is_vector(gold):
+            gold = [name for name, right in zip(self.labels, gold, strict=True) if right]
         reader = _number if self.regression else _names if self.multi_label else _name
         return Example(*self.read_texts(row, columns, where), reader(gold, where))
 
@@ -203,6 +206,10 @@ class TextClassification(Task):
     def _names(self, example: Example) -> list[str]:
         return example.gold if self.multi_label else [example.gold]
 
+    def _is_vector(self, gold: Any) -> bool:
+        """Whether it is a 0 or 1 for each label: no list of indices, which names none twice."""
+        return isinstance(gold, list) and len(gold) == len(self.labels) > 2 and all(one in (0, 1) for one in gold)
+
     def _known(self, name: str, where: str) -> str:
         if name in self.labels:
             return name
@@ -256,7 +263,7 @@ def _names(gold: Any, where: str) -> list[str]:
         raise InputError(f"{where}: labels {gold!r:.60}: a list of names, or names with commas between, would do")
     names = {_name(each, where) for each in gold}
     if len(names) < len(gold) and names <= {"0", "1", "False", "True"}:  # read as indices it would name others
-        advice = "a list of names or indices would do, or a column for each label"
+        advice = "name its labels, three or more, in data.labels; a list of names or indices would do, too"
         raise InputError(f"{where}: labels {gold!r:.60}: a vector of 0 and 1; {advice}")
     return sorted(names)
 

@@ -59,6 +59,14 @@ def test_several_labels_are_a_list_or_have_commas_between(label: object, names: 
     assert task.read({"review": "fine", "stars": label}, COLUMNS, "row 2").gold == names
 
 
+@pytest.mark.parametrize(("yes", "no"), [(1, 0), (1.0, 0.0), (True, False)])
+def test_several_labels_may_be_a_vector_of_those_that_are_named(yes: object, no: object) -> None:
+    task = make(["sad", "dull", "long"], "multi_label_classification")
+    for stars, names in ([no, yes, yes], ["dull", "long"]), ([no] * 3, []):
+        assert task.read({"review": "a", "stars": stars}, COLUMNS, "row 2").gold == sorted(names)
+    assert task.read({"review": "a", "stars": [0, 1]}, COLUMNS, "row 2").gold == ["0", "1"]  # indices
+
+
 @pytest.mark.parametrize(
     ("yes", "no"), [("1", "0"), (1, 0), (True, False), (1.0, 0.0), ("1.0", "0.0"), ("TRUE", " false")]
 )
