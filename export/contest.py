@@ -88,7 +88,9 @@ class Contest:
         self._yardstick = yardstick
         self._teacher = teacher
         self._answers: dict[Path, list[Output]] = {} if teacher is None else teacher.answers
-        self._grid, self._rounds = grid(origin, terms.batch), 1 if terms.quick else ROUNDS
+        self._grid = grid(origin, terms.batch)
+        # a cascade is compared with what was measured of other students
+        self._rounds = 1 if terms.quick and workshop.asked is None else ROUNDS
         self._graphs: dict[str, Graph] = {}
         self._trials: dict[str, Trial] = {}
         self._beside: dict[str, dict[str, float]] = {}

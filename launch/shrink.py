@@ -97,14 +97,20 @@ class Shrinking:
         for kept in sizes(encoder.check(model)):
             yield (attempt := self.attempt(kept))
             if attempt.made is not None:
-                if (less := halved(kept, model)) is not None:
-                    yield self.attempt(less)
+                if (less := halved(kept, RunFolder(Path(attempt.tried.run)).best)) is not None:
+                    yield self.attempt(less, attempt.tried.run)
                 return
 
-    def attempt(self, kept: Student) -> Attempt:
-        """Distill a student and export it, where it may be right alone."""
+    def attempt(self, kept: Student, layers_of: str | None = None) -> Attempt:
+        """Distill a student and export it, where it may be right alone.
+
+        Args:
+            kept: of the run.
+            layers_of: the run of a student that has the same layers, whole, and has learned what it can: pruned, it
+                starts from there. None: it is cut from the run.
+        """
         self.say(f"{named(kept)}: distilling")
-        folder = distilled(self.student(kept), self.place, self.say, self.ranks)
+        folder = distilled(self.student(kept, layers_of), self.place, self.say, self.ranks)
         teacher, student = (runs.read_summary(one) for one in (self.place, folder))
         metric = teacher.held_to
         best, value = (float(one.validation[metric]) for one in (teacher, student))
@@ -165,8 +171,13 @@ class Shrinking:
         digest = hashlib.sha256(run.name.encode()).hexdigest()
         return self.bundle.with_name(files.temporary_prefix(self.bundle) + digest[:8])
 
-    def student(self, kept: Student) -> Path:
-        """Write the recipe of a student beside the teacher's run, where its own run will be, and return its path."""
+    def student(self, kept: Student, layers_of: str | None = None) -> Path:
+        """Write the recipe of a student beside the teacher's run, where its own run will be, and return its path.
+
+        Args:
+            kept: of the run.
+            layers_of: as `attempt` takes it.
+        """
         raw = recipes.read(RunFolder(self.place).recipe).model_dump(mode="json")
         short = named(kept).replace(", ", "-").replace(" ", "-")
         path = self.place.with_name(f"{self.place.name}-{short}.yaml")
@@ -176,7 +187,10 @@ class Shrinking:
         raw["data"]["unlabelled"] = self.unlabelled
         raw["training"]["freeze"]["layers"] = 0  # the student's are others
         recipes.save(Recipe.model_validate(raw), path)
-        recipes.save(recipes.load(path, self.overrides), path)
+        recipe = recipes.load(path, self.overrides)
+        if layers_of is not None:
+            recipe = recipes.with_settings(recipe, {"model": layers_of, "student.layers": None})
+        recipes.save(recipe, path)
         return path
 
     def exported(self, tried: Tried, terms: Terms, teacher: Teacher) -> Attempt:

@@ -79,6 +79,8 @@ def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: 
     folder = teacher.path.parents[1]
     assert [one["student"] for one in shrunk["curve"]] == ["1 layer", "1 layer, halved"]
     assert shrunk["curve"][1]["kept"] == {"layers": [0], "attention_heads": 2, "intermediate_size": 32}
+    pruned = recipes.read(RunFolder(folder / shrunk["curve"][1]["run"]).recipe)
+    assert (pruned.model, pruned.student.layers) == (shrunk["curve"][0]["run"], None)  # it learns on
     (passed,) = (one for one in shrunk["curve"] if one["student"] == shrunk["student"])
     assert passed["speedup"] == max(one["speedup"] for one in shrunk["curve"] if one["speedup"] is not None)
     ratios = [shrunk["pytorch_p50_ms"][point] / ms for point, ms in passed["p50_ms"].items()]

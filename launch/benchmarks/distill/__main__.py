@@ -31,7 +31,9 @@ from bertline.launch.shrink import Say, Shrinking, distilled, shrink, speedup
 RECIPE = Path(__file__).with_name("reviews.yaml")
 KEPT = 3
 """Of the model's layers: of the student that is trained with and without its teacher."""
-STUDENTS = ("training.epochs=4", "training.learning_rate=2e-4", "training.freeze.embeddings=false")
+STUDENTS = (
+    "training.epochs=2", "training.batch_size=16", "training.learning_rate=2e-4", "training.freeze.embeddings=false"
+)  # fmt: skip
 MAX_DROP = 0.01
 TEXTS = "texts.jsonl"
 
