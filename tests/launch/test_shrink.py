@@ -94,7 +94,7 @@ def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: 
     assert manifest.drop == pytest.approx(baseline - manifest.value)
     assert (shrunk["baseline"], shrunk["value"]) == (manifest.baseline, manifest.value)
     assert runs.read_summary(folder / str(passed["run"])).data["unlabelled"] == 400
-    assert manifest.source.model == "runs/films"
+    assert manifest.source.model == recipes.read(RunFolder(folder / str(passed["run"])).recipe).model
     assert "a student of runs/films: PyTorch's figures are those of the teacher" in manifest.notices
     assert "PyTorch, fp32 (the teacher)" in (folder / "bundles" / "films-small" / "README.md").read_text()
 
@@ -160,7 +160,7 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
     monkeypatch.setattr(
         Shrinking,
         "student",
-        lambda self, kept: student(self if kept.layers == [0] else replace(self, overrides=()), kept),
+        lambda self, kept, whole: student(self if kept.layers == [0] else replace(self, overrides=()), kept, whole),
     )
     found = shrink.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
     assert 0.4 < found["cascade"]["share"] <= 0.95  # less than was asked for, where texts are alike
