@@ -50,7 +50,9 @@ def predict(
         InputError: neither texts nor a file, both, an odd number of texts for pairs, a file that exists already, the
             extra [ray] is not installed where its engine is asked for, or what `bulk.predict` raises.
     """
-    _check(texts, source, target, errors, columns, engine)
+    if columns and source is None:
+        raise InputError("--column is for files: give --in FILE with it")
+    _check(texts, source, target, errors, engine)
     if engine == "ray" and source is not None and target is not None:
         # Ray prints on stdout what it has to tell of workers that died
         with redirect_stdout(sys.stderr), BulkProgress() as progress, _workers(folder, progress.say) as workers:
@@ -71,19 +73,10 @@ def predict(
             _show(model, texts, target, as_json)
 
 
-def _check(
-    texts: Sequence[str],
-    source: Path | None,
-    target: Path | None,
-    errors: Path | None,
-    columns: Mapping[str, str],
-    engine: str,
-) -> None:
+def _check(texts: Sequence[str], source: Path | None, target: Path | None, errors: Path | None, engine: str) -> None:
     """Refuse what makes no sense together, and outputs that cannot be made, before anything is loaded."""
     if bool(texts) == (source is not None):
         raise InputError("nothing to answer, or two things at once: give TEXTs or --in FILE")
-    if columns and source is None:
-        raise InputError("--column is for files: give --in FILE with it")
     if engine == "ray" and (source is None or target is None):
         raise InputError("--engine ray is for files: give --in FILE and --out FILE with it")
     if errors is not None and (source is None or target is None):

@@ -59,7 +59,7 @@ class Identity(BaseModel):
         found = source.stat()
         return cls(
             input=str(source.resolve()), size=found.st_size, mtime_ns=found.st_mtime_ns,
-            columns=dict(columns),            bundle_sha256=files.sha256(folder / bundle.MANIFEST),
+            columns=dict(columns), bundle_sha256=files.sha256(folder / bundle.MANIFEST),
         )  # fmt: skip
 
 

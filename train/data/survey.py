@@ -127,8 +127,8 @@ def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterato
             "macro_f1 or per_label rather than at accuracy; training.class_weights may help"
         )
     for name, examples in {"validation": splits.validation, "test": splits.test}.items():
-        if unseen := [label for label in counts if label not in _labels(splits.task, examples)]:
-            labels = ", ".join(map(repr, unseen))
+        if unseen := counts.keys() - _labels(splits.task, examples).keys():
+            labels = ", ".join(map(repr, sorted(unseen)))
             yield f"no {name} example has {labels}: nothing is measured of it there, and a macro average counts it as 0"
     longer = float(np.mean(np.asarray(lengths) > recipe.tokens.max_length))
     if longer > 0.05 and recipe.settings([]).tokens.long != "windows":
