@@ -62,13 +62,15 @@ def of(raw: dict[str, Any], searches: bool) -> list[str]:
 
 def of_schema(raw: dict[str, Any]) -> dict[str, str]:
     """A sentence by key for everything that the schema refuses."""
-    faults: dict[str, str] = {}
+    faults: dict[str, Any] = {}
     try:
         Recipe.model_validate(raw)
     except ValidationError as error:
-        for fault in error.errors():  # a union tells once for each of its members: the first will do
-            faults.setdefault(key := _key(fault["loc"]), _sentence(key, fault))
-    return faults
+        for fault in error.errors():  # a union tells once for each of its members: the one that read furthest knows
+            key = _key(fault["loc"])
+            if key not in faults or len(fault["loc"]) > len(faults[key]["loc"]):
+                faults[key] = fault
+    return {key: _sentence(key, fault) for key, fault in faults.items()}
 
 
 def _without(raw: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ def _is_share(value: object) -> int | float:
 
 Share = Annotated[int | float, BeforeValidator(_is_share), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
 Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+"""Whole ones, too; no string and no truth value."""
 SHORTEST_WINDOW = 16
 LOSSES = ("loss", "mse")
 """What may pick the best checkpoint beside a task's scores: the less, the better."""
@@ -98,18 +100,18 @@ class Training(Section):
     """The optimization, in Hugging Face's and DeepSpeed's words."""
 
     epochs: Whole = Field(3, ge=1, description="Passes over the training examples. Default: 3.")
-    learning_rate: float = Field(2e-5, gt=0, le=1, description="AdamW's peak learning rate. Default: 2e-5.")
-    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of all steps that warm up, linearly. Default: 0.1.")
+    learning_rate: Number = Field(2e-5, gt=0, le=1, description="AdamW's peak learning rate. Default: 2e-5.")
+    warmup_ratio: Number = Field(0.1, ge=0, le=1, description="Share of steps that warm up, linearly. Default: 0.1.")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "linear",
         description="What the learning rate does after warm-up: falls to 0 by a line or cosine, or stays. "
         "Default: linear.",
     )
-    layer_decay: float = Field(
+    layer_decay: Number = Field(
         1.0, gt=0, le=1, description="Learning rate of a layer, as a share of that of the one above. Default: 1."
     )
-    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's, not for biases and norms. Default: 0.01.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm. Default: 1.0.")
+    weight_decay: Number = Field(0.01, ge=0, le=1, description="AdamW's, not for biases and norms. Default: 0.01.")
+    max_grad_norm: Number = Field(1.0, gt=0, description="Gradients are clipped to this norm. Default: 1.0.")
     batch_size: Whole = Field(32, ge=1, description="Examples an optimizer step sees, over all ranks. Default: 32.")
     micro_batch_size: Whole | None = Field(
         None, ge=1, description="Examples a rank computes at once. Default: its whole share of the batch."
@@ -123,9 +125,9 @@ class Training(Section):
         False, description="Compute layers twice instead of keeping what they computed: less memory. Default: false."
     )
     freeze: Freeze = Field(Freeze(), description="Which parameters stay as they are.")
-    dropout: float | None = Field(None, ge=0, lt=1, description="Dropout probability. Default: the model's own.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread evenly. Default: 0.")
-    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+    dropout: Number | None = Field(None, ge=0, lt=1, description="Dropout probability. Default: the model's own.")
+    label_smoothing: Number = Field(0.0, ge=0, lt=1, description="Share of the target spread evenly. Default: 0.")
+    class_weights: Literal["balanced"] | dict[str, Number] | None = Field(
         None,
         description="Weight of labels in the loss, 1 if not named; balanced: the rarer, the more. Default: none.",
     )
@@ -135,7 +137,7 @@ class Training(Section):
     eval_steps: Whole = Field(0, ge=0, description="Evaluate every N steps; 0: after each epoch. Default: 0.")
     save_steps: Whole = Field(0, ge=0, description="Checkpoint every N steps; 0: after each epoch. Default: 0.")
     save_total_limit: Whole = Field(2, ge=1, description="Checkpoints kept, the newest. Default: 2.")
-    timeout: float | None = Field(
+    timeout: Number | None = Field(
         None,
         gt=0,
         description="Seconds without a step forward of some rank after which the run ends; five times the longest so "
@@ -170,13 +172,13 @@ class Student(Section):
 class Distillation(Section):
     """How a student learns from its teacher (arXiv:1503.02531)."""
 
-    temperature: float = Field(
+    temperature: Number = Field(
         2.0, gt=0, description="Both models' logits are divided by it before they are compared. Default: 2.0."
     )
-    weight: float = Field(
+    weight: Number = Field(
         1.0, gt=0, le=1, description="Share of the teacher in the loss; the labels have the rest. Default: 1.0."
     )
-    relations: float = Field(
+    relations: Number = Field(
         0.0,
         ge=0,
         description="Weight of a loss between how tokens relate in both models' last layers. Default: 0, none.",

@@ -117,6 +117,9 @@ def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
         ("training__epochs", True, "found bool True"),
         ("training__freeze", {"layers": 3}, "has 2 layers"),
         ("training__learning_rate", "fast", "found str 'fast'"),
+        ("training__learning_rate", "0.1", "found str '0.1'"),
+        ("training__dropout", True, "found bool True"),
+        ("training__class_weights", {"yes": "2"}, "found str '2'"),
         ("deepspeed", 3, "found int 3"),
     ],
 )
