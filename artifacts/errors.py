@@ -13,6 +13,10 @@ import errno
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the system's errors that tell of a full disk, or of a person's part of it."""
+WRONG = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP
+)  # fmt: skip
+"""Numbers of those that tell of a path at which nothing can be made or read."""
 
 
 def install_advice(*extras: str) -> str:

@@ -6,7 +6,6 @@ Words and progress go to stderr; `--json` prints one JSON object on stdout (`pre
 
 from __future__ import annotations
 
-import errno
 import json
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 import click
 
 from bertline import __version__
-from bertline.artifacts.errors import FULL, BertlineError, InputError
+from bertline.artifacts.errors import FULL, WRONG, BertlineError, InputError, install_advice
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_type = click.Path(path_type=Path)
@@ -57,10 +56,18 @@ signature_option = click.option(
     "--trust", "public_key", type=path_type, metavar="PUBLIC_KEY", help="Demand a signature of BUNDLE by this key, PEM."
 )
 
-WRONG = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP
-)  # fmt: skip
-"""A path at which nothing can be made or read."""
+EXTRAS = {
+    "check": ("train",),
+    "train": ("train",),
+    "search": ("train", "search"),
+    "export": ("export",),
+    "gather": ("export",),
+    "bench": ("export",),
+    "shrink": ("train", "export"),
+    "demo": ("train", "export", "demo"),
+    "serve": ("serve",),
+}
+"""What a command needs beyond what every install has."""
 
 
 class Group(click.Group):
@@ -72,6 +79,11 @@ class Group(click.Group):
         except BertlineError as error:
             click.echo(str(error), err=True)
             ctx.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            if ctx.invoked_subcommand not in EXTRAS or str(error.name).startswith("bertline"):
+                raise
+            click.echo(f"{error.name} is not installed; {install_advice(*EXTRAS[ctx.invoked_subcommand])}", err=True)
+            ctx.exit(2)
         except OSError as error:
             if error.errno not in (*FULL, *WRONG):
                 raise

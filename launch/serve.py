@@ -7,8 +7,6 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from bertline.artifacts.errors import InputError, install_advice
-
 
 def serve(
     bundles: Sequence[Path],
@@ -23,16 +21,12 @@ def serve(
     """Serve until told to end, which ends the process.
 
     Raises:
-        InputError: the extra [serve], or [tracing] where a variable asks for traces, is not installed; or a setting, a
-            bundle or the address is wrong.
+        InputError: the extra [tracing] is not installed, and a variable asks for traces; or a setting, a bundle or the
+            address is wrong.
         DamagedError: a bundle is not as it should be.
     """
     _await_loading()
-    try:
-        from bertline.serve.http import server
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed; {install_advice('serve')}") from None
-    from bertline.serve.http import tracing
+    from bertline.serve.http import server, tracing
     from bertline.serve.http.keys import Keys
     from bertline.serve.http.limits import Limits
 

@@ -233,6 +233,8 @@ def shrink(
         PreemptedError: training was asked to stop.
     """
     files.refuse_existing(bundle)
+    if place.name in ("", ".."):  # students are named after the run, and lie beside it
+        place = place.resolve()
     runs.verify(place)
     with _locked(place):
         files.remove_left(bundle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import click
 from bertline.artifacts import machine
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
-from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
+from bertline.artifacts.errors import BertlineError, InputError, PreemptedError, install_advice
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder, Summary
 from bertline.launch import deepspeed_launcher
@@ -55,6 +56,8 @@ def start(
         config = json.dumps(deepspeed_configuration(recipe, *deepspeed_launcher.where(gpus, ranks, hostfile)), indent=2)
         click.echo(f"{recipes.dump(recipe)}---\n{config}\n---\n{shlex.join(line)}")
         return None
+    if find_spec("deepspeed") is None:  # it is started, not imported
+        raise InputError(f"deepspeed is not installed; {install_advice('train')}")
     variables = deepspeed_launcher.environment(gpus, ranks, hostfile)
     code = deepspeed_launcher.run(line, variables, deepspeed_launcher.stop_command(hostfile, folder))
     if code == PreemptedError.exit_code:

@@ -258,6 +258,9 @@ def _name(gold: Any, where: str) -> str:
 
 def _names(gold: Any, where: str) -> list[str]:
     if isinstance(gold, str):
+        if gold.strip().startswith("[") and gold.strip().endswith("]"):
+            advice = "names with commas between would do, or JSON lines, which have lists"
+            raise InputError(f"{where}: labels {gold!r:.60}: a list, written as text; {advice}")
         gold = [part.strip() for part in gold.split(",") if part.strip()]
     if not isinstance(gold, list):
         raise InputError(f"{where}: labels {gold!r:.60}: a list of names, or names with commas between, would do")

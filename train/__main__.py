@@ -67,9 +67,11 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
 
     try:
         ranks.start()
-        with watchdog.watching(), setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
-            trainer.train()
-            finish(trainer, prepared)
+        with watchdog.watching():
+            with setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
+                trainer.train()
+                finish(trainer, prepared)
+            ranks.meet()  # the first may have much to write, and is watched until it has
         ranks.stop()
     except Exception as error:
         return watchdog.end(error)

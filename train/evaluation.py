@@ -62,7 +62,7 @@ def evaluate(
         return {**task.score(split.examples, answers), "loss": _mean(loss, split.windows.targets, computed)}, task
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what ZeRO 3 gathers here, the next step may use
 def outputs(
     model: nn.Module,
     windows: Sequence[Encoded],

@@ -7,7 +7,7 @@ import deepspeed.comm as dist
 
 from bertline.artifacts import files, machine
 from bertline.artifacts.run import Summary
-from bertline.train import evaluation, metrics, model, ranks
+from bertline.train import evaluation, metrics, model, ranks, watchdog
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import micro_batch_size
 from bertline.train.loop import Trainer
@@ -29,6 +29,7 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
     scores, _ = evaluation.evaluate(
         kept, prepared.test, task, trainer.tokenizer, trainer.objective.labels, size, trainer.progress, tune=False
     )
+    watchdog.allow(None)  # what is left is for disks, and for monitors' servers
     if not ranks.is_first():
         return
     summary = Summary(

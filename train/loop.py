@@ -129,11 +129,24 @@ class Trainer:
         watchdog.beat(f"step {step}, update")
         asked = total.new_full((), float(preemption.asked.is_set()))
         figures = Figures(ranks.sum_over_ranks(torch.stack([total, asked])))
-        self.engine.step()
+        self._update(step)
         if not self.engine.was_step_applied() and self.state.precision != "fp16":
             check_finite("loss", figures.read()[0], step)
             check_finite("gradients' norm", math.inf, step)
         return figures
+
+    def _update(self, step: int) -> None:
+        """DeepSpeed's step.
+
+        Raises:
+            BertlineError: in fp16 no loss scale is small enough for the gradients to be finite.
+        """
+        try:
+            self.engine.step()
+        except Exception as error:  # it has no class of its own
+            if "loss scale already at minimum" not in str(error):
+                raise
+            check_finite("gradients' norm", math.inf, step)
 
     def settle(self) -> None:
         """Read the figures of the step taken last, and log them.

@@ -181,7 +181,10 @@ def _dropout(folder: Path, probability: float | None) -> dict[str, Any]:
     """Settings for every dropout that the model's configuration knows: families name them differently."""
     if probability is None:
         return {}
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # as of `from_folder`
+        raise InputError(f"{folder}: not a model ({' '.join(str(error).split()):.300})") from error
     return {
         key: probability
         for key, value in config.to_dict().items()

@@ -48,9 +48,14 @@ def start() -> None:
     torch.set_num_threads(max(1, machine.cores() // _sharing_cores()))
 
 
+def meet() -> None:
+    """Wait for all ranks."""
+    dist.barrier()
+
+
 def stop() -> None:
     """Leave the other ranks, all of whom are done."""
-    dist.barrier()
+    meet()
     dist.destroy_process_group()
 
 

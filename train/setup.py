@@ -1,5 +1,6 @@
 """From a recipe to a Trainer: the run folder claimed or resumed, data read, model and engine made, on every rank."""
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from typing import Any, NamedTuple
 
 import deepspeed
 import deepspeed.comm as dist
+from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from pydantic import ValidationError
 from torch import nn
 
 from bertline.artifacts import files, imports
@@ -49,7 +52,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     asked, recipe = recipe, deepspeed_config.staged(recipe, precision)
     if recipe is not asked:
         progress.say("ZeRO 1 in the place of 0, in which DeepSpeed does not scale losses in fp16")
-    deepspeed_config.configure(recipe, dist.get_world_size(), precision)  # its faults are told before data is read
+    check_deepspeed(deepspeed_config.configure(recipe, dist.get_world_size(), precision))
     whole = recipes.model_folder(recipe)
     recipes.check_model(recipe, whole)
     with model.tokenizer_folder(whole) as tokenizer_folder:
@@ -122,6 +125,22 @@ def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
     ]
     if faults:
         raise InputError(*faults)
+
+
+def check_deepspeed(config: dict[str, Any]) -> None:
+    """Let DeepSpeed read its configuration before any data is.
+
+    Raises:
+        InputError: each key that a section of it does not know, and each value.
+    """
+    try:
+        DeepSpeedConfig(copy.deepcopy(config))
+    except ValidationError as error:
+        faults = [(".".join(map(str, fault["loc"])), fault["input"], fault["msg"]) for fault in error.errors()]
+        told = [f"deepspeed: {key}: found {found!r:.60}; {error.title}: {why}" for key, found, why in faults]
+        raise InputError(*told) from None
+    except (AssertionError, TypeError, ValueError) as error:
+        raise InputError(f"deepspeed: {' '.join(str(error).split())}") from error
 
 
 class Material(NamedTuple):

@@ -23,7 +23,7 @@ from typing import NamedTuple, NoReturn
 import deepspeed.comm as dist
 import torch
 
-from bertline.artifacts.errors import FULL, BertlineError, InputError
+from bertline.artifacts.errors import FULL, WRONG, BertlineError, InputError
 from bertline.train import ranks
 
 TICK = 1.0
@@ -284,6 +284,8 @@ def _own(error: Exception, rank: int, where: str) -> Fault:
     if isinstance(error, OSError) and error.errno in FULL:
         words = f"{error.filename or 'the run folder'}: {error.strerror}; make room and continue with --resume"
         return Fault(rank, InputError.exit_code, words)
+    if isinstance(error, OSError) and error.errno in WRONG:
+        return Fault(rank, InputError.exit_code, f"{where}{error.filename or 'the disk'}: {error.strerror}")
     if is_out_of_memory(error):
         help_ = "training.micro_batch_size or tokens.max_length, or training.gradient_checkpointing"
         return Fault(rank, 1, f"{where}out of memory; less {help_} would help. Checkpoints and best/ are kept")

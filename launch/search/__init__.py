@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertline.artifacts.errors import InputError, install_advice
+
+if TYPE_CHECKING:
+    from bertline.launch.search.trials import Engine, Train
 
 
 def search(
@@ -35,7 +38,7 @@ def search(
         search.json.
 
     Raises:
-        InputError: an extra is not installed; of the recipe, its data, the folder or the machine.
+        InputError: the extra [ray] is not installed, and asked for; of the recipe, its data, the folder or the machine.
         PreemptedError: it was asked to stop, and can go on.
         BertlineError: a run failed before any had succeeded, or every trial failed.
     """
@@ -51,14 +54,22 @@ def search(
     def trained(path: Path, run: Path, resume: bool) -> None:
         train.start(path, gpus=gpus, ranks=ranks, hostfile=hostfile, run=run, resume=resume)
 
-    try:
-        from bertline.launch.search import results, trials
+    from bertline.launch.search import results, trials
 
-        if engine == "ray":
-            from bertline.launch.search import by_ray
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed; {install_advice('train', 'search', 'ray')}") from None
-    runs = trials.one_by_one(trained) if engine == "local" else by_ray.side_by_side(trained, gpus)
+    runs = trials.one_by_one(trained) if engine == "local" else _side_by_side(trained, gpus)
     found = trials.search(recipe, output or Path("searches", recipe.name), runs, say)
     results.show(found)
     return found
+
+
+def _side_by_side(train: Train, gpus: int | None) -> Engine:
+    """On a Ray cluster; Ray is imported only here.
+
+    Raises:
+        InputError: the extra [ray] is not installed.
+    """
+    try:
+        from bertline.launch.search import by_ray
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed; {install_advice('train', 'search', 'ray')}") from None
+    return by_ray.side_by_side(train, gpus)

@@ -228,6 +228,30 @@ def test_doctor_tells_what_is_here() -> None:
     assert told["security"]["kernels"] == "not installed"
 
 
+@pytest.mark.parametrize(
+    ("package", "extra", "command"),
+    [
+        ("deepspeed", "train", ["train", "RECIPE", "--run", "run"]),
+        ("torch", "train", ["check", "RECIPE"]),
+        ("onnx", "export", ["export", "run"]),
+        ("torch", "export", ["gather", "run", "-o", "gathered"]),
+        ("jinja2", "export", ["bench", "bundle"]),
+        ("onnx", "train,export", ["shrink", "run"]),
+        ("uvicorn", "serve", ["serve", "bundle"]),
+    ],
+)
+def test_what_is_not_installed_is_one_line_that_says_how(
+    tmp_path: Path, tiny_model: Path, package: str, extra: str, command: list[str]
+) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": "a", "label": "x"}\n')
+    keys = ("name: bare", "task: text-classification", f"model: {tiny_model}", "data: {train: data.jsonl}")
+    (tmp_path / "RECIPE").write_text("\n".join([*keys, "tokens: {max_length: 32}"]))
+    code = f"import sys; sys.modules[{package!r}] = None; from bertline.launch.command import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
+    advice = f"in bertline's folder: pip install -c constraints.txt '.[{extra}]'"
+    assert (done.returncode, done.stderr) == (2, f"{package} is not installed; {advice}\n")
+
+
 def test_a_dry_run_starts_nothing(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data.jsonl").write_text('{"text": "a", "label": "x"}\n')

@@ -201,6 +201,17 @@ def test_sizes(key: str, layers: int, expected: list[int]) -> None:
     assert all(kept[0] == 0 and kept[-1] < layers for kept in found)
 
 
+def test_a_run_may_be_where_one_is(teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def students(shrinking: Shrinking, _: Path) -> None:
+        raise GateError(shrinking.place.name)
+
+    monkeypatch.chdir(teacher.path)
+    monkeypatch.setattr(Shrinking, "students", students)
+    with pytest.raises(GateError, match="films"):
+        shrink.shrink(Path(), tmp_path / "bundle", DROP, None, (), print)
+    assert (teacher.path.parent / ".films.lock").exists()
+
+
 def test_names() -> None:
     assert shrink.named(Student(layers=[0])) == "1 layer"
     assert shrink.named(Student(layers=[0, 3], attention_heads=6, intermediate_size=768)) == "2 layers, halved"

@@ -101,6 +101,12 @@ def test_a_number_may_be_spelled(label: object, number: float) -> None:
         ("multi_label_classification", {"review": "a", "stars": [0, 1, 0]}, r"labels \[0, 1, 0\]: a vector of 0 and 1"),
         ("multi_label_classification", {"review": "a", "stars": [False] * 3}, "row 2: labels .*: a vector of 0 and 1"),
         ("multi_label_classification", {"review": "a", "stars": "0,0,1"}, "row 2: labels .*: a vector of 0 and 1"),
+        (
+            "multi_label_classification",
+            {"review": "a", "stars": "['b', 'c']"},
+            "row 2: .*: a list, written as text",
+        ),
+        ("multi_label_classification", {"review": "a", "stars": "[]"}, "row 2: .*: a list, written as text"),
         ("regression", {"review": "a", "stars": "many"}, "row 2: label 'many' is no number"),
         ("regression", {"review": "a", "stars": "nan"}, "row 2: label 'nan' is no number"),
     ],

@@ -18,7 +18,7 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
-from bertline.train import checkpoints
+from bertline.train import checkpoints, setup
 from bertline.train.data import splitting
 from bertline.train.data.batches import Batch
 from bertline.train.loop import Figures, Trainer
@@ -55,6 +55,41 @@ def test_offloading_changes_nothing_but_memory(
     offloaded = [f"deepspeed.zero_optimization.offload_{each}={{device: cpu}}" for each in what]
     run = train_here(recipe, tmp_path / "run", [f"training.zero_stage={stage}", *offloaded])
     assert losses(run) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("zero_optimization={overlap_com: true}", "overlap_com: found True; DeepSpeedZeroConfig: Extra inputs"),
+        (
+            "zero_optimization.offload_optimizer={device: gpu}",
+            "offload_optimizer.device: found 'gpu'; .*'nvme'",
+        ),
+        (
+            "compile={deepcompile: sometimes}",
+            "deepcompile: found 'sometimes'; CompileConfig: .*a valid bool",
+        ),
+        ("wall_clock_breakdown=yes please", "unsupported operand"),
+    ],
+)
+def test_what_deepspeed_does_not_know_is_told_before_data_is_read(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, words: str
+) -> None:
+    monkeypatch.delattr(setup, "gathered")
+    with pytest.raises(InputError, match=f"deepspeed: {words}"):
+        train_here(recipe, tmp_path / "run", [f"deepspeed.{wrong}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_fp16_that_no_loss_scale_saves_is_told_as_any_divergence() -> None:
+    class Engine:
+        def step(self) -> None:
+            raise Exception("Current loss scale already at minimum - cannot decrease scale anymore. Exiting run.")
+
+    trainer = object.__new__(Trainer)
+    trainer.engine = Engine()
+    with pytest.raises(BertlineError, match="step 7: the gradients' norm is inf, so the run ends here"):
+        trainer._update(7)
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(expected: list[float], recipe: Path, tmp_path: Path) -> None:

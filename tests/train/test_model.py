@@ -57,6 +57,14 @@ def test_a_model_that_told_three_classes_apart_answers_questions(family: Path) -
     assert models.outputs(model, {"input_ids": ids, "attention_mask": ids}).shape == (2, 5, 2)
 
 
+@pytest.mark.parametrize("dropout", [None, 0.1])
+def test_a_family_that_transformers_does_not_know_is_refused(family: Path, dropout: float | None) -> None:
+    config = json.loads((family / "config.json").read_text())
+    (family / "config.json").write_text(json.dumps(config | {"model_type": "tomorrow"}))
+    with pytest.raises(InputError, match=r"not a model .*tomorrow"):
+        models.load(family, TASK, Training(dropout=dropout))
+
+
 def test_memory_that_runs_out_is_no_fault_of_the_folder(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> Any:
         raise MemoryError

@@ -1,5 +1,6 @@
 """A rank that dies, stops, hangs or fails ends the run: quickly, all of it, with a line that says which and where."""
 
+import errno
 import os
 import sys
 import time
@@ -55,6 +56,11 @@ def test_a_rank_that_fails_ends_the_run(
     code, seconds = launch(recipe, tmp_path, way, victim, 0.25, "training.timeout=4")
     assert code != 0
     check(recipe, tmp_path, capfd.readouterr().err, way, victim, seconds)
+
+
+def test_a_path_at_which_nothing_can_be_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert watchdog.end(NotADirectoryError(errno.ENOTDIR, "Not a directory", "notes.txt")) == 2
+    assert capfd.readouterr().err == "notes.txt: Not a directory\n"
 
 
 def test_rank_0_may_be_gone_before_a_rank_that_has_said_why_it_ends(

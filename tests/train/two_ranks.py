@@ -22,7 +22,8 @@ def main(recipe: Path, folder: Path) -> None:
     for stage in (0, 2, 3):
         sets = [f"training.zero_stage={stage}", "training.micro_batch_size=3", "training.best=loss"]
         train_here(recipe, folder / f"zero-{stage}", sets)
-    sets = ["training.zero_stage=3", "training.dropout=0.1", "training.save_steps=4"]
+    parted = "deepspeed.zero_optimization={stage3_param_persistence_threshold: 0}"  # small weights as well
+    sets = ["training.zero_stage=3", parted, "training.dropout=0.1", "training.save_steps=4", "training.eval_steps=1"]
     train_here(recipe, folder / "whole", sets)
     try:
         train_here(recipe, folder / "stopped", sets, stop=7)

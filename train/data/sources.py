@@ -174,7 +174,7 @@ def _hub(place: str, split: str) -> Any:
     name, config, revision = places.split_hub_id(place)
     try:
         return datasets.load_dataset(name, config, split="train" if split == UNLABELLED else split, revision=revision)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:  # the last: it is a script
         raise InputError(f"data.{split}: {place}: {' '.join(str(error).split())}") from error
 
 

@@ -152,6 +152,8 @@ def _labels(reader: Task, data: Data, examples: Iterable[Example]) -> list[str]:
     labels = reader.name_labels(data.label_names) if data.label_names else reader.find_labels(examples)
     if reader.settings.problem_type == "single_label_classification" and len(labels) < 2:
         raise InputError(f"data.label: the rows kept have one label, {labels[0]!r}; a classifier needs two")
+    if reader.settings.problem_type == "multi_label_classification" and not labels:
+        raise InputError("data.label: none of the rows kept has a label; there is nothing to learn")
     if reader.settings.task == "token-classification" and len(labels) < 2:
         raise InputError("data.tags: the rows kept have no entity; there is nothing to learn")
     return labels

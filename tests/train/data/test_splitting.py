@@ -187,6 +187,12 @@ def test_one_label_is_no_task(tmp_path: Path) -> None:
         load(tmp_path, [row for row in make_texts(60) if row["label"] == "positive"])
 
 
+def test_several_labels_of_which_no_row_has_any_are_no_task(tmp_path: Path) -> None:
+    rows = [{**row, "label": ""} for row in make_texts(60)]
+    with pytest.raises(InputError, match=r"data\.label: none of the rows kept has a label"):
+        load(tmp_path, rows, recipe={"problem_type": "multi_label_classification"})
+
+
 @pytest.mark.parametrize(
     ("labels", "expected"), [(None, "pos"), (["pos", "neg"], "pos"), (["negative", "positive"], 1)]
 )
@@ -224,6 +230,13 @@ def test_a_hub_row_without_a_label_is_refused(
 def test_a_hub_data_set_that_is_not_there(tmp_path: Path, key: str) -> None:
     with pytest.raises(InputError, match=rf"data.{key}: .*nowhere"):
         list(sources.hub_rows(str(tmp_path / "nowhere"), key, Data(train="x")))
+
+
+def test_a_hub_data_set_that_is_a_script_is_one_fault(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/set.py").write_text("")
+    with pytest.raises(InputError, match=r"data.train: .*scripts are no longer supported"):
+        list(sources.hub_rows(str(tmp_path / "set"), "train", Data(train="x")))
 
 
 def test_unlabelled_texts_are_of_a_hub_data_sets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
