@@ -245,8 +245,14 @@ class Contest:
         """The fp32 graph: the answers are PyTorch's. A student's may be wrong all the same.
 
         Raises:
-            GateError: they are.
+            GateError: they are, or it is larger than the model may be.
         """
+        size, bound = self._trials["fp32"].size_bytes, self.terms.max_size
+        if bound is not None and size > bound * 1e6:
+            raise GateError(
+                f"what is right is not for every machine; what is, fp32 on ONNX Runtime, has {size / 1e6:.1f} MB of "
+                f"--max-size {bound:g}"
+            )
         if self._teacher is None:
             return self._trials["fp32"]
         scored = self._score("fp32")

@@ -117,7 +117,7 @@ def _eager(place: str, folder: Path, manifest: Manifest) -> System:
     """
     model, trained = run.model(place), run.RunFolder(places.expanded(place)).summary
     own = run.read_summary(trained.parent).alone if trained.exists() else _as_labelled(model, manifest)
-    if (own.task, sorted(own.labels)) != (manifest.task, sorted(manifest.labels)):
+    if _comparable(own) != _comparable(manifest):
         told = [f"{place}: {_told(own)}", f"{folder}: {_told(manifest)}", "they cannot be held against each other"]
         raise InputError("; ".join(told))
     return System(f"pytorch {model}", "pytorch", model, model, own)
@@ -136,5 +136,11 @@ def _as_labelled(model: Path, manifest: Manifest) -> TaskSettings:
     return labelled.model_copy(update={"decision": decision})
 
 
+def _comparable(settings: TaskSettings) -> tuple[object, ...]:
+    """What two models that are held against each other have in common."""
+    return settings.task, settings.problem_type, settings.inputs, sorted(settings.labels)
+
+
 def _told(settings: TaskSettings) -> str:
-    return f"{settings.task}, {', '.join(settings.labels) or 'no labels'}"
+    kind = settings.problem_type or settings.task
+    return f"{kind} of {' and '.join(settings.inputs)}, {', '.join(settings.labels) or 'no labels'}"

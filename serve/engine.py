@@ -180,8 +180,13 @@ def flat(outputs: Sequence[Output]) -> list[float]:
 
 @contextmanager
 def _refusing(name: object) -> Iterator[None]:
-    """Whatever fails is a fault of the bundle: neither tokenizers nor ONNX Runtime has a base class for its errors."""
+    """Whatever fails is a fault of the bundle: neither tokenizers nor ONNX Runtime has a base class for its errors.
+
+    A panic of tokenizers, which are compiled of Rust, is not even an Exception.
+    """
     try:
         yield
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
         raise DamagedError(f"{name}: {error}") from error

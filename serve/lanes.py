@@ -87,24 +87,25 @@ class Lanes:
             thread.start()
 
     def submit(
-        self, texts: Sequence[Text], asked: Asked, deadline: float = float("inf"), seconds: float = 0.0
+        self, texts: Sequence[Text], asked: Asked, deadline: float = float("inf"), seconds: Sequence[float] = ()
     ) -> list[Future[Answered]]:
         """Queue texts, side by side; a future for each.
 
         Args:
             texts: to be answered.
             asked: who answers them.
-            seconds: that each is expected to take a lane, for `backlog`.
+            seconds: that each is expected to take a lane, for `backlog`; none where nobody asks for that.
             deadline: on the clock of `time.perf_counter`; what is still waiting then fails with TimeoutError.
 
         A text whose future is cancelled while it waits leaves the queue. After `close` they raise RuntimeError.
         """
-        jobs = [_Job(text, asked, deadline, seconds) for text in texts]
+        expected = seconds or [0.0] * len(texts)
+        jobs = [_Job(text, asked, deadline, each) for text, each in zip(texts, expected, strict=True)]
         with self._changed:
             if self._closed:
                 raise RuntimeError("closed")
             self._jobs.update((job.future, job) for job in jobs)
-            self._backlog += seconds * len(jobs)
+            self._backlog += sum(expected)
             self._changed.notify(len(jobs))
         for job in jobs:
             job.future.add_done_callback(self._leave)
@@ -155,9 +156,9 @@ class Lanes:
         now = perf_counter()
         try:
             computed = jobs[0].asked.compute([job.text for job in jobs], alone)
-        except Exception as error:  # whatever fails is the asker's to hear
+        except BaseException as error:  # whatever fails is the asker's to hear; a panic of tokenizers is no Exception
             for job in jobs:
-                job.future.set_exception(error)
+                job.future.set_exception(error if isinstance(error, Exception) else RuntimeError(str(error)))
         else:
             for job, answer in zip(jobs, computed.answers, strict=True):
                 job.future.set_result(Answered(answer, now - job.since, computed.tokenize, computed.run))

@@ -13,13 +13,13 @@ from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError
 from bertline.serve.answers import Typed, typed
 from bertline.serve.engine import Bundle, Engine
-from bertline.serve.lanes import Answered, Asked, Computed, Lanes
+from bertline.serve.lanes import CHARACTERS_A_TOKEN, Answered, Asked, Computed, Lanes
 from bertline.tasks.tokens import Encoded, Text, by_length, refuse_lone_surrogates
 
 Question = str | tuple[str, str]
 """A text; or a pair of texts, or a question and its context."""
 RECENT = 0.05
-"""What the newest text counts in the mean of what a text takes."""
+"""What the newest text counts in the mean of what a window takes."""
 
 
 def load(bundle: str | PathLike[str], threads: int | None = None) -> Model:
@@ -63,8 +63,8 @@ class Model:
         self._apart: Engine | None = None
         self._loading = threading.Lock()
         self.seconds = self._together.seconds
-        """What a text takes a core by itself, of late; at first what a golden text took, so that no crowd is let in
-        unseen. What texts take that have all cores is the least that they would take, as a crowd will not have them."""
+        """What a window of a text takes a core by itself, of late; at first what a golden text took, so that no crowd
+        is let in unseen. What one takes that has all cores is the least: in a crowd it will not have them."""
         if lanes.count == 1:
             self._hold_apart(self._together)
 
@@ -90,7 +90,11 @@ class Model:
         """Queue texts that hold no lone surrogates, as `Lanes.submit` does."""
         # made here: a model that held it would hold itself, and not go when another takes its place
         asked = Asked(self._compute, self.bundle.packing)
-        return self.lanes.submit(texts, asked, deadline, self.seconds)
+        return self.lanes.submit(texts, asked, deadline, self.expected(texts))
+
+    def expected(self, texts: Sequence[Text]) -> list[float]:
+        """Seconds that each text is likely to take a core."""
+        return [self.seconds * self._windows(text) for text in texts]
 
     def prepare(self) -> None:
         """Load now what computes a text on each core, which otherwise happens when two texts first wait: it takes as
@@ -125,6 +129,14 @@ class Model:
         first, second = (*map(str, text), None)[:2]
         return str(first), second
 
+    def _windows(self, text: Text) -> int:
+        """In how many windows a text is likely to be read, as far as its characters tell."""
+        tokens = self.manifest.tokens
+        if tokens.long != "windows":
+            return 1
+        characters = max(len(part) for part in text if part is not None)
+        return 1 + characters // (CHARACTERS_A_TOKEN * max(1, tokens.max_length - tokens.stride))
+
     def _compute(self, texts: Sequence[Text], alone: bool) -> Computed:
         """In a lane: answer texts that are to be computed side by side."""
         engine = self._together if alone else self._engine_apart()
@@ -133,7 +145,7 @@ class Model:
         tokenized = perf_counter()
         answers = engine.decode(texts, windows, engine.outputs_of(windows, self._batches(windows)))
         ended = perf_counter()
-        took = (ended - begun) / len(texts)
+        took = (ended - begun) / len(windows)
         if engine is self._apart or took > self.seconds:
             self.seconds += RECENT * (took - self.seconds)
         return Computed(answers, tokenized - begun, ended - tokenized)

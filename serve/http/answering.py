@@ -43,7 +43,7 @@ class Answering:
             ClientDisconnect: the client has gone, and its texts have left the queue.
         """
         lanes, model = self.lanes, entry.model
-        expected = lanes.backlog + model.seconds * (len(texts) - 1) / lanes.count
+        expected = lanes.backlog + sum(model.expected(texts[1:])) / lanes.count
         if lanes.waiting and (lanes.waiting + len(texts) > MOST_WAITING or expected > SHARE * self.limits.seconds):
             raise self._overloaded()
         now = perf_counter()

@@ -37,6 +37,10 @@ FILES = ("page.css", "page.js", "docs.js", "answers.js", "asking.js", "bundle.js
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # fmt: skip # noqa: E501
 
 
+EXPOSED = ("retry-after", "server-timing", "x-bundle-version", "x-request-id")
+"""What another site's scripts may read of an answer's head."""
+
+
 class Server:
     """What the routes share."""
 
@@ -172,7 +176,13 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | N
     if origins:
         headers = ["authorization", "content-type", "x-request-id"]
         middleware.append(
-            Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["POST"], allow_headers=headers)
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=headers,
+                expose_headers=EXPOSED,
+            )
         )
     app = Starlette(
         routes=_routes(server),

@@ -43,6 +43,17 @@ def test_the_same_model_with_labels_in_another_order_answers_alike(
     assert other["accuracy"] == own["accuracy"] > 0.5
 
 
+@pytest.mark.parametrize("other", [{"problem_type": "multi_label_classification"}, {"inputs": ["text", "text_pair"]}])
+def test_one_that_answers_something_else_is_refused(
+    run: Path, bundle: Exported, tmp_path: Path, other: dict[str, object]
+) -> None:
+    shutil.copytree(run, tmp_path / "other")
+    summary = RunFolder(tmp_path / "other").summary
+    summary.write_text(json.dumps(json.loads(summary.read_bytes()) | other))
+    with pytest.raises(InputError, match="they cannot be held against each other"):
+        bench.bench(bundle[0], [str(tmp_path / "other")], RunFolder(run).split("validation"), None, print)
+
+
 def test_one_with_other_labels_is_refused_before_anything_is_converted(
     run: Path, bundle: Exported, tmp_path: Path
 ) -> None:
@@ -50,6 +61,6 @@ def test_one_with_other_labels_is_refused_before_anything_is_converted(
     said: list[str] = []
     with pytest.raises(InputError) as refused:
         bench.bench(bundle[0], [str(other)], RunFolder(run).split("validation"), None, said.append)
-    assert f"{other}: text-classification, bad, fair, good" in str(refused.value)
+    assert f"{other}: single_label_classification of text, bad, fair, good" in str(refused.value)
     assert "they cannot be held against each other" in str(refused.value)
     assert not said

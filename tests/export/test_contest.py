@@ -116,6 +116,16 @@ def test_where_accuracy_is_preferred_fp32_is_scored_last_and_what_is_too_large_n
     assert answered == ["pytorch", "int8-signed", "int8-unsigned", "fp32"]
 
 
+def test_what_is_sealed_beside_may_be_no_larger_either(hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FIGURES, "int8-signed", (1.0, 0))
+    for name in ("int8-unsigned", "int8-static-minmax"):
+        monkeypatch.setitem(FIGURES, name, (FIGURES[name][0], 60))
+    outcome, _ = hold(Terms(0.05, portable=True))
+    assert [trial.plan.name for trial in outcome.others] == ["fp32"]
+    with pytest.raises(GateError, match=r"fp32 on ONNX Runtime, has 0\.0 MB of --max-size 0\.0035"):
+        hold(Terms(0.05, portable=True, max_size=0.0035))
+
+
 def test_what_cannot_be_made_is_told_where_nothing_is_right(hold: Hold) -> None:
     def broken(plan: Plan) -> None:
         if plan.quantized:

@@ -83,9 +83,9 @@ def test_what_nobody_waits_for_is_not_computed(recorder: Recorder) -> None:
 
 def test_what_nobody_waits_for_is_not_counted_among_what_others_wait_for(recorder: Recorder) -> None:
     lanes = Lanes(1)
-    lanes.submit(asked("first"), Asked(recorder), seconds=1)
+    lanes.submit(asked("first"), Asked(recorder), seconds=[1])
     recorder.busy.acquire(timeout=10)
-    futures = lanes.submit(asked(*"abcd"), Asked(recorder), seconds=2)
+    futures = lanes.submit(asked(*"abcd"), Asked(recorder), seconds=[2] * 4)
     assert (lanes.waiting, lanes.backlog) == (4, 8)
     assert futures[1].cancel()
     assert (lanes.waiting, lanes.backlog) == (3, 6)
@@ -94,6 +94,26 @@ def test_what_nobody_waits_for_is_not_counted_among_what_others_wait_for(recorde
     recorder.go.set()
     lanes.close()
     assert [texts for texts, _ in recorder.calls] == [["first"]]
+
+
+def test_a_panic_is_told_and_the_lane_goes_on(recorder: Recorder) -> None:
+    """As tokenizers, compiled of Rust, panics: with what is no Exception."""
+
+    class Panic(BaseException):
+        pass
+
+    def panics(texts: Sequence[Text], alone: bool) -> Computed:
+        raise Panic("index out of range")
+
+    recorder.go.set()
+    lanes = Lanes(1)
+    (failing,) = lanes.submit(asked("fails"), Asked(panics))
+    with pytest.raises(RuntimeError, match="index out of range"):
+        failing.result(10)
+    (fine,) = lanes.submit(asked("fine"), Asked(recorder))
+    assert fine.result(10).answer == {"label": "fine"}
+    assert recorder.calls == [(["fine"], True)]
+    lanes.close()
 
 
 def test_a_failure_is_told_to_who_asked_and_to_nobody_else(recorder: Recorder) -> None:

@@ -17,10 +17,12 @@ import pytest
 from bertline import serve
 from bertline.artifacts import bundle, files
 from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.task import Tokens
 from bertline.serve.answers import typed
 from bertline.serve.engine import Bundle, Engine
 from bertline.serve.lanes import Lanes
 from bertline.serve.model import Model
+from bertline.tasks.tokens import Tokenizer
 
 
 def test_what_is_public() -> None:
@@ -102,6 +104,28 @@ def test_what_a_text_takes_is_known_before_the_first_one_asks(tiny_bundle: Path)
             forecast = model.seconds
             model.predict(["a good film"] * 200)
             assert forecast / 20 < model.seconds < 20 * forecast
+
+
+def test_a_tokenizer_that_panics_is_a_fault_of_the_bundle(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        pass
+
+    def panics(*_: object) -> None:
+        raise Panic("index out of range")
+
+    monkeypatch.setattr(Tokenizer, "encode", panics)
+    with pytest.raises(DamagedError, match="golden text 0: index out of range"):
+        serve.load(tiny_bundle, threads=1)
+
+
+def test_a_text_that_is_read_in_windows_takes_as_long_as_all_of_them(tiny_bundle: Path) -> None:
+    long = [("a" * 960, None), ("good", None)]
+    with serve.load(tiny_bundle, threads=1) as model:
+        model.seconds = 0.5
+        assert model.expected(long) == [0.5, 0.5]
+        tokens = Tokens(max_length=32, stride=8, long="windows")
+        model.manifest = model.manifest.model_copy(update={"tokens": tokens})
+        assert model.expected(long) == [5.5, 0.5]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -31,7 +31,8 @@ def test_once_a_text_has_failed_the_others_of_its_request_leave_the_queue() -> N
         return lanes.submit(texts, Asked(compute), deadline)
 
     async def ask() -> None:
-        entry: Any = SimpleNamespace(name="model", model=SimpleNamespace(seconds=0.0, submit=submit))
+        model = SimpleNamespace(expected=lambda texts: [0.0] * len(texts), submit=submit)
+        entry: Any = SimpleNamespace(name="model", model=model)
         metrics: Any = None  # nothing is counted
         await Answering(lanes, Limits(), metrics).answer(
             Request({"type": "http"}), entry, [(text, None) for text in ("fails", "under way", "waits")]

@@ -135,6 +135,11 @@ def test_a_path_with_a_slash_too_many_leads_nowhere(server: Serving) -> None:
 
 def test_other_sites_may_ask_only_where_they_are_named(server: Serving, sealed: Path) -> None:
     assert ask(server, body={"inputs": TEXT}, origin=SITE)[1]["access-control-allow-origin"] == SITE
+    assert "Retry-After" in ask(server, "/models", origin=SITE)[1]["access-control-expose-headers"].title()
+    asking = {"Origin": SITE, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+    before = urllib.request.Request(server.url + "/models", headers=asking, method="OPTIONS")
+    with urllib.request.urlopen(before, timeout=20) as allowed:
+        assert allowed.status == 200
     assert ask(server, body={"inputs": TEXT}, origin="https://other.org")[1]["access-control-allow-origin"] is None
     with serving(sealed) as closed:
         assert ask(closed, body={"inputs": TEXT}, origin=SITE)[1]["access-control-allow-origin"] is None
