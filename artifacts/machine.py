@@ -77,7 +77,9 @@ def cores() -> int:
     siblings = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
                 for cpu in os.sched_getaffinity(0)}  # fmt: skip
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    allowed = int(quota) // int(period) if quota.isdigit() else len(siblings)
+    if not quota:  # version 1 of control groups
+        quota, period = (_read(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+    allowed = int(quota) // int(period) if quota.isdigit() else len(siblings)  # "max" or "-1": no limit
     return max(1, min(len(siblings), allowed))
 
 

@@ -15,6 +15,31 @@ def test_this_machine_is_described() -> None:
     assert found.cpu
 
 
+TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+FIRST = {"quota": "/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "period": "/sys/fs/cgroup/cpu/cpu.cfs_period_us"}
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "expected"),
+    [
+        ({}, 3),
+        ({"/sys/fs/cgroup/cpu.max": "max 100000"}, 3),
+        ({"/sys/fs/cgroup/cpu.max": "250000 100000"}, 2),
+        ({"/sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
+        ({FIRST["quota"]: "200000", FIRST["period"]: "100000"}, 2),
+        ({FIRST["quota"]: "-1", FIRST["period"]: "100000"}, 3),
+    ],
+)
+def test_cores_are_the_physical_ones_that_affinity_and_control_group_leave(
+    monkeypatch: pytest.MonkeyPatch, cgroup: dict[str, str], expected: int
+) -> None:
+    """Six of eight CPUs, in pairs of threads that share a core."""
+    pairs = {TOPOLOGY.format(cpu): f"{cpu // 2 * 2}-{cpu // 2 * 2 + 1}" for cpu in range(8)}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(machine, "_read", lambda path: {**pairs, **cgroup}.get(str(path), ""))
+    assert machine.cores() == expected
+
+
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="not Linux")
 def test_instruction_sets_are_the_kernels_flags() -> None:
     words = set(Path("/proc/cpuinfo").read_text().split())

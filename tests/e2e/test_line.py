@@ -85,6 +85,8 @@ def test_the_held_out_examples_are_written_out(line: Line) -> None:
 
 def test_what_export_prints(line: Line) -> None:
     assert {"bundle", "chosen", "metric", "baseline", "drop", "fidelity", "candidates"} <= set(line.export)
+    # best/ holds the best checkpoint, which the last one need not be
+    assert line.export["baseline"] == pytest.approx(line.train["validation"]["accuracy"], abs=1e-6)
     assert line.export["fidelity"]["texts"] >= 256
     assert line.export["fidelity"]["max_abs_logit_diff"] <= 1e-3
     assert line.export["drop"] <= 0.1

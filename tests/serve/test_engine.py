@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from bertline.artifacts import bundle, files
+from bertline.artifacts import bundle, files, machine
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import OnnxRuntime
@@ -105,9 +105,13 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
         OnnxRuntime(tmp_path / "model.onnx")
 
 
-def test_threads_follow_the_cores_unless_told(tiny_bundle: Path) -> None:
-    runtime = OnnxRuntime((tiny_bundle / bundle.MODEL).read_bytes(), threads=1)
-    assert runtime._session.get_session_options().intra_op_num_threads == 1
+@pytest.mark.parametrize(("threads", "streams", "expected"), [(None, 1, 3), (1, 1, 1), (4, 2, 2), (None, 3, 1)])
+def test_threads_follow_the_cores_unless_told(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, threads: int | None, streams: int, expected: int
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 3)
+    runtime = OnnxRuntime((tiny_bundle / bundle.MODEL).read_bytes(), threads, streams)
+    assert runtime._session.get_session_options().intra_op_num_threads == expected
 
 
 def test_who_has_answered_is_at_rest(tiny_bundle: Path) -> None:

@@ -93,7 +93,12 @@ def test_fp16_that_no_loss_scale_saves_is_told_as_any_divergence() -> None:
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(expected: list[float], recipe: Path, tmp_path: Path) -> None:
-    run = train_here(recipe, tmp_path / "run", ["training.gradient_checkpointing=true"])
+    on = []
+    run = train_here(
+        recipe, tmp_path / "run", ["training.gradient_checkpointing=true"],
+        look=lambda trainer: on.append(trainer.engine.module.is_gradient_checkpointing),
+    )  # fmt: skip
+    assert on == [True]
     assert losses(run) == pytest.approx(expected, abs=1e-5)
 
 
@@ -111,7 +116,7 @@ def test_a_run_that_gets_no_better_ends_early(recipe: Path, tmp_path: Path, stop
 
 def test_bf16_stays_close_to_fp32(expected: list[float], recipe: Path, tmp_path: Path) -> None:
     run = train_here(recipe, tmp_path / "run", ["training.precision=bf16"])
-    assert losses(run) == pytest.approx(expected, abs=0.02)
+    assert losses(run) == pytest.approx(expected, abs=1e-3)  # without a step it would be 4e-3
     assert all(tensor.dtype == torch.float32 for tensor in plain.weights(run.best).values())
 
 

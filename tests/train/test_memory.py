@@ -113,6 +113,14 @@ def test_room_is_kept_for_what_deepspeed_takes(section: dict[str, Any], besides:
     assert memory.beside_passes(zero, 1000, 2) == besides
 
 
+def test_room_that_is_kept_is_not_there_for_the_passes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(batch_size=8)
+    task, loss, make_batches = trial(model, training)
+    monkeypatch.setattr(memory, "beside_passes", lambda *_: 1 << 60)
+    fitted = memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, loss, "fp32", None)
+    assert fitted.micro_batch_size == 1
+
+
 def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:
     training = Training(batch_size=8)
     task, loss, make_batches = trial(model, training)

@@ -52,9 +52,12 @@ def test_a_model_that_told_three_classes_apart_answers_questions(family: Path) -
         task="question-answering", problem_type=None, inputs=["question", "context"], labels=[],
         tokens=Tokens(max_length=32),
     )  # fmt: skip
-    model = models.load(family, catalog.make(settings), Training())
-    ids = torch.ones(2, 5, dtype=torch.long)
-    assert models.outputs(model, {"input_ids": ids, "attention_mask": ids}).shape == (2, 5, 2)
+    model = models.load(family, catalog.make(settings), Training()).eval()
+    inputs = dict.fromkeys(("input_ids", "attention_mask"), torch.ones(2, 5, dtype=torch.long))
+    outputs, whole = models.outputs(model, inputs), model(**inputs)
+    assert outputs.shape == (2, 5, 2)
+    assert torch.equal(outputs[..., 0], whole.start_logits)
+    assert torch.equal(outputs[..., 1], whole.end_logits)
 
 
 @pytest.mark.parametrize("dropout", [None, 0.1])

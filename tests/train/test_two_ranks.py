@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,8 +10,11 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
 from bertline.train.data import splitting
+from bertline.train.loop import Trainer
+from tests.conftest import make_model
+from tests.serve.conftest import seal
 from tests.train import forked, plain, two_ranks
-from tests.train.conftest import losses
+from tests.train.conftest import losses, train_here
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +27,17 @@ def launched(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
 
 
 @pytest.fixture(scope="module")
-def folder(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher."""
+    folder = tmp_path_factory.mktemp("bundle")
+    return seal(make_model(folder / "model", ("negative", "positive")), folder / "bundle")
+
+
+@pytest.fixture(scope="module")
+def folder(recipe: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of two_ranks.py."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    forked.two(folder / "logs", two_ranks.main, recipe, folder)
+    forked.two(folder / "logs", two_ranks.main, recipe, folder, bundle)
     return folder
 
 
@@ -63,6 +74,22 @@ def test_best_holds_what_the_model_held(
     for name, tensor in expected[1].items():
         assert kept[name].dtype == torch.float32
         torch.testing.assert_close(kept[name], tensor, atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.usefixtures("rank")
+@pytest.mark.parametrize("kind", ["run", "bundle"])
+def test_a_teacher_says_the_same_to_two_ranks_as_to_one(
+    recipe: Path, folder: Path, bundle: Path, tmp_path: Path, kind: str
+) -> None:
+    said: list[np.ndarray] = []
+
+    def look(trainer: Trainer) -> None:
+        said.append(np.stack(list(trainer.batches._split.teacher or ())))
+
+    teacher = folder / "zero-0" if kind == "run" else bundle
+    train_here(recipe, tmp_path / "run", [f"teacher={teacher}"], look=look)
+    assert said[0].std(axis=0).min() > 1e-5, "texts are not told apart"
+    np.testing.assert_allclose(np.load(folder / f"{kind}.npy"), said[0], rtol=0, atol=1e-6)
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(folder: Path) -> None:

@@ -1,10 +1,14 @@
 """Executed by each of two ranks: the runs whose results test_two_ranks.py looks at, all in one launch to save time."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import metrics, ranks
+from bertline.train.loop import Trainer
 from tests.train.conftest import train_here
 
 
@@ -13,16 +17,27 @@ def forbidden(*_: Any) -> Any:
     raise AssertionError("a second rank tokenizes")
 
 
-def main(recipe: Path, folder: Path) -> None:
-    """Train with each ZeRO stage, and once more stopped and resumed."""
+def keep_answers(path: Path, trainer: Trainer) -> None:
+    """Save what the teacher says of each text, in their order."""
+    if ranks.is_first():
+        np.save(path, np.stack(list(trainer.batches._split.teacher or ())))
+
+
+def main(recipe: Path, folder: Path, bundle: Path) -> None:
+    """Train with each ZeRO stage, with a run and a bundle as teacher, and once more stopped and resumed."""
     ranks.start()
+    encode = Tokenizer.encode
     if not ranks.is_first():
         Tokenizer.encode = forbidden  # type: ignore[assignment,method-assign]
         metrics.better = lambda *_: False  # as rounded otherwise there; rank 0 decides for all
+    parted = "deepspeed.zero_optimization={stage3_param_persistence_threshold: 0}"  # small weights as well
     for stage in (0, 2, 3):
         sets = [f"training.zero_stage={stage}", "training.micro_batch_size=3", "training.best=loss"]
-        train_here(recipe, folder / f"zero-{stage}", sets)
-    parted = "deepspeed.zero_optimization={stage3_param_persistence_threshold: 0}"  # small weights as well
+        train_here(recipe, folder / f"zero-{stage}", [*sets, parted] if stage == 3 else sets)
+    Tokenizer.encode = encode  # type: ignore[method-assign]  # a bundle's golden text is for every rank
+    for kind, teacher in (("run", folder / "zero-0"), ("bundle", bundle)):
+        look = partial(keep_answers, folder / f"{kind}.npy")
+        train_here(recipe, folder / f"taught-by-{kind}", [f"teacher={teacher}"], look=look)
     sets = ["training.zero_stage=3", parted, "training.dropout=0.1", "training.save_steps=4", "training.eval_steps=1"]
     train_here(recipe, folder / "whole", sets)
     try:

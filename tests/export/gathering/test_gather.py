@@ -368,6 +368,14 @@ class Got:
         return getattr, (ZeroStageEnum, self.name)
 
 
+def test_slices_of_zero_3_are_padded() -> None:
+    shapes = [{"bias": (3,), "weight": (1, 5)}]
+    parts = ([0, 1, 3, 4, 5], [2, -1, 6, 7, -1])  # of 3 values a rank has 2, of 5 it has 3
+    optimizers = [{"fp32_flat_groups": [torch.tensor(part)]} for part in parts]
+    found = {name: tensor.tolist() for name, tensor in shards._sliced({"param_shapes": shapes}, optimizers)}
+    assert found == {"bias": [0, 1, 2], "weight": [[3, 4, 5, 6, 7]]}
+
+
 def test_a_stage_that_an_older_python_wrote(tmp_path: Path) -> None:
     torch.save({"zero_stage": Got("gradients")}, tmp_path / "stage.pt")
     assert shards.load(tmp_path / "stage.pt", trust=False) == {"zero_stage": 2}

@@ -198,6 +198,24 @@ def test_a_client_that_has_gone_frees_its_place(slow_bundle: Path) -> None:
         assert {line["message"] for line in running.log_lines()} == {"answering", "listening", "request", "ended"}
 
 
+def test_who_is_turned_away_is_told_when_to_try_again_and_counted(sealed: Path) -> None:
+    """`late` and `full` are what an operator watches."""
+    with serving(sealed, "--limit", "seconds=0.000001") as running:
+        status, headers, _ = ask(running, body={"inputs": TEXT})
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert metrics(running)["bertline_rejected_total late"] == 1
+
+
+def test_a_full_queue_is_counted_as_full(slow_bundle: Path) -> None:
+    async def crowd(url: str) -> set[int]:
+        async with Clients(url, ["the film was good " * 8]) as clients:
+            return {one.status for one in await asyncio.gather(*(clients.ask() for _ in range(200)))}
+
+    with serving(slow_bundle, "--limit", "seconds=0.5") as running:
+        assert asyncio.run(crowd(running.url)) == {200, 503}
+        assert metrics(running)["bertline_rejected_total full"] > 0
+
+
 def test_a_client_that_has_gone_frees_the_place_of_all_that_it_has_asked(slow_bundle: Path) -> None:
     """Of two requests sent in a row the first is being answered as the client goes, and uvicorn tells the second."""
     body = json.dumps({"inputs": ["the film was good " * 8] * 30}).encode()
