@@ -3,7 +3,7 @@
     python -m bertline.launch.benchmarks.distill [--seed N]... [--work DIR] [--json FILE]
 
 Of each seed: a teacher on 4,000 labelled reviews; half of its layers, fine-tuned on the same labels alone; the same
-half, distilled with the other 10,900 reviews as texts without labels; and the bundle that `shrink` finds, timed in
+half, distilled with the other 9,400 reviews as texts without labels; and the bundle that `shrink` finds, timed in
 turns with the teacher in PyTorch. What is finished in DIR is used as it is, so a run that was cut goes on.
 """
 
