@@ -52,13 +52,20 @@ def order(trial: Trial, terms: Terms) -> tuple[float, ...]:
 
 def fault(trial: Trial, terms: Terms) -> str | None:
     """Why a candidate cannot be taken, as far as is known; None where it can, or may once it is scored."""
-    if terms.max_size is not None and trial.size_bytes > terms.max_size * 1e6:
-        return f"{trial.size_bytes / 1e6:.1f} MB, more than {terms.max_size:g}"
+    if (large := too_large(trial, terms)) is not None:
+        return large
     if not trial.plan.quantized and not terms.allow_fp32:
         return FP32
     if not trial.plan.quantized and trial.plan.runtime == "onnxruntime":
         return None  # its logits were held against PyTorch's: it needs no examples to be right
     return doubt(trial.score, terms.max_drop) if trial.score else None
+
+
+def too_large(trial: Trial, terms: Terms) -> str | None:
+    """By how much a candidate is larger than it may be; None where it is not."""
+    if terms.max_size is None or trial.size_bytes <= terms.max_size * 1e6:
+        return None
+    return f"{trial.size_bytes / 1e6:.1f} MB, more than {terms.max_size:g}"
 
 
 def doubt(score: Score, max_drop: float) -> str | None:

@@ -247,12 +247,8 @@ class Contest:
         Raises:
             GateError: they are, or it is larger than the model may be.
         """
-        size, bound = self._trials["fp32"].size_bytes, self.terms.max_size
-        if bound is not None and size > bound * 1e6:
-            raise GateError(
-                f"what is right is not for every machine; what is, fp32 on ONNX Runtime, has {size / 1e6:.1f} MB of "
-                f"--max-size {bound:g}"
-            )
+        if large := choose.too_large(self._trials["fp32"], self.terms):
+            raise GateError(f"what is right is not for every machine; what is, fp32 on ONNX Runtime, has {large}")
         if self._teacher is None:
             return self._trials["fp32"]
         scored = self._score("fp32")

@@ -122,7 +122,7 @@ def test_what_is_sealed_beside_may_be_no_larger_either(hold: Hold, monkeypatch: 
         monkeypatch.setitem(FIGURES, name, (FIGURES[name][0], 60))
     outcome, _ = hold(Terms(0.05, portable=True))
     assert [trial.plan.name for trial in outcome.others] == ["fp32"]
-    with pytest.raises(GateError, match=r"fp32 on ONNX Runtime, has 0\.0 MB of --max-size 0\.0035"):
+    with pytest.raises(GateError, match=r"fp32 on ONNX Runtime, has 0\.0 MB, more than 0\.0035"):
         hold(Terms(0.05, portable=True, max_size=0.0035))
 
 
