@@ -48,6 +48,8 @@ class State(BaseModel):
     started: str
     step: int = 0
     """Optimizer steps done."""
+    evaluated: int = 0
+    """The step of the last evaluation."""
     tokens: int = 0
     computed_tokens: int = 0
     """With padding."""

@@ -8,10 +8,11 @@ import deepspeed.comm as dist
 import torch
 from torch import nn
 
+from bertline.artifacts.errors import PreemptedError
 from bertline.tasks.task import Example, Output, Task
 from bertline.tasks.tokens import Encoded, Tokenizer, by_length
 from bertline.train import model as models
-from bertline.train import ranks, watchdog
+from bertline.train import preemption, ranks, watchdog
 from bertline.train.data.mapped import Windows
 from bertline.train.losses import Loss, Target
 from bertline.train.progress import Progress
@@ -52,8 +53,11 @@ def evaluate(
 
     Returns:
         The scores, and the task as it decided.
+
+    Raises:
+        PreemptedError: as `outputs`.
     """
-    computed = outputs(model, split.windows, split.name, tokenizer, batch_size, progress)
+    computed = outputs(model, split.windows, split.name, tokenizer, batch_size, progress, heed=True)
     watchdog.beat(f"{split.name}, scores")
     with watchdog.patient():  # every rank computes them by itself, of all texts
         if tune:
@@ -70,6 +74,7 @@ def outputs(
     tokenizer: Tokenizer,
     batch_size: int,
     progress: Progress,
+    heed: bool = False,
 ) -> list[Output]:
     """What the model gives for each window, on every rank.
 
@@ -80,15 +85,24 @@ def outputs(
         tokenizer: pads the batches.
         batch_size: windows a rank computes at once.
         progress: shows how far it is.
+        heed: give up where a rank is asked to stop.
+
+    Raises:
+        PreemptedError: on all ranks, a round after one was, if that is to be heeded.
     """
     model.eval()
     rank, count, device = dist.get_rank(), dist.get_world_size(), ranks.device()
     lengths = [len(window.input_ids) for window in windows]
     batches = by_length(lengths, batch_size)
     gathered: torch.Tensor | None = None
+    asks: ranks.Figures | None = None
     rounds = range(0, len(batches), count)
     for first in progress.track(rounds, len(rounds), name):
         watchdog.beat(f"{name}, round {first // count + 1}")
+        if asks is not None and any(asks.read()):
+            raise PreemptedError(f"{name}: stopped as asked in round {first // count + 1} of {len(rounds)}")
+        asked = torch.full((1,), float(heed and preemption.asked.is_set()), device=device)
+        asks = ranks.Figures(ranks.sum_over_ranks(asked))
         mine = batches[first + rank] if first + rank < len(batches) else None
         some = mine or batches[first]  # a rank without any computes as well: under ZeRO 3 others need its weights
         inputs = tokenizer.pad([windows[index] for index in some])

@@ -71,19 +71,26 @@ class Trainer:
         watchdog.allow(watchdog.FIRST)
         ranks.be_patient()
         with self.progress.training(state.step, steps):
+            if state.evaluated < state.step and self.due(training.eval_steps):  # it was stopped before it had
+                self.evaluate()
+                self.stop_if_asked()
             for batch in self.batches.ahead(state.step, pin=not ranks.on_cpu()):
                 if self.is_patience_lost():
                     break
                 self.step(batch)
                 watchdog.allow(standstill)
                 state.seconds = perf_counter() - begun
-                if self.due(training.eval_steps):
+                if self.due(training.eval_steps) and not self.preempted:
                     self.evaluate()
                 if self.due(training.save_steps) or self.preempted:
                     state.seconds = perf_counter() - begun
                     self.save()
-                if self.preempted and state.step < steps:
-                    raise PreemptedError(f"{self.run.path}: stopped as asked after step {state.step}, which is saved")
+                self.stop_if_asked()
+
+    def stop_if_asked(self) -> None:
+        """Raise PreemptedError where a rank was asked to stop."""
+        if self.preempted:
+            raise PreemptedError(f"{self.run.path}: stopped as asked after step {self.state.step}, which is saved")
 
     def step(self, batch: Batch) -> None:
         """One optimizer step; on a GPU the figures of the one before are read meanwhile."""
@@ -99,7 +106,7 @@ class Trainer:
         if ranks.on_cpu():  # nothing is on its way
             self.settle()
 
-    def optimize(self, batch: Batch) -> "Figures":
+    def optimize(self, batch: Batch) -> ranks.Figures:
         """Forward, backward and step for one global batch; returns its mean loss, and how many ranks are to stop.
 
         The sum of losses is divided by the terms of the global batch, so that the step is the same for any number of
@@ -128,7 +135,7 @@ class Trainer:
             total += loss.detach()
         watchdog.beat(f"step {step}, update")
         asked = total.new_full((), float(preemption.asked.is_set()))
-        figures = Figures(ranks.sum_over_ranks(torch.stack([total, asked])))
+        figures = ranks.Figures(ranks.sum_over_ranks(torch.stack([total, asked])))
         self._update(step)
         if not self.engine.was_step_applied() and self.state.precision != "fp16":
             check_finite("loss", figures.read()[0], step)
@@ -182,20 +189,28 @@ class Trainer:
             checkpoints.save(self.engine, self.state, self.run, self.recipe.training.save_total_limit)
 
     def evaluate(self) -> None:
-        """Score on the validation split; keep the model as best/ if it is better than all before."""
+        """Score on the validation split; keep the model as best/ if it is better than all before.
+
+        Asked to stop meanwhile, it leaves that to the run that goes on.
+        """
         self.check_weights()
         metric = self.recipe.metric
         size = micro_batch_size(self.recipe.training, dist.get_world_size())
-        scores, tuned = evaluation.evaluate(
-            self.engine,
-            self.validation,
-            self.task,
-            self.tokenizer,
-            self.objective.labels,
-            size,
-            self.progress,
-            tune=True,
-        )
+        try:
+            scores, tuned = evaluation.evaluate(
+                self.engine,
+                self.validation,
+                self.task,
+                self.tokenizer,
+                self.objective.labels,
+                size,
+                self.progress,
+                tune=True,
+            )
+        except PreemptedError:
+            self.preempted = True
+            return
+        self.state.evaluated = self.state.step
         decision = tuned.settings.decision
         now = Best(step=self.state.step, value=scores[metric], decision=decision)
         verdict = "the best so far"
@@ -239,28 +254,12 @@ class Trainer:
         return step % (every or self.batches.steps_per_epoch) == 0 or step == self.batches.steps
 
 
-class Figures:
-    """Numbers on their way from the device to the host: `read` waits for them, and finds them there a step later."""
-
-    def __init__(self, values: torch.Tensor) -> None:
-        self._values = values.to("cpu", non_blocking=True)
-        self._copied: Any = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
-        if self._copied is not None:
-            self._copied.record()
-
-    def read(self) -> list[float]:
-        """The numbers."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        return [float(value) for value in self._values.tolist()]
-
-
 class Taken(NamedTuple):
     """A step that is on its way on the device."""
 
     step: int
     learning_rate: float
-    figures: Figures
+    figures: ranks.Figures
     applied: bool
     """False where DeepSpeed has left it out, as fp16 does now and then."""
 

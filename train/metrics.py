@@ -30,10 +30,10 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def truncate(path: Path, step: int) -> None:
-    """Forget what came after `step`, which a resumed run does again."""
+def truncate(path: Path, step: int, evaluated: int) -> None:
+    """Forget what came after `step`, and after the evaluation at step `evaluated`: a resumed run does it again."""
     files.remove_left(path)
-    kept = [line for line in read(path) if line["step"] <= step]
+    kept = [line for line in read(path) if line["step"] <= (evaluated if "validation" in line else step)]
     files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 

@@ -1,7 +1,7 @@
 """A scheduler that wants the machine back says so by a signal: it is noted, and acted on after the step being taken.
 
-Before the first step it is looked for after every few thousand texts that are tokenized, and every few hundred that a
-teacher has answered.
+An evaluation is given up after the batch being computed. Before the first step it is looked for after every few
+thousand texts that are tokenized, and every few hundred that a teacher has answered.
 """
 
 import signal

@@ -92,6 +92,22 @@ def computes_bf16() -> bool:
     return bool(agreed)
 
 
+class Figures:
+    """Numbers on their way from the device to the host: `read` waits for them, and finds them there a step later."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values.to("cpu", non_blocking=True)
+        self._copied: Any = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._copied is not None:
+            self._copied.record()
+
+    def read(self) -> list[float]:
+        """The numbers."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return [float(value) for value in self._values.tolist()]
+
+
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     """Replace `value` on each rank by its sum over all; a value that is not finite anywhere is so everywhere."""
     dist.all_reduce(value)

@@ -297,7 +297,7 @@ def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State, checkpoi
         if checkpoint is not None:
             checkpoints.restore_best(checkpoint, run.best)
         checkpoints.set_aside(run.checkpoints, state.step)
-        metrics.truncate(run.metrics, state.step)
+        metrics.truncate(run.metrics, state.step, state.evaluated)
     dist.barrier()
 
 

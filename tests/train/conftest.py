@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -107,3 +107,9 @@ def losses(run: RunFolder) -> list[float]:
     """The loss of each step, in order."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def logged(run: RunFolder) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]

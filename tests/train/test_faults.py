@@ -22,9 +22,9 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.run import RunFolder
 from bertline.train import checkpoints
 from tests.train import forked, plain
+from tests.train.conftest import logged
 from tests.train.forked import PATIENCE, check_ended, told
 from tests.train.killed import ALL, PLACES, STEP, Stop
-from tests.train.test_loop import logged
 
 LAST, SAVE, EVALUATE = 12, 2, 6
 """Steps of the recipe, and every how many it saves and evaluates."""

@@ -11,7 +11,7 @@ import pytest
 from bertline.artifacts.run import RunFolder
 from bertline.train import checkpoints
 from tests.train import forked
-from tests.train.test_loop import logged
+from tests.train.conftest import logged
 
 SETS = ["training.save_steps=2", "training.dropout=0.1"]
 DISK, PAGE = 32 << 20, 4096

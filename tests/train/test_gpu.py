@@ -22,8 +22,7 @@ from bertline.train.losses import Loss, Objective
 from tests import encoders
 from tests.conftest import classifier, make_texts
 from tests.train import plain
-from tests.train.conftest import encode, losses, train_here
-from tests.train.test_loop import logged
+from tests.train.conftest import encode, logged, losses, train_here
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 STAGES = (0, 1, 2, 3)

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,9 +20,10 @@ from bertline.artifacts.run import RunFolder
 from bertline.train import checkpoints, setup
 from bertline.train.data import splitting
 from bertline.train.data.batches import Batch
-from bertline.train.loop import Figures, Trainer
+from bertline.train.loop import Trainer
+from bertline.train.ranks import Figures
 from tests.train import plain
-from tests.train.conftest import losses, train_here
+from tests.train.conftest import logged, losses, train_here
 
 pytestmark = pytest.mark.usefixtures("rank")
 
@@ -254,12 +254,6 @@ def test_a_full_disk(recipe: Path, tmp_path: Path, sets: list[str], what: str) -
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))
     assert not (tmp_path / "run/best").exists()
     train_here(recipe, tmp_path / "run", sets, resume=True)
-
-
-def logged(run: RunFolder) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the clock."""
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
 
 
 @contextmanager

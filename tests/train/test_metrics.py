@@ -30,9 +30,10 @@ def test_half_a_line_is_left_out(path: Path) -> None:
     assert metrics.read(path) == LINES
 
 
-def test_lines_after_a_step_are_forgotten(path: Path) -> None:
-    metrics.truncate(path, 6)
-    assert metrics.read(path) == LINES[:2]
+@pytest.mark.parametrize(("step", "evaluated", "kept"), [(6, 6, [0, 1]), (9, 6, [0, 1]), (6, 0, [0]), (8, 6, [0, 1])])
+def test_what_came_after_a_checkpoint_is_forgotten(path: Path, step: int, evaluated: int, kept: list[int]) -> None:
+    metrics.truncate(path, step, evaluated)
+    assert metrics.read(path) == [LINES[number] for number in kept]
 
 
 @pytest.mark.parametrize(("metric", "step", "value", "threshold"), [("accuracy", 6, 0.8, 0.3), ("loss", 9, 0.4, 0.4)])

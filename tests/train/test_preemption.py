@@ -10,12 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from bertline.artifacts.errors import PreemptedError
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
 from bertline.launch import train as launched
-from tests.train.conftest import losses
+from bertline.train import preemption, watchdog
+from tests.train import plain
+from tests.train.conftest import logged, losses, train_here
 
 SETS = ["--set", "training.epochs=20", "--set", "training.save_steps=1000", "--set", "training.eval_steps=1000"]
 
@@ -60,6 +63,46 @@ def test_a_preempted_run_goes_on_where_it_was(
     assert losses(run)[:taken] == before
     assert len(losses(run)) == read_summary(run.path).steps == 120
     assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] == 120
+
+
+@pytest.mark.usefixtures("rank")
+@pytest.mark.parametrize(
+    ("place", "times"),
+    [
+        ("validation, round 3", [1]),  # of the evaluation after step 6
+        ("validation, round 3", [1, 2]),  # and of the same in the run that goes on
+        ("validation, round 3", [2]),  # of the last
+        ("step 6, update", [1]),
+        ("step 12, update", [1]),
+        ("test, round 2", [1]),
+    ],
+)
+def test_an_evaluation_that_is_stopped_is_made_by_the_run_that_goes_on(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, times: list[int]
+) -> None:
+    sets = ["training.micro_batch_size=4", "training.save_steps=100", "training.best=loss"]
+    whole = train_here(recipe, tmp_path / "whole", sets)
+    heard: list[str] = []
+    beat = watchdog.beat
+
+    def beat_and_ask(where: str) -> None:
+        beat(where)
+        heard.append(where)
+        if where == place and heard.count(place) in times:
+            preemption.asked.set()
+
+    monkeypatch.setattr(watchdog, "beat", beat_and_ask)
+    for number in range(len(times)):
+        monkeypatch.setattr(preemption, "asked", preemption.Flag())
+        with pytest.raises(PreemptedError, match="stopped as asked"):
+            train_here(recipe, tmp_path / "stopped", sets, resume=number > 0)
+        assert heard[-1] != "test, scores"
+    monkeypatch.setattr(preemption, "asked", preemption.Flag())
+    stopped = train_here(recipe, tmp_path / "stopped", sets, resume=True)
+    assert logged(stopped) == logged(whole)
+    assert read_summary(stopped.path).test == read_summary(whole.path).test
+    for name, tensor in plain.weights(whole.best).items():
+        assert torch.equal(tensor, plain.weights(stopped.best)[name]), name
 
 
 def test_a_signal_may_come_while_another_is_noted() -> None:

@@ -267,9 +267,9 @@ class TestRuns:
         assert json.loads((first.best / "config.json").read_text())["num_hidden_layers"] == 2
         asked, spied = evaluation.outputs, []
 
-        def spy(*arguments: Any) -> Any:
+        def spy(*arguments: Any, **named: Any) -> Any:
             spied.append(arguments[2])
-            return asked(*arguments)
+            return asked(*arguments, **named)
 
         monkeypatch.setattr(evaluation, "outputs", spy)
         assert losses(train_here(recipe, tmp_path / "second")) == losses(first)
