@@ -207,6 +207,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def fingerprint(value: Any) -> str:
+    """A short name for what JSON can hold: equal values have one, others another."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def listing(folder: Path, exclude: Collection[str] = ()) -> list[FileEntry]:
     """Every regular file below `folder` with size and hash, sorted by path."""
     return [

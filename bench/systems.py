@@ -39,13 +39,13 @@ class System:
         return encoder.max_tokens(encoder.check(self.tokenizer, weights=False))
 
 
-def from_bundle(folder: Path, name: str = "bundle") -> System:
+def from_bundle(folder: Path) -> System:
     """The system that a bundle is on this machine. Raises what `bundle.read` raises."""
     manifest = bundle.read(folder)
     runtime = variants.pick(manifest).runtime
     cascade = manifest.cascade if runtime == manifest.runtime else None
     return System(
-        name=name,
+        name="bundle",
         kind=runtime.name,
         model=folder / runtime.model,
         tokenizer=folder,

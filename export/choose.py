@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, exp, log, sqrt
+from math import ceil, sqrt
+from statistics import geometric_mean
 
 from bertline.artifacts.bundle import Candidate
 from bertline.export.candidates.plans import Plan
@@ -38,7 +39,7 @@ class Trial:
     @property
     def milliseconds(self) -> float:
         """The geometric mean of the medians."""
-        return exp(sum(map(log, self.p50_ms.values())) / len(self.p50_ms))
+        return geometric_mean(self.p50_ms.values())
 
 
 def order(trial: Trial, terms: Terms) -> tuple[float, ...]:

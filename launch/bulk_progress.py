@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from time import monotonic
 
 from rich.console import Console
@@ -63,5 +64,5 @@ class BulkProgress:
         done = seen.done - self._first.done
         if done <= 0:
             return "time left unknown"
-        left = round((now - self._began) / done * (seen.total - seen.done))
-        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        left = timedelta(seconds=round((now - self._began) / done * (seen.total - seen.done)))
+        return f"{left} left"

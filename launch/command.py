@@ -1,7 +1,7 @@
 """The `bertline` command: each subcommand reads its arguments, calls one function and prints what it returns.
 
-Words and progress go to stderr; `--json` prints one JSON object on stdout (`predict`: one a line). Exit codes: 0 done,
-1 a check or gate failed, 2 the input is wrong. Heavy imports stay inside the subcommands: `--help` is quick.
+Words and progress go to stderr; `--json` prints one JSON object on stdout (`predict`: one a line). The README lists the
+exit codes. Heavy imports stay inside the subcommands: `--help` is quick.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ hostfile_option = click.option(
     "--hostfile", type=path_type, help="DeepSpeed hostfile: one line a machine, 'NAME slots=GPUS'."
 )
 drop_option = click.option(
-    "--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Metric it may lose."
+    "--max-drop",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Largest loss of the metric.",
 )
 overrides_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe."
@@ -168,15 +172,15 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @click.option("--portable", is_flag=True, help="Seal a model for every CPU class.")
 @click.option(
     "--prefer", type=click.Choice(["latency", "size", "accuracy"]), default="latency", show_default=True,
-    help="What is best, among those that lose no more.",
+    help="What to choose by, among those that lose no more.",
 )  # fmt: skip
-@click.option("--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="What the model may weigh.")
+@click.option("--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="Largest model to accept.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Texts at once to be fast for, too."
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Texts at once to be fast for as well as one."
 )
 @click.option("--only", metavar="NAME", multiple=True, help="Try this candidate, and no other.")
 @click.option("--quick", is_flag=True, help="Try the usual winners, timed once.")
-@click.option("--allow-fp32", is_flag=True, help="Take an fp32 model where no other is right.")
+@click.option("--allow-fp32", is_flag=True, help="Accept an fp32 model where no other passes.")
 @click.option("--calibration", type=click.IntRange(1), default=100, show_default=True, help="Texts for static scales.")
 @click.option(
     "--layout",

@@ -4,7 +4,9 @@
 >>> model = load("bundles/demo")                                # doctest: +SKIP
 """
 
-from bertline.serve.answers import Classification, Entities, Entity, Found, Labels, Number, Span
+from bertline.serve.answers import Classification, Entities, Entity, MultiLabel, QuestionAnswer, Regression, Span
 from bertline.serve.model import Model, load
 
-__all__ = ["Classification", "Entities", "Entity", "Found", "Labels", "Model", "Number", "Span", "load"]
+__all__ = [
+    "Classification", "Entities", "Entity", "Model", "MultiLabel", "QuestionAnswer", "Regression", "Span", "load",
+]  # fmt: skip

@@ -22,7 +22,7 @@ class Classification:
 
 
 @dataclass(frozen=True)
-class Labels:
+class MultiLabel:
     """The labels of a text that may have any number of them."""
 
     labels: list[str]
@@ -33,8 +33,8 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Number:
-    """What a regression gives."""
+class Regression:
+    """The number that a model gives a text."""
 
     value: float
     truncated: bool = False
@@ -73,7 +73,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Found:
+class QuestionAnswer:
     """The answer to a question."""
 
     answer: str
@@ -89,7 +89,7 @@ class Found:
     truncated: bool = False
 
 
-Typed = Classification | Labels | Number | Entities | Found
+Typed = Classification | MultiLabel | Regression | Entities | QuestionAnswer
 
 
 def typed(answer: Answer) -> Typed:
@@ -100,6 +100,6 @@ def typed(answer: Answer) -> Typed:
         return Entities(**fields)
     if "answer" in fields:
         fields["n_best"] = [Span(**one) for one in fields["n_best"]]
-        return Found(**fields)
-    kind = Number if "value" in fields else Labels if "labels" in fields else Classification
+        return QuestionAnswer(**fields)
+    kind = Regression if "value" in fields else MultiLabel if "labels" in fields else Classification
     return kind(**fields)

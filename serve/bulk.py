@@ -182,7 +182,7 @@ def _submitted(
     return bare, sum(len(part or "") for part in text), model.submit([text])[0]
 
 
-def _outcome(attempt: Attempt, characters: int, asked: Future[Answered] | InputError) -> Outcome:
+def _outcome(attempt: Attempt, _: int, asked: Future[Answered] | InputError) -> Outcome:
     answer = asked if isinstance(asked, InputError) else asked.result().answer
     return Outcome(attempt.number, attempt.line, answer)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision
-from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Task, of_each_text, string
+from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Target, Task, of_each_text, string
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 BEST = 20
@@ -89,7 +89,7 @@ class QuestionAnswering(Task):
         """Windows are of the context, each after the whole question."""
         return Tokenizer(folder, self.settings.tokens, paired=True)
 
-    def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
+    def target(self, example: Example, window: Encoded) -> Target:
         """(2,) the first and the last token of the first answer; twice 0, the classification token, if not here."""
         if example.gold is None:
             return np.full(2, IGNORED, np.int64)

@@ -20,6 +20,8 @@ from bertline.tasks.tokens import Encoded, Text, Tokenizer, refuse_lone_surrogat
 
 Output = npt.NDArray[np.float32]
 """What the model gives for a window: (labels,), or (tokens, channels) from a head on every token."""
+Target = npt.NDArray[Any]
+"""Of a window: a class, a value, one for each label, or one for each token."""
 Answer = dict[str, Any]
 """As JSON."""
 Counts = npt.NDArray[np.float64]
@@ -163,7 +165,7 @@ class Task(ABC):
         return Tokenizer(folder, self.settings.tokens)
 
     @abstractmethod
-    def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
+    def target(self, example: Example, window: Encoded) -> Target:
         """What the model is to learn of a window: one class or value, one for each label, or one for each token.
 
         Of an example whose `gold` is None there is nothing to learn: IGNORED, or a number that is none.

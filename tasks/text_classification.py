@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision
-from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Task, of_each_text, string
+from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Target, Task, of_each_text, string
 from bertline.tasks.tokens import Encoded, Text, refuse_lone_surrogates
 
 UNTUNED = 0.5
@@ -103,7 +103,7 @@ class TextClassification(Task):
             return {"labels": [label for label in following if label not in own][: max(len(own), 1)]}
         return {"label": following[0]}
 
-    def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
+    def target(self, example: Example, window: Encoded) -> Target:
         """The index of the label; of several, 1 for each that is right and 0 for the rest; the number."""
         if self.regression:
             return np.array(np.nan if example.gold is None else example.gold, np.float32)

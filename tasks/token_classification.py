@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
-from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Task, of_each_text, string
+from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Target, Task, of_each_text, string
 from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
 
 Span = tuple[int, int]
@@ -120,7 +120,7 @@ class TokenClassification(Task):
             raise InputError(f"{where}: unknown entities {', '.join(unknown)}; known are {', '.join(self.types)}")
         return example
 
-    def target(self, example: Example, window: Encoded) -> npt.NDArray[Any]:
+    def target(self, example: Example, window: Encoded) -> Target:
         """(tokens,) the index of each word's tag on its first sub-word, IGNORED elsewhere.
 
         Words that share a token leave it to the first of them.

@@ -1,7 +1,6 @@
 """Scoring a model on held-out texts, on all ranks: each computes its share, and every rank gets the whole answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import deepspeed.comm as dist
@@ -9,24 +8,13 @@ import torch
 from torch import nn
 
 from bertline.artifacts.errors import PreemptedError
-from bertline.tasks.task import Example, Output, Task
+from bertline.tasks.task import Output, Target, Task
 from bertline.tasks.tokens import Encoded, Tokenizer, by_length
 from bertline.train import model as models
 from bertline.train import preemption, ranks, watchdog
-from bertline.train.data.mapped import Windows
-from bertline.train.losses import Loss, Target
+from bertline.train.data.split import Split
+from bertline.train.losses import Loss
 from bertline.train.progress import Progress
-
-
-@dataclass(frozen=True)
-class Split:
-    """Labelled texts as the model reads them: a window each, or several of a long one."""
-
-    name: str
-    examples: Sequence[Example]
-    windows: Windows
-    teacher: Sequence[Output] | None = None
-    """A teacher's outputs, one a window."""
 
 
 def evaluate(

@@ -23,9 +23,9 @@ from bertline.tasks.tokens import Tokenizer
 from bertline.train import checkpoints, evaluation, metrics, model, preemption, ranks, watchdog
 from bertline.train.checkpoints import State
 from bertline.train.data.batches import Batch, Batches
+from bertline.train.data.split import Split
 from bertline.train.deepspeed_config import micro_batch_size
 from bertline.train.distillation.relations import Relations
-from bertline.train.evaluation import Split
 from bertline.train.losses import Objective
 from bertline.train.monitors import Monitors
 from bertline.train.progress import Progress

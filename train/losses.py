@@ -16,12 +16,10 @@ from torch.nn import functional
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Distillation, Training
 from bertline.artifacts.task import TaskSettings
-from bertline.tasks.task import IGNORED, Output
+from bertline.tasks.task import IGNORED, Output, Target
 
 NEVER = -1e4
 """A logit of what cannot be: its probability is 0, and its product with that is a number."""
-Target = npt.NDArray[Any]
-"""Of a window: a class, a value, one for each label, or one for each token."""
 
 
 class Loss:

@@ -6,6 +6,7 @@ Only rank 0 speaks.
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
@@ -50,7 +51,7 @@ class Progress:
             self._bars.update(self._task, completed=step, note=note)
         elif log:
             left = (time.monotonic() - self._started) / (step - self._first) * (self._total - step)
-            self.say(f"step {step}/{self._total}  {note}  {left // 60:.0f}:{left % 60:02.0f} left")
+            self.say(f"step {step}/{self._total}  {note}  {timedelta(seconds=round(left))} left")
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
         """Pass `items` on, with a bar of their own while they last."""

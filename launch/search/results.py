@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -105,9 +107,10 @@ def show(found: Mapping[str, Any]) -> None:
 def table(found: Mapping[str, Any]) -> Table:
     """The trials by rank, with mean, spread and cost."""
     keys = list(found["best"]["set"])
-    drawn = Table(title=f"{found['metric']} over folds; the best first")
+    title = f"{found['metric']} over folds; the best first"
+    drawn = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in ("trial", *_headings(keys), "mean", "std", "folds", "cost", ""):
-        drawn.add_column(column, justify="right")
+        drawn.add_column(column, justify="right", overflow="fold")  # a value that is cut short says nothing
     for row in found["trials"]:
         drawn.add_row(
             str(row["trial"]), *(_short(row["set"].get(key)) for key in keys), _score(row["mean"]), _score(row["std"]),
@@ -167,4 +170,4 @@ def _score(value: float | None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f}"
+    return str(timedelta(seconds=round(seconds)))

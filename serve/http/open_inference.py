@@ -32,7 +32,6 @@ from bertline.tasks.task import Answer
 from bertline.tasks.tokens import Text, refuse_lone_surrogates
 
 HEADER = "inference-header-content-length"
-TYPES = {"BYTES": np.object_, "FP32": np.float32, "INT32": np.int32, "BOOL": np.bool_}
 LENGTH = 4
 """Bytes of the little-endian length before each element of a binary BYTES tensor."""
 

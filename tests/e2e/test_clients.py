@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from tritonclient import http as triton
 
 from bertline.launch.benchmarks.serve.serving import serving
-from bertline.serve import Classification, Entities, Found, load
+from bertline.serve import Classification, Entities, QuestionAnswer, load
 from tests.e2e.tiny import TASKS
 
 pytestmark = pytest.mark.usefixtures("online")
@@ -84,7 +84,7 @@ def test_hugging_face_finds_entities(url: str, bundles: dict[str, Path]) -> None
 
 def test_hugging_face_answers_a_question(url: str, bundles: dict[str, Path]) -> None:
     (answer,) = expected(bundles, "question-answering", [(QUESTION, CONTEXT)])
-    assert isinstance(answer, Found)
+    assert isinstance(answer, QuestionAnswer)
     found: Any = client(url, "question-answering").question_answering(question=QUESTION, context=CONTEXT)
     assert (found.answer, found.start, found.end) == (answer.answer, answer.start, answer.end)
     several: Any = client(url, "question-answering").question_answering(question=QUESTION, context=CONTEXT, top_k=3)

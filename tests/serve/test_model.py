@@ -27,7 +27,7 @@ from bertline.tasks.tokens import Tokenizer
 
 def test_what_is_public() -> None:
     assert set(serve.__all__) == {
-        "Classification", "Entities", "Entity", "Found", "Labels", "Model", "Number", "Span", "load"
+        "Classification", "Entities", "Entity", "Model", "MultiLabel", "QuestionAnswer", "Regression", "Span", "load"
     }  # fmt: skip
 
 
@@ -48,9 +48,9 @@ def test_answers_of_other_tasks_are_typed() -> None:
     entity: dict[str, Any] = {"label": "C", "score": 0.5, "start": 0, "end": 6, "text": "Berlin"}
     assert typed({"entities": [entity], "truncated": True}) == serve.Entities([serve.Entity(**entity)], truncated=True)
     span: dict[str, Any] = {"answer": "Berlin", "score": 0.5, "start": 0, "end": 6}
-    assert typed({**span, "n_best": [span]}) == serve.Found(**span, n_best=[serve.Span(**span)])
-    assert typed({"value": 2.5}) == serve.Number(2.5)
-    assert typed({"labels": ["a"], "scores": {"a": 0.7}}) == serve.Labels(["a"], {"a": 0.7})
+    assert typed({**span, "n_best": [span]}) == serve.QuestionAnswer(**span, n_best=[serve.Span(**span)])
+    assert typed({"value": 2.5}) == serve.Regression(2.5)
+    assert typed({"labels": ["a"], "scores": {"a": 0.7}}) == serve.MultiLabel(["a"], {"a": 0.7})
 
 
 def test_many_threads_at_once_get_each_their_own(tiny_bundle: Path) -> None:

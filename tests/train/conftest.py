@@ -12,7 +12,7 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Tokenizer
-from bertline.train.evaluation import Split
+from bertline.train.data.split import Split
 from tests.conftest import make_model, make_texts
 
 if TYPE_CHECKING:

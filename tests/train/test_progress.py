@@ -14,7 +14,7 @@ def test_plain_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     progress.say("[done] at 100%")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines()[0].startswith("step 2/4  loss 0.4000  1,234 tokens/s  0:00 left")
+    assert err.splitlines()[0].startswith("step 2/4  loss 0.4000  1,234 tokens/s  0:00:00 left")
     assert err.splitlines()[-1] == "[done] at 100%"
 
 

@@ -14,8 +14,8 @@ import torch
 
 from bertline.artifacts.recipe_schema import Training
 from bertline.tasks.tokens import Tokenizer
+from bertline.train.data.split import Split
 from bertline.train.deepspeed_config import accumulation_steps, micro_batch_size
-from bertline.train.evaluation import Split
 from bertline.train.losses import Objective, Terms
 
 Indices = npt.NDArray[np.int64]

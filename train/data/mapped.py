@@ -16,9 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import ipc
 
-from bertline.tasks.task import Example, Output
+from bertline.tasks.task import Example, Output, Target
 from bertline.tasks.tokens import Encoded
-from bertline.train.losses import Target
 
 ROWS = 1024
 """Of a record batch; the last may have fewer."""

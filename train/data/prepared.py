@@ -4,8 +4,6 @@ A folder is named by a fingerprint of all that it is made of: the content of the
 task, data and tokens, the tokenizer, and the code that reads them. It appears whole, by a rename. Any may be removed.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -15,15 +13,14 @@ import bertline
 from bertline.artifacts import files, machine
 from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.tasks.task import Example, Task
+from bertline.tasks.task import Example, Target, Task
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train import preemption
 from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Windows, batched
 from bertline.train.data.sources import UNLABELLED
+from bertline.train.data.split import Split
 from bertline.train.data.splitting import SPLITS, Splits
-from bertline.train.evaluation import Split
-from bertline.train.losses import Target
 from bertline.train.progress import Progress
 
 FOLDER = ".bertline-cache"
@@ -108,7 +105,7 @@ def fingerprint(recipe: Recipe, tokenizer: Path) -> str:
         "code": [files.sha256(path) for pattern in CODE for path in sorted(package.glob(pattern))],
         "versions": machine.versions(*PACKAGES),
     }
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+    return files.fingerprint(made_of)
 
 
 def windows(

@@ -34,7 +34,7 @@ def survey(recipe: Recipe) -> dict[str, Any]:
         (sentences).
 
     Raises:
-        InputError: as `splitting.load`; or the model has no tokenizer.
+        InputError: as `splitting.make`; or the model has no tokenizer.
     """
     model_folder = recipes.model_folder(recipe, weights=False)
     recipes.check_model(recipe, model_folder, weights=False)

@@ -1,8 +1,6 @@
 """What a teacher says of the training texts: it is asked once, on all ranks, and its answers are kept on disk."""
 
-import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,4 +189,4 @@ def _fingerprint(teacher: Teacher, own: Path, ready: Prepared, tokenizer: Path, 
         "precision": precision,
         "code": [files.sha256(package / "train" / name) for name in CODE],
     }
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+    return files.fingerprint(made_of)

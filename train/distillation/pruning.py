@@ -17,7 +17,7 @@ from bertline.artifacts.recipe_schema import Student
 from bertline.artifacts.tables import from_all_over
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
-from bertline.train.evaluation import Split
+from bertline.train.data.split import Split
 from bertline.train.losses import Loss
 
 FAMILIES = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")

@@ -3,8 +3,6 @@
 What is cut is a folder, not a model in memory, so that what trains is what anyone reads from the folder afterwards.
 """
 
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ def cut(folder: Path, student: Student, cache: Path) -> Path:
     config = encoder.check(folder)
     _check_places(config, kept)
     named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept, "code": _code()}
-    made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
+    made = cache / f"student-{files.fingerprint(named)}"
 
     def fill(temporary: Path) -> None:
         tensors = _renumbered(_tensors(folder), kept, encoder.layers(config), folder)
@@ -72,7 +70,7 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
         "tokenizer": files.sha256(tokenizer / "tokenizer.json"),
         "code": [_code(), files.sha256(Path(pruning.__file__))],
     }
-    made = cache / f"student-{hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:32]}"
+    made = cache / f"student-{files.fingerprint(named)}"
 
     def fill(temporary: Path) -> None:
         whole = model.from_folder(folder, task.architecture, trained=True)

@@ -15,8 +15,8 @@ from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train import model as models
+from bertline.train.data.split import Split
 from bertline.train.distillation import pruning, student
-from bertline.train.evaluation import Split
 from bertline.train.losses import Loss
 from tests import encoders
 from tests.conftest import make_texts
