@@ -85,6 +85,12 @@ def verify(folder: Path, public_key: Path) -> str:
     return covered[MANIFEST]
 
 
+def demand_same(folder: Path, signed: str | None, loaded: str) -> None:
+    """Raise DamagedError where the manifest that was loaded is not the one that was signed; None: no one had to."""
+    if signed not in (None, loaded):
+        raise DamagedError(f"{folder}: not the bundle any more whose signature was verified")
+
+
 def _hashing() -> Hashing:
     """One digest a file, of every file but the signature: a signature of another form than this is refused."""
     from model_signing import hashing

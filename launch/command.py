@@ -302,8 +302,7 @@ def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
     """Answer TEXTs, or the rows of a file, with BUNDLE. A bundle on pairs takes TEXTs two by two."""
     from bertline.launch import predict
 
-    _demand_signature(bundle, public_key)
-    predict.predict(bundle, **options)
+    predict.predict(bundle, _demand_signature(bundle, public_key), **options)
 
 
 @main.command()
@@ -364,13 +363,15 @@ def _leave(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-def _demand_signature(bundle: Path, public_key: Path | None) -> None:
-    """Where a key is named: before anything else of a bundle is read."""
-    if public_key is not None:
-        from bertline.artifacts import signature
+def _demand_signature(bundle: Path, public_key: Path | None) -> str | None:
+    """Where a key is named, before anything else of a bundle is read: the sha256 of the manifest that is signed."""
+    if public_key is None:
+        return None
+    from bertline.artifacts import signature
 
-        signature.verify(bundle, public_key)
-        _say(f"{bundle}: signed by the owner of {public_key}")
+    signed = signature.verify(bundle, public_key)
+    _say(f"{bundle}: signed by the owner of {public_key}")
+    return signed
 
 
 def _print(value: Any, as_json: bool) -> None:

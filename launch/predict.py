@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bertline.artifacts import files, tables
+from bertline.artifacts import files, signature, tables
 from bertline.artifacts.errors import InputError, install_advice
 from bertline.launch.bulk_progress import BulkProgress
 from bertline.serve import bulk, formats, load
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def predict(
     folder: Path,
+    signed: str | None,
     texts: Sequence[str],
     source: Path | None,
     target: Path | None,
@@ -38,6 +39,7 @@ def predict(
 
     Args:
         folder: the bundle.
+        signed: the sha256 of the manifest that it must have; None: any.
         texts: to answer; or
         source: the file that has them.
         target: where answers go; None: stdout.
@@ -49,6 +51,7 @@ def predict(
     Raises:
         InputError: neither texts nor a file, both, an odd number of texts for pairs, a file that exists already, the
             extra [ray] is not installed where its engine is asked for, or what `bulk.predict` raises.
+        DamagedError: what was loaded is not what was signed.
     """
     if columns and source is None:
         raise InputError("--column is for files: give --in FILE with it")
@@ -56,15 +59,17 @@ def predict(
     if engine == "ray" and source is not None and target is not None:
         # Ray prints on stdout what it has to tell of workers that died
         with redirect_stdout(sys.stderr), BulkProgress() as progress, _workers(folder, progress.say) as workers:
-            bulk.predict(workers, folder, source, target, errors, progress.say, progress.see, columns)
+            signature.demand_same(folder, signed, workers.sha256)
+            bulk.predict(workers, source, target, errors, progress.say, progress.see, columns)
         return
     with load(folder) as model:
+        signature.demand_same(folder, signed, model.sha256)
         if model.bundle.notice:
             _say(f"note: {model.bundle.notice}")
         if source is not None and target is not None:
             model.prepare()
             with BulkProgress() as progress:
-                bulk.predict(model, folder, source, target, errors, progress.say, progress.see, columns)
+                bulk.predict(model, source, target, errors, progress.say, progress.see, columns)
         elif source is not None:
             model.prepare()
             for answer in _answers(model, source, columns):

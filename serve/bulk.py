@@ -45,6 +45,10 @@ class Answering(Protocol):
     def machines(self) -> int:
         """Those that compute."""
 
+    @property
+    def sha256(self) -> str:
+        """Of the bundle's manifest, which has the hashes of all other files."""
+
     def submit(self, texts: Sequence[Text]) -> list[Future[Answered]]:
         """Queue texts; a future for each."""
 
@@ -124,7 +128,6 @@ def answers(model: Answering, attempts: Iterable[Attempt], columns: Mapping[str,
 
 def predict(
     model: Answering,
-    bundle: Path,
     source: Path,
     target: Path,
     errors: Path | None,
@@ -136,7 +139,6 @@ def predict(
 
     Args:
         model: that answers.
-        bundle: its folder.
         source: any file that `tables` reads.
         target: of a kind that `formats` writes.
         errors: bad rows go there, as JSON lines; None: the first ends the call, and what was answered is kept.
@@ -150,7 +152,9 @@ def predict(
             (see `Unfinished`).
     """
     formats.check(target)
-    with tables.opened(source) as raw, Unfinished(target, errors, source, bundle, say, columns) as unfinished:
+    if source.is_fifo():
+        raise InputError(f"{source}: a pipe, which cannot be read again after a kill; write it to a file first")
+    with tables.opened(source) as raw, Unfinished(target, errors, source, model.sha256, say, columns) as unfinished:
         if not unfinished.journal.ended:
             total = tables.count(source)
             size = source.stat().st_size

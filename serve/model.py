@@ -56,7 +56,7 @@ class Model:
     def __init__(self, bundle: Bundle, lanes: Lanes) -> None:
         """Load the model of a bundle, to compute on as many cores as there are lanes, which others may use as well."""
         self.bundle = bundle
-        self.manifest = bundle.manifest
+        self.manifest, self.sha256 = bundle.manifest, bundle.sha256
         self.task = bundle.task
         self.lanes = lanes
         self._together = bundle.engine(lanes.count)
@@ -145,7 +145,7 @@ class Model:
         tokenized = perf_counter()
         answers = engine.decode(texts, windows, engine.outputs_of(windows, self._batches(windows)))
         ended = perf_counter()
-        took = (ended - begun) / len(windows)
+        took = (ended - begun) / sum(map(self._windows, texts))  # as `expected` counts, which may guess too few
         if engine is self._apart or took > self.seconds:
             self.seconds += RECENT * (took - self.seconds)
         return Computed(answers, tokenized - begun, ended - tokenized)

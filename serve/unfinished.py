@@ -32,7 +32,7 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bertline.artifacts import bundle, files
+from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.serve import formats
 
@@ -51,15 +51,15 @@ class Identity(BaseModel):
     columns: dict[str, str] = {}
     """Its names of what is answered, where they are others than ours."""
     bundle_sha256: str
-    """Of its bertline.json, which has the hashes of all other files."""
+    """Of its manifest."""
 
     @classmethod
-    def of(cls, source: Path, folder: Path, columns: Mapping[str, str]) -> Identity:
+    def of(cls, source: Path, bundle_sha256: str, columns: Mapping[str, str]) -> Identity:
         """The identity of the columns of a file as it is now and of a bundle."""
         found = source.stat()
         return cls(
             input=str(source.resolve()), size=found.st_size, mtime_ns=found.st_mtime_ns,
-            columns=dict(columns), bundle_sha256=files.sha256(folder / bundle.MANIFEST),
+            columns=dict(columns), bundle_sha256=bundle_sha256,
         )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ class Unfinished:
         target: Path,
         errors: Path | None,
         source: Path,
-        folder: Path,
+        bundle_sha256: str,
         say: Callable[[str], None],
         columns: Mapping[str, str] = {},
     ) -> None:
@@ -112,7 +112,7 @@ class Unfinished:
         files.sync_entry(self.folder.parent)
         try:
             files.refuse_existing(target)  # again, now that nobody else makes it
-            self.journal = self._read(Identity.of(source, folder, columns), say)
+            self.journal = self._read(Identity.of(source, bundle_sha256, columns), say)
             self._hold_errors(None if errors is None else str(errors.resolve()))
             if errors is not None:
                 self._refuse_existing(errors)

@@ -29,7 +29,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bertline import __version__
-from bertline.artifacts import bundle, files
+from bertline.artifacts import bundle
 from bertline.artifacts.bundle import Packing
 from bertline.artifacts.errors import BertlineError
 from bertline.serve.cluster.connection import connect, first_line, machines
@@ -72,8 +72,9 @@ class Workers:
             InputError: the folder is no bundle, or as `connect`.
             DamagedError: as `bundle.load`.
         """
-        self.task = catalog.make(bundle.load(folder).manifest)
-        self._load = (folder.resolve(), files.sha256(folder / bundle.MANIFEST), __version__)
+        loaded = bundle.load(folder)
+        self.task, self.sha256 = catalog.make(loaded.manifest), loaded.sha256
+        self._load = (folder.resolve(), self.sha256, __version__)
         self._say = say
         connect(log_to_driver=False)
         self.machines = len(machines())

@@ -37,8 +37,12 @@ FILES = ("page.css", "page.js", "docs.js", "answers.js", "asking.js", "bundle.js
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # fmt: skip # noqa: E501
 
 
-EXPOSED = ("retry-after", "server-timing", "x-bundle-version", "x-request-id")
+EXPOSED = ("inference-header-content-length", "retry-after", "server-timing", "x-bundle-version", "x-request-id")
 """What another site's scripts may read of an answer's head."""
+ASKING = (
+    "authorization", "content-type", "inference-header-content-length", "traceparent", "tracestate", "x-request-id",
+)  # fmt: skip
+"""What they may write into that of a request."""
 
 
 class Server:
@@ -174,13 +178,12 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | N
     server = Server(shelf, keys)
     middleware = [Middleware(Observing, metrics=server.metrics, spans=spans)]
     if origins:
-        headers = ["authorization", "content-type", "x-request-id"]
         middleware.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(origins),
                 allow_methods=["GET", "POST"],
-                allow_headers=headers,
+                allow_headers=ASKING,
                 expose_headers=EXPOSED,
             )
         )

@@ -84,6 +84,7 @@ class Connection(HttpToolsProtocol):
         if self._trailer is not None and self._trailer > HEAD_BYTES:
             self._trailer = None
             self._break_off(431, LONG)
+        self._keep_alive()
 
     def on_message_begin(self) -> None:
         if self._head is None:  # else it is a head that is parsed a second time
@@ -173,22 +174,33 @@ class Connection(HttpToolsProtocol):
         """To uvicorn, of a head that offers another protocol: not to answer what it is about to be given again."""
         return True
 
+    def _keep_alive(self) -> None:
+        """Wait as long as for another request where one has come to its end that was answered before."""
+        answered = self.cycle is not None and self.cycle.response_complete and self._whole is None
+        if answered and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     def _expect(self) -> None:
         self._whole = self.loop.call_later(SECONDS, self._late)
 
     def _late(self) -> None:
         self._whole = None
-        self._break_off(408, LATE)
+        if self._head is None:
+            self._break_off(408, LATE)
+        else:
+            self._refuse(LATE)
 
     def _break_off(self, status: int, answer: bytes) -> None:
-        """End in the midst of a request, with an answer unless one has begun."""
-        if self.cycle is not None and not self.cycle.response_started:
+        """End in the midst of a request, with an answer unless one has begun, or another's is to come before it."""
+        if self.cycle is not None and self.cycle is self._answered and not self.cycle.response_started:
             self.cycle.scope["state"][BROKEN_OFF] = status
             self.transport.write(answer)
         self._end()
 
     def _refuse(self, answer: bytes) -> None:
-        """End in the midst of a head with an answer, unless another is being written."""
+        """End in the midst of a head with an answer, unless another's is to come before it."""
         self._head = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(answer)

@@ -65,6 +65,8 @@ class OutputParameters(_Part):
     """What is said of an output."""
 
     binary_data: bool | None = None
+    classification: int | None = None
+    """Of an extension that is not offered."""
 
 
 class Output(_Part):
@@ -86,7 +88,7 @@ class InferRequest(_Part):
     id: str | None = None
     inputs: Annotated[list[Input], Field(min_length=1, max_length=2)]
     outputs: Annotated[list[Output], Field(max_length=16)] | None = None
-    """All where absent."""
+    """All where there are none."""
     parameters: RequestParameters | None = None
 
 
@@ -133,7 +135,7 @@ def read(content: bytes, json_bytes: str | None, manifest: Manifest, limits: Lim
 def write(name: str, version: str, answers: Sequence[Answer], manifest: Manifest, request: InferRequest) -> Any:
     """The body of an answer, and how many bytes of it are JSON; None for all."""
     found = tensors(answers, manifest)
-    wanted = request.outputs if request.outputs is not None else [Output(name=one) for one in found]
+    wanted = request.outputs or [Output(name=one) for one in found]
     binary = request.parameters is not None and request.parameters.binary_data_output
     outputs, tail = [], []
     for one in wanted:
@@ -149,9 +151,11 @@ def write(name: str, version: str, answers: Sequence[Answer], manifest: Manifest
 
 
 def demand_outputs(request: InferRequest, manifest: Manifest) -> None:
-    """Raise RefusedError 422 for an output that a bundle does not have, or that is wanted twice."""
+    """Raise RefusedError 422 for an output that a bundle does not have, or in a form that is not offered, or twice."""
     known = tensors([], manifest)
     names = [one.name for one in request.outputs or []]
+    if any(one.parameters and one.parameters.classification for one in request.outputs or []):
+        raise RefusedError(422, "outputs: classification is not offered; label and score are what it would give")
     for name in names:
         if name not in known:
             raise RefusedError(422, f"outputs: {name!r:.60} is none of {', '.join(known)}")

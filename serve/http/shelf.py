@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import signature
-from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.errors import InputError
 from bertline.serve.engine import Bundle
 from bertline.serve.http.hugging_face import Format
 from bertline.serve.http.limits import Limits
@@ -48,8 +48,7 @@ class Shelf:
         signed = [None if self._public_key is None else signature.verify(one, self._public_key) for one in folders]
         entries = [Entry(*place, self.lanes, self.limits) for place in zip(names, folders, strict=True)]
         for entry, folder, sha256 in zip(entries, folders, signed, strict=True):
-            if sha256 not in (None, entry.bundle.sha256):
-                raise DamagedError(f"{folder}: not the bundle any more whose signature was verified")
+            signature.demand_same(folder, sha256, entry.bundle.sha256)
         self.entries = {entry.name: entry for entry in entries}
 
     @property

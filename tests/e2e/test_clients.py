@@ -175,7 +175,7 @@ def test_triton_is_told_of_server_and_models(tritons: triton.InferenceServerClie
 def test_triton_classifies(tritons: triton.InferenceServerClient, bundles: dict[str, Path], binary: bool) -> None:
     texts = [TEXT, LONG, ""]
     wanted = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("label", "score", "truncated")]
-    for outputs in (None, wanted):
+    for outputs in (None, [], wanted):
         found = tritons.infer(
             "text-classification", [tensor("text", texts, binary)], request_id="seven", outputs=outputs, headers=key()
         )

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import pytest
 from pyarrow import parquet
 
 from bertline.artifacts import files, tables
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.bundle import MANIFEST
+from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.tables import Attempt
+from bertline.launch.predict import predict as predict_texts
 from bertline.serve import Model, bulk, formats, load
 from bertline.serve.bulk import Seen
 from bertline.serve.unfinished import Unfinished
@@ -30,8 +33,13 @@ from bertline.serve import bulk, load, unfinished
 unfinished.SECONDS = 0.02  # many steps in a short test
 bundle, source, target, errors = map(Path, sys.argv[1:])
 with load(bundle) as model:
-    bulk.predict(model, bundle, source, target, errors, print, lambda seen: None)
+    bulk.predict(model, source, target, errors, print, lambda seen: None)
 """
+
+
+def sha256(bundle: Path) -> str:
+    """Of its manifest."""
+    return files.sha256(bundle / MANIFEST)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,7 @@ class Predict:
         self.seen: list[Seen] = []
 
     def __call__(self, source: Path, target: Path, errors: Path | None = None) -> list[dict[str, Any]]:
-        bulk.predict(self.model, self.folder, source, target, errors, self.said.append, self.seen.append)
+        bulk.predict(self.model, source, target, errors, self.said.append, self.seen.append)
         return lines(target) if target.suffix == ".jsonl" else []
 
 
@@ -85,7 +93,7 @@ def test_a_file_may_call_its_columns_otherwise(predict: Predict, sealed: Path, t
     source.write_text("text,body\n" + "".join(f"other,{row['text']}\n" for row in rows))
 
     def asked(columns: dict[str, str]) -> None:
-        bulk.predict(predict.model, sealed, source, target, None, print, lambda seen: None, columns)
+        bulk.predict(predict.model, source, target, None, print, lambda seen: None, columns)
 
     asked({"text": "body"})
     alone = predict.model.predict([row["text"] for row in rows])
@@ -96,7 +104,7 @@ def test_a_file_may_call_its_columns_otherwise(predict: Predict, sealed: Path, t
         asked({"text": "words"})
     with pytest.raises(InputError, match="no column is called 'body' here; known are text, label"):
         asked({"body": "text"})
-    with Unfinished(target, None, source, sealed, print, {"text": "body"}) as begun:
+    with Unfinished(target, None, source, sha256(sealed), print, {"text": "body"}) as begun:
         begun.answer({"row": 2})
     with pytest.raises(InputError, match=r"1 row answered already, but of \{'text': 'body'\} --column; remove"):
         asked({})
@@ -159,7 +167,7 @@ def test_a_process_that_is_killed_at_any_moment_goes_on_where_it_was(
 def test_what_was_written_after_the_last_step_is_cut_off(predict: Predict, sealed: Path, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", 20)
     whole = predict(source, tmp_path / "whole.jsonl")
-    with Unfinished(tmp_path / "out.jsonl", None, source, sealed, print) as begun:
+    with Unfinished(tmp_path / "out.jsonl", None, source, sha256(sealed), print) as begun:
         for answer in whole[:7]:
             begun.answer(answer)
     with (tmp_path / ".out.jsonl.unfinished/answers.jsonl").open("a") as stream:
@@ -173,14 +181,14 @@ def test_what_is_of_another_input_or_bundle_is_refused_and_kept(
 ) -> None:
     source, other = write_rows(tmp_path / "in.jsonl", 5), write_rows(tmp_path / "other.jsonl", 5)
     target = tmp_path / "out.jsonl"
-    with Unfinished(target, None, source, sealed, print) as begun:
+    with Unfinished(target, None, source, sha256(sealed), print) as begun:
         begun.answer({"row": 1})
     with pytest.raises(InputError, match=r"1 row answered already, but of another input, .*/in\.jsonl; remove "):
-        Unfinished(target, None, other, sealed, print)
+        Unfinished(target, None, other, sha256(sealed), print)
     manifest = tiny_bundle / "bertline.json"
     manifest.write_text(manifest.read_text() + "\n")
     with pytest.raises(InputError, match="but by another bundle; remove "):
-        Unfinished(target, None, source, tiny_bundle, print)
+        Unfinished(target, None, source, sha256(tiny_bundle), print)
     source.write_text(source.read_text() + "\n")
     with pytest.raises(
         InputError, match=r"in\.jsonl has changed since; remove .*\.out\.jsonl\.unfinished to start anew"
@@ -192,15 +200,41 @@ def test_what_is_of_another_input_or_bundle_is_refused_and_kept(
 def test_a_second_process_at_the_same_output_is_refused(predict: Predict, sealed: Path, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", 5)
     with (
-        Unfinished(tmp_path / "out.jsonl", None, source, sealed, print),
+        Unfinished(tmp_path / "out.jsonl", None, source, sha256(sealed), print),
         pytest.raises(InputError, match=r"out\.jsonl: another process is making it"),
     ):
         predict(source, tmp_path / "out.jsonl")
     assert len(predict(source, tmp_path / "out.jsonl")) == 5
 
 
+def test_a_pipe_is_refused(predict: Predict, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in.jsonl")
+    with pytest.raises(InputError, match="a pipe, which cannot be read again after a kill"):
+        predict(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+
+
+def test_what_is_gone_on_with_is_the_bundle_that_answers(
+    predict: Predict, sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another may lie in its place by now."""
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    with Unfinished(tmp_path / "out.jsonl", None, source, sha256(sealed), print) as begun:
+        begun.answer({"row": 1})
+    monkeypatch.setattr(predict.model, "sha256", "another")
+    with pytest.raises(InputError, match="but by another bundle"):
+        predict(source, tmp_path / "out.jsonl")
+
+
+def test_what_answers_is_what_was_signed(sealed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another may have come into its place since the signature was verified."""
+    predict_texts(sealed, sha256(sealed), ["good"], None, None, None, {}, "local", as_json=False)
+    assert capsys.readouterr().out
+    with pytest.raises(DamagedError, match="not the bundle any more whose signature was verified"):
+        predict_texts(sealed, "another", ["good"], None, None, None, {}, "local", as_json=False)
+
+
 def test_a_full_disk_keeps_no_lock_and_takes_the_place_of_no_other_fault(sealed: Path, tmp_path: Path) -> None:
-    given = (tmp_path / "out.jsonl", None, write_rows(tmp_path / "in.jsonl", 5), sealed, print)
+    given = (tmp_path / "out.jsonl", None, write_rows(tmp_path / "in.jsonl", 5), sha256(sealed), print)
 
     def fail() -> None:
         with Path("/dev/full").open("wb") as full, Unfinished(*given) as unfinished:
@@ -400,7 +434,7 @@ def test_bad_rows_are_not_lost_by_leaving_out_where_they_were_told(
 
 def test_bad_rows_of_two_outputs_do_not_overwrite_each_other(predict: Predict, sealed: Path, tmp_path: Path) -> None:
     source, errors = write_rows(tmp_path / "in.jsonl", 5), tmp_path / "bad.jsonl"
-    with Unfinished(tmp_path / "one.jsonl", errors, source, sealed, print) as begun:
+    with Unfinished(tmp_path / "one.jsonl", errors, source, sha256(sealed), print) as begun:
         begun.bad({"row": 1})
         with pytest.raises(InputError, match=r"bad\.jsonl: another process is making it"):
             predict(source, tmp_path / "two.jsonl", errors)

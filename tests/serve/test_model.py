@@ -1,6 +1,7 @@
 """`bertline.serve.load`: typed answers, from many threads, in memory that stays flat."""
 
 import gc
+import itertools
 import json
 import sys
 import threading
@@ -18,6 +19,7 @@ from bertline import serve
 from bertline.artifacts import bundle, files
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.task import Tokens
+from bertline.serve import model as models
 from bertline.serve.answers import typed
 from bertline.serve.engine import Bundle, Engine
 from bertline.serve.lanes import Lanes
@@ -126,6 +128,22 @@ def test_a_text_that_is_read_in_windows_takes_as_long_as_all_of_them(tiny_bundle
         tokens = Tokens(max_length=32, stride=8, long="windows")
         model.manifest = model.manifest.model_copy(update={"tokens": tokens})
         assert model.expected(long) == [5.5, 0.5]
+
+
+def test_what_is_expected_makes_up_for_windows_that_characters_do_not_tell(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script whose characters are a token each has several times as many."""
+    with serve.load(tiny_bundle, threads=1) as model:
+        actual = Tokenizer.encode
+        monkeypatch.setattr(Tokenizer, "encode", lambda self, texts: actual(self, texts) * 4)
+        monkeypatch.setattr(Engine, "decode", lambda *_: [{"label": "positive", "score": 1.0, "scores": {}}])
+        ticks = itertools.count()
+        monkeypatch.setattr(models, "perf_counter", lambda: float(next(ticks)))
+        model.seconds = 0.1
+        monkeypatch.setattr(models, "RECENT", 1.0)
+        model.predict(["a good film"])
+        assert model.expected([("a good film", None)]) == [2.0]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -188,6 +188,9 @@ TENSORS = {
     "a long text": ((tensor(data=["x" * 100_001]), ""), 422),
     "the input twice": ((json.dumps({"inputs": [json.loads(tensor())["inputs"][0]] * 2}).encode(), ""), 422),
     "an unknown output": ((tensor()[:-1] + b', "outputs": [{"name": "logits"}]}', ""), 422),
+    "an output as classes": (
+        (tensor()[:-1] + b', "outputs": [{"name": "label", "parameters": {"classification": 2}}]}', ""), 422
+    ),
     "an output twice": ((tensor()[:-1] + b', "outputs": [{"name": "label"}, {"name": "label"}]}', ""), 422),
     "binary": (binary(GOOD, 8), 200),
     "binary of two": (binary(GOOD * 2, 16, (2,)), 200),

@@ -136,7 +136,8 @@ def test_a_path_with_a_slash_too_many_leads_nowhere(server: Serving) -> None:
 def test_other_sites_may_ask_only_where_they_are_named(server: Serving, sealed: Path) -> None:
     assert ask(server, body={"inputs": TEXT}, origin=SITE)[1]["access-control-allow-origin"] == SITE
     assert "Retry-After" in ask(server, "/models", origin=SITE)[1]["access-control-expose-headers"].title()
-    asking = {"Origin": SITE, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+    written = "authorization, inference-header-content-length, traceparent"
+    asking = {"Origin": SITE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": written}
     before = urllib.request.Request(server.url + "/models", headers=asking, method="OPTIONS")
     with urllib.request.urlopen(before, timeout=20) as allowed:
         assert allowed.status == 200

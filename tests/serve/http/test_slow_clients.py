@@ -39,6 +39,13 @@ async def body_by_the_byte(streams: Streams) -> None:
     await _by_the_byte(streams[1], BODY)
 
 
+async def body_after_a_refusal(streams: Streams) -> None:
+    """There is no such place, as the head tells."""
+    streams[1].write((HEAD % len(BODY)).replace(b"POST /", b"POST /nothing"))
+    await asyncio.sleep(1)
+    streams[1].write(BODY)
+
+
 async def blank_lines(streams: Streams) -> None:
     """Which HTTP lets come before a request."""
     await _by_the_byte(streams[1], b"\r\n" * 30)
@@ -62,7 +69,9 @@ async def _by_the_byte(writer: asyncio.StreamWriter, content: bytes) -> None:
         await asyncio.sleep(1)
 
 
-KINDS = [idle, head_by_the_byte, body_by_the_byte, blank_lines, idle_after_an_answer, never_reads]
+KINDS = [
+    idle, head_by_the_byte, body_by_the_byte, body_after_a_refusal, blank_lines, idle_after_an_answer, never_reads
+]  # fmt: skip
 
 
 async def closed_after(url: str, behave: Callable[[Streams], Awaitable[None]]) -> float:
@@ -79,7 +88,7 @@ async def closed_after(url: str, behave: Callable[[Streams], Awaitable[None]]) -
             await asyncio.wait((behaving,), timeout=3 * LIMIT)
         else:
             answer = await asyncio.wait_for(_all_of(reader), 3 * LIMIT)
-            if behave is body_by_the_byte:
+            if behave in (head_by_the_byte, body_by_the_byte):
                 assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
                 assert answer.endswith(b'{"error": "the request did not arrive whole in 6 s"}')
         return perf_counter() - began
