@@ -6,7 +6,6 @@ An entity's place is in characters of the text as it was given.
 """
 
 import re
-import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -19,9 +18,8 @@ import numpy.typing as npt
 from bertline.artifacts.errors import InputError
 from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Target, Task, of_each_text, string
 from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
+from bertline.tasks.words import Span, words
 
-Span = tuple[int, int]
-"""Characters of a text, from start to before end."""
 NONE = -1
 """In place of a token's index: the window has none for the word."""
 
@@ -201,15 +199,6 @@ class TokenClassification(Task):
         ]
 
 
-def words(text: str) -> list[Span]:
-    """Where the words of a text are: what is labelled, whatever the tokenizer.
-
-    Letters, digits and underscores, also with one of -'’.& between (O'Brien, U.S, co-op, 3.5); any other character that
-    is no blank by itself; each with the accents and joiners that follow it.
-    """
-    return [match.span() for match in _WORD.finditer(text)]
-
-
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """(label, first, last) of each entity that tags name, as conlleval.pl and seqeval (not strict) count them.
 
@@ -259,25 +248,6 @@ def first_tokens(text: str, places: Sequence[Span], window: Encoded) -> Ids:
     return np.where(begun, np.append(indices, NONE)[after], np.where(covered, indices[before], NONE))
 
 
-def _class(codes: Iterable[int]) -> str:
-    """Code points, in order, as the inside of a character class."""
-    codes = list(codes)
-    starts = [code for before, code in pairwise([NONE, *codes]) if code != before + 1]
-    ends = [code for code, after in pairwise([*codes, NONE]) if after != code + 1]
-    return "".join(f"\\U{start:08x}-\\U{end:08x}" for start, end in zip(starts, ends, strict=True))
-
-
-_PLANES = (*range(0x20000), *range(0xE0000, 0xE0200))
-"""The code points among which all marks and joiners are."""
-_MARKS = _class(code for code in _PLANES if unicodedata.category(chr(code)) in ("Mn", "Mc", "Me", "Cf"))
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
-)
-"""Scripts that set no blanks between words: there each letter is a word, or a sentence would be."""
-_LETTERS = rf"[^\W{_UNSPACED}](?:[^\W{_UNSPACED}]|[{_MARKS}])*"
-_WORD = re.compile(rf"{_LETTERS}(?:[-‐‑'’.&]{_LETTERS})*|\S[{_MARKS}]*")
 _TAG = re.compile(r"([OBIESLU])(?:-(.*))?", re.DOTALL)
 
 

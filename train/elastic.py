@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from bertline.artifacts.errors import InputError
@@ -33,6 +36,26 @@ def convert(checkpoint: Path) -> Path:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise InputError(f"{checkpoint}: could not be made ready for another number of ranks: {reason}")
     return folder
+
+
+@contextmanager
+def padding_alone(optimizer: Any) -> Iterator[None]:
+    """Let a rank load a universal checkpoint whose share of a group of parameters is padding alone.
+
+    Below ZeRO 3 a group that is smaller than the ranks, such as the one bias of a head, has nothing of its own for the
+    last ones, and DeepSpeed asks the first parameter all the same how many steps it was taken.
+
+    Args:
+        optimizer: DeepSpeed's.
+    """
+    groups = getattr(optimizer, "bit16_groups", [])
+    spared = [group[0] for group in groups if all(parameter._hp_mapping is None for parameter in group)]
+    for parameter in spared:
+        parameter._hp_mapping = SimpleNamespace(get_optim_state_keys=tuple)
+        parameter.load_hp_checkpoint_state = lambda *_, **__: None
+    yield
+    for parameter in spared:
+        parameter._hp_mapping = None
 
 
 def settings(optimizer: Any) -> list[dict[str, Any]]:

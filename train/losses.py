@@ -30,6 +30,7 @@ class Loss:
         self.settings = settings
         self.smoothing = training.label_smoothing
         self.weights = class_weights(training.class_weights, settings.labels, targets)
+        self._copies: dict[torch.device, torch.Tensor] = {}
 
     def terms(self, target: Target) -> float:
         """What a window counts for in a mean: its targets, each with its class weight."""
@@ -63,11 +64,16 @@ class Loss:
         if targets.is_floating_point():  # of a text without a label they are no numbers
             costs = self._of_numbers(outputs, targets.nan_to_num())
             return (costs * ~targets.isnan().reshape(len(targets), -1).any(dim=1)).sum()
-        weights = None if self.weights is None else torch.from_numpy(self.weights).to(outputs)
         return functional.cross_entropy(
-            outputs.flatten(0, -2), targets.flatten(), weights, ignore_index=IGNORED, reduction="sum",
-            label_smoothing=self.smoothing,
+            outputs.flatten(0, -2), targets.flatten(), self._weights_on(outputs.device), ignore_index=IGNORED,
+            reduction="sum", label_smoothing=self.smoothing,
         )  # fmt: skip
+
+    def _weights_on(self, device: torch.device) -> torch.Tensor | None:
+        """The classes' weights, copied to a device once: a step that copied them would wait for it."""
+        if self.weights is not None and device not in self._copies:
+            self._copies[device] = torch.from_numpy(self.weights).to(device)
+        return self._copies.get(device)
 
     def _of_numbers(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(windows,) the cost of a number, or the mean cost over labels."""

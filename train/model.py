@@ -4,6 +4,7 @@ A model folder is data: `encoder.check` has refused whatever could run code befo
 are read from and written as safetensors alone.
 """
 
+import copy
 import inspect
 import math
 import shutil
@@ -167,6 +168,9 @@ def save(model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Path, fo
     try:
         with files.replaced_folder(folder) as temporary:
             model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)  # type: ignore[operator]
+            config = copy.copy(model.config)
+            config.dtype = torch.float32  # of the weights that are saved; the module may compute in fp16
+            config.save_pretrained(temporary)  # type: ignore[union-attr,operator]
             shutil.copytree(tokenizer, temporary, dirs_exist_ok=True)
     except (OSError, SafetensorError) as error:
         rule = "make room and continue with --resume"

@@ -16,7 +16,7 @@ import deepspeed
 import deepspeed.comm as dist
 import deepspeed.ops
 import torch
-from deepspeed.accelerator import get_accelerator
+from deepspeed.accelerator import cuda_accelerator, get_accelerator
 from deepspeed.utils import groups
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
@@ -155,6 +155,8 @@ def _take_gpu() -> None:
 
     DeepSpeed takes it by LOCAL_RANK as well.
     """
+    if not os.environ.get("CUDA_VISIBLE_DEVICES", "0").replace(",", "").isdigit():
+        cuda_accelerator.pynvml = None  # by which DeepSpeed counts memory, and takes each name of a GPU for a number
     number = int(os.environ["LOCAL_RANK"]) if get_accelerator().device_count() > 1 else 0
     os.environ["LOCAL_RANK"] = str(number)
     get_accelerator().set_device(number)

@@ -277,7 +277,8 @@ def elastic_engine(make: Callable[..., Any], checkpoint: Path) -> Any:
     engine = make(besides=elastic.CONFIG)
     optimizer = engine.optimizer.optimizer
     groups = elastic.settings(optimizer)
-    checkpoints.load(engine, converted)
+    with elastic.padding_alone(engine.optimizer):
+        checkpoints.load(engine, converted)
     elastic.repair(optimizer, groups, engine.lr_scheduler.get_last_lr())
     dist.barrier()
     if ranks.is_first():

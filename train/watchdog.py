@@ -120,7 +120,9 @@ def end(error: Exception) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or this process, has no more memory to give."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return bool(re.search("out of memory|ALLOC_FAILED|can't allocate memory", str(error)))  # of CUDA, cuBLAS, the CPU
 
 
 class Watch:
@@ -161,7 +163,7 @@ class Watch:
 
     def fail(self, error: Exception) -> int:
         """As `end`. An error that says only that another rank is gone waits for that one's fault to be found."""
-        if _is_echo(error):
+        if _is_echo(error) and not is_out_of_memory(error):
             self._thread.join(2 * SILENCE * TICK)  # the thread ends this process once it is
         self._ending = self._post(_own(error, self._rank, f"rank {self._rank}, {self._doing}: "), error)
         self._bow_out()

@@ -15,8 +15,8 @@ from bertline.artifacts.task import TaskName, TaskSettings, Tokens
 from bertline.bench.pytorch import PyTorchRuntime
 from bertline.serve.engine import Engine
 from bertline.tasks import catalog
-from bertline.tasks.token_classification import words
 from bertline.tasks.tokens import Text, Tokenizer
+from bertline.tasks.words import words
 from tests import encoders
 
 KINDS = sorted({encoder.tokenizer for encoder in encoders.ENCODERS.values()})

@@ -13,7 +13,7 @@ import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-from bertline.train import ranks
+from bertline.train import checkpoints, elastic, ranks
 from bertline.train.loop import Trainer
 from tests.train.conftest import train_here
 
@@ -76,3 +76,33 @@ def main(what: str, recipe: Path, folder: Path, stage: int) -> None:
             look = partial(check_loaded, step=step)
             train_here(recipe, folder / change, sets(stage), resume=True, look=look)
     ranks.stop()
+
+
+def load_padding(folder: Path) -> None:
+    """A group of two numbers, all of which one of the ranks has: what the other loads of it is padding."""
+    ranks.start()
+    before, step = make_engine(), torch.ones(1, 3)
+    for _ in range(2):
+        before.backward(before(step).sum())
+        before.step()
+    before.save_checkpoint(str(folder / "step-2"), checkpoints.TAG, checkpoints.UNIVERSAL, save_latest=False)
+    converted = ranks.from_first(lambda: elastic.convert(folder / "step-2"))
+    after = make_engine(**elastic.CONFIG)
+    with elastic.padding_alone(after.optimizer):
+        checkpoints.load(after, converted)
+    for engine in (before, after):
+        engine.backward(engine(step).sum())
+        engine.step()
+    for one, other in zip(before.module.parameters(), after.module.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    ranks.stop()
+
+
+def make_engine(**besides: Any) -> Any:
+    """DeepSpeed's, around a layer whose bias is a group of its own."""
+    layer = torch.nn.Linear(3, 2)
+    groups: list[dict[str, Any]] = [{"params": [layer.weight]}, {"params": [layer.bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    config = {"train_batch_size": 2, "zero_optimization": {"stage": 1}, **besides}
+    return deepspeed.initialize(model=layer, optimizer=optimizer, lr_scheduler=schedule, config=config)[0]

@@ -51,6 +51,10 @@ def test_each_parameter_counts_its_steps_where_it_is() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
+def test_a_group_smaller_than_the_ranks(tmp_path: Path) -> None:
+    forked.two(tmp_path / "logs", elastic_ranks.load_padding, tmp_path)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_run_goes_on_with_other_ranks(folder: Path, whole: RunFolder, change: str) -> None:
     run = RunFolder(folder / change)

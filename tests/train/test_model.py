@@ -192,6 +192,15 @@ def test_a_tokenizer_that_transformers_reads_otherwise_is_written_as_it_reads_it
         assert transformers.AutoTokenizer.from_pretrained(made)(text)["input_ids"] == theirs
 
 
+def test_what_is_saved_tells_the_type_of_its_weights(model: Path, tmp_path: Path) -> None:
+    """Whatever it was computed in: transformers' pipeline would compute in what config.json says."""
+    classifier = models.load(model, TASK, Training())
+    weights = {name: tensor.float() for name, tensor in classifier.state_dict().items()}
+    with models.tokenizer_folder(model) as tokenizer:
+        models.save(classifier.half(), weights, tokenizer, tmp_path / "best")
+    assert transformers.AutoModel.from_pretrained(tmp_path / "best", dtype="auto").dtype == torch.float32
+
+
 def test_a_saved_folder_is_replaced_whole(model: Path, tmp_path: Path) -> None:
     classifier = models.load(model, TASK, Training())
     best = tmp_path / "best"

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from deepspeed.accelerator import cuda_accelerator
 
 from bertline.artifacts import recipe as recipes
 from bertline.launch import train
@@ -49,6 +50,21 @@ def test_a_rank_takes_the_gpu_that_it_is_shown(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("LOCAL_RANK", "3")
     ranks._take_gpu()
     assert (found, os.environ["LOCAL_RANK"]) == ([taken], str(taken))
+
+
+@pytest.mark.parametrize(("visible", "free"), [("0,3", 1), ("GPU-8f,GPU-1a", 2), ("MIG-8f", 2)])
+def test_gpus_may_be_named(monkeypatch: pytest.MonkeyPatch, visible: str, free: int) -> None:
+    """DeepSpeed asks pynvml, where there is one, for the memory of a GPU by its number, and takes a name for one."""
+    told = SimpleNamespace(nvmlDeviceGetHandleByIndex=int, nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(free=1))
+    monkeypatch.setattr(cuda_accelerator, "pynvml", told)
+    gpus = cuda_accelerator.CUDA_Accelerator()
+    for name, value in {"device_count": 2, "set_device": None, "total_memory": 4, "memory_allocated": 2}.items():
+        monkeypatch.setattr(gpus, name, lambda *_, value=value: value)
+    monkeypatch.setattr(ranks, "get_accelerator", lambda: gpus)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    ranks._take_gpu()
+    assert gpus.available_memory(0) == free
 
 
 def test_a_rank_that_waits_for_the_first_ends_when_that_is_gone(tmp_path: Path) -> None:

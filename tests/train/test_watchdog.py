@@ -9,6 +9,7 @@ from threading import Event
 
 import psutil
 import pytest
+import torch
 
 from bertline.launch import deepspeed_launcher
 from bertline.train import watchdog
@@ -94,3 +95,19 @@ def test_within_thirty_seconds_as_it_is_set(
     assert code != 0
     print(f"{way}, rank {victim}: {seconds:.0f} s")
     check(recipe, tmp_path, capfd.readouterr().err, way, victim, seconds)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("NCCL Error 1: Failed to CUDA calloc async: out of memory"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("expected scalar type Float"), False),
+    ],
+)
+def test_memory_that_runs_out_is_known_whoever_says_so(error: BaseException, is_it: bool) -> None:
+    assert watchdog.is_out_of_memory(error) is is_it

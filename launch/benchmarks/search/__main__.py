@@ -49,7 +49,8 @@ def one_seed(seed: int, folder: Path) -> dict[str, Any]:
 
 def show(seeds: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each seed, and their means."""
-    drawn = Table("test accuracy", "defaults", "found", "gain", "expected by the search", "settings")
+    drawn = Table("test accuracy", "defaults", "found", "gain", "expected by the search")
+    drawn.add_column("settings", overflow="fold")  # a value that is cut short says nothing
     for one in seeds:
         scores = one["defaults"], one["found"], one["found"] - one["defaults"], one["expected"]
         drawn.add_row(str(one["seed"]), *map(_score, scores), words(one["set"]))

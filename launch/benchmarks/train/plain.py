@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from bertline.artifacts import places
 from bertline.artifacts import recipe as recipes
+from bertline.artifacts.recipe_schema import Recipe
 from bertline.launch.benchmarks.train.job import Clock, Counts, Job
 from bertline.train import model as models
 
@@ -28,10 +29,10 @@ def bare(job: Job, clock: Clock) -> Counts:
     batches = prepare.batches(recipe, ready, ranks=1)
     model = classifier(job, len(ready.splits.task.labels))
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.training.learning_rate, fused=True)
-    counts = []
+    counts, precision = [], autocast(job.device, recipe)
     for batch in islice(batches.ahead(0, pin=job.device == "cuda"), job.steps):
         micro_batch = batch.micro_batches[0].to(torch.device(job.device))
-        with autocast(job):
+        with precision:
             logits = model(**micro_batch.inputs).logits
         loss: Any = functional.cross_entropy(logits.float(), micro_batch.targets)
         loss.backward()
@@ -50,12 +51,12 @@ def tutorial(job: Job, clock: Clock) -> Counts:
     padded = [{name: _tensor(values, recipe.tokens.max_length) for name, values in row.items()} for row in rows]
     model = classifier(job, labels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.training.learning_rate)
-    counts = []
+    counts, precision = [], autocast(job.device, recipe)
     loader: Iterator[Any] = iter(DataLoader(padded, recipe.training.batch_size, shuffle=True))  # type: ignore[arg-type]
     for batch in islice(loader, job.steps):
         counts.append(tokens(batch))
         batch = {name: values.to(job.device) for name, values in batch.items()}
-        with autocast(job):
+        with precision:
             loss = model(**batch).loss
         loss.backward()
         optimizer.step()
@@ -78,9 +79,9 @@ def classifier(job: Job, labels: int) -> nn.Module:
     return models.from_folder(folder, "ForSequenceClassification", num_labels=labels).to(job.device).train()
 
 
-def autocast(job: Job) -> torch.autocast:
-    """The recipe's precision for a forward pass, as bertline has it."""
-    return torch.autocast(job.device, torch.bfloat16, enabled=recipes.read(job.recipe).training.precision == "bf16")
+def autocast(device: str, recipe: Recipe) -> torch.autocast:
+    """The recipe's precision for forward passes, as bertline has it."""
+    return torch.autocast(device, torch.bfloat16, enabled=recipe.training.precision == "bf16")
 
 
 def tokens(batch: dict[str, torch.Tensor]) -> tuple[int, int]:
