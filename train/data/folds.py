@@ -27,7 +27,6 @@ import numpy.typing as npt
 from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Recipe, Search
-from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Examples
@@ -158,7 +157,7 @@ def _groups(recipe: Recipe, column: str, pool: Sequence[Example]) -> Indices:
     The row of a text that is in the pool is that of the validation split, if the recipe names one and it is there, and
     else the first.
     """
-    task, columns = catalog.make(recipe.settings([])), sources.columns(recipe.data)
+    task, columns = splitting.reader(recipe), sources.columns(recipe.data)
     found: dict[bytes, str] = {}
     places = sources.named(recipe.data)
     for name in ("validation", "train"):

@@ -94,15 +94,14 @@ def make(recipe: Recipe, folder: Path) -> Splits:
         InputError: rows without a text or with a label that is missing or unknown, each with file and row; a label
             without enough training rows; fewer rows than the splits need; a value of `data.where` that no row has.
     """
-    data, reader = recipe.data, catalog.make(recipe.settings([]))
-    known = catalog.make(recipe.settings(reader.name_labels(data.label_names))) if data.label_names else reader
+    data, known = recipe.data, reader(recipe)
     found: set[sources.Value] = set()
     read = {
         name: Examples.write(folder / f"{name}-rows.arrow", sources.examples(place, name, data, known, found))
         for name, place in sources.named(data).items()
     }
     sources.check_where(data, found)
-    task = catalog.make(recipe.settings(_labels(reader, data, chain(*read.values()))))
+    task = catalog.make(recipe.settings(_labels(known, data, chain(*read.values()))))
     rows = read.pop("train")
     unique = _without_duplicates(rows, read.values())
     if not len(unique.rows):
@@ -134,6 +133,12 @@ def make(recipe: Recipe, folder: Path) -> Splits:
     return splits
 
 
+def reader(recipe: Recipe) -> Task:
+    """The task that reads a recipe's rows, with the labels that the recipe names: rows may hold indices into them."""
+    task, names = catalog.make(recipe.settings([])), recipe.data.label_names
+    return catalog.make(recipe.settings(task.name_labels(names))) if names else task
+
+
 def load(recipe: Recipe, folder: Path) -> Splits:
     """The splits that `make` has put into a folder."""
     facts = json.loads((folder / "splits.json").read_bytes())
@@ -143,18 +148,18 @@ def load(recipe: Recipe, folder: Path) -> Splits:
     return Splits(task, train, validation, test, Examples(texts) if texts.exists() else (), **facts)
 
 
-def _labels(reader: Task, data: Data, examples: Iterable[Example]) -> list[str]:
+def _labels(task: Task, data: Data, examples: Iterable[Example]) -> list[str]:
     """Those that the recipe names, else those found.
 
     Raises:
         InputError: there is nothing to tell apart.
     """
-    labels = reader.name_labels(data.label_names) if data.label_names else reader.find_labels(examples)
-    if reader.settings.problem_type == "single_label_classification" and len(labels) < 2:
+    labels = task.name_labels(data.label_names) if data.label_names else task.find_labels(examples)
+    if task.settings.problem_type == "single_label_classification" and len(labels) < 2:
         raise InputError(f"data.label: the rows kept have one label, {labels[0]!r}; a classifier needs two")
-    if reader.settings.problem_type == "multi_label_classification" and not labels:
+    if task.settings.problem_type == "multi_label_classification" and not labels:
         raise InputError("data.label: none of the rows kept has a label; there is nothing to learn")
-    if reader.settings.task == "token-classification" and len(labels) < 2:
+    if task.settings.task == "token-classification" and len(labels) < 2:
         raise InputError("data.tags: the rows kept have no entity; there is nothing to learn")
     return labels
 

@@ -94,6 +94,18 @@ def test_groups_are_never_on_both_sides_of_a_cut(tmp_path: Path) -> None:
         assert sum(map(len, authors)) == len(set.union(*authors))
 
 
+@pytest.mark.parametrize("kind", ["token-classification", "text-classification"])
+def test_groups_are_of_rows_whose_labels_are_numbers(tmp_path: Path, kind: str) -> None:
+    if kind == "token-classification":
+        rows: Rows = [{"tokens": [str(index), "Bonn"], "tags": [0, 1], "author": index // 5} for index in range(60)]
+        changes: dict[str, Any] = {"data": {"labels": ["C"]}}
+    else:
+        rows = [{"text": f"text {i}", "label": [i % 2, 1, (i + 1) % 2], "author": i // 5} for i in range(60)]
+        changes = {"data": {"labels": ["a", "b", "c"]}, "problem_type": "multi_label_classification"}
+    found = cut(recipe(tmp_path, rows, {"folds": 2, "groups": "author"}, task=kind, **changes), tmp_path)
+    assert sum(len(fold["test"]) for fold in found) == 54
+
+
 def test_the_same_recipe_is_cut_alike(tmp_path: Path) -> None:
     rows: Rows = [*make_texts(120)]
     (tmp_path / "again").mkdir()
