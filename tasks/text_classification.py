@@ -1,5 +1,6 @@
 """Text classification: a text or a pair gets one label of several, any number of labels, or a number (regression)."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ UNTUNED = 0.5
 """The probability from which a label of several is given where no threshold was tuned."""
 ONE, ZERO = ("1", "1.0", "true"), ("0", "0.0", "false")
 """How it is spelled that a row has a label or has it not, where each label has a column."""
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+"""A label that is called so: 1 might be its name or an index."""
 
 
 class TextClassification(Task):
@@ -71,7 +74,7 @@ class TextClassification(Task):
         """The example with its labels as names: an index into `labels` is replaced by the name there.
 
         Raises:
-            InputError: a label is neither a name nor an index.
+            InputError: a label is neither a name nor an index, or an index where names are numbers as well.
         """
         if self.regression:
             return example
@@ -211,12 +214,16 @@ class TextClassification(Task):
         return isinstance(gold, list) and len(gold) == len(self.labels) > 2 and all(one in (0, 1) for one in gold)
 
     def _known(self, name: str, where: str) -> str:
+        """The name of a label that is named or, where no label is called by a number, counted."""
         if name in self.labels:
             return name
+        known = ", ".join(self.labels)
+        if any(NUMBER.fullmatch(label) for label in self.labels):
+            advice = "as labels are numbers, an index would be ambiguous: spell it as one, or name them by words"
+            raise InputError(f"{where}: unknown label {name!r}; known are {known}; {advice}")
         if name.isdecimal() and int(name) < len(self.labels):
             return self.labels[int(name)]
-        known = f"{', '.join(self.labels)}, or 0 to {len(self.labels) - 1}"
-        raise InputError(f"{where}: unknown label {name!r}; known are {known}")
+        raise InputError(f"{where}: unknown label {name!r}; known are {known}, or 0 to {len(self.labels) - 1}")
 
     def _gold(self, examples: Sequence[Example]) -> npt.NDArray[np.bool_]:
         return self._hot([self._names(example) for example in examples])

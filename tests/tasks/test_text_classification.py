@@ -135,6 +135,16 @@ def test_labels_may_be_names_or_indices(tmp_path: Path) -> None:
         make().read_file(path)
 
 
+def test_labels_that_are_numbers_are_names_alone() -> None:
+    stars = ["1", "2", "3"]
+    one, several = make(stars), make(stars, "multi_label_classification")
+    assert one.check(Example("a", None, "3"), "row 2").gold == "3"
+    assert several.check(Example("a", None, ["1", "2"]), "row 2").gold == ["1", "2"]
+    for task, gold in ((one, "0"), (several, ["0", "2"]), (make(["-1", "good"]), "0")):
+        with pytest.raises(InputError, match=r"row 2: unknown label '0'; known are .*: spell it as one"):
+            task.check(Example("a", None, gold), "row 2")
+
+
 @pytest.mark.parametrize(
     ("problem", "golds"),
     [
