@@ -130,6 +130,28 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def locked(lock: Path, taken: str) -> Iterator[IO[str]]:
+    """Hold a lock, which is of one process at a time, while the block runs; yields its file.
+
+    Args:
+        lock: a file of its own, made where it is not there, and left.
+        taken: what a person is told where another process holds it.
+
+    Raises:
+        InputError: another process does.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(taken) from None
+        except OSError:  # a disk without locks
+            pass
+        yield stream
+
+
 def make_once(path: Path, fill: Callable[[Path], None]) -> None:
     """Make a folder that stands for its content, unless it is there: another process may be quicker to make the same.
 

@@ -9,7 +9,6 @@ beside the teacher's; one that is finished is used as it is, so that the same co
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -263,14 +262,9 @@ def _locked(place: Path) -> Iterator[None]:
 
     DeepSpeed's launcher inherits the lock: ranks that are left of a process that was killed still write to a student.
     """
-    with place.with_name(f".{place.name}.lock").open("w") as stream:
+    taken = f"{place}: another process shrinks it; wait for it and its ranks, or end them"
+    with files.locked(place.with_name(f".{place.name}.lock"), taken) as stream:
         os.set_inheritable(stream.fileno(), True)
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{place}: another process shrinks it; wait for it and its ranks, or end them") from None
-        except OSError:  # a disk without locks
-            pass
         yield
 
 

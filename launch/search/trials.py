@@ -17,8 +17,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ def search(recipe: Recipe, folder: Path, engine: Engine, say: Say) -> dict[str, 
         BertlineError: a run failed before any had succeeded, two trials one after the other, or every trial.
     """
     begin(recipe, folder, say)
-    with _locked(folder):
+    with files.locked(folder / "lock", f"{folder}: another process searches there; wait for it, or end it"):
         recipes.save(recipe, folder / "recipe.yaml")  # with what it may go on with other values of
         kept = study.opened(recipe, folder / "study.log")
         engine(Trials(recipe, folder, say, kept))
@@ -122,7 +122,8 @@ def do(job: Job, train: Train) -> None:
     job.path.parent.mkdir(parents=True, exist_ok=True)
     with job.path.open("a+", encoding="utf-8") as stream:
         os.set_inheritable(stream.fileno(), True)
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        with suppress(OSError):  # a disk without locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
         if not run.summary.exists():
             stream.truncate(0)
             stream.write(recipes.dump(job.recipe))
@@ -265,16 +266,6 @@ def _cleaned(run: RunFolder) -> Summary:
     for done_with in (run.best, run.checkpoints, run.path / "splits"):
         shutil.rmtree(done_with, ignore_errors=True)
     return summary
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{folder}: another process searches there; wait for it, or end it") from None
-        yield
 
 
 def _sizes(counts: Sequence[dict[str, int]]) -> str:

@@ -1,5 +1,7 @@
 """Files and folders appear whole or not at all."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -122,6 +124,19 @@ def test_what_a_killed_maker_left_goes_and_not_what_another_is_at_work_in(
         made.rmdir()
     second(made)
     assert [path for path in tmp_path.iterdir() if path != made] == []
+
+
+def test_a_lock_is_of_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        with files.locked(tmp_path / "deep/lock", "first"), pytest.raises(InputError, match="taken"):
+            files.locked(tmp_path / "deep/lock", "taken").__enter__()
+
+    def none_here(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none_here)
+    with files.locked(tmp_path / "lock", "a disk without locks says nothing of others"):
+        pass
 
 
 def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:

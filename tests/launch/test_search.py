@@ -14,6 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
@@ -150,7 +151,8 @@ def test_what_a_search_does_not_go_on_with(rank: None, plain: Path, tmp_path: Pa
         runs.read_summary(tmp_path / "search")
     with pytest.raises(InputError, match="a search, not a run"):
         train_here(tmp_path / "search/recipe.yaml", tmp_path / "search", resume=True)
-    with trials._locked(tmp_path / "search"), pytest.raises(InputError, match="another process searches there"):
+    lock = files.locked(tmp_path / "search/lock", "")
+    with lock, pytest.raises(InputError, match="another process searches there"):
         search(recipe, tmp_path / "search", Trains())
     texts = Path(str(recipe.data.train))
     before = texts.read_text()

@@ -40,6 +40,17 @@ def finished(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory)
     return train_here(recipe, tmp_path_factory.mktemp("finished") / "run", ["training.save_steps=2"])
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(recipe: Path, tmp_path: Path) -> None:
+    def again(trainer: Trainer) -> None:
+        for resume in (False, True):
+            with pytest.raises(InputError, match="run: another process trains it; wait for it"):
+                train_here(recipe, tmp_path / "run", resume=resume)
+
+    run = train_here(recipe, tmp_path / "run", ["training.epochs=1"], look=again)
+    with pytest.raises(InputError, match="holds a finished run"):
+        train_here(recipe, run.path)
+
+
 @pytest.mark.parametrize(("stage", "micro_batch_size"), [(0, 16), (1, 5), (2, 5), (3, 5)])
 def test_one_rank_is_the_plain_loop(
     expected: list[float], recipe: Path, tmp_path: Path, stage: int, micro_batch_size: int
