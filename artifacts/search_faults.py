@@ -14,6 +14,8 @@ from bertline.artifacts.errors import InputError
 
 FIXED = ("name", "task", "problem_type", "data", "training.seed", "training.best", "search")
 """What is the same in all trials: by these they are named, cut and compared."""
+OF_LOSS = ("training.label_smoothing", "training.class_weights")
+"""Which loss it is: where trials are compared by it, these are the same, too."""
 
 Raw = dict[str, Any]
 
@@ -59,10 +61,13 @@ def _of_key(
     raw: Raw, place: str, key: str, value: Any, values: list[Any], of_schema: Callable[[Raw], Mapping[str, str]]
 ) -> Iterator[str]:
     """What is wrong with a key and each of its values."""
-    fixed = [each for each in FIXED if f"{key}.".startswith(f"{each}.") or each.startswith(f"{key}.")]
+    by_loss = (raw.get("training") or {}).get("best") == "loss"
+    same = FIXED + OF_LOSS if by_loss else FIXED
+    fixed = [each for each in same if f"{key}.".startswith(f"{each}.") or each.startswith(f"{key}.")]
     if fixed:
         rule = f"{fixed[0]} is the same in all trials, by which they are named, cut or compared"
-        yield f"{place}.{key}: {rule}; search other keys, each by its own name"
+        other = ", or compare by another training.best than loss" if fixed[0] in OF_LOSS else ""
+        yield f"{place}.{key}: {rule}; search other keys, each by its own name{other}"
         return
     if not values:
         ranged = ", or {low: 1e-5, high: 1e-4, log: true}, low under high" if place.endswith("space") else ""

@@ -346,6 +346,16 @@ def test_what_is_searched_is_checked_with_all_else(write: Callable[..., Path]) -
     assert len(told) == 11
 
 
+def test_trials_that_are_compared_by_a_loss_have_the_same_loss(write: Callable[..., Path]) -> None:
+    grid = {"training.label_smoothing": [0.0, 0.1], "training.class_weights.no": [1.0, 2.0]}
+    told = faults(write(search={"grid": grid}, training__best="loss"))
+    assert [fault.split(": ")[2].partition(" is the same in all trials")[0] for fault in told] == [
+        "training.class_weights", "training.label_smoothing",
+    ]  # fmt: skip
+    assert all(fault.endswith("or compare by another training.best than loss") for fault in told)
+    recipe.load(write(search={"grid": grid}, training__best="accuracy"), searches=True)
+
+
 @pytest.mark.parametrize(
     ("search", "words"),
     [
