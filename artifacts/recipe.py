@@ -113,13 +113,14 @@ _FLOAT = re.compile(r"[-+]?((\.\d+|\d+(\.\d*)?)[eE][-+]?\d+|\d+\.\d*|\.\d+)$")
 class _Loader(yaml.SafeLoader):
     """YAML as people write it: 2e-5 is a number (YAML 1.1 asks for 2.0e-5), a key given twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [(key.tag, key.value) for key, _ in node.value]  # as they are written: << merges others in later on
         for index, key in enumerate(keys):
             if key in keys[:index]:
                 mark = node.value[index][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", mark)
-        return super().construct_mapping(node, deep)
+                raise yaml.composer.ComposerError(None, None, f"key {key[1]!r} stands twice", mark)
+        return node
 
 
 class _Dumper(yaml.SafeDumper):

@@ -306,6 +306,14 @@ def test_a_name_like_a_number_is_read_back_as_written(write: Callable[..., Path]
     assert loaded.name == name
 
 
+def test_a_mapping_may_be_merged_into_another(write: Callable[..., Path]) -> None:
+    path = write()
+    merging = "training: {freeze: &inner {<<: &base {layers: 2}, layers: 1}}\ndeepspeed: {a: {<<: *inner, b: 2}}\n"
+    path.write_text(re.sub(r"training:\n.*\n", merging, path.read_text()))
+    assert recipe.load(path).training.freeze.layers == 1
+    assert recipe.load(path).deepspeed == {"a": {"layers": 1, "b": 2}}
+
+
 def test_what_only_begins_like_a_number_is_a_name(write: Callable[..., Path]) -> None:
     path = write()
     assert recipe.load(path, ["name=2e-5-baseline"]).name == "2e-5-baseline"
