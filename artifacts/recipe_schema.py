@@ -1,5 +1,6 @@
 """The keys of a recipe, section by section: what each means, its unit, its default, and what it may be."""
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, WithJsonSchema
@@ -14,6 +15,13 @@ def _is_share(value: object) -> int | float:
     if (type(value) is int and value >= 1) or (type(value) is float and 0 < value < 1):
         return value
     raise ValueError("a count of 1 or more, or a fraction between 0 and 1")
+
+
+def _as_rows_have_it(value: object) -> object:
+    """A date, which YAML makes of what looks like one, by the spelling that rows are compared by; JSON's is another."""
+    if isinstance(value, list):
+        return [_as_rows_have_it(each) for each in value]
+    return str(value) if isinstance(value, date) else value  # a datetime is one, too
 
 
 Share = Annotated[int | float, BeforeValidator(_is_share), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
@@ -45,7 +53,9 @@ class Data(Section):
     train: Places = Field(description="File, glob, list of files, pkg:// place or hub id. No default.")
     validation: Places | None = Field(None, description="As train. Default: cut from train, stratified by label.")
     test: Places | None = Field(None, description="As train. Default: cut from train, stratified by label.")
-    where: dict[str, Any] = Field({}, description="Rows kept: column equals value, or one of a list. Default: all.")
+    where: dict[str, Annotated[Any, BeforeValidator(_as_rows_have_it)]] = Field(
+        {}, description="Rows kept: column equals value, or one of a list. Default: all."
+    )
     text: StrictStr = Field("text", description="Column of the text. Default: text.")
     text_pair: StrictStr | None = Field(None, description="Column of a second text. Default: none.")
     label: StrictStr | list[StrictStr] = Field(

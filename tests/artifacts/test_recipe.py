@@ -66,6 +66,14 @@ def test_the_resolved_recipe_reads_back_the_same(write: Callable[..., Path], tmp
     assert recipe.read(tmp_path / "resolved.yaml") == loaded
 
 
+def test_a_date_is_kept_as_rows_have_it(write: Callable[..., Path], tmp_path: Path) -> None:
+    asked = "data.where={text: 2020-01-01 00:00:00, lang: [2020-01-02, 2020-01-03T04:05:06]}"
+    loaded = recipe.load(write(), [asked])
+    recipe.save(loaded, tmp_path / "resolved.yaml")
+    for found in (loaded, recipe.read(tmp_path / "resolved.yaml")):
+        assert found.data.where == {"text": "2020-01-01 00:00:00", "lang": ["2020-01-02", "2020-01-03 04:05:06"]}
+
+
 def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
     path = write(
         training__warmup_ratio=1.5,
