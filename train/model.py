@@ -28,6 +28,8 @@ from bertline.train.deepspeed_config import Precision
 
 AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What matrices are multiplied in, where that is not fp32."""
+ABOVE = ("pooler.", "final_norm.")
+"""Parameters of an encoder that its layers' outputs go through; others that no layer has are below or shared by all."""
 
 
 def load(folder: Path, task: Task, training: Training) -> nn.Module:
@@ -109,7 +111,8 @@ def optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
     """AdamW over what is not frozen; weights decay, biases and norms (vectors, all of them) do not.
 
     Each layer's learning rate is `layer_decay` of that of the layer above (arXiv:1801.06146, section 3.2); the head is
-    above them all, the embeddings are below. torch's fused kernel updates each tensor in one pass over memory.
+    above them all, the embeddings are below, with what all layers share. torch's fused kernel updates each tensor in
+    one pass over memory.
     """
     depths = _depths(model) if training.layer_decay < 1 else {}
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
@@ -214,9 +217,13 @@ def _checkpoint_gradients(model: nn.Module, folder: Path) -> None:
 
 
 def _depths(model: nn.Module) -> dict[int, int]:
-    """How many layers lie above each parameter of the encoder, by its id."""
+    """How many layers lie above each parameter of the encoder, by its id: all above what they share."""
     own = layers(model)
-    depths = {id(parameter): len(own) + 1 for parameter in model.base_model.embeddings.parameters()}  # type: ignore[union-attr]
+    depths = {
+        id(parameter): len(own) + 1
+        for name, parameter in model.base_model.named_parameters()  # type: ignore[union-attr]
+        if not name.startswith(ABOVE)
+    }
     for index, layer in enumerate(own):
         depths |= {id(parameter): len(own) - index for parameter in layer.parameters()}
     return depths

@@ -127,6 +127,35 @@ def test_each_layer_learns_slower_than_the_one_above(family: Path) -> None:
     assert not found
 
 
+@pytest.mark.parametrize(
+    ("name", "below", "above"),
+    [
+        ("electra", {"electra.embeddings_project.weight", "electra.embeddings_project.bias"}, set()),
+        ("mpnet", {"mpnet.encoder.relative_attention_bias.weight"}, set()),
+        ("deberta", {"deberta.encoder.rel_embeddings.weight"}, set()),
+        (
+            "deberta-v2",
+            {f"deberta.encoder.{each}" for each in ("rel_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias")},
+            set(),
+        ),
+        ("bert", set(), {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}),
+        ("modernbert", set(), {"model.final_norm.weight"}),
+    ],
+)
+def test_what_layers_share_learns_as_embeddings_do(name: str, below: set[str], above: set[str]) -> None:
+    family = encoders.ENCODERS[name]
+    config = getattr(transformers, family.config)(**family.settings, vocab_size=50, pad_token_id=0)
+    classifier = transformers.AutoModelForSequenceClassification.from_config(config)
+    optimizer = models.optimizer(classifier, Training(learning_rate=1e-3, layer_decay=0.5))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    of_encoder = {f"{classifier.base_model_prefix}.{name}" for name, _ in classifier.base_model.named_parameters()}
+    found: dict[float, set[str]] = {}
+    for each, parameter in classifier.named_parameters():
+        if each in of_encoder and ".embeddings." not in each and ".layer" not in each:
+            found.setdefault(rates[id(parameter)], set()).add(each)
+    assert found == {rate: names for rate, names in ((1e-3 / 8, below), (1e-3, above)) if names}
+
+
 SCHEDULES = {
     "linear": [1 - i / 8 for i in range(8)],
     "cosine": [(1 + math.cos(math.pi * i / 8)) / 2 for i in range(8)],
