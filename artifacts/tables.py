@@ -210,8 +210,17 @@ def _delimited(stream: TextIO, path: Path) -> Iterator[Attempt]:
             found = f"{len(fields)} fields where the header has {len(header)}"
             advice = f"quote a field that holds a {'comma' if delimiter == ',' else 'tab'} or a line end"
             yield Attempt(where, number, InputError(f"{where}: {found} (line {line}); {advice}"), line)
+        elif delimiter == "\t" and any(map(_swallows, fields)):
+            found = f"a quoted field (line {line}) holds a tab and a line end, as if it had swallowed rows"
+            advice = 'a text that begins with a quote is quoted itself: """so"" he said"; what holds both is for CSV'
+            yield Attempt(where, number, InputError(f"{where}: {found}; {advice}"), line)
         elif fields:
             yield Attempt(where, number, dict(zip(header, fields, strict=True)), line)
+
+
+def _swallows(field: str) -> bool:
+    """Whether a field of a TSV file holds what would be rows, were it not for a quote that begins a text."""
+    return "\t" in field and ("\n" in field or "\r" in field)
 
 
 def _records(stream: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | InputError]]:

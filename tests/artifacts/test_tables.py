@@ -205,6 +205,7 @@ def test_the_header_may_have_one_column_without_a_name(tmp_path: Path) -> None:
         ("a.csv", b"text,label\na,x\nb\n", "row 3: 1 fields where the header has 2 (line 3); quote a field"),
         ("a.csv", b'text,label\n"a\n\nb",x\nb,c,d\n', "row 3: 3 fields where the header has 2 (line 5)"),
         ("a.tsv", b"text\tlabel\na\tx\tz\n", "quote a field that holds a tab"),
+        ("a.tsv", b'text\tlabel\na\tx\n"so\tx\nhe said"\ty\n', "row 3: a quoted field (line 3) holds a tab and"),
         ("a.csv", b'text\na\n"never\nclosed\n', "line 3: unexpected end of data in the row that begins here"),
         ("a.csv", b'text\n"a"b\n', "line 2: ',' expected after '\"'"),
         ("a.csv", b"text\na\nb\0c\n", "line 3: holds a NUL"),
