@@ -173,6 +173,8 @@ def _of_tokens(raw: dict[str, Any]) -> Iterator[str]:
     long = tokens.get("long")
     if (long == "windows" or not classifies) and 2 * stride > length:
         yield f"tokens.stride: found {stride}; windows of {length} tokens share {length // 2} at most"
+    if classifies and long != "windows" and stride:
+        yield f"tokens.stride: found {stride}; windows share tokens: say tokens.long: windows, or leave it out"
     if raw["task"] == "question-answering" and length < SHORTEST_WINDOW:
         yield f"tokens.max_length: found {length}; a question and its context need {SHORTEST_WINDOW} at least"
     if not classifies and long not in (None, "windows"):
@@ -206,13 +208,26 @@ def _of_labels(raw: dict[str, Any], problem: ProblemType | None) -> Iterator[str
 
 
 def _of_teacher(raw: dict[str, Any]) -> Iterator[str]:
-    """What makes sense with a teacher only."""
+    """What makes sense with a teacher only, or beside one that leaves the labels a share of the loss."""
     if raw.get("teacher"):
+        yield from _of_labels_loss(raw)
         return
     asked = {"data.unlabelled": _part(raw, "data").get("unlabelled"), "distillation": raw.get("distillation")}
     for key, found in asked.items():
         if found and found != Distillation().model_dump():  # which a resolved recipe spells out
             yield f"{key}: found {found!r:.60}; it is of a teacher: name one, or leave it out"
+
+
+def _of_labels_loss(raw: dict[str, Any]) -> Iterator[str]:
+    """What shapes the labels' loss, where a teacher has all of it; what is pruned goes by the labels' all the same."""
+    distillation, student, training = (_part(raw, name) for name in ("distillation", "student", "training"))
+    is_pruned = student.get("attention_heads") or student.get("intermediate_size")
+    if distillation.get("weight", Distillation().weight) < 1 or is_pruned:
+        return
+    for key in ("label_smoothing", "class_weights"):
+        if training.get(key):
+            advice = "where distillation.weight is 1, labels have no share in the loss: give less, or leave this out"
+            yield f"training.{key}: found {training[key]!r:.60}; {advice}"
 
 
 def _part(raw: dict[str, Any], name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bertline.artifacts import dotted
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe_schema import Search
 
 FIXED = ("name", "task", "problem_type", "data", "training.seed", "training.best", "search")
 """What is the same in all trials: by these they are named, cut and compared."""
@@ -37,6 +38,9 @@ def of(
         yield "search: found grid and space; give one: all combinations, or some that a sampler chooses"
     elif asked and not given:
         yield "search: nothing to try; give grid or space, for example grid: {training.learning_rate: [2e-5, 3e-5]}"
+    for key in ("trials", "sampler") if given == ["grid"] else ():
+        if search.get(key, default := getattr(Search(), key)) != default:
+            yield f"search.{key}: found {search[key]!r}; a grid has all its combinations tried: leave it out"
     found: dict[str, None] = {}
     values = {}
     for kind in given:

@@ -185,6 +185,7 @@ class Shrinking:
         raw["student"] = kept.model_dump()
         raw["data"]["unlabelled"] = self.unlabelled
         raw["training"]["freeze"]["layers"] = 0  # the student's are others
+        raw["training"] |= {"label_smoothing": 0.0, "class_weights": None}  # of labels; it learns from the teacher
         recipes.save(Recipe.model_validate(raw), path)
         recipe = recipes.load(path, self.overrides)
         if layers_of is not None:

@@ -221,6 +221,29 @@ def test_what_is_not_of_the_task_is_told(write: Callable[..., Path], changes: di
         assert words in fault
 
 
+def test_a_key_that_another_leaves_without_effect_is_told(write: Callable[..., Path], tiny_model: Path) -> None:
+    taught: dict[str, Any] = {"teacher": str(tiny_model), "training__label_smoothing": 0.1}
+    grid = {"training.epochs": [1, 2]}
+    for changes, words in (
+        (taught, "training.label_smoothing: found 0.1; where distillation.weight is 1"),
+        ({"teacher": str(tiny_model), "training__class_weights": {"yes": 2.0}}, "training.class_weights: found {'yes'"),
+        ({"tokens__stride": 8}, "tokens.stride: found 8; windows share tokens: say tokens.long: windows"),
+        ({"search": {"grid": grid, "trials": 9}}, "search.trials: found 9; a grid has all its combinations tried"),
+        ({"search": {"grid": grid, "sampler": "random"}}, "search.sampler: found 'random'"),
+    ):
+        (fault,) = faults(write(**changes))
+        assert words in fault
+    for sound in (
+        {**taught, "distillation__weight": 0.5},
+        {**taught, "student__attention_heads": 2},
+        {"tokens__stride": 8, "tokens__long": "windows"},
+        {"search": {"grid": grid, "trials": 20, "sampler": "tpe"}},
+        {"search": {"space": grid, "trials": 9, "sampler": "random"}},
+    ):
+        recipe.save(recipe.load(write(**sound)), path := write())
+        recipe.load(path)
+
+
 def test_columns_are_looked_for_in_every_file(write: Callable[..., Path], tmp_path: Path, tiny_model: Path) -> None:
     more = tmp_path / "more.jsonl"
     more.write_text(json.dumps({"text": "well"}) + "\n")

@@ -63,7 +63,7 @@ def _write(folder: Path, encoder: str, task: str) -> Path:
     recipe = {
         "name": "tiny", **kind, "model": str(folder / "model"),
         "data": {"train": str(folder / "rows.jsonl"), "take": {"train": 32, "validation": 24, "test": 24}},
-        "tokens": {"max_length": 48, "stride": 8},
+        "tokens": {"max_length": 48},
         "training": {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16, "precision": "fp32", "logging_steps": 1},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

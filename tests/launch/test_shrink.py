@@ -201,6 +201,16 @@ def test_sizes(key: str, layers: int, expected: list[int]) -> None:
     assert all(kept[0] == 0 and kept[-1] < layers for kept in found)
 
 
+def test_a_student_learns_from_the_teacher_and_not_by_what_weighs_labels(teacher: RunFolder, tmp_path: Path) -> None:
+    recipe = recipes.read(teacher.recipe)
+    weighed = recipes.with_settings(recipe, {"training.class_weights": "balanced", "training.label_smoothing": 0.1})
+    shutil.copytree(teacher.path, tmp_path / "films")
+    recipes.save(weighed, RunFolder(tmp_path / "films").recipe)
+    shrinking = Shrinking(tmp_path / "films", tmp_path / "bundle", Terms(DROP), None, (), {}, print)
+    made = recipes.load(shrinking.student(Student(layers=[0])))
+    assert made.training == recipe.training
+
+
 def test_a_run_may_be_where_one_is(teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def students(shrinking: Shrinking, _: Path) -> None:
         raise GateError(shrinking.place.name)

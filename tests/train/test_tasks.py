@@ -18,8 +18,7 @@ def write(folder: Path, model: Path, rows: list[dict[str, Any]], **recipe: Any) 
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     training = {"epochs": 10, "learning_rate": 3e-3, "batch_size": 16, "precision": "fp32", "logging_steps": 1}
     raw: dict[str, Any] = {
-        "name": "tiny", "model": str(model), "tokens": {"max_length": 32, "stride": 8}, "training": training,
-        **recipe,
+        "name": "tiny", "model": str(model), "tokens": {"max_length": 32}, "training": training, **recipe,
     }  # fmt: skip
     raw["data"] = {"train": str(folder / "rows.jsonl"), "take": {"validation": 20, "test": 20}, **raw.get("data", {})}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
@@ -61,7 +60,7 @@ def test_regression(model: Path, tmp_path: Path) -> None:
 def test_long_texts(model: Path, tmp_path: Path, long: str) -> None:
     padding = "the film " * 20
     rows = [{**row, "text": f"{padding} {row['text']}" if long == "tail" else row["text"]} for row in make_texts(120)]
-    tokens = {"max_length": 16, "stride": 4, "long": long}
+    tokens = {"max_length": 16, "long": long}
     run = train_here(write(tmp_path, model, rows, task="text-classification", tokens=tokens), tmp_path / "run")
     summary = runs.read_summary(run.path)
     assert summary.tokens.long == long

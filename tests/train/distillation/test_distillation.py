@@ -208,7 +208,7 @@ def write(folder: Path, place: Path | str, task: str = "text-classification", **
     raw: dict[str, Any] = {
         "name": "tiny", "task": task, "model": str(place),
         "data": {"train": str(folder / "rows.jsonl"), "take": {"train": 60, "validation": 20, "test": 20}},
-        "tokens": {"max_length": 32, "stride": 4},
+        "tokens": {"max_length": 32},
         "training": {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16, "precision": "fp32", "dropout": 0.0,
                      "logging_steps": 1},
     }  # fmt: skip
