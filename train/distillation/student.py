@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Student
+from bertline.tasks.task import Task
 from bertline.train import model
 from bertline.train.data.prepared import Prepared
 from bertline.train.distillation import pruning
@@ -56,7 +57,7 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
         cache: where it is kept.
 
     Raises:
-        InputError: as `pruning.prune`; the model has no trained head.
+        InputError: as `pruning.prune`; the model has no trained head, or one for other labels.
     """
     if not recipe.student.is_pruned:
         return folder
@@ -74,6 +75,7 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
 
     def fill(temporary: Path) -> None:
         whole = model.from_folder(folder, task.architecture, trained=True)
+        _check_labels(recipe.model, folder, task)
         loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
         pruning.prune(whole, recipe.student, ready.train, loss, task.tokenizer(tokenizer))
         whole.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
@@ -91,6 +93,16 @@ def spread(count: int, config: dict[str, Any]) -> list[int]:
     runs, kept = -(-encoder.layers(config) // turn), -(-count // turn)
     first = [number * runs // kept * turn for number in range(kept)]
     return [first[number // turn] + number % turn for number in range(count)]
+
+
+def _check_labels(place: str, folder: Path, task: Task) -> None:
+    """Refuse a head with other labels, or the same in another order: what matters is measured by its outputs."""
+    theirs = encoder.label_names(encoder.check(folder))
+    if task.settings.problem_type == "regression" and len(theirs) == 1:  # whatever it is called
+        return
+    if task.labels and theirs != task.labels:
+        advice = "name data.labels in its order, or a model that was trained for these labels"
+        raise InputError(f"model: {place} has labels {theirs!r}; the student is to learn {task.labels!r}: {advice}")
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -142,6 +142,17 @@ def test_what_a_pruned_student_is_measured_with_makes_it_another(teacher: RunFol
 
 
 @pytest.mark.usefixtures("rank")
+@pytest.mark.parametrize("labels", [["positive", "negative"], ["negative", "neutral", "positive"]])
+def test_a_head_of_other_labels_does_not_tell_what_matters(tmp_path: Path, labels: list[str]) -> None:
+    task = catalog.make(SETTINGS.model_copy(update={"labels": labels}))
+    other: Any = models.load(encoders.make("bert", tmp_path / "model"), task, Training())
+    other.save_pretrained(tmp_path / "model")
+    recipe = write(tmp_path, tmp_path / "model", student={"attention_heads": 2})
+    with pytest.raises(InputError, match=r"model: .*/model has labels .*; the student is to learn \['negative', 'posi"):
+        train_here(recipe, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("rank")
 def test_a_pruned_student_is_distilled(teacher: RunFolder, tmp_path: Path) -> None:
     kept = {"layers": [0, 2], "attention_heads": 2, "intermediate_size": 24}
     recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), student=kept)
