@@ -23,6 +23,15 @@ from bertline.train.data.splitting import Splits
 SHOWN = 10
 IMBALANCE = 10
 """How many times as often as the rarest the commonest label may stand before it is told."""
+RARE = {
+    "single_label_classification": "look at macro_f1 or per_label rather than at accuracy",
+    "multi_label_classification": "look at macro_f1 or per_label rather than at micro_f1",
+    "token-classification": "look at per_label rather than at f1, which is of all entities together",
+    "question-answering": "f1 and exact_match tell little of the rarer",
+}
+"""Where a rare label shows, by problem type or task."""
+WEIGHED = ("single_label_classification", "token-classification")
+"""Where labels may have weights."""
 
 
 def survey(recipe: Recipe) -> dict[str, Any]:
@@ -122,10 +131,8 @@ def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterato
     counts = _labels(splits.task, splits.train)
     if counts and max(counts.values()) > IMBALANCE * min(counts.values()):
         rarest, commonest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-        yield (
-            f"{commonest!r} stands {counts[commonest] / counts[rarest]:.0f} times as often as {rarest!r}: look at "
-            "macro_f1 or per_label rather than at accuracy; training.class_weights may help"
-        )
+        times = f"{counts[commonest] / counts[rarest]:.0f} times"
+        yield f"{commonest!r} stands {times} as often as {rarest!r}: {_advice(recipe)}"
     for name, examples in {"validation": splits.validation, "test": splits.test}.items():
         if unseen := counts.keys() - _labels(splits.task, examples).keys():
             labels = ", ".join(map(repr, sorted(unseen)))
@@ -133,3 +140,10 @@ def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterato
     longer = float(np.mean(np.asarray(lengths) > recipe.tokens.max_length))
     if longer > 0.05 and recipe.settings([]).tokens.long != "windows":
         yield f"{longer:.0%} of the texts are longer than max_length {recipe.tokens.max_length} and are cut off"
+
+
+def _advice(recipe: Recipe) -> str:
+    """What is to be done about a rare label, where the recipe allows it."""
+    kind = recipe.settings([]).problem_type or recipe.task
+    in_loss = recipe.teacher is None or recipe.distillation.weight < 1
+    return RARE[kind] + ("; training.class_weights may help" if kind in WEIGHED and in_loss else "")

@@ -99,6 +99,35 @@ def test_other_tasks_are_counted_in_their_own_words(
     assert shown in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("kind", "words", "weighed"),
+    [
+        ("single_label_classification", "look at macro_f1 or per_label rather than at accuracy", True),
+        ("multi_label_classification", "look at macro_f1 or per_label rather than at micro_f1", False),
+        ("token-classification", "look at per_label rather than at f1, which is of all entities together", True),
+        ("question-answering", "f1 and exact_match tell little of the rarer", False),
+    ],
+)
+def test_a_rare_label_is_told_with_what_the_task_has(
+    model: Path, tmp_path: Path, kind: str, words: str, weighed: bool
+) -> None:
+    def row(number: int) -> dict[str, Any]:
+        name, text = "ab"[number % 30 == 0], f"a {number}"
+        if kind == "token-classification":
+            return {"tokens": text.split(), "tags": ["O", f"B-{name}"]}
+        if kind == "question-answering":
+            answers = [{"text": "a", "answer_start": 0}] if name == "b" else []
+            return {"question": "a?", "context": text, "answers": answers}
+        return {"text": text, "label": [name] if kind.startswith("multi") else name}
+
+    rows = [row(number) for number in range(240)]
+    task = {"task": kind} if "-" in kind else {"task": "text-classification", "problem_type": kind}
+    path = write(tmp_path, model, rows[:180], rows[180:], **task)
+    for sets, names_weights in ([], weighed), ([f"teacher={model}"], False):
+        (told,) = [each for each in survey(recipes.load(path, sets))["warnings"] if "times as often as" in each]
+        assert told.partition(": ")[2] == words + ("; training.class_weights may help" if names_weights else "")
+
+
 def test_a_model_that_is_nowhere_is_told_with_its_key(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
