@@ -7,6 +7,7 @@ import copy
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from math import inf
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -45,6 +46,10 @@ FOREIGN = {
     "save_strategy": "training.save_steps; 0: at the end of each epoch",
 }
 """Keys of Hugging Face's TrainingArguments and example scripts, and what a recipe has in their place."""
+
+
+SPARSE = (".jsonl", ".ndjson", ".json")
+"""Kinds of data file whose rows may have other columns than the first."""
 
 
 def of(raw: dict[str, Any], searches: bool) -> list[str]:
@@ -247,18 +252,24 @@ def _of_data(raw: dict[str, Any]) -> Iterator[str]:
             yield from (f"data.{name}: {fault}" for fault in error.faults)
             continue
         for path, columns in found:
-            for key, column in _needed(raw, name, columns).items():
+            for key, column in _needed(raw, name, path, columns).items():
                 if column is not None and column not in columns:
                     yield f"{key}: {tables.lacking(path, [column], columns)}"
 
 
-def _needed(raw: dict[str, Any], name: str, columns: Sequence[str]) -> dict[str, str | None]:
-    """The columns that a file must have, by the keys that say which; None where a key names none."""
+def _needed(raw: dict[str, Any], name: str, path: Path, columns: Sequence[str]) -> dict[str, str | None]:
+    """The columns that a file must have, by the keys that say which; None where a key names none.
+
+    Of JSON they are the first row's: what a row may do without is not asked for.
+    """
+    sparse = tables.kind(path)[0] in SPARSE
     data, asked = raw["data"], raw.get("task", "")
     *texts, gold = COLUMNS.get(asked, (None,))
     whole = data.get("text", "text") in columns and (name == "unlabelled" or "entities" in columns)
     if asked == "token-classification" and whole:  # whole texts, with entities marked in them
         texts, gold = ["text"], None
+    if asked == "question-answering" and sparse and "is_impossible" in columns:
+        gold = None
     needed = {f"data.{key}": data.get(key, key) for key in texts} | {"data.text_pair": data.get("text_pair")}
     if name == "unlabelled":
         return needed
@@ -267,7 +278,7 @@ def _needed(raw: dict[str, Any], name: str, columns: Sequence[str]) -> dict[str,
         needed |= {f"data.{gold}.{number}": column for number, column in enumerate(golden)}
     else:
         needed[f"data.{gold}"] = golden
-    needed |= {f"data.where.{column}": column for column in data.get("where", {})}
+    needed |= {f"data.where.{column}": column for column in data.get("where", {}) if not sparse}
     groups = {"search.groups": (raw.get("search") or {}).get("groups")}
     return needed if name == "test" else needed | groups
 
