@@ -68,7 +68,10 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
     try:
         ranks.start()
         with watchdog.watching():
-            with setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
+            with (
+                setup.alone(run),
+                setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared),
+            ):
                 trainer.train()
                 finish(trainer, prepared)
             ranks.meet()  # the first may have much to write, and is watched until it has

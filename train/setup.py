@@ -41,63 +41,61 @@ from bertline.train.progress import Progress
 
 @contextmanager
 def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) -> Iterator[tuple[Trainer, Prepared]]:
-    """Everything a run needs, at the step it is to go on from.
+    """Everything a run needs, at the step it is to go on from; for who holds it `alone`.
 
     Raises:
-        InputError: another process trains the run; or its folder, recipe, data, model or checkpoint does not allow it.
-            Nothing of the run has been changed then.
+        InputError: the run folder, recipe, data, model or checkpoint does not allow it; nothing has been changed then.
     """
-    with alone(run):
-        check_run(recipe, run, resume)
-        ranks.from_first(lambda: monitors.check(recipe))
-        precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
-        asked, recipe = recipe, deepspeed_config.staged(recipe, precision)
-        if recipe is not asked:
-            progress.say("ZeRO 1 in the place of 0, in which DeepSpeed does not scale losses in fp16")
-        check_deepspeed(deepspeed_config.configure(recipe, dist.get_world_size(), precision))
-        whole = recipes.model_folder(recipe)
-        recipes.check_model(recipe, whole)
-        with model.tokenizer_folder(whole) as tokenizer_folder:
-            cache = run.path.parent / prepared.FOLDER
-            material = gathered(recipe, whole, tokenizer_folder, precision, cache, progress)
-            folder, ready, objective = material.folder, material.ready, material.objective
-            splits, task = ready.splits, ready.splits.task
-            tokenizer = task.tokenizer(tokenizer_folder)
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
-            found = resumed_from(run, state, progress) if resume else None
-            make_batches = partial(
-                Batches, ready.train, objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
+    check_run(recipe, run, resume)
+    ranks.from_first(lambda: monitors.check(recipe))
+    precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
+    asked, recipe = recipe, deepspeed_config.staged(recipe, precision)
+    if recipe is not asked:
+        progress.say("ZeRO 1 in the place of 0, in which DeepSpeed does not scale losses in fp16")
+    check_deepspeed(deepspeed_config.configure(recipe, dist.get_world_size(), precision))
+    whole = recipes.model_folder(recipe)
+    recipes.check_model(recipe, whole)
+    with model.tokenizer_folder(whole) as tokenizer_folder:
+        cache = run.path.parent / prepared.FOLDER
+        material = gathered(recipe, whole, tokenizer_folder, precision, cache, progress)
+        folder, ready, objective = material.folder, material.ready, material.objective
+        splits, task = ready.splits, ready.splits.task
+        tokenizer = task.tokenizer(tokenizer_folder)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
+        found = resumed_from(run, state, progress) if resume else None
+        make_batches = partial(
+            Batches, ready.train, objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
+        )
+        compare = comparing(recipe, material, tokenizer_folder, precision)
+        recipe = fitted(recipe, material, make_batches, precision, compare, progress)
+        batches = make_batches(recipe.training)
+        make = partial(make_engine, recipe, folder, task, precision, batches.steps)
+        engine = started_engine(make, found, recipe.training.zero_stage)
+        if found is not None:
+            state = found.state.model_copy(update={"ranks": state.ranks})
+        relations = None if compare is None else compare(engine.module)
+        claim(asked, run, splits, state, None if found is None else found.checkpoint)
+        best = metrics.best(run.metrics, recipe.metric)
+        progress.say(describe_engine(recipe, engine, state, batches))
+        with monitors.opened(asked, run, progress.say) as written:
+            trainer = Trainer(
+                recipe=recipe,
+                run=run,
+                task=task,
+                tokenizer=tokenizer,
+                tokenizer_folder=tokenizer_folder,
+                engine=engine,
+                objective=objective,
+                batches=batches,
+                validation=ready.validation,
+                state=state,
+                best=None if best is None else best[0],
+                progress=progress,
+                monitors=written,
+                relations=relations,
             )
-            compare = comparing(recipe, material, tokenizer_folder, precision)
-            recipe = fitted(recipe, material, make_batches, precision, compare, progress)
-            batches = make_batches(recipe.training)
-            make = partial(make_engine, recipe, folder, task, precision, batches.steps)
-            engine = started_engine(make, found, recipe.training.zero_stage)
-            if found is not None:
-                state = found.state.model_copy(update={"ranks": state.ranks})
-            relations = None if compare is None else compare(engine.module)
-            claim(asked, run, splits, state, None if found is None else found.checkpoint)
-            best = metrics.best(run.metrics, recipe.metric)
-            progress.say(describe_engine(recipe, engine, state, batches))
-            with monitors.opened(asked, run, progress.say) as written:
-                trainer = Trainer(
-                    recipe=recipe,
-                    run=run,
-                    task=task,
-                    tokenizer=tokenizer,
-                    tokenizer_folder=tokenizer_folder,
-                    engine=engine,
-                    objective=objective,
-                    batches=batches,
-                    validation=ready.validation,
-                    state=state,
-                    best=None if best is None else best[0],
-                    progress=progress,
-                    monitors=written,
-                    relations=relations,
-                )
-                yield trainer, ready
+            yield trainer, ready
 
 
 @contextmanager

@@ -84,7 +84,8 @@ def train_here(
                 raise KeyboardInterrupt
 
     run = RunFolder(folder)
-    with setup.trainer(recipes.load(recipe, sets), run, resume, Watched(speaks=False)) as (trainer, prepared):
+    progress = Watched(speaks=False)
+    with setup.alone(run), setup.trainer(recipes.load(recipe, sets), run, resume, progress) as (trainer, prepared):
         look(trainer)
         trainer.train()
         finish(trainer, prepared)
