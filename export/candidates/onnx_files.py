@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from math import prod
 from pathlib import Path
 
 import onnx
@@ -14,8 +15,8 @@ OPSET = 18
 """The oldest that optimum promises its conversions for, of ONNX 1.13 (December 2022)."""
 IR_VERSION = 8
 """The file format of that ONNX release."""
-ONE_FILE = onnx.checker.MAXIMUM_PROTOBUF
-"""Bytes: more does not fit into one protobuf message."""
+ONE_FILE = 2_000_000_000
+"""Bytes of weights: a protobuf message ends at 2**31, and has room for the graph beside these."""
 
 
 def stamp(path: Path) -> None:
@@ -70,7 +71,21 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     """
     data = path.with_name(f"{path.name}_data")
     data.unlink(missing_ok=True)  # or it would grow
-    onnx.save(model, path, save_as_external_data=model.ByteSize() > ONE_FILE, location=data.name)
+    onnx.save(model, path, save_as_external_data=_weight_bytes(model.graph) > ONE_FILE, location=data.name)
+
+
+def _weight_bytes(graph: onnx.GraphProto) -> int:
+    """Of its tensors, those of branches included; protobuf's ByteSize would serialize them, and cannot over 2 GB."""
+    inner = [attribute for node in graph.node for attribute in node.attribute]
+    own = [*graph.initializer, *(one.t for one in inner)]
+    branches = [branch for one in inner for branch in (one.g, *one.graphs)]
+    return sum(map(_bytes, own)) + sum(map(_weight_bytes, branches))
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    if not tensor.data_type:  # of an attribute that is no tensor
+        return 0
+    return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * prod(tensor.dims))
 
 
 def pack(path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts.errors import GateError
@@ -89,6 +89,23 @@ def large(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Graph:
     monkeypatch.setattr(onnx_files, "ONE_FILE", 20_000)
     monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")  # optimum's own, for its tests
     return Graph("fp32", convert.to_onnx(run / "best", classifier(48), tmp_path / "onnx"))
+
+
+def test_weights_are_counted_wherever_they_are_and_without_serializing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than two gigabytes cannot be serialized, and ByteSize does just that."""
+    weights = numpy_helper.from_array(np.ones(1000, np.float32), "weights")
+    ends = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])]
+    branch = helper.make_graph([helper.make_node("Identity", ["weights"], ["y"])], "b", [], ends, [weights])
+    made = model()
+    made.graph.input.append(helper.make_tensor_value_info("which", TensorProto.BOOL, []))
+    made.graph.node[0].CopyFrom(helper.make_node("If", ["which"], ["y"], then_branch=branch, else_branch=branch))
+    monkeypatch.setattr(onnx.ModelProto, "ByteSize", None)
+    for limit, split in ((8000, False), (7999, True)):
+        monkeypatch.setattr(onnx_files, "ONE_FILE", limit)
+        onnx_files.save(made, tmp_path / "model.onnx")
+        assert (tmp_path / "model.onnx_data").exists() is split
 
 
 def int8(graph: Graph, fused: bool = False) -> Graph:
