@@ -62,6 +62,11 @@ def relative(local: Path, bundle: Path, place: str) -> str:
     return os.path.relpath(local.resolve(), bundle.resolve()) if local.exists() else place
 
 
+def local(place: str, bundle: Path) -> Path:
+    """The folder that `relative` gave `place` for; there is none where `place` is another's."""
+    return Path(os.path.normpath(bundle.resolve() / place))
+
+
 def is_checkpoint(place: str, asked: bool) -> bool:
     """Whether `place` is to be read as a DeepSpeed checkpoint: a model's weights beside one go first, unless asked."""
     folder = places.expanded(place)

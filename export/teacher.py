@@ -34,7 +34,8 @@ class Teacher:
         if self.asked is None:
             return None
         told = manifests.read(self.asked).source
-        return told.model_copy(update={"place": sources.relative(self.asked / told.place, bundle, told.place)})
+        local = sources.local(told.place, self.asked)
+        return told.model_copy(update={"place": sources.relative(local, bundle, told.place)})
 
     def graph(self) -> Graph | None:
         """The model that is asked."""

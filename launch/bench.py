@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from bertline.artifacts.task import TaskSettings
 from bertline.bench import compare, systems
 from bertline.bench.report import benchmark
 from bertline.bench.systems import System
+from bertline.export import sources
 from bertline.export.candidates import convert
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
@@ -94,9 +94,8 @@ def _source(folder: Path, manifest: Manifest) -> str:
 
 def local_place(folder: Path, source: Source) -> str:
     """What a bundle names, as a place that can be opened from here: local ones are recorded relative to it."""
-    place = source.place
-    beside = Path(os.path.normpath(folder / place))
-    return str(beside) if beside.exists() else place
+    beside = sources.local(source.place, folder)
+    return str(beside) if beside.exists() else source.place
 
 
 def _examples(folder: Path, manifest: Manifest, data: Path | None, columns: Mapping[str, str]) -> list[Example]:
@@ -124,8 +123,15 @@ def _eager(place: str, folder: Path, manifest: Manifest) -> System:
 
 
 def _as_labelled(model: Path, manifest: Manifest) -> TaskSettings:
-    """The bundle's settings, with labels in the order of the model's outputs, as far as it names them."""
-    own, names = manifest.alone, encoder.label_names(encoder.check(model))
+    """The bundle's settings, with labels in the order of the model's outputs, as far as it names them.
+
+    No more tokens are read at once than the model has positions for.
+    """
+    config = encoder.check(model)
+    own, names = manifest.alone, encoder.label_names(config)
+    if (length := encoder.max_tokens(config)) < own.tokens.max_length:
+        tokens = own.tokens.model_copy(update={"max_length": length, "stride": min(own.tokens.stride, length // 4)})
+        own = own.model_copy(update={"tokens": tokens})
     if not own.labels or names in (own.labels, [f"LABEL_{index}" for index in range(len(own.labels))]):
         return own
     labelled = own.model_copy(update={"labels": names})
@@ -138,7 +144,8 @@ def _as_labelled(model: Path, manifest: Manifest) -> TaskSettings:
 
 def _comparable(settings: TaskSettings) -> tuple[object, ...]:
     """What two models that are held against each other have in common."""
-    return settings.task, settings.problem_type, settings.inputs, sorted(settings.labels)
+    labels = [] if settings.problem_type == "regression" else sorted(settings.labels)  # its only one is a mere name
+    return settings.task, settings.problem_type, settings.inputs, labels
 
 
 def _told(settings: TaskSettings) -> str:

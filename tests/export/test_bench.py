@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from bertline.artifacts import bundle as manifests
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.run import RunFolder
+from bertline.artifacts.task import Decision, Tokens
+from bertline.export import sources
 from bertline.launch import bench
 from tests.export.conftest import measure_briefly
 
@@ -43,6 +46,13 @@ def test_the_same_model_with_labels_in_another_order_answers_alike(
     assert other["accuracy"] == own["accuracy"] > 0.5
 
 
+def test_what_a_bundle_was_made_from_is_found_from_a_link_to_it(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundles/tiny").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "bundles/tiny")
+    source = sources.read(str(run), None).source(tmp_path / "bundles/tiny")
+    assert bench.local_place(tmp_path / "link", source) == str(run.resolve())
+
+
 @pytest.mark.parametrize("other", [{"problem_type": "multi_label_classification"}, {"inputs": ["text", "text_pair"]}])
 def test_one_that_answers_something_else_is_refused(
     run: Path, bundle: Exported, tmp_path: Path, other: dict[str, object]
@@ -52,6 +62,29 @@ def test_one_that_answers_something_else_is_refused(
     summary.write_text(json.dumps(json.loads(summary.read_bytes()) | other))
     with pytest.raises(InputError, match="they cannot be held against each other"):
         bench.bench(bundle[0], [str(tmp_path / "other")], RunFolder(run).split("validation"), None, print)
+
+
+def changed(run: Path, folder: Path, **keys: object) -> str:
+    """The run's model, of which config.json says something else."""
+    shutil.copytree(RunFolder(run).best, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | keys))
+    return str(folder)
+
+
+def test_one_with_fewer_positions_reads_as_much_as_it_can(run: Path, bundle: Exported, tmp_path: Path) -> None:
+    shorter = changed(run, tmp_path / "shorter", max_position_embeddings=16)
+    manifest = manifests.read(bundle[0])
+    windows = manifest.model_copy(update={"tokens": Tokens(max_length=48, stride=12, long="windows")})
+    assert bench._eager(shorter, bundle[0], windows).settings.tokens == Tokens(max_length=16, stride=4, long="windows")
+    assert bench._eager(changed(run, tmp_path / "same"), bundle[0], windows).settings.tokens == windows.tokens
+
+
+def test_what_a_number_is_called_tells_no_two_models_apart(run: Path, bundle: Exported, tmp_path: Path) -> None:
+    settings = {"problem_type": "regression", "labels": ["stars"], "decision": Decision()}
+    manifest = manifests.read(bundle[0]).model_copy(update=settings)
+    other = changed(run, tmp_path / "other", id2label={"0": "score"}, problem_type="regression")
+    assert bench._eager(other, bundle[0], manifest).settings.problem_type == "regression"
 
 
 def test_one_with_other_labels_is_refused_before_anything_is_converted(
