@@ -164,12 +164,16 @@ class Contest:
         """The best that is right; where none is, the best of what is slower and loses less."""
         if (chosen := self._best(lambda plan: plan.quantized)) is None:
             self._mend(processes)
-            chosen = self._best(lambda plan: plan.quantized) or self._best()
+            chosen = self._quantized()
         if self.terms.prefer == "accuracy":
             self._score("fp32")  # for comparison, and last: what is held against the examples first is held to less
         return chosen
 
-    def _best(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
+    def _quantized(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
+        """The best quantized one of those that fit and are right; where there is none, the best."""
+        return self._best(lambda plan: plan.quantized and fit(plan)) or self._best(fit)
+
+    def _best(self, fit: Callable[[Plan], bool]) -> Trial | None:
         """The best of those that fit and are right, scoring no more than it takes to know."""
         trials = [trial for trial in self._trials.values() if fit(trial.plan) and not choose.fault(trial, self.terms)]
         if self.terms.prefer == "accuracy":
@@ -238,7 +242,7 @@ class Contest:
                 wanted.insert(0, lambda plan: plan.runtime == "onnxruntime")
         elif chosen.plan.runtime != "onnxruntime":
             wanted = [lambda plan: plan.runtime == "onnxruntime"]
-        found = [self._best(fit) or self._exact() for fit in wanted]
+        found = [self._quantized(fit) or self._exact() for fit in wanted]
         return list({trial.plan.name: trial for trial in found}.values())
 
     def _exact(self) -> Trial:

@@ -126,6 +126,16 @@ def test_what_is_sealed_beside_may_be_no_larger_either(hold: Hold, monkeypatch: 
         hold(Terms(0.05, portable=True, max_size=0.0035))
 
 
+def test_fp32_is_not_sealed_beside_the_chosen_one_where_a_quantized_one_is_right(
+    hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FIGURES, "int8-signed", (1.0, 0))
+    monkeypatch.setitem(FIGURES, "int8-unsigned", (2.0, 1))
+    outcome, _ = hold(Terms(0.05, portable=True, prefer="accuracy", allow_fp32=True))
+    assert outcome.chosen.plan.name == "int8-signed"
+    assert [trial.plan.name for trial in outcome.others] == ["int8-unsigned"]
+
+
 def test_what_cannot_be_made_is_told_where_nothing_is_right(hold: Hold) -> None:
     def broken(plan: Plan) -> None:
         if plan.quantized:
