@@ -146,8 +146,11 @@ def _impossible(plan: Plan, situation: Situation) -> str | None:
         return f"OpenVINO and NNCF are not installed; {install_advice('export', 'openvino')}"
     if plan.runtime == "openvino" and terms.layout == "triton":
         return "Triton's ONNX Runtime backend is what runs the model"
-    if plan.runtime == "openvino" and terms.target not in ("auto", here):
-        return f"what OpenVINO computes on a CPU of class {terms.target} cannot be known here"
+    if terms.target not in ("auto", here):
+        if plan.runtime == "openvino":
+            return f"what OpenVINO computes on a CPU of class {terms.target} cannot be known here"
+        if plan.method == "weights":
+            return f"what kernels for weights in blocks compute on a CPU of class {terms.target} cannot be known here"
     return None
 
 

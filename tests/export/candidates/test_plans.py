@@ -76,9 +76,12 @@ def test_without_openvino_its_candidates_are_left_out() -> None:
 
 
 def test_another_target_leaves_out_what_it_computes_otherwise() -> None:
-    found = names(situation(target="avx2"))
+    found = names(situation(target="avx2", prefer="size"))
     assert {"int8-unsigned-fused", "int8-signed-fused", "int8-static-minmax"} < found
-    assert not any("openvino" in name for name in found)
+    assert not any("openvino" in name or "weights" in name for name in found)
+    assert "int8-weights" in names(situation(target="avx512_vnni", prefer="size"))
+    with pytest.raises(InputError, match="--only int4-weights: what kernels for weights in blocks compute"):
+        select(situation(only=("int4-weights",), target="avx2"))
 
 
 def test_quick_tries_the_usual_winners() -> None:
