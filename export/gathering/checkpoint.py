@@ -42,11 +42,12 @@ def found(place: Path) -> list[Path]:
 
 
 def choose(place: Path) -> Path:
-    """The one checkpoint that `place` is, holds, or says is its latest.
+    """The one checkpoint that `place` is, holds, or says is its latest; absolute, since what is around it counts.
 
     Raises:
         InputError: there is none, there are several, or `latest` names none of them.
     """
+    place = place.resolve()
     folders = found(place)
     if not folders:
         raise InputError(f"{place}: no DeepSpeed checkpoint; neither it nor a folder in it holds *_model_states.pt")

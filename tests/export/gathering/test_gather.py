@@ -98,6 +98,19 @@ def test_a_runs_checkpoint_brings_its_model_along(folder: Path, tmp_path: Path) 
     assert same(tmp_path / "made", folder / SPLIT / "step-6.safetensors")
 
 
+@pytest.mark.parametrize(("inside", "place"), [("", "step-6"), ("step-6", "."), ("step-6/deepspeed", ".")])
+def test_a_checkpoint_is_named_from_where_one_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str, place: str
+) -> None:
+    shutil.copytree(folder / "one-1/run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run/checkpoints" / inside)
+    gather(Path(place), tmp_path / "made")
+    assert same(tmp_path / "made", folder / "one-1/step-6.safetensors")
+    (tmp_path / "run/checkpoints/step-6/more").touch()
+    with pytest.raises(DamagedError, match="more: not in the list of files"):
+        gather(Path(place), tmp_path / "again")
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_the_latest_of_what_deepspeed_leaves_becomes_the_model(folder: Path, tmp_path: Path, name: str) -> None:
     told = gather(folder / name / "output", tmp_path / "made", str(folder / name / "run/best"))
