@@ -59,7 +59,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~UMASK)  # mkstemp gives 0600; other readers are as welcome as with open()
+        _welcome_readers(temporary)  # mkstemp gives 0600
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -95,6 +95,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         folder = temporary / path.name  # as it will be called: a signature tells the name of what it signs
         folder.mkdir()
         yield folder
+        _welcome_readers(*folder.rglob("*"))
         publish(folder, path)
 
 
@@ -107,6 +108,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     with _temporary_folder(path) as temporary:
         (temporary / path.name).mkdir()
         yield temporary / path.name
+        _welcome_readers(*temporary.rglob("*"))
         sync(temporary)
         if path.exists():
             path.rename(temporary / "old")
@@ -150,6 +152,13 @@ def locked(lock: Path, taken: str) -> Iterator[IO[str]]:
         except OSError:  # a disk without locks
             pass
         yield stream
+
+
+def _welcome_readers(*paths: Path) -> None:
+    """Let others read files, as those that open() makes: safetensors and onnx give theirs 0600."""
+    for path in paths:
+        if path.is_file():
+            path.chmod(0o666 & ~UMASK)
 
 
 def make_once(path: Path, fill: Callable[[Path], None]) -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,19 @@ def test_others_may_read_what_is_written_and_the_umask_is_let_alone(
     files.write_text(tmp_path / "note.txt", "")
     (tmp_path / "other.txt").touch()
     assert (tmp_path / "note.txt").stat().st_mode == (tmp_path / "other.txt").stat().st_mode
+
+
+@pytest.mark.parametrize("made", [files.new_folder, files.replaced_folder])
+def test_others_may_read_what_a_library_keeps_to_itself(
+    made: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    with made(tmp_path / "model") as folder:
+        (folder / "onnx").mkdir()
+        for name in ("weights", "onnx/weights"):
+            (folder / name).touch(0o600)
+    (tmp_path / "other").touch()
+    modes = {path.stat().st_mode for path in [tmp_path / "other", *tmp_path.rglob("weights")]}
+    assert len(modes) == 1
 
 
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
