@@ -91,7 +91,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         InputError: `path` exists already.
     """
     refuse_existing(path)
-    with _temporary_folder(path) as temporary:
+    with temporary_folder(path) as temporary:
         folder = temporary / path.name  # as it will be called: a signature tells the name of what it signs
         folder.mkdir()
         yield folder
@@ -105,7 +105,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
     A reader finds the old one or the new one, and none for the moment between two renames.
     """
-    with _temporary_folder(path) as temporary:
+    with temporary_folder(path) as temporary:
         (temporary / path.name).mkdir()
         yield temporary / path.name
         _welcome_readers(*temporary.rglob("*"))
@@ -117,7 +117,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _temporary_folder(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path` that `remove_left` knows, and lets alone while it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # under a name that `remove_left` does not know until it is held
@@ -184,15 +184,20 @@ def temporary_prefix(path: Path) -> str:
 
 
 def remove_left(path: Path) -> None:
-    """Remove what writers of `path` left beside it when they were killed; of a file, none may be at work."""
+    """Remove what writers of `path` left beside it when they were killed; of a file, none may be at work.
+
+    While one is at work, folders that nobody holds stay: they may be what it has made so far, as `launch.shrink` does.
+    """
     before = temporary_prefix(path)
-    for left in path.parent.glob(f"{glob.escape(before)}*"):
-        if not TEMPORARY.fullmatch(left.name.removeprefix(before)):
-            continue  # not held yet
-        if not left.is_dir():
-            left.unlink(missing_ok=True)
-        elif not _is_held(left):
-            shutil.rmtree(left, ignore_errors=True)
+    named = path.parent.glob(f"{glob.escape(before)}*")
+    left = [one for one in named if TEMPORARY.fullmatch(one.name.removeprefix(before))]  # others are not held yet
+    folders = [one for one in left if one.is_dir()]
+    for one in left:
+        if one not in folders:
+            one.unlink(missing_ok=True)
+    if not any(map(_is_held, folders)):
+        for one in folders:
+            shutil.rmtree(one, ignore_errors=True)
 
 
 def _is_held(temporary: Path) -> bool:
@@ -207,7 +212,7 @@ def _is_held(temporary: Path) -> bool:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder at once for all that look at it: whole or not at all, as it appeared."""
-    with _temporary_folder(path) as temporary, suppress(FileNotFoundError):  # another process may be quicker
+    with temporary_folder(path) as temporary, suppress(FileNotFoundError):  # another process may be quicker
         path.rename(temporary / path.name)
 
 

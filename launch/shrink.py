@@ -236,15 +236,13 @@ def shrink(
     if place.name in ("", ".."):  # students are named after the run, and lie beside it
         place = place.resolve()
     runs.verify(place)
-    with _locked(place):
-        files.remove_left(bundle)
+    with _locked(place), _at_work(bundle):
         shrinking = Shrinking(place, bundle, Terms(max_drop), unlabelled, overrides, ranks, say)
         check_examples(sources.read(str(place), None), shrinking.terms)
         attempts = shrinking.students(RunFolder(place).best)
         curve = [one.tried for one in attempts]
         passed = [(tried, made) for tried, made in attempts if made is not None]
         if not passed:
-            files.remove_left(bundle)
             raise GateError(
                 f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
                 "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would "
@@ -253,8 +251,18 @@ def shrink(
         fastest, sealed = max(passed, key=lambda one: speedup(one[1]))
         say(f"{bundle}: {fastest.student}")
         files.publish(Path(sealed["bundle"]), bundle)
-        files.remove_left(bundle)
         return {**sealed, "bundle": str(bundle), "student": fastest.student, "curve": [asdict(one) for one in curve]}
+
+
+@contextmanager
+def _at_work(bundle: Path) -> Iterator[None]:
+    """Whoever exports to the same place leaves alone what is made for it here; none of that stays afterwards."""
+    files.remove_left(bundle)
+    try:
+        with files.temporary_folder(bundle):
+            yield
+    finally:
+        files.remove_left(bundle)
 
 
 @contextmanager

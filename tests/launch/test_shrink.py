@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bertline.artifacts import bundle
+from bertline.artifacts import bundle, files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError
@@ -123,6 +123,15 @@ def test_a_run_is_shrunk_by_one_process_at_a_time(teacher: RunFolder, shrunk: di
         shrunken(teacher.path, "twice")
     assert made.exists()
     made.rmdir()
+
+
+def test_what_is_made_so_far_is_no_other_exports_to_remove(tmp_path: Path) -> None:
+    made = tmp_path / f"{files.temporary_prefix(tmp_path / 'small')}0123abcd"
+    with shrink._at_work(tmp_path / "small"):
+        made.mkdir()
+        files.remove_left(tmp_path / "small")
+        assert made.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bench_holds_it_to_its_teacher(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
