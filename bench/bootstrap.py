@@ -13,6 +13,8 @@ from bertline.tasks.task import Counts, Example, Task
 ERROR = 0.05
 """How likely something wrong may be taken for right, over all that are looked at."""
 RESAMPLES = 10_000
+FEWEST = 30
+"""Numbers that tell a drop: resamples of fewer let too much pass (docs/export.md has what a simulation showed)."""
 BLOCK = 250
 """Resamples drawn at once: all at once take 8 GB where 50,000 examples have counts of their own, as numbers have."""
 SEED = 0
@@ -75,8 +77,15 @@ def has_constant_loss(task: Task, metric: str, examples: Sequence[Example]) -> b
         return True  # nothing is ever lost
     answered = task.counts(examples, [task.right(example) for example in examples]), task.counts(examples, wrong)
     loss = dearest(task, metric, examples, answered[0])
-    costs = [np.subtract(*task.values(counts.sum(axis=0) + loss)[metric]) for counts in answered]
-    return bool(np.isclose(*costs))
+    one, other = (_cost(task, metric, counts.sum(axis=0), loss) for counts in answered)
+    return bool(np.isclose(one, other))
+
+
+def shows_losses(task: Task, metric: str, examples: Sequence[Example]) -> bool:
+    """Whether a loss costs anything: of F1 none does where there is nothing to be found, as no answer is worth more."""
+    right = task.counts(examples, [task.right(example) for example in examples])
+    loss = dearest(task, metric, examples, right)
+    return not loss.any() or _cost(task, metric, right.sum(axis=0), loss) > 0
 
 
 def dearest(task: Task, metric: str, examples: Sequence[Example], before: Counts) -> Counts:
@@ -99,7 +108,12 @@ def dearest(task: Task, metric: str, examples: Sequence[Example], before: Counts
     whole, named = before.sum(axis=0), [task.named(example) or [""] for example in examples]
     labels = sorted({label for own in named for label in own})
     of_each = [both[[label in own for own in named]].mean(axis=0) for label in labels]
-    return max(of_each, key=lambda loss: float(np.subtract(*task.values(whole + loss)[metric])))
+    return max(of_each, key=lambda loss: _cost(task, metric, whole, loss))
+
+
+def _cost(task: Task, metric: str, whole: Counts, loss: Counts) -> float:
+    """What a loss takes from the score of summed counts."""
+    return float(np.subtract(*task.values(whole + loss)[metric]))
 
 
 def _lost() -> Counts:

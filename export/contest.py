@@ -292,14 +292,25 @@ class Contest:
 
 
 def check_examples(origin: Origin, terms: Terms) -> None:
-    """Raise GateError where so few examples can prove nothing, before anything is converted.
+    """Raise GateError where so few examples, or such ones, can prove nothing, before anything is converted.
 
     Of a metric whose losses depend on all answers that is known once these are.
     """
+    count = len(origin.examples)
+    if origin.settings.problem_type == "regression" and count < bootstrap.FEWEST:
+        raise GateError(
+            f"{count:,} examples cannot tell a drop of {terms.max_drop:g} of the {origin.metric}: at least "
+            f"{bootstrap.FEWEST} would tell"
+        )
+    if not bootstrap.shows_losses(origin.task, origin.metric, origin.examples):
+        raise GateError(
+            f"{count:,} examples cannot show a loss of {origin.metric}, since no answer to them changes it: add some "
+            "of what it counts (texts with an entity, texts of every label), or train by another: training.best"
+        )
     if not bootstrap.has_constant_loss(origin.task, origin.metric, origin.examples):
         return
     unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples)
-    refuse_too_few(Score(1.0, 0.0, (0.0, unseen), len(origin.examples), unseen), terms, "is right and stays")
+    refuse_too_few(Score(1.0, 0.0, (0.0, unseen), count, unseen), terms, "is right and stays")
 
 
 def refuse_too_few(same: Score, terms: Terms, how: str) -> None:

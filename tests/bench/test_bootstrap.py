@@ -161,6 +161,12 @@ def test_only_some_metrics_lose_as_much_whatever_is_answered(
         assert (less == pytest.approx(most, rel=0.05)) is told, metric
 
 
+def test_texts_without_an_entity_show_no_loss() -> None:
+    task, none = catalog.make(ENTITIES), [Example("Paris is far", None, [])] * 300
+    one = [*none, Example("Paris is far", None, ENTITY)]
+    assert [bootstrap.shows_losses(task, "f1", examples) for examples in (none, one)] == [False, True]
+
+
 def test_numbers_are_told_apart_by_resampling_alone() -> None:
     settings = classifier(labels=["score"]).model_copy(update={"problem_type": "regression"})
     task, examples = catalog.make(settings), [Example("", None, float(index)) for index in range(50)]

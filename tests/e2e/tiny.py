@@ -57,12 +57,12 @@ def _row(task: str, number: int) -> dict[str, Any]:
 
 def _write(folder: Path, encoder: str, task: str) -> Path:
     encoders.make(encoder, folder / "model")
-    rows = [_row(task, number) for number in range(80)]
+    rows = [_row(task, number) for number in range(86)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     kind = {"task": task} if task in TASKS else {"task": "text-classification", "problem_type": task}
     recipe = {
         "name": "tiny", **kind, "model": str(folder / "model"),
-        "data": {"train": str(folder / "rows.jsonl"), "take": {"train": 32, "validation": 24, "test": 24}},
+        "data": {"train": str(folder / "rows.jsonl"), "take": {"train": 32, "validation": 30, "test": 24}},
         "tokens": {"max_length": 48},
         "training": {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16, "precision": "fp32", "logging_steps": 1},
     }  # fmt: skip

@@ -172,7 +172,20 @@ def test_examples_are_too_few_where_they_are_whatever_is_answered(run: Path) -> 
         contest.check_examples(replace(origin, metric=metric), Terms(0.01))
     settings = classifier(labels=["score"]).model_copy(update={"problem_type": "regression"})
     examples = [Example("", None, float(number)) for number in range(100)]
-    contest.check_examples(replace(origin, settings=settings, metric="pearson", examples=examples), Terms(0.01))
+    numbers = replace(origin, settings=settings, metric="pearson", examples=examples)
+    contest.check_examples(numbers, Terms(0.01))
+    with pytest.raises(GateError, match=r"29 examples cannot tell a drop of 0\.01 of the pearson: at least 30 would"):
+        contest.check_examples(replace(numbers, examples=examples[:29]), Terms(0.01, allow_fp32=True))
+
+
+@pytest.mark.parametrize(("metric", "label"), [("f1", "negative"), ("recall", "negative"), ("precision", "positive")])
+def test_examples_that_show_no_loss_are_refused(run: Path, metric: str, label: str) -> None:
+    """What every candidate would pass: nothing is to be found, or nothing can be found wrongly."""
+    origin = replace(sources.read(str(run), None), metric=metric)
+    alike = [example for example in origin.examples if example.gold == label]
+    with pytest.raises(GateError, match=f"100 examples cannot show a loss of {metric}, since no answer to them"):
+        contest.check_examples(replace(origin, examples=alike), Terms(0.1))
+    contest.check_examples(origin, Terms(0.1))
 
 
 @pytest.fixture
