@@ -109,7 +109,7 @@ class Contest:
             origin = self.origin
             answered = self._asked_once(self._yardstick)  # most quantizers compute on one core
             self._make(plans, processes)
-            self._before = self._counted(self._yardstick, answered())
+            self._before = counted(origin, self._yardstick.system, answered())
             self._loss = bootstrap.dearest(origin.task, origin.metric, origin.examples, self._before)
             refuse_too_few(self._score_of(self._before, look=1), self.terms, "stays")
             self._time(plans, self._rounds)
@@ -223,7 +223,7 @@ class Contest:
         found = cascade.lowest(
             student.outputs(self.origin.texts),
             answered,
-            lambda outputs: self._passes(self._counted(student, outputs), look),
+            lambda outputs: self._passes(counted(self.origin, student.system, outputs), look),
         )
         if found is None:
             return None
@@ -271,24 +271,13 @@ class Contest:
 
     def _counts(self, worker: Worker) -> Counts:
         """What the scores of a system's answers are made of."""
-        return self._counted(worker, worker.outputs(self.origin.texts))
-
-    def _counted(self, worker: Worker, outputs: Sequence[Output]) -> Counts:
-        origin = self.origin
-        return origin.task.counts(origin.examples, compare.answers(worker.system, origin.examples, outputs))
+        return counted(self.origin, worker.system, worker.outputs(self.origin.texts))
 
     def _passes(self, after: Counts, look: int) -> bool:
         return not choose.doubt(self._score_of(after, look), self.terms.max_drop)
 
     def _score_of(self, after: Counts, look: int) -> Score:
-        """Answers held against PyTorch's to the same texts."""
-        origin, before = self.origin, self._before
-        one, other = value(origin, before), value(origin, after)
-        interval, (_, unseen) = (
-            bootstrap.drop_interval(origin.task, origin.metric, before, each, self._loss, look)
-            for each in (after, before)
-        )
-        return Score(other, round(one - other, 6), interval, len(origin.examples), unseen)
+        return score_of(self.origin, self._before, after, self._loss, look)
 
 
 def check_examples(origin: Origin, terms: Terms) -> None:
@@ -311,6 +300,15 @@ def check_examples(origin: Origin, terms: Terms) -> None:
         return
     unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples)
     refuse_too_few(Score(1.0, 0.0, (0.0, unseen), count, unseen), terms, "is right and stays")
+
+
+def check_answers(origin: Origin, terms: Terms, answers: dict[Path, list[Output]]) -> None:
+    """Raise GateError where the examples are too few by PyTorch's answers to them, which `answers` then has."""
+    with Worker(pytorch(origin), machine.cores()) as worker:
+        answers[worker.system.model] = worker.outputs(origin.texts)
+    before = counted(origin, worker.system, answers[worker.system.model])
+    loss = bootstrap.dearest(origin.task, origin.metric, origin.examples, before)
+    refuse_too_few(score_of(origin, before, before, loss, look=1), terms, "stays")
 
 
 def refuse_too_few(same: Score, terms: Terms, how: str) -> None:
@@ -342,6 +340,20 @@ def grid(origin: Origin, batch: int) -> list[tuple[int, int]]:
     lengths = [len(one.input_ids) for one in origin.task.tokenizer(origin.folder).encode(origin.texts)]
     profile = sorted({int(length) for length in np.quantile(lengths, SHARES)})
     return [(count, length) for count in sorted({1, batch}) for length in profile]
+
+
+def counted(origin: Origin, system: System, outputs: Sequence[Output]) -> Counts:
+    """What the scores of a system's outputs for the examples are made of."""
+    return origin.task.counts(origin.examples, compare.answers(system, origin.examples, outputs))
+
+
+def score_of(origin: Origin, before: Counts, after: Counts, loss: Counts, look: int) -> Score:
+    """Answers held against PyTorch's to the same texts: see `bootstrap.drop_interval`."""
+    one, other = value(origin, before), value(origin, after)
+    interval, (_, unseen) = (
+        bootstrap.drop_interval(origin.task, origin.metric, before, each, loss, look) for each in (after, before)
+    )
+    return Score(other, round(one - other, 6), interval, len(origin.examples), unseen)
 
 
 def value(origin: Origin, counts: Counts) -> float:

@@ -27,7 +27,7 @@ from bertline.artifacts.recipe_schema import Recipe, Student
 from bertline.artifacts.run import RunFolder
 from bertline.export import sources
 from bertline.export.choose import ROUNDING
-from bertline.export.contest import check_examples
+from bertline.export.contest import check_answers, check_examples
 from bertline.export.export import export
 from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms
@@ -238,7 +238,9 @@ def shrink(
     runs.verify(place)
     with _locked(place), _at_work(bundle):
         shrinking = Shrinking(place, bundle, Terms(max_drop), unlabelled, overrides, ranks, say)
-        check_examples(sources.read(str(place), None), shrinking.terms)
+        origin = sources.read(str(place), None)
+        check_examples(origin, shrinking.terms)
+        check_answers(origin, shrinking.terms, shrinking.teacher.answers)  # no student can be shown to be right else
         attempts = shrinking.students(RunFolder(place).best)
         curve = [one.tried for one in attempts]
         passed = [(tried, made) for tried, made in attempts if made is not None]

@@ -199,6 +199,18 @@ def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_pa
         shrink.distilled(student, place, print, {})
 
 
+def test_too_few_examples_are_told_before_a_student_is_made(
+    teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of F1 too: by what the teacher answers."""
+    measure_briefly(monkeypatch)
+    run = RunFolder(shutil.copytree(teacher.path, tmp_path / "films"))
+    files.write_json(run.summary, json.loads(run.summary.read_bytes()) | {"metric": "macro_f1"})
+    with pytest.raises(GateError, match=r"^200 examples cannot tell a drop of 0\.01, not even if every answer stays"):
+        shrink.shrink(run.path, tmp_path / "bundle", 0.01, None, (), print)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".films.lock", "films"]
+
+
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [(2, [1]), (3, [1, 2]), (6, [1, 2, 3, 4, 5]), (12, [2, 4, 6, 8, 10]), (24, [4, 8, 12, 16, 20])],
@@ -224,6 +236,7 @@ def test_a_run_may_be_where_one_is(teacher: RunFolder, tmp_path: Path, monkeypat
     def students(shrinking: Shrinking, _: Path) -> None:
         raise GateError(shrinking.place.name)
 
+    measure_briefly(monkeypatch)
     monkeypatch.chdir(teacher.path)
     monkeypatch.setattr(Shrinking, "students", students)
     with pytest.raises(GateError, match="films"):
