@@ -35,7 +35,7 @@ def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> s
         rows=[_pytorch_row(manifest, pytorch, size_bytes), *(_row(one) for one in manifest.candidates)],
         example=" ".join(shlex.quote(text) for text in (golden.text, golden.text_pair) if text is not None),
         text=json.dumps(golden.text, ensure_ascii=False),
-        pair=golden.text_pair and json.dumps(golden.text_pair, ensure_ascii=False),
+        pair=None if golden.text_pair is None else json.dumps(golden.text_pair, ensure_ascii=False),
     )
 
 

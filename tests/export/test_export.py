@@ -204,6 +204,14 @@ def test_the_model_card_is_tagged_by_the_bits_of_the_chosen_model(bundle: Sealed
     assert {"int8", "fp32", "int4"} & set(metadata["tags"]) == {name.partition("-")[0]}
 
 
+def test_the_model_card_asks_with_an_empty_second_text_as_with_another(bundle: Sealed) -> None:
+    manifest = bundles.verify(bundle[0])
+    golden = [manifest.golden[0].model_copy(update={"text": "a film", "text_pair": ""})]
+    written = card.card(manifest.model_copy(update={"golden": golden}), {"1x16": 1.0}, 1)
+    assert 'model.predict([("a film", "")])' in written
+    assert 'tokenizer("a film", "", truncation=True' in written
+
+
 def test_the_model_card_names_what_is_found_with_prefixes_or_without(bundle: Sealed) -> None:
     tagger = {"task": "token-classification", "problem_type": None, "labels": ["O", "PER", "B-LOC", "I-LOC"]}
     manifest = bundles.read(bundle[0]).model_copy(update=tagger)
