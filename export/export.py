@@ -125,8 +125,8 @@ def _chosen(
     asked = None if teacher is None else teacher.graph()
     workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration, asked)
     outcome = Contest(origin, yardstick, workshop, terms, say, teacher).hold(plans)
-    if notice and any(trial.plan.calibrated for trial in outcome.trials):
-        notices.append(notice)
+    if any(trial.plan.calibrated for trial in outcome.trials):
+        notices += workshop.used() + ([notice] if notice else [])
     return replace(outcome, notices=[*notices, *outcome.notices], packing=_packed(origin, outcome, terms))
 
 

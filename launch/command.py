@@ -181,7 +181,9 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @click.option("--only", metavar="NAME", multiple=True, help="Try this candidate, and no other.")
 @click.option("--quick", is_flag=True, help="Try the usual winners, timed once.")
 @click.option("--allow-fp32", is_flag=True, help="Accept an fp32 model where no other passes.")
-@click.option("--calibration", type=click.IntRange(1), default=100, show_default=True, help="Texts for static scales.")
+@click.option(
+    "--calibration", type=click.IntRange(1), default=100, show_default=True, help="Most texts for static scales."
+)
 @click.option(
     "--layout",
     type=click.Choice(["huggingface", "triton"]),

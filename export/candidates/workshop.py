@@ -38,7 +38,7 @@ class Workshop:
             origin: gives the tokenizer.
             fp32, fused: the graphs, in the folder that all others are written to.
             calibration: texts for fixed scales.
-            count: how many of them are used.
+            count: how many of them are used at most.
             asked: the graph that cascades ask.
         """
         self.origin, self.fp32, self.fused, self.asked = origin, fp32, fused, asked
@@ -59,13 +59,25 @@ class Workshop:
 
     @cached_property
     def texts(self) -> list[Batch]:
-        """Calibration texts as arrays (1, length), of one length: histograms of activations must be alike in shape."""
+        """Calibration texts as arrays (1, length), of one length: histograms of activations must be alike in shape.
+
+        That is the median, to which longer ones are cut.
+        """
         tokenizer = self.origin.task.tokenizer(self.origin.folder)
         lengths = [len(one.input_ids) for one in tokenizer.encode(self._calibration)]
         length = int(np.median(lengths))
         cut = Tokenizer(self.origin.folder, Tokens(max_length=length)).encode(self._calibration)
         alike = [one for one in cut if len(one.input_ids) == length]
         return [tokenizer.pad([one]) for one in from_all_over(alike, self._count)]
+
+    def used(self) -> list[str]:
+        """A word where fewer texts give scales than were asked for."""
+        if len(self.texts) == self._count:
+            return []
+        return [
+            f"scales of static quantization were taken from {len(self.texts):,} texts, not {self._count:,}: those of "
+            f"at least the median length of {len(self._calibration):,}, cut to it"
+        ]
 
     def _base(self, plan: Plan) -> Graph:
         if not plan.fused:

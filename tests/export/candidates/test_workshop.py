@@ -33,5 +33,15 @@ def test_both_labels_of_a_sorted_file_are_seen(run: Path, tmp_path: Path, monkey
     made = Workshop(sources.read(str(run), None), Graph("fp32", tmp_path / "model.onnx"), None, given, 40)
     assert len(set(words(made.texts[:20]))) == len(set(words(made.texts[20:]))) == 1
     assert len(set(words(made.texts))) == 2
+    assert made.used() == []
     made.make(replace(dynamic(True, False), fp32_share=0.25))
     assert (len(probed), len(set(words(probed)))) == (PROBES, 2)
+
+
+def test_fewer_texts_than_were_asked_for_are_told(run: Path, tmp_path: Path) -> None:
+    """Those of the median length or longer are of use: they are cut to one."""
+    given: list[Text] = [("good " * words, None) for words in (1, 2, 3, 3, 5)]
+    made = Workshop(sources.read(str(run), None), Graph("fp32", tmp_path / "model.onnx"), None, given, 4)
+    assert [batch["input_ids"].shape for batch in made.texts] == [(1, 5)] * 3
+    told = "taken from 3 texts, not 4: those of at least the median length of 5, cut to it"
+    assert made.used() == [f"scales of static quantization were {told}"]
