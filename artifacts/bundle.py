@@ -88,7 +88,7 @@ class Cascade(Part):
     threshold: float
     """The least probability of its label with which the student is sure."""
     share: float = Field(ge=0, le=1)
-    """Of the validation texts, those that the larger model was asked."""
+    """Of the validation texts (windows, where tokens.long is that), those that the larger model was asked."""
     student: str
     """The candidate that answers first."""
     teacher: str

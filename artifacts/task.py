@@ -36,6 +36,11 @@ class Tokens(Part):
     long: Long = "head"
     """What is read of a text that is longer."""
 
+    @property
+    def unit(self) -> str:
+        """What a model is given and answers for: texts, or windows of them."""
+        return "windows" if self.long == "windows" else "texts"
+
 
 class Decision(Part):
     """How the model's outputs become an answer; what is tuned is tuned on the validation split."""

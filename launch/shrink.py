@@ -126,7 +126,8 @@ class Shrinking:
         if found.made is None:
             return self.told(Attempt(replace(tried, why=f"{tried.why}; nor does it pass with {larger.name}"), None))
         share = found.made["cascade"]["share"]
-        why = f"{found.tried.why}, which asks {larger.name} about {share:.0%} of the texts"
+        unit = runs.read_summary(Path(tried.run)).tokens.unit
+        why = f"{found.tried.why}, which asks {larger.name} about {share:.0%} of the {unit}"
         return self.told(Attempt(replace(found.tried, why=why), found.made))
 
     def told(self, attempt: Attempt) -> Attempt:

@@ -28,7 +28,7 @@ class Runtime(Protocol):
 
 
 class Tally:
-    """What became of the texts of a cascade, counted by any number of threads."""
+    """What became of the texts of a cascade, or their windows, counted by any number of threads."""
 
     def __init__(self) -> None:
         self.texts = 0

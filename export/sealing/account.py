@@ -9,6 +9,7 @@ from typing import Any
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, Runtime, Source, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
+from bertline.artifacts.task import Tokens
 from bertline.export import choose
 from bertline.export.candidates import onnx_files
 from bertline.export.candidates.graphs import Graph
@@ -97,7 +98,7 @@ def describe(
         notices=[
             *outcome.notices,
             *taught(teacher),
-            *shared(cascade),
+            *shared(cascade, origin.settings.tokens),
             *trimmed(vocabulary, len(origin.examples)),
             *measured_elsewhere(target, here.cpu_class),
         ],
@@ -146,15 +147,15 @@ def taught(teacher: Origin | None) -> list[str]:
     return [] if teacher is None else [f"a student of {teacher.place}: PyTorch's figures are those of the teacher"]
 
 
-def shared(cascade: Cascade | None) -> list[str]:
+def shared(cascade: Cascade | None, tokens: Tokens) -> list[str]:
     """A word where two models answer."""
     if cascade is None:
         return []
     assert cascade.source is not None, "which model is asked is known"
     return [
-        f"a cascade: {cascade.teacher} of {cascade.source.place} answered {cascade.share:.1%} of the validation texts, "
-        f"those that the student gave no label a probability of {cascade.threshold:.3f}; milliseconds are weighed by "
-        "that share, and other texts have another: a server's metrics tell it"
+        f"a cascade: {cascade.teacher} of {cascade.source.place} answered {cascade.share:.1%} of the validation "
+        f"{tokens.unit}, those that the student gave no label a probability of {cascade.threshold:.3f}; milliseconds "
+        "are weighed by that share, and other texts have another: a server's metrics tell it"
     ]
 
 

@@ -49,7 +49,9 @@ class Metrics(Collector):
         """The bundles, as they are when asked: a swap changes their versions, and counts of a cascade begin anew."""
         family = InfoMetricFamily("bertline_bundle", "Bundles that answer.", labels=["bundle"])
         cascades = CounterMetricFamily(
-            "bertline_cascade_texts", "Texts of a cascade, by who answered.", labels=["bundle", "by"]
+            "bertline_cascade_texts",
+            "Texts of a cascade, or windows of them, by who answered.",
+            labels=["bundle", "by"],
         )
         for entry in self.shelf.entries.values():
             told = {"version": entry.version, "task": entry.manifest.task, "runtime": entry.bundle.runtime.name}

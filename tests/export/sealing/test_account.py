@@ -2,11 +2,13 @@
 
 import pytest
 
+from bertline.artifacts.bundle import Cascade, Source
 from bertline.artifacts.machine import CpuClass
+from bertline.artifacts.task import Tokens
 from bertline.export.candidates.plans import EXACT, PLANS
 from bertline.export.choose import Trial
 from bertline.export.contest import Outcome
-from bertline.export.sealing.account import model_files
+from bertline.export.sealing.account import model_files, shared
 
 COMMON = "onnx/model.onnx"
 
@@ -48,3 +50,10 @@ def test_where_models_go(here: CpuClass, names: list[str], expected: list[tuple[
         usual: (COMMON, []),
         **dict(zip(special, expected, strict=True)),
     }
+
+
+def test_a_cascade_is_told_by_what_it_counts() -> None:
+    asked = Source(kind="run", place="../runs/a", model="b", weights_sha256="0" * 64)
+    told = Cascade(threshold=0.9, share=0.25, student="int8-signed", teacher="int8-signed", source=asked)
+    for tokens, unit in ((Tokens(max_length=8), "texts"), (Tokens(max_length=8, long="windows"), "windows")):
+        assert f"answered 25.0% of the validation {unit}, those that" in shared(told, tokens)[0]
