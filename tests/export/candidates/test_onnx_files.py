@@ -14,8 +14,9 @@ from bertline.bench.systems import System
 from bertline.export import sources
 from bertline.export.candidates import convert, graphs, onnx_files
 from bertline.export.candidates.graphs import Graph
-from bertline.export.candidates.plans import dynamic
+from bertline.export.candidates.plans import PLANS, dynamic
 from bertline.export.candidates.quantize import quantize
+from bertline.export.candidates.workshop import Workshop
 from bertline.export.sealing.seal import seal
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.tokens import Batch, Tokenizer
@@ -135,6 +136,27 @@ def test_large_graphs_are_those_of_small_ones(
     assert made.path.stat().st_size < 20_000 < made.path.with_name("fp32-fused.onnx_data").stat().st_size
     system = System("", "onnxruntime", signed.path, large.path.parent, classifier())
     assert abs(system.size_bytes - expected.stat().st_size) < 5_000
+
+
+def test_nncf_takes_weights_that_lie_beside_a_graph(
+    large: Graph, workshop: Workshop, quantized: dict[str, Graph], batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights over 2 GB it takes in no other way."""
+    import nncf
+
+    given, real = [], nncf.quantize
+
+    def noting(model: onnx.ModelProto, *arguments: Any, **settings: Any) -> onnx.ModelProto:
+        given.append(model.ByteSize())
+        return real(model, *arguments, **settings)
+
+    monkeypatch.setattr(nncf, "quantize", noting)
+    plan = next(plan for plan in PLANS if plan.method == "nncf")
+    path = large.path.with_name(f"{plan.name}.onnx")
+    quantize(plan, large.path, path, workshop.texts)
+    assert given == [large.path.stat().st_size]
+    expected = quantized[plan.name].path
+    np.testing.assert_array_equal(OnnxRuntime(path, 1).run(batch), OnnxRuntime(expected, 1).run(batch))
 
 
 def test_int8_weights_that_fit_stand_in_one_file(large: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
