@@ -15,19 +15,28 @@ OPSET = 18
 """The oldest that optimum promises its conversions for, of ONNX 1.13 (December 2022)."""
 IR_VERSION = 8
 """The file format of that ONNX release."""
+FOUR_BITS = (21, 10)
+"""The opset and IR version that know numbers of four bits, of ONNX 1.16 (March 2024)."""
 ONE_FILE = 2_000_000_000
 """Bytes of weights: a protobuf message ends at 2**31, and has room for the graph beside these."""
 
 
 def stamp(path: Path) -> None:
-    """Write IR_VERSION into a file whose writer may have stamped it with a newer one, though it uses nothing of it.
+    """Write the IR version into a file whose writer may have stamped it with a newer one, though it uses nothing of it.
 
     Nodes are put in order as well: see `sort_nodes`.
     """
     model = onnx.load(path, load_external_data=False)
-    if sort_nodes(model.graph) or model.ir_version != IR_VERSION:
-        model.ir_version = IR_VERSION
+    _, version = _versions(model)
+    if sort_nodes(model.graph) or model.ir_version != version:
+        model.ir_version = version
         onnx.save(model, path)
+
+
+def _versions(model: onnx.ModelProto) -> tuple[int, int]:
+    """The opset and IR version that a model may need at most."""
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    return FOUR_BITS if onnx.TensorProto.INT4 in kinds else (OPSET, IR_VERSION)
 
 
 def sort_nodes(graph: onnx.GraphProto) -> bool:
@@ -115,15 +124,16 @@ def check(path: Path) -> None:
     """Hold a file against what is promised of it.
 
     Raises:
-        GateError: onnx.checker refuses it, or it needs a newer runtime than OPSET and IR_VERSION do.
+        GateError: onnx.checker refuses it, or it needs a newer runtime than its numbers do.
     """
     try:
         onnx.checker.check_model(path)
     except onnx.checker.ValidationError as error:
         raise GateError(f"{path.name}: onnx.checker refuses the model ({error}); no bundle was made") from None
     found = describe(path, path.name)
-    if found.opset > OPSET or found.ir_version > IR_VERSION:
+    opset, version = _versions(onnx.load(path, load_external_data=False))
+    if found.opset > opset or found.ir_version > version:
         raise GateError(
-            f"{path.name}: opset {found.opset} and IR version {found.ir_version}; at most {OPSET} and {IR_VERSION} are "
+            f"{path.name}: opset {found.opset} and IR version {found.ir_version}; at most {opset} and {version} are "
             "sealed, so that older runtimes open the bundle; no bundle was made"
         )

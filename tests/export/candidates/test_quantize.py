@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bertline.export.candidates import quantize
+from bertline.export.candidates import onnx_files, quantize
 from bertline.export.candidates.graphs import Graph
 
 
@@ -51,3 +51,9 @@ def test_nncf_leaves_attention_in_fp32_and_gives_unsigned_activations(quantized:
     assert all(inputs == {"DequantizeLinear"} for name, inputs in products.items() if name not in attention)
     rounded_to = {weights[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"}
     assert rounded_to == {TensorProto.UINT8}
+
+
+def test_every_candidate_is_a_file_that_may_be_sealed(quantized: dict[str, Graph]) -> None:
+    for name, graph in quantized.items():
+        onnx_files.check(graph.path)
+        assert onnx.load(graph.path).ir_version == (10 if name == "int4-weights" else 8)
