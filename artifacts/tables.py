@@ -14,7 +14,7 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
@@ -48,6 +48,10 @@ class Attempt(NamedTuple):
     """Where it begins, in CSV, TSV and JSON lines."""
 
 
+Choose = Callable[[Sequence[str]], Collection[str]]
+"""Those of a file's columns that are to be read."""
+
+
 def rows(path: Path) -> Rows:
     """Yield (where, row) for every row of `path`.
 
@@ -67,12 +71,13 @@ def from_all_over(given: Sequence[T], count: int) -> list[T]:
     return [given[index * len(given) // count] for index in range(count)]
 
 
-def attempts(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
+def attempts(path: Path, raw: BufferedReader, choose: Choose = lambda names: names) -> Iterator[Attempt]:
     """Yield every row of `path`, and in place of each that is bad what is wrong with it.
 
     Args:
         path: the file.
         raw: of it, from `opened`; how far it was read is how far the rows are. Closed at the end.
+        choose: which columns of Parquet and Arrow files are read, which may have some that are large or no text.
 
     Raises:
         InputError: the file is empty, damaged or of another kind, so that no row can be read from there on. A bad row
@@ -80,7 +85,7 @@ def attempts(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
     """
     empty = True
     try:
-        for attempt in _binary_rows(path, raw) if kind(path)[0] in BINARIES else _text_rows(path, raw):
+        for attempt in _binary_rows(path, raw, choose) if kind(path)[0] in BINARIES else _text_rows(path, raw):
             empty = False
             yield attempt
     except OSError as error:
@@ -272,7 +277,7 @@ def _numbered(found: Rows) -> Iterator[Attempt]:
     return (Attempt(where, number, row) for number, (where, row) in enumerate(found, start=1))
 
 
-def _binary_rows(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
+def _binary_rows(path: Path, raw: BufferedReader, choose: Choose) -> Iterator[Attempt]:
     suffix = kind(path)[0]
     try:
         import pyarrow as pa
@@ -280,7 +285,7 @@ def _binary_rows(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
         name = suffix[1:].capitalize()
         raise InputError(f"{path}: reading {name} needs pyarrow; pip install pyarrow") from None
     try:
-        batches = BINARIES[suffix](raw, path)
+        batches = BINARIES[suffix](raw, path, choose)
         parts = (batch.slice(start, BATCH) for batch in batches for start in range(0, batch.num_rows, BATCH))
         for number, row in enumerate(chain.from_iterable(map(_values, parts)), start=1):
             where = f"{path} row {number}"
@@ -305,23 +310,32 @@ def _values(batch: Any) -> list[Any]:
     return found
 
 
-def _parquet(stream: BinaryIO, path: Path) -> Iterator[Any]:
+def _parquet(stream: BinaryIO, path: Path, choose: Choose) -> Iterator[Any]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(stream) as table:
-        _check_names(table.schema_arrow.names, str(path))
-        yield from table.iter_batches(batch_size=BATCH)
+        names = _chosen(table.schema_arrow.names, choose, path)
+        yield from table.iter_batches(batch_size=BATCH, columns=names)
 
 
-def _arrow(stream: BinaryIO, path: Path) -> Iterator[Any]:
+def _arrow(stream: BinaryIO, path: Path, choose: Choose) -> Iterator[Any]:
     """The record batches of an IPC stream (what `datasets` saves) or an IPC file (Feather)."""
     from pyarrow import ipc
 
     is_file = stream.read(6) == b"ARROW1"
     stream.seek(0)
     with ipc.open_file(stream) if is_file else ipc.open_stream(stream) as table:
-        _check_names(table.schema.names, str(path))
-        yield from (table.get_batch(i) for i in range(table.num_record_batches)) if is_file else table
+        names = _chosen(table.schema.names, choose, path)
+        batches = (table.get_batch(i) for i in range(table.num_record_batches)) if is_file else table
+        yield from (batch.select(names) for batch in batches)
+
+
+def _chosen(names: Sequence[str], choose: Choose, path: Path) -> list[str]:
+    """Those columns of a file that are read, each of whose names must be one column's."""
+    wanted = choose(names)
+    found = [name for name in names if name in wanted]
+    _check_names(found, str(path))
+    return found
 
 
 class _Zstd(io.RawIOBase):
@@ -391,6 +405,6 @@ TEXTS: dict[str, Callable[[TextIO, Path], Iterator[Attempt]]] = {
     ".txt": _conll,
 }
 CONLL = tuple(suffix for suffix, read in TEXTS.items() if read is _conll)
-BINARIES: dict[str, Callable[[BinaryIO, Path], Iterator[Any]]] = {".parquet": _parquet, ".arrow": _arrow}
+BINARIES: dict[str, Callable[[BinaryIO, Path, Choose], Iterator[Any]]] = {".parquet": _parquet, ".arrow": _arrow}
 KINDS = (*TEXTS, *BINARIES)
 """The kinds of data file, by suffix."""

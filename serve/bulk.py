@@ -9,7 +9,7 @@ folder beside the output (`Unfinished`) until all is, and a second call goes on 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from io import BufferedReader
 from itertools import chain, islice
@@ -90,7 +90,13 @@ def rows(task: Task, path: Path, raw: BufferedReader, columns: Mapping[str, str]
         inputs = " and ".join(map(repr, task.settings.inputs))
         advice = f"put texts into JSON lines or CSV, with column {inputs}"
         raise InputError(f"{path}: a {suffix} file is read as CoNLL, words with their tags; {advice}")
-    found = tables.attempts(path, raw)
+
+    def choose(names: Sequence[str]) -> Collection[str]:
+        """What is answered; all where that is not there, to be told what is."""
+        read = [*task.settings.inputs, *task.instead]
+        return names if task.missing(names, columns) else [columns.get(name, name) for name in read]
+
+    found = tables.attempts(path, raw, choose)
     head: list[Attempt] = []
     names: dict[str, None] = {}
     missing: list[str] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import ipc, parquet
 
 from bertline.artifacts import files, tables
 from bertline.artifacts.bundle import MANIFEST
@@ -335,6 +335,18 @@ def test_a_string_of_parquet_that_is_no_text_is_a_bad_row(predict: Predict, tmp_
     assert fault["row"] == 2
     assert fault["reason"].startswith("row 2: holds a string that is not UTF-8")
     assert predict.seen[-1] == Seen(3, 3, 3)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_columns_that_are_not_read_may_hold_anything(predict: Predict, tmp_path: Path, kind: str) -> None:
+    late = pa.array([1 << 40, None], pa.timestamp("s"))  # a year that Python does not count to
+    table = pa.Table.from_arrays([pa.array(["good", "bad"]), late, late], ["text", "seen", "seen"])
+    if kind == "parquet":
+        parquet.write_table(table, tmp_path / "in.parquet")
+    else:
+        with ipc.new_file(tmp_path / "in.arrow", table.schema) as writer:
+            writer.write_table(table)
+    assert [answer["row"] for answer in predict(tmp_path / f"in.{kind}", tmp_path / "out.jsonl")] == [1, 2]
 
 
 def test_the_first_bad_row_ends_it_and_what_was_done_is_kept(predict: Predict, tmp_path: Path) -> None:
