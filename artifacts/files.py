@@ -4,7 +4,6 @@ Every write goes to a temporary name beside its target, is synced to the disk an
 rename as well. Hashes are sha256.
 """
 
-import errno
 import fcntl
 import glob
 import hashlib
@@ -195,18 +194,24 @@ def remove_left(path: Path) -> None:
     for one in left:
         if one not in folders:
             one.unlink(missing_ok=True)
-    if not any(map(_is_held, folders)):
+    held = {one: _is_held(one) for one in folders}
+    if True not in held.values():
         for one in folders:
-            shutil.rmtree(one, ignore_errors=True)
+            if held[one] is False:
+                shutil.rmtree(one, ignore_errors=True)
 
 
-def _is_held(temporary: Path) -> bool:
-    """Whether a writer is at work in a temporary folder, or may be: on a disk without locks nobody knows."""
+def _is_held(temporary: Path) -> bool | None:
+    """Whether a writer is at work in a temporary folder; None: on a disk without locks nobody knows."""
     try:
         with (temporary / LOCK).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno != errno.ENOENT
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
     return False
 
 

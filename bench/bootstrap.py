@@ -82,10 +82,13 @@ def has_constant_loss(task: Task, metric: str, examples: Sequence[Example]) -> b
 
 
 def shows_losses(task: Task, metric: str, examples: Sequence[Example]) -> bool:
-    """Whether a loss costs anything: of F1 none does where there is nothing to be found, as no answer is worth more."""
+    """Whether a loss costs anything: of F1 none does where there is nothing to be found, as no answer is worth more.
+
+    Nor does one of a correlation with numbers that are all the same.
+    """
     right = task.counts(examples, [task.right(example) for example in examples])
-    loss = dearest(task, metric, examples, right)
-    return not loss.any() or _cost(task, metric, right.sum(axis=0), loss) > 0
+    loss, whole = dearest(task, metric, examples, right), right.sum(axis=0)
+    return bool(_cost(task, metric, whole, loss) > 0 if loss.any() else task.values(whole)[metric] > 0)
 
 
 def dearest(task: Task, metric: str, examples: Sequence[Example], before: Counts) -> Counts:

@@ -1,6 +1,6 @@
 """The yardstick: the fine-tuned model as PyTorch computes it, eager, float32.
 
-Imports torch and transformers, so only the child process of a `worker` (and tests) ever import this module.
+Imports torch and transformers: it is for the child process of a `worker`, and for those that convert the model.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ checkpoints/step-500/deepspeed/ as a run nests them, with an index beside
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def choose(place: Path) -> Path:
     Raises:
         InputError: there is none, there are several, or `latest` names none of them.
     """
-    place = place.resolve()
+    place = Path(os.path.abspath(place))
     folders = found(place)
     if not folders:
         raise InputError(f"{place}: no DeepSpeed checkpoint; neither it nor a folder in it holds *_model_states.pt")

@@ -139,15 +139,26 @@ def test_what_a_killed_maker_left_goes_and_not_what_another_is_at_work_in(
     assert [path for path in tmp_path.iterdir() if path != made] == []
 
 
+def test_where_locks_tell_nothing_what_may_be_held_stays_and_the_rest_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("held0000", "left0000"):
+        (tmp_path / f".made.bertline-{name}").mkdir()
+    (tmp_path / ".made.bertline-held0000/.lock").touch()
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    files.remove_left(tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == [".made.bertline-held0000"]
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
 def test_a_lock_is_of_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         with files.locked(tmp_path / "deep/lock", "first"), pytest.raises(InputError, match="taken"):
             files.locked(tmp_path / "deep/lock", "taken").__enter__()
-
-    def none_here(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", none_here)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     with files.locked(tmp_path / "lock", "a disk without locks says nothing of others"):
         pass
 

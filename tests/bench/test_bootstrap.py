@@ -167,6 +167,12 @@ def test_texts_without_an_entity_show_no_loss() -> None:
     assert [bootstrap.shows_losses(task, "f1", examples) for examples in (none, one)] == [False, True]
 
 
+def test_numbers_that_are_all_the_same_show_no_loss() -> None:
+    task = catalog.make(classifier(labels=["score"]).model_copy(update={"problem_type": "regression"}))
+    same, apart = ([Example("", None, 3.0 + step * index) for index in range(50)] for step in (0, 1))
+    assert [bootstrap.shows_losses(task, "pearson", examples) for examples in (same, apart)] == [False, True]
+
+
 def test_numbers_are_told_apart_by_resampling_alone() -> None:
     settings = classifier(labels=["score"]).model_copy(update={"problem_type": "regression"})
     task, examples = catalog.make(settings), [Example("", None, float(index)) for index in range(50)]
