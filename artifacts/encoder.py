@@ -167,7 +167,7 @@ def _weight_faults(folder: Path) -> Iterator[str]:
             yield f"{path}: missing; {rule}"
             continue
         try:
-            with safe_open(path, framework="numpy"):
+            with path.open("rb"), safe_open(path, framework="numpy"):  # which says of any file that it is not there
                 pass
         except SafetensorError as error:
             yield f"{path}: no safetensors file, half-written or damaged ({error!s:.100})"

@@ -157,7 +157,8 @@ def _welcome_readers(*paths: Path) -> None:
     """Let others read files, as those that open() makes: safetensors and onnx give theirs 0600."""
     for path in paths:
         if path.is_file():
-            path.chmod(0o666 & ~UMASK)
+            with suppress(PermissionError):  # a second name for a file of another user
+                path.chmod(0o666 & ~UMASK)
 
 
 def make_once(path: Path, fill: Callable[[Path], None]) -> None:

@@ -124,7 +124,7 @@ def columns(path: Path) -> list[str]:
     return list(next(rows(path))[1])
 
 
-def lacking(path: Path, missing: Sequence[str], columns: Iterable[str]) -> str:
+def lacking(path: Path | str, missing: Sequence[str], columns: Iterable[str]) -> str:
     """What a person is told of a file without columns that are read."""
     return f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(columns)}"
 

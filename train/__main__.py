@@ -12,6 +12,7 @@ import gc
 import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from bertline.artifacts import imports
@@ -65,19 +66,19 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
         from bertline.train.progress import Progress
     gc.freeze()  # modules stay: nothing is to be found in them later on
 
-    try:
-        ranks.start()
-        with watchdog.watching():
-            with (
-                setup.alone(run),
-                setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared),
-            ):
-                trainer.train()
-                finish(trainer, prepared)
-            ranks.meet()  # the first may have much to write, and is watched until it has
-        ranks.stop()
-    except Exception as error:
-        return watchdog.end(error)
+    with ExitStack() as held:  # while other ranks are told of a fault the run is still theirs
+        try:
+            ranks.start()
+            with watchdog.watching():
+                setup.check_run(recipe, run, resume)  # before there is a lock beside what is none
+                held.enter_context(setup.alone(run))
+                with setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
+                    trainer.train()
+                    finish(trainer, prepared)
+                ranks.meet()  # the first may have much to write, and is watched until it has
+            ranks.stop()
+        except Exception as error:
+            return watchdog.end(error)
     return 0
 
 

@@ -82,7 +82,7 @@ class Trainer:
                 state.seconds = perf_counter() - begun
                 if self.due(training.eval_steps) and not self.preempted:
                     self.evaluate()
-                if self.due(training.save_steps) or self.preempted:
+                if self.due(training.save_steps) or self.preempted or self.is_patience_lost():
                     state.seconds = perf_counter() - begun
                     self.save()
                 self.stop_if_asked()

@@ -28,7 +28,7 @@ from bertline.train.deepspeed_config import Precision
 
 AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What matrices are multiplied in, where that is not fp32."""
-ABOVE = ("pooler.", "final_norm.")
+ABOVE = ("pooler.", "final_norm.", "LayerNorm.", "encoder.ln.", "encoder.emb_layer_norm_after.")
 """Parameters of an encoder that its layers' outputs go through; others that no layer has are below or shared by all."""
 
 

@@ -1,5 +1,6 @@
 """A model folder is data, not code."""
 
+import errno
 import json
 import struct
 import sys
@@ -99,6 +100,15 @@ def test_half_written_weights_are_refused(tiny_model: Path, keep: int) -> None:
     path = tiny_model / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     assert "model.safetensors: no safetensors file, half-written or damaged (" in faults(tiny_model)[0]
+
+
+def test_weights_that_may_not_be_read_are_not_called_missing(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*model\.safetensors"):
+        list(encoder._weight_faults(tiny_model))
 
 
 @pytest.mark.parametrize("entry", [{}, {"data_offsets": [4]}, {"data_offsets": ["0", "4"]}, {"data_offsets": 4}])

@@ -65,22 +65,31 @@ def test_a_preempted_run_goes_on_where_it_was(
     assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] == 120
 
 
+EARLY = [
+    "training.eval_steps=1",
+    "training.early_stopping_patience=1",
+    "training.best=accuracy",
+    "training.learning_rate=1e-9",
+]
+
+
 @pytest.mark.usefixtures("rank")
 @pytest.mark.parametrize(
-    ("place", "times"),
+    ("place", "times", "more"),
     [
-        ("validation, round 3", [1]),  # of the evaluation after step 6
-        ("validation, round 3", [1, 2]),  # and of the same in the run that goes on
-        ("validation, round 3", [2]),  # of the last
-        ("step 6, update", [1]),
-        ("step 12, update", [1]),
-        ("test, round 2", [1]),
+        ("validation, round 3", [1], []),  # of the evaluation after step 6
+        ("validation, round 3", [1, 2], []),  # and of the same in the run that goes on
+        ("validation, round 3", [2], []),  # of the last
+        ("step 6, update", [1], []),
+        ("step 12, update", [1], []),
+        ("test, round 2", [1], []),
+        ("test, round 2", [1], EARLY),
     ],
 )
 def test_an_evaluation_that_is_stopped_is_made_by_the_run_that_goes_on(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, times: list[int]
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, times: list[int], more: list[str]
 ) -> None:
-    sets = ["training.micro_batch_size=4", "training.save_steps=100", "training.best=loss"]
+    sets = ["training.micro_batch_size=4", "training.save_steps=100", "training.best=loss", *more]
     whole = train_here(recipe, tmp_path / "whole", sets)
     heard: list[str] = []
     beat = watchdog.beat
@@ -97,6 +106,7 @@ def test_an_evaluation_that_is_stopped_is_made_by_the_run_that_goes_on(
         with pytest.raises(PreemptedError, match="stopped as asked"):
             train_here(recipe, tmp_path / "stopped", sets, resume=number > 0)
         assert heard[-1] != "test, scores"
+        assert list((tmp_path / "stopped/checkpoints").glob("step-*")), "what is gone on from"
     monkeypatch.setattr(preemption, "asked", preemption.Flag())
     stopped = train_here(recipe, tmp_path / "stopped", sets, resume=True)
     assert logged(stopped) == logged(whole)

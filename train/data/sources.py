@@ -87,13 +87,19 @@ def kept(place: Places, split: str, data: Data, found: set[Value]) -> Iterator[t
     """(where, row) for each row that `data.where` keeps: it has, in each column, the value asked for, or one of a list.
 
     `found` takes the values that rows have.
+
+    Raises:
+        InputError: at the end, no row has one of the columns.
     """
-    asked = _asked(data)
+    asked, lacking = _asked(data), set(data.where)
     for where, row in rows(place, split, data):
+        lacking -= row.keys()
         has = {(column, str(row.get(column))) for column in data.where}
         found |= has & asked.keys()
         if has <= asked.keys():
             yield where, row
+    if lacking:
+        raise InputError(f"data.where: {tables.lacking(str(place), sorted(lacking), row)}")
 
 
 def check_where(data: Data, found: set[Value]) -> None:

@@ -75,7 +75,7 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
 
     def fill(temporary: Path) -> None:
         whole = model.from_folder(folder, task.architecture, trained=True)
-        _check_labels(recipe.model, folder, task)
+        _check_labels(recipe, folder, task)
         loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
         pruning.prune(whole, recipe.student, ready.train, loss, task.tokenizer(tokenizer))
         whole.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
@@ -95,14 +95,19 @@ def spread(count: int, config: dict[str, Any]) -> list[int]:
     return [first[number // turn] + number % turn for number in range(count)]
 
 
-def _check_labels(place: str, folder: Path, task: Task) -> None:
-    """Refuse a head with other labels, or the same in another order: what matters is measured by its outputs."""
+def _check_labels(recipe: Recipe, folder: Path, task: Task) -> None:
+    """Refuse a head with other labels, or the same in another order: what matters is measured by its outputs.
+
+    Outputs that have no names of their own are called as the recipe calls them.
+    """
     theirs = encoder.label_names(encoder.check(folder))
     if task.settings.problem_type == "regression" and len(theirs) == 1:  # whatever it is called
         return
-    if task.labels and theirs != task.labels:
+    nameless = theirs == [f"LABEL_{number}" for number in range(len(task.labels))]
+    if task.labels and theirs != task.labels and not (nameless and recipe.data.label_names):
+        learnt = f"{recipe.model} has labels {theirs!r}; the student is to learn {task.labels!r}"
         advice = "name data.labels in its order, or a model that was trained for these labels"
-        raise InputError(f"model: {place} has labels {theirs!r}; the student is to learn {task.labels!r}: {advice}")
+        raise InputError(f"model: {learnt}: {advice}")
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student, Training
-from bertline.artifacts.run import RunFolder
+from bertline.artifacts.run import RunFolder, read_summary
 from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
@@ -150,6 +150,19 @@ def test_a_head_of_other_labels_does_not_tell_what_matters(tmp_path: Path, label
     recipe = write(tmp_path, tmp_path / "model", student={"attention_heads": 2})
     with pytest.raises(InputError, match=r"model: .*/model has labels .*; the student is to learn \['negative', 'posi"):
         train_here(recipe, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("rank")
+def test_outputs_without_names_are_those_that_the_recipe_names(teacher: RunFolder, tmp_path: Path) -> None:
+    nameless: Any = models.from_folder(teacher.best, "ForSequenceClassification", trained=True)
+    nameless.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    with models.tokenizer_folder(teacher.best) as tokenizer:
+        models.save(nameless, nameless.state_dict(), tokenizer, tmp_path / "model")
+    recipe = write(tmp_path, tmp_path / "model", student={"attention_heads": 2})
+    with pytest.raises(InputError, match="the student is to learn"):
+        train_here(recipe, tmp_path / "run")
+    run = train_here(recipe, tmp_path / "run", ["data.labels=[negative, positive]"])
+    assert read_summary(run.path).labels == ["negative", "positive"]
 
 
 @pytest.mark.usefixtures("rank")
