@@ -53,9 +53,7 @@ def predict(
             extra [ray] is not installed where its engine is asked for, or what `bulk.predict` raises.
         DamagedError: what was loaded is not what was signed.
     """
-    if columns and source is None:
-        raise InputError("--column is for files: give --in FILE with it")
-    _check(texts, source, target, errors, engine)
+    _check(texts, source, target, errors, columns, engine)
     if engine == "ray" and source is not None and target is not None:
         # Ray prints on stdout what it has to tell of workers that died
         with redirect_stdout(sys.stderr), BulkProgress() as progress, _workers(folder, progress.say) as workers:
@@ -78,8 +76,17 @@ def predict(
             _show(model, texts, target, as_json)
 
 
-def _check(texts: Sequence[str], source: Path | None, target: Path | None, errors: Path | None, engine: str) -> None:
+def _check(
+    texts: Sequence[str],
+    source: Path | None,
+    target: Path | None,
+    errors: Path | None,
+    columns: Mapping[str, str],
+    engine: str,
+) -> None:
     """Refuse what makes no sense together, and outputs that cannot be made, before anything is loaded."""
+    if columns and source is None:
+        raise InputError("--column is for files: give --in FILE with it")
     if bool(texts) == (source is not None):
         raise InputError("nothing to answer, or two things at once: give TEXTs or --in FILE")
     if engine == "ray" and (source is None or target is None):

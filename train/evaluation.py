@@ -45,7 +45,7 @@ def evaluate(
     Raises:
         PreemptedError: as `outputs`.
     """
-    computed = outputs(model, split.windows, split.name, tokenizer, batch_size, progress, heed=True)
+    computed = outputs(model, split.windows, split.name, tokenizer, batch_size, progress, stoppable=True)
     watchdog.beat(f"{split.name}, scores")
     with watchdog.patient():  # every rank computes them by itself, of all texts
         if tune:
@@ -62,7 +62,7 @@ def outputs(
     tokenizer: Tokenizer,
     batch_size: int,
     progress: Progress,
-    heed: bool = False,
+    stoppable: bool = False,
 ) -> list[Output]:
     """What the model gives for each window, on every rank.
 
@@ -73,10 +73,10 @@ def outputs(
         tokenizer: pads the batches.
         batch_size: windows a rank computes at once.
         progress: shows how far it is.
-        heed: give up where a rank is asked to stop.
+        stoppable: whether to give up where a rank is asked to stop.
 
     Raises:
-        PreemptedError: on all ranks, a round after one was, if that is to be heeded.
+        PreemptedError: on all ranks, a round after one was asked, if stoppable.
     """
     model.eval()
     rank, count, device = dist.get_rank(), dist.get_world_size(), ranks.device()
@@ -89,7 +89,7 @@ def outputs(
         watchdog.beat(f"{name}, round {first // count + 1}")
         if asks is not None and any(asks.read()):
             raise PreemptedError(f"{name}: stopped as asked in round {first // count + 1} of {len(rounds)}")
-        asked = torch.full((1,), float(heed and preemption.asked.is_set()), device=device)
+        asked = torch.full((1,), float(stoppable and preemption.asked.is_set()), device=device)
         asks = ranks.Figures(ranks.sum_over_ranks(asked))
         mine = batches[first + rank] if first + rank < len(batches) else None
         some = mine or batches[first]  # a rank without any computes as well: under ZeRO 3 others need its weights
