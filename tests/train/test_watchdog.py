@@ -54,7 +54,7 @@ def check(recipe: Path, folder: Path, said: str, way: str, victim: int, seconds:
 def test_a_rank_that_fails_ends_the_run(
     recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], way: str, victim: int
 ) -> None:
-    code, seconds = launch(recipe, tmp_path, way, victim, 0.25, "training.timeout=4")
+    code, seconds = launch(recipe, tmp_path, way, victim, 0.5, "training.timeout=8")
     assert code != 0
     check(recipe, tmp_path, capfd.readouterr().err, way, victim, seconds)
 

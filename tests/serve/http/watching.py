@@ -1,0 +1,30 @@
+"""What a server lets see of itself while it is asked, waited for rather than reckoned with."""
+
+import urllib.request
+from collections.abc import Callable
+from time import monotonic, sleep
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from bertline.launch.benchmarks.serve.serving import Serving
+
+SLOW = "the film was good " * 60
+"""Of which the slow bundle answers a handful a second: what it computes can be seen by who does not hurry."""
+
+
+def metrics(server: Serving) -> dict[str, float]:
+    """Samples by name and labels."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=20) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {
+        " ".join([sample.name, *sample.labels.values()]): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = monotonic() + 30
+    while not condition():
+        assert monotonic() < until
+        sleep(0.05)
