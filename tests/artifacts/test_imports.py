@@ -33,12 +33,12 @@ with imports.lean():
 
 
 def test_nothing_is_imported_that_no_encoder_needs() -> None:
-    done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, timeout=90)
+    done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
 def test_what_was_imported_before_finds_what_it_saw() -> None:
-    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=90)
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from bertline.artifacts.run import RunFolder
 from tests.e2e import tiny
@@ -100,7 +100,8 @@ def faults() -> list[str]:
 def page(browser: Browser, faults: list[str]) -> Iterator[Page]:
     """A page that is held to keep to its origin and to give the browser nothing to complain of."""
     page = browser.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
     page.on("console", lambda message: faults.append(message.text))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on(

@@ -54,26 +54,26 @@ def job(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **job, "PATH": programs, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 
-def submit(job: dict[str, str], recipe: Path, run: RunFolder) -> "subprocess.Popen[str]":
+def submit(job: dict[str, str], recipe: Path, run: RunFolder, *more: str) -> "subprocess.Popen[str]":
     sets = ["--set", "training.epochs=60", "--set", "training.eval_steps=1000", "--set", "training.save_steps=1000"]
-    line = ["bash", str(SCRIPT), str(recipe), str(run.path), *sets]
+    line = ["bash", str(SCRIPT), str(recipe), str(run.path), *sets, *more]
     return subprocess.Popen(line, env=job, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def test_a_job_of_two_nodes_is_queued_again_and_goes_on(job: dict[str, str], tmp_path: Path) -> None:
     recipe = write_recipe(make_model(tmp_path / "model"), tmp_path)
     run = RunFolder(tmp_path / "runs" / "tiny")
-    first = submit(job, recipe, run)
+    first = submit(job, recipe, run, "--set", "training.micro_batch_size=1")  # its steps are slow ones
     while first.poll() is None and not (run.metrics.exists() and len(losses(run)) >= 5):
         time.sleep(0.05)
     (srun,) = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True, check=True).stdout.split()
     os.kill(int(srun), signal.SIGUSR1)
-    _, words = first.communicate(timeout=60)
+    _, words = first.communicate(timeout=600)
     assert first.returncode == 75, words
     assert f"requeued {job['SLURM_JOB_ID']}" in words
     taken = len(losses(run))
     again = submit(job, recipe, run)
-    _, words = again.communicate(timeout=120)
+    _, words = again.communicate(timeout=600)
     assert again.returncode == 0, words
     assert f"resumed at step {taken}" in words
     summary = read_summary(run.path)

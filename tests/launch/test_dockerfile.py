@@ -33,7 +33,8 @@ def image(tmp_path: Path) -> Path:
         *sources, target = words.split()
         for source in sources:
             if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, folder / target, symlinks=True)
+                caches = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / source, folder / target, symlinks=True, ignore=caches)
             else:
                 shutil.copy(ROOT / source, folder / target)
     return folder

@@ -101,7 +101,7 @@ def test_two_machines_train_one_run(recipe: Path, machines: Path, tmp_path: Path
         "data.where={label: [negative, positive]}",
     ]
     training = train(recipe, machines, run, *sets, "--set", "deepspeed.csv_monitor={enabled: true}")
-    _, words = training.communicate(timeout=240)
+    _, words = training.communicate(timeout=600)
     assert training.returncode == 0, words
     summary = read_summary(run.path)
     assert (summary.ranks, summary.steps, summary.data["test"]) == (2, 12, 20)
@@ -115,7 +115,7 @@ def test_what_the_ranks_say_and_their_exit_code_come_through(recipe: Path, machi
     run.path.mkdir()
     (run.path / "notes.txt").write_text("mine")
     training = train(recipe, machines, run)
-    _, words = training.communicate(timeout=120)
+    _, words = training.communicate(timeout=600)
     assert training.returncode == InputError.exit_code, words
     assert words.count("exists and is no run") == 1
 
@@ -128,11 +128,11 @@ def test_a_preempted_run_saves_on_all_machines_and_goes_on(recipe: Path, machine
     while training.poll() is None and not (run.metrics.exists() and len(losses(run)) >= 5):
         time.sleep(0.05)
     training.send_signal(signal.SIGTERM)
-    _, words = training.communicate(timeout=60)
+    _, words = training.communicate(timeout=600)
     assert training.returncode == PreemptedError.exit_code, words
     taken = len(losses(run))
     again = train(recipe, machines, run, *sets, "--resume")
-    _, words = again.communicate(timeout=240)
+    _, words = again.communicate(timeout=600)
     assert again.returncode == 0, words
     assert f"resumed at step {taken}" in words
     assert read_summary(run.path).steps == len(losses(run)) == 360

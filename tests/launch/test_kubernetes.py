@@ -72,12 +72,14 @@ def start(work: Path, pods: int, ranks: int) -> list["subprocess.Popen[str]"]:
 
 def end(pods: list["subprocess.Popen[str]"]) -> tuple[list[int], str]:
     """Their exit codes, and what all have said."""
-    words = "".join(pod.communicate(timeout=240)[1] for pod in pods)
+    words = "".join(pod.communicate(timeout=600)[1] for pod in pods)
     return [pod.returncode for pod in pods], words
 
 
 def test_a_preempted_job_is_started_again_and_goes_on_in_pods_of_another_size(work: Path) -> None:
     run = RunFolder(work / "runs" / "bertline")
+    recipe = (work / "recipe.yaml").read_text()
+    (work / "recipe.yaml").write_text(recipe.replace("training:", "training:\n  micro_batch_size: 1"))  # slow steps
     pods = start(work, pods=2, ranks=1)
     while all(pod.poll() is None for pod in pods) and not (run.metrics.exists() and len(losses(run)) >= 5):
         time.sleep(0.05)
@@ -86,6 +88,7 @@ def test_a_preempted_job_is_started_again_and_goes_on_in_pods_of_another_size(wo
     assert codes == [143, 143], words
     assert all(code in RETRYABLE for code in codes)
     taken = len(losses(run))
+    (work / "recipe.yaml").write_text(recipe)
     codes, words = end(start(work, pods=1, ranks=2))
     assert codes == [0], words
     assert f"resumed at step {taken}" in words

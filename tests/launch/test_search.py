@@ -276,14 +276,14 @@ def command(folder: Path, plain: Path, **search: Any) -> list[str]:
 
 
 def stopped(arguments: list[str], training: Path) -> str:
-    """What the command says on SIGTERM, sent when a run has taken a step."""
-    line = [str(Path(sys.executable).with_name("bertline")), *arguments]
+    """What the command says on SIGTERM, sent when a run has taken a step; its steps are slow ones."""
+    line = [str(Path(sys.executable).with_name("bertline")), *arguments, "--set", "training.micro_batch_size=1"]
     searching = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     metrics = RunFolder(training).metrics
     while searching.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.05)
     searching.send_signal(signal.SIGTERM)
-    _, words = searching.communicate(timeout=60)
+    _, words = searching.communicate(timeout=600)
     assert searching.returncode == PreemptedError.exit_code, words
     return words
 

@@ -4,12 +4,11 @@ import csv
 import gzip
 import json
 import os
-import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pyarrow as pa
@@ -27,14 +26,26 @@ from bertline.serve.unfinished import Unfinished
 from tests.conftest import make_texts
 
 PROCESS = """
-import sys
+import itertools, os, signal, sys
 from pathlib import Path
 from bertline.serve import bulk, load, unfinished
-unfinished.SECONDS = 0.02  # many steps in a short test
-bundle, source, target, errors = map(Path, sys.argv[1:])
+unfinished.SECONDS, unfinished.monotonic = 50, itertools.count().__next__  # a step each fifty rows
+bundle, source, target, errors = map(Path, sys.argv[1:5])
+place, left = sys.argv[5], int(sys.argv[6])
+
+def traced(frame, event, argument):
+    global left
+    if frame.f_code.co_filename == unfinished.__file__ and frame.f_code.co_name == place:
+        left -= event == "line"
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return traced
+
+sys.settrace(traced)
 with load(bundle) as model:
     bulk.predict(model, source, target, errors, print, lambda seen: None)
 """
+"""Killed before the given line, by count, of a function of `serve.unfinished`."""
 
 
 def sha256(bundle: Path) -> str:
@@ -131,33 +142,19 @@ def test_few_rows_are_under_way(model: Model, monkeypatch: pytest.MonkeyPatch) -
 def test_a_process_that_is_killed_at_any_moment_goes_on_where_it_was(
     predict: Predict, sealed: Path, tmp_path: Path
 ) -> None:
-    source = write_rows(tmp_path / "in.jsonl", 1500)
+    source = write_rows(tmp_path / "in.jsonl", 500)
     source.write_text(source.read_text() + "not JSON\n" + source.read_text())
     whole = predict(source, tmp_path / "whole.jsonl", tmp_path / "whole-bad.jsonl")
-    assert len(whole) == 3000
-    chance = random.Random(0)
-    command: list[str | Path] = [
-        sys.executable,
-        "-c",
-        PROCESS,
-        sealed,
-        source,
-        tmp_path / "out.jsonl",
-        tmp_path / "bad.jsonl",
-    ]
+    assert len(whole) == 1000
+    files_given = [sealed, source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl"]
+    command = [sys.executable, "-c", PROCESS, *map(str, files_given)]
     journal = tmp_path / ".out.jsonl.unfinished/journal.json"
-    for _ in range(4):
-        before = journal.read_bytes() if journal.exists() else b""
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = monotonic() + 60
-        while (journal.read_bytes() if journal.exists() else b"") == before and monotonic() < deadline:
-            sleep(0.005)
-        sleep(chance.random() * 0.1)
-        process.kill()
-        process.wait()
+    for place, lines in (("_step", 11), ("_step", 13), ("_step", 16), ("_step", 20), ("_append", 90)):
+        killed = subprocess.run([*command, place, str(lines)], stdout=subprocess.DEVNULL, check=False)
+        assert killed.returncode == -signal.SIGKILL
         assert not (tmp_path / "out.jsonl").exists()
-    assert 0 < json.loads(journal.read_text())["rows"] < 3001
-    last = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert 0 < json.loads(journal.read_text())["rows"] < 1001
+    last = subprocess.run([*command, "", "0"], check=True, capture_output=True, text=True)
     assert "rows done, going on from the next" in last.stdout
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert (tmp_path / "bad.jsonl").read_bytes() == (tmp_path / "whole-bad.jsonl").read_bytes()

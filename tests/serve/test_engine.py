@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from time import process_time, sleep
 
 import numpy as np
@@ -116,13 +117,13 @@ def test_threads_follow_the_cores_unless_told(
 
 def test_who_has_answered_is_at_rest(tiny_bundle: Path) -> None:
     engine = Engine.load(tiny_bundle, threads=2)
-    spent = 0.0
-    for _ in range(20):
+    spent = []
+    for _ in range(21):
         engine.predict([("a fine film", None)])
         begun = process_time()
         sleep(0.03)
-        spent += process_time() - begun
-    assert spent < 0.06  # threads that spin on take 3 ms and more after each
+        spent.append(process_time() - begun)
+    assert median(spent) < 0.003  # threads that spin on take that and more after each
 
 
 def test_nothing_is_written_or_told_beside_the_answers(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests import forks
 from tests.train import killed
 from tests.train.killed import Stop
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds to come to a point, or to the end, on a busy machine."""
 
 

@@ -60,12 +60,19 @@ def start_bound() -> None:
 
 
 def lose_the_first() -> int:
-    """Rank 0 is killed while the other one waits for it."""
-    watchdog.TICK = 0.1
+    """Rank 0 is killed once the other one waits for it."""
+    watchdog.TICK, watchdog.SILENCE = 0.1, 100
+
+    def end() -> None:
+        ranks.store("test", ranks.WAIT).wait(["here"])
+        os.kill(os.getpid(), signal.SIGKILL)
+
     ranks.start()
     try:
         with watchdog.watching():
-            ranks.from_first(lambda: os.kill(os.getpid(), signal.SIGKILL))
+            if not ranks.is_first():
+                ranks.store("test", ranks.WAIT).set("here", "")
+            ranks.from_first(end)
     except Exception as error:
         return watchdog.end(error)
     return 0

@@ -48,7 +48,7 @@ def by_command(recipe: Path, run: RunFolder) -> "subprocess.CompletedProcess[str
     command = str(Path(sys.executable).with_name("bertline"))
     sets = [word for each in SETS for word in ("--set", each)]
     line = [command, "train", str(recipe), *sets, "--ranks", "2", "--run", str(run.path)]
-    return subprocess.run(line, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, timeout=120)
+    return subprocess.run(line, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, timeout=600)
 
 
 def test_a_full_disk(recipe: Path, tmp_path: Path, disk: Path) -> None:

@@ -42,13 +42,13 @@ def test_a_preempted_run_goes_on_where_it_was(
 ) -> None:
     """The command is told, or all processes of the job are, as by systemd."""
     run = RunFolder(tmp_path / "run")
-    training = start(recipe, run)
+    training = start(recipe, run, "--set", "training.micro_batch_size=1")  # its steps are slow ones
     while training.poll() is None and steps(run) < 5:
         time.sleep(0.05)
     for process in psutil.Process(training.pid).children(recursive=True) if everyone else []:
         process.send_signal(number)
     training.send_signal(number)
-    _, words = training.communicate(timeout=60)
+    _, words = training.communicate(timeout=600)
     assert training.returncode == PreemptedError.exit_code, words
     assert "--resume" in words
     (checkpoint,) = run.checkpoints.glob("step-*")
@@ -57,7 +57,7 @@ def test_a_preempted_run_goes_on_where_it_was(
     before = losses(run)
     assert len(before) == taken
     resumed = start(recipe, run, "--resume")
-    _, words = resumed.communicate(timeout=120)
+    _, words = resumed.communicate(timeout=600)
     assert resumed.returncode == 0, words
     assert f"resumed at step {taken}" in words
     assert losses(run)[:taken] == before

@@ -71,6 +71,7 @@ def test_rank_0_may_be_gone_before_a_rank_that_has_said_why_it_ends(
         raise RuntimeError("the store is gone")
 
     monkeypatch.setattr(watchdog, "TICK", 0.01)
+    monkeypatch.setattr(watchdog, "SILENCE", 1000)
     monkeypatch.setattr(Watch, "_exchange", exchange)
     monkeypatch.setattr(os, "_exit", sys.exit)
     watch = object.__new__(Watch)

@@ -32,7 +32,8 @@ class Serving:
 
     def log_lines(self) -> list[dict[str, Any]]:
         """All that it logged."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        written, _, _ = self.log.read_text().rpartition("\n")
+        return [json.loads(line) for line in written.splitlines()]
 
     def lines(self, message: str) -> list[dict[str, Any]]:
         """What it logged under a message."""

@@ -93,7 +93,7 @@ def test_without_ray_or_a_cluster_it_is_one_line_and_code_2(
     (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
     done = subprocess.run(
         [sys.executable, "-c", begin + COMMAND, "predict", sealed, "--in", "in.jsonl", "--out", "out.jsonl", "--engine",
-         "ray"], cwd=tmp_path, env=os.environ | {"RAY_ADDRESS": address}, capture_output=True, text=True, timeout=60,
+         "ray"], cwd=tmp_path, env=os.environ | {"RAY_ADDRESS": address}, capture_output=True, text=True, timeout=600,
         check=False,
     )  # fmt: skip
     assert (done.returncode, words in done.stderr, len(done.stderr.splitlines())) == (2, True, 1), done.stderr
@@ -172,7 +172,7 @@ class Predicting:
 
     def end(self, name: str, process: subprocess.Popen[bytes]) -> str:
         """What a process said that does well."""
-        shown, _ = process.communicate(timeout=300)
+        shown, _ = process.communicate(timeout=600)
         said = self.log(name).read_text()
         assert (process.returncode, shown) == (0, b""), said
         return said
@@ -252,7 +252,7 @@ def test_workers_that_never_answer_end_the_command(predicting: Predicting, begin
     arguments = ["predict", str(predicting.bundle), "--in", "in.jsonl", "--out", "never.jsonl", "--engine", "ray"]
     done = subprocess.run(
         [sys.executable, "-c", begin + COMMAND, *arguments], cwd=predicting.folder, capture_output=True,
-        env=os.environ | {"RAY_ADDRESS": predicting.address}, text=True, timeout=120, check=False,
+        env=os.environ | {"RAY_ADDRESS": predicting.address}, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     assert words in done.stderr.splitlines()[-1]

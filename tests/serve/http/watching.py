@@ -8,9 +8,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bertline.launch.benchmarks.serve.serving import Serving
 
-SLOW = "the film was good " * 60
-"""Of which the slow bundle answers a handful a second: what it computes can be seen by who does not hurry."""
-
 
 def metrics(server: Serving) -> dict[str, float]:
     """Samples by name and labels."""
