@@ -6,6 +6,7 @@ What a recipe names outside itself (files, columns, a model's positions) is look
 import copy
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,19 @@ from pydantic import ValidationError
 
 from bertline.artifacts import bundle, encoder, places, run, search_faults, tables, task
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe_schema import COLUMNS, LOSSES, SHORTEST_WINDOW, Distillation, Recipe, Section, Tokens
+from bertline.artifacts.recipe_schema import (
+    COLUMNS,
+    INPUTS,
+    LOSSES,
+    MONITORS,
+    SHORTEST_WINDOW,
+    Data,
+    Distillation,
+    Mlflow,
+    Recipe,
+    Section,
+    Tokens,
+)
 from bertline.artifacts.task import ProblemType
 
 FOREIGN = {
@@ -166,9 +179,21 @@ def _of_task(raw: dict[str, Any]) -> Iterator[str]:
     known = (*task.scores(raw["task"], problem), *LOSSES[: 2 if problem == "regression" else 1])
     if (best := _part(raw, "training").get("best")) is not None and best not in known:
         yield f"training.best: found {best!r}; this task is measured in {', '.join(known)}"
+    yield from _of_columns(raw)
     yield from _of_tokens(raw)
     yield from _of_labels(raw, problem)
     yield from _of_teacher(raw)
+    yield from _of_monitors(raw)
+
+
+def _of_columns(raw: dict[str, Any]) -> Iterator[str]:
+    """Columns that only other tasks read."""
+    data, own = _part(raw, "data"), {*COLUMNS[raw["task"]], *INPUTS[raw["task"]]}
+    if raw["task"] == "text-classification":
+        own.add("text_pair")
+    for key in sorted({"text_pair", *chain(*COLUMNS.values())} - own):
+        if data.get(key, default := Data.model_fields[key].default) != default:
+            yield f"data.{key}: found {data[key]!r:.60}; {raw['task']} reads no such column: leave it out"
 
 
 def _of_tokens(raw: dict[str, Any]) -> Iterator[str]:
@@ -199,6 +224,8 @@ def _of_labels(raw: dict[str, Any], problem: ProblemType | None) -> Iterator[str
     if isinstance(weights, dict) and not all(0 <= weight < inf for weight in weights.values()):
         yield f"training.class_weights: found {weights!r}; a weight is a number from 0 on"
     labels, columns = data.get("labels"), data.get("label")
+    if labels is not None and (problem == "regression" or raw["task"] == "question-answering"):
+        yield f"data.labels: found {labels!r:.60}; this task has none: leave it out"
     if isinstance(columns, list):
         if problem != "multi_label_classification":
             yield f"data.label: found {columns!r:.60}; a column for each label is of multi_label_classification alone"
@@ -233,6 +260,17 @@ def _of_labels_loss(raw: dict[str, Any]) -> Iterator[str]:
         if training.get(key):
             advice = "where distillation.weight is 1, labels have no share in the loss: give less, or leave this out"
             yield f"training.{key}: found {training[key]!r:.60}; {advice}"
+
+
+def _of_monitors(raw: dict[str, Any]) -> Iterator[str]:
+    """Monitors that are told how, and not that they are to run."""
+    mlflow = _part(raw, "mlflow")
+    if not mlflow.get("tracking_uri") and mlflow.get("experiment", default := Mlflow().experiment) != default:
+        yield f"mlflow.experiment: found {mlflow['experiment']!r}; without mlflow.tracking_uri nothing is tracked"
+    for name in MONITORS:
+        section = _part(raw, "deepspeed").get(name)
+        if isinstance(section, dict) and section and "enabled" not in section:
+            yield f"deepspeed.{name}: does nothing until it says enabled: true"
 
 
 def _part(raw: dict[str, Any], name: str) -> dict[str, Any]:

@@ -281,6 +281,8 @@ INPUTS: dict[TaskName, list[Input]] = {
     "token-classification": ["text"],
     "question-answering": ["question", "context"],
 }
+MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor")
+"""Sections of `deepspeed` that are not for its engine: they tell others of a run."""
 COLUMNS = {
     "text-classification": ("text", "label"),
     "token-classification": ("tokens", "tags"),

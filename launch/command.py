@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from bertline import __version__
-from bertline.artifacts.errors import FULL, WRONG, BertlineError, InputError, install_advice
+from bertline.artifacts.errors import FULL, WRONG, BertlineError, InputError, PreemptedError, install_advice
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_type = click.Path(path_type=Path)
@@ -100,6 +100,7 @@ class Group(click.Group):
 def main() -> None:
     """A production line for encoder models: recipe -> train -> export -> bench -> predict."""
     signal.signal(signal.SIGTERM, _leave)  # as Ctrl-C does: what was half made is cleared away
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(PreemptedError.exit_code))  # a scheduler's, between two trainings
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, _leave)
 

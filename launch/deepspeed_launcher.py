@@ -168,6 +168,8 @@ def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] 
     with _ending(launcher, ask):
         code = launcher.wait(threading.TIMEOUT_MAX)  # which looks up now and then: Ray interrupts by no real signal
     signal.signal(signal.SIGUSR1, before)
+    if code and sys.stderr.isatty():
+        sys.stderr.write("\x1b[?25h")  # the cursor, which a rank's live bar hides and one that is killed leaves hidden
     if code not in (0, 1, 2, PreemptedError.exit_code):
         print(f"a rank ended with {_explain(code)}; its last words are above", file=sys.stderr)
     return code

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe_schema import Recipe, Training
+from bertline.artifacts.recipe_schema import MONITORS, Recipe, Training
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -34,8 +34,6 @@ REDUCE_BUCKET_SIZE = 50_000_000
 """Gradients that are reduced together under ZeRO. Each dtype has a buffer of so many: at DeepSpeed's own 5e8, 2 GB in
 fp32, which an encoder does not fill.
 """
-MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor")
-"""DeepSpeed's sections that are not for its engine: monitors.py opens them."""
 
 
 def micro_batch_size(training: Training, ranks: int) -> int:

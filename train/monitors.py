@@ -21,10 +21,9 @@ from pydantic import ValidationError
 
 from bertline.artifacts import dotted, files
 from bertline.artifacts.errors import InputError, PreemptedError, install_advice
-from bertline.artifacts.recipe_schema import Recipe
+from bertline.artifacts.recipe_schema import MONITORS, Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.train import ranks
-from bertline.train.deepspeed_config import MONITORS
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
 """That DeepSpeed's monitors need."""

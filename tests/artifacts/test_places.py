@@ -27,6 +27,14 @@ def test_globs_and_lists_name_files_in_order(tmp_path: Path) -> None:
     ]
 
 
+def test_a_glob_may_go_through_all_folders(tmp_path: Path) -> None:
+    found = [tmp_path / name for name in ("a.csv", "x/b.csv", "x/y/c.csv")]
+    for path in found:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert places.data_files(f"{tmp_path}/**/*.csv") == found
+
+
 def test_all_missing_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         places.data_files([f"{tmp_path}/a.csv", f"{tmp_path}/*.csv", "pkg://nowhere/a.csv"])

@@ -211,6 +211,12 @@ def test_what_stands_for_foreign_keys_is_there() -> None:
             ["problem_type: found 'regression'", "tokens.long: found 'head'", "class_weights: found 'balanced'"],
         ),
         ({"problem_type": "regression", "training__label_smoothing": 0.1}, ["training.label_smoothing: found 0.1"]),
+        ({"problem_type": "regression", "data__labels": ["a", "b"]}, ["data.labels: found ['a', 'b']; this task has"]),
+        ({"data__tags": "lang", "data__context": "text"}, ["data.context: found 'text'", "data.tags: found 'lang'"]),
+        (
+            {"task": "token-classification", "data__text_pair": "text", "data__tokens": "text", "data__tags": "lang"},
+            ["data.text_pair: found 'text'; token-classification reads no such column: leave it out"],
+        ),
     ],
 )  # fmt: skip
 def test_what_is_not_of_the_task_is_told(write: Callable[..., Path], changes: dict[str, Any], told: list[str]) -> None:
@@ -226,6 +232,8 @@ def test_a_key_that_another_leaves_without_effect_is_told(write: Callable[..., P
     for changes, words in (
         (taught, "training.label_smoothing: found 0.1; where distillation.weight is 1"),
         ({"teacher": str(tiny_model), "training__class_weights": {"yes": 2.0}}, "training.class_weights: found {'yes'"),
+        ({"mlflow": {"experiment": "mine"}}, "mlflow.experiment: found 'mine'; without mlflow.tracking_uri"),
+        ({"deepspeed": {"wandb": {"project": "mine"}}}, "deepspeed.wandb: does nothing until it says enabled: true"),
         ({"tokens__stride": 8}, "tokens.stride: found 8; windows share tokens: say tokens.long: windows"),
         ({"search": {"grid": grid, "trials": 9}}, "search.trials: found 9; a grid has all its combinations tried"),
         ({"search": {"grid": grid, "sampler": "random"}}, "search.sampler: found 'random'"),

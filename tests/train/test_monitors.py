@@ -80,7 +80,7 @@ def test_tensorboard_where_the_recipe_says(recipe: Path, tmp_path: Path) -> None
     [
         ("deepspeed.wandb={enabled: true}", "deepspeed.wandb: needs wandb, which is not installed: pip install wandb"),
         ("deepspeed.comet={enabled: true}", "deepspeed.comet: needs comet_ml, which is not installed"),
-        ("deepspeed.csv_monitor={enable: true}", "deepspeed.csv_monitor.enable: "),
+        ("deepspeed.csv_monitor={enabled: true, job: mine}", "deepspeed.csv_monitor.job: "),
         ("deepspeed.tensorboard={enabled: perhaps}", "deepspeed.tensorboard.enabled: "),
     ],
 )
@@ -98,16 +98,18 @@ def test_a_monitor_that_does_not_start(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_defaults_of_bertline_and_values_of_the_recipe(recipe: Path) -> None:
-    sections = (
-        "{comet: {online: false}, wandb: {project: p}, csv_monitor: {output_path: o, job_name: j}, tensorboard: {}}"
-    )
-    placed = monitors.placed(recipes.load(recipe, [f"deepspeed={sections}"]), RunFolder(Path("runs/a")))
-    assert placed == {
-        "comet": {"experiment_name": "tiny", "samples_log_interval": 1, "online": False},
-        "wandb": {"project": "p"},
-        "csv_monitor": {"output_path": "o", "job_name": "j"},
+    given = {
+        "comet": {"enabled": False, "online": False},
+        "wandb": {"enabled": False, "project": "p"},
+        "csv_monitor": {"enabled": True, "output_path": "o", "job_name": "j"},
+        "tensorboard": {"enabled": True},
+    }
+    placed = monitors.placed(recipes.load(recipe, [f"deepspeed={json.dumps(given)}"]), RunFolder(Path("runs/a")))
+    added = {
+        "comet": {"experiment_name": "tiny", "samples_log_interval": 1},
         "tensorboard": {"output_path": "runs/a", "job_name": "tensorboard"},
     }
+    assert placed == {name: section | added.get(name, {}) for name, section in given.items()}
 
 
 @pytest.fixture
