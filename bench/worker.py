@@ -54,6 +54,8 @@ class Worker:
 
     def __init__(self, system: System, threads: int) -> None:
         self.system = system
+        self.failed = False
+        """Whether a question was not answered: the process has ended, or an error was told."""
         self._pipe, theirs = PROCESSES.Pipe()
         self._process = PROCESSES.Process(target=_answer, args=(theirs, system, threads), daemon=True)
         self._process.start()
@@ -63,6 +65,10 @@ class Worker:
         return self
 
     def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, whatever it does; once more does no harm."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
@@ -128,6 +134,7 @@ class Worker:
         with self._alive():
             answer = self._pipe.recv()
         if isinstance(answer, _Failure):
+            self.failed = True
             raise answer.kind(f"{self.system.name}: {answer.line}")
         return answer
 
@@ -137,6 +144,7 @@ class Worker:
         try:
             yield
         except (EOFError, OSError):
+            self.failed = True
             self._process.join()
             raise BertlineError(f"{self.system.name}: its process ended {_ending(self._process.exitcode)}") from None
 

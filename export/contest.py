@@ -5,7 +5,7 @@ What is slower than the one that is taken need not be scored, so most of the tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import ceil
@@ -15,7 +15,7 @@ import numpy as np
 
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import Cascade, Packing
-from bertline.artifacts.errors import FULL, GateError
+from bertline.artifacts.errors import FULL, BertlineError, GateError
 from bertline.bench import bootstrap, compare
 from bertline.bench.compare import Point
 from bertline.bench.systems import System
@@ -100,9 +100,10 @@ class Contest:
         self._notices: list[str] = []
 
     def hold(self, plans: Sequence[Plan]) -> Outcome:
-        """Make, time and score until the best that is right is known.
+        """Make, time and score until the best that is right is known; a candidate that fails meanwhile is left out.
 
         Raises:
+            BertlineError: PyTorch or fp32 failed, to which the others are held.
             GateError: none is, and the message is a table of what was tried; or no candidate can be shown to be.
         """
         with ExitStack() as processes:
@@ -128,15 +129,20 @@ class Contest:
         return Outcome(trials, chosen, others, self._graphs, baseline, pytorch, weighs, self._notices)
 
     def _time(self, plans: Sequence[Plan], rounds: int) -> None:
-        """Time what was made of the plans in turns with PyTorch."""
+        """Time what was made of the plans in turns with PyTorch; where one fails, the others anew."""
         made = [plan for plan in plans if plan.name in self._workers]
         workers = [self._workers[plan.name] for plan in made]
-        timed = compare.time(
-            [self._yardstick, *workers], self.origin.texts, self._grid, rounds, compare.in_lines(self.say)
-        )
-        for plan, worker, points in zip(made, workers, timed[1:], strict=True):
-            self._trials[plan.name] = Trial(plan, worker.system.size_bytes, p50_ms(points))
-            self._beside[plan.name] = p50_ms(timed[0])
+        try:
+            timed = compare.time(
+                [self._yardstick, *workers], self.origin.texts, self._grid, rounds, compare.in_lines(self.say)
+            )
+        except BertlineError as error:
+            self._drop(error)
+            self._time(plans, rounds)
+        else:
+            for plan, worker, points in zip(made, workers, timed[1:], strict=True):
+                self._trials[plan.name] = Trial(plan, worker.system.size_bytes, p50_ms(points))
+                self._beside[plan.name] = p50_ms(timed[0])
 
     def _make(self, plans: Sequence[Plan], processes: ExitStack) -> None:
         """Make candidates, each of which answers a text; what a quantizer or runtime cannot do is told, and no more.
@@ -160,6 +166,20 @@ class Contest:
             else:
                 self._graphs[plan.name], self._workers[plan.name] = graph, worker
 
+    def _drop(self, error: BertlineError) -> None:
+        """Leave out the candidate whose worker has failed, which is told; or raise, where none has that can be spared.
+
+        On a small machine the kernel ends processes when memory runs out: fewer candidates are better than none.
+        """
+        failed = [name for name, worker in self._workers.items() if worker.failed]
+        if not failed or "fp32" in failed:
+            raise error
+        self._notices.append(f"left out: {error}")
+        self.say(self._notices[-1])
+        for name in failed:
+            self._workers.pop(name).close()
+            self._trials.pop(name, None)
+
     def _alone(self, processes: ExitStack) -> Trial | None:
         """The best that is right; where none is, the best of what is slower and loses less."""
         if (chosen := self._best(lambda plan: plan.quantized)) is None:
@@ -177,12 +197,19 @@ class Contest:
         """The best of those that fit and are right, scoring no more than it takes to know."""
         trials = [trial for trial in self._trials.values() if fit(trial.plan) and not choose.fault(trial, self.terms)]
         if self.terms.prefer == "accuracy":
-            trials = [self._score(trial.plan.name) for trial in trials]
-        for trial in sorted(trials, key=lambda trial: choose.order(trial, self.terms)):
-            scored = self._score(trial.plan.name)
-            if not choose.fault(scored, self.terms):
-                return scored
-        return None
+            trials = list(self._scored(trials))
+        ordered = sorted(trials, key=lambda trial: choose.order(trial, self.terms))
+        return next((trial for trial in self._scored(ordered) if not choose.fault(trial, self.terms)), None)
+
+    def _scored(self, trials: Iterable[Trial]) -> Iterator[Trial]:
+        """The trials with their scores, one after another, without those that fail."""
+        for trial in trials:
+            try:
+                scored = self._score(trial.plan.name)
+            except BertlineError as error:
+                self._drop(error)
+            else:
+                yield scored
 
     def _score(self, name: str) -> Trial:
         """A trial with the score of its answers, which are asked for once."""
@@ -219,9 +246,14 @@ class Contest:
         with Worker(system(self.origin, asked), machine.cores()) as larger:
             answered = self._asked_once(larger)()
         student, name = self._workers[plan.name], f"{plan.name}-cascade"
+        try:
+            own = student.outputs(self.origin.texts)
+        except BertlineError as error:
+            self._drop(error)
+            return self._cascade(asked, processes)
         look = self._look(name)
         found = cascade.lowest(
-            student.outputs(self.origin.texts),
+            own,
             answered,
             lambda outputs: self._passes(counted(self.origin, student.system, outputs), look),
         )

@@ -43,6 +43,7 @@ def test_a_failing_system_is_told_in_one_line_and_no_process_is_left(systems: li
         compare.started(pair, threads=1) as workers,
     ):
         compare.measure(workers, [("a good film", None)], [(1, 16)], rounds=1)
+    assert [one.failed for one in workers] == [False, True]
     assert "\n" not in str(caught.value)
     assert multiprocessing.active_children() == []
 
@@ -55,6 +56,7 @@ def test_a_process_that_dies_is_told_by_its_signal(systems: list[System]) -> Non
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(BertlineError, match=r"^onnxruntime-fp32: its process ended by SIGKILL"):
             one.peak_rss_bytes()
+    assert one.failed
     assert not alive(pid)
 
 

@@ -4,10 +4,12 @@ candidate is right, on a model that int8 breaks in one layer.
 
 import errno
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import files
-from bertline.artifacts.errors import GateError, InputError
+from bertline.artifacts.errors import BertlineError, GateError, InputError
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
@@ -45,6 +47,8 @@ FIGURES = {
 }  # fmt: skip
 """Milliseconds of each, and how many texts it answers wrongly."""
 CONTENDING = [plan for plan in PLANS if plan.name in FIGURES]
+DYING: dict[str, str] = {}
+"""The question at which a system's process ends."""
 
 Hold = Callable[..., tuple[Outcome, list[str]]]
 
@@ -68,12 +72,16 @@ class Fake(Worker):
     """A worker without a process, of the figures that are said."""
 
     def __init__(self, origin: Origin, system: System, threads: int) -> None:
-        self.origin, self.system = origin, system
+        self.origin, self.system, self.failed = origin, system, False
+        self._process: Any = SimpleNamespace(join=lambda: None, exitcode=-signal.SIGKILL)
 
-    def __exit__(self, *reason: object) -> None:
+    def close(self) -> None:
         pass
 
     def _begin(self, question: str, *arguments: Any) -> Callable[[], Any]:
+        if DYING.get(self.system.name) == question and arguments[0] != self.origin.texts[:1]:  # not as it is made
+            with self._alive():
+                raise EOFError
         milliseconds, lost = FIGURES[self.system.name]
         if question == "outputs":
             right = [self.origin.settings.labels.index(example.gold) for example in self.origin.examples]
@@ -134,6 +142,25 @@ def test_fp32_is_not_sealed_beside_the_chosen_one_where_a_quantized_one_is_right
     outcome, _ = hold(Terms(0.05, portable=True, prefer="accuracy", allow_fp32=True))
     assert outcome.chosen.plan.name == "int8-signed"
     assert [trial.plan.name for trial in outcome.others] == ["int8-unsigned"]
+
+
+@pytest.mark.parametrize("question", ["time", "outputs"])
+def test_a_candidate_whose_process_ends_is_left_out(hold: Hold, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+    monkeypatch.setitem(FIGURES, "int8-signed", (1.0, 0))
+    monkeypatch.setitem(DYING, "int8-signed", question)
+    outcome, _ = hold(Terms(0.05))
+    assert outcome.chosen.plan.name == "int8-unsigned"
+    assert "int8-signed" not in [trial.plan.name for trial in outcome.trials]
+    assert outcome.notices == ["left out: int8-signed: its process ended by SIGKILL (out of memory?)"]
+
+
+@pytest.mark.parametrize(("name", "question"), [("pytorch", "time"), ("pytorch", "outputs"), ("fp32", "time")])
+def test_what_the_others_are_held_to_cannot_be_left_out(
+    hold: Hold, monkeypatch: pytest.MonkeyPatch, name: str, question: str
+) -> None:
+    monkeypatch.setitem(DYING, name, question)
+    with pytest.raises(BertlineError, match=f"^{name}: its process ended by SIGKILL"):
+        hold(Terms(0.05))
 
 
 def test_what_cannot_be_made_is_told_where_nothing_is_right(hold: Hold) -> None:
