@@ -243,6 +243,17 @@ def refuse_existing(path: Path) -> None:
         raise InputError(f"{path} exists already and is left as it is; name another place, or remove it")
 
 
+def check_new(path: Path) -> None:
+    """Raise InputError where nothing new can be made at `path`: at the end of long work that would be late to learn."""
+    refuse_existing(path)
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())  # the others would be made
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=temporary_prefix(path), suffix=".new"):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({error.strerror}); name another place") from None
+
+
 def sha256(path: Path) -> str:
     """The hexadecimal sha256 of a file's content."""
     with path.open("rb") as stream:

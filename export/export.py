@@ -18,7 +18,7 @@ from bertline.artifacts.errors import InputError
 from bertline.bench.worker import Worker
 from bertline.export import contest, packing, sources
 from bertline.export.candidates import vocabulary
-from bertline.export.candidates.plans import Situation, check_names, select
+from bertline.export.candidates.plans import Situation, check_only, select
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.contest import Contest, Outcome, Say
 from bertline.export.gates import exact
@@ -62,13 +62,14 @@ def export(
         What `bertline export --json` prints.
 
     Raises:
-        InputError: source, data, terms, model, sign or trim_vocabulary are wrong, or `bundle` exists.
+        InputError: source, data, terms, model, sign or trim_vocabulary are wrong, or `bundle` exists
+            or cannot be made.
         GateError: the ONNX model is not the PyTorch model, no candidate is right, or too few examples can tell.
         DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
     """
     terms.check()
-    check_names(terms.only)
-    files.refuse_existing(bundle)
+    check_only(Situation(terms, machine.cpu_class(), None, _openvino()))
+    files.check_new(bundle)
     files.remove_left(bundle)
     signer = signature.signer(sign) if sign is not None else None
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as folder:

@@ -43,7 +43,7 @@ def bench(
         against: runs or models; by default what the bundle was held to when it was made. The first is also measured in
             fp32 on ONNX Runtime, and agreement is with it.
         data: labelled examples; by default the test split of the run that the bundle was made from.
-        html: where to write the page; it must not exist.
+        html: where to write the page, a new file.
         say: takes a line of progress.
         columns: what `data` calls its columns, where it calls them otherwise.
 
@@ -56,7 +56,7 @@ def bench(
     if columns and data is None:
         raise InputError("--column is of labelled examples: give --data FILE with it")
     if html is not None:
-        files.refuse_existing(html)
+        files.check_new(html)
     manifest = bundle.verify(folder)
     eager = [_eager(place, folder, manifest) for place in against or [_source(folder, manifest)]]
     examples = _examples(folder, manifest, data, columns)

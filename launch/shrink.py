@@ -233,7 +233,7 @@ def shrink(
         GateError: no student is shown to lose so little; the message is a table of them.
         PreemptedError: training was asked to stop.
     """
-    files.refuse_existing(bundle)
+    files.check_new(bundle)
     if place.name in ("", ".."):  # students are named after the run, and lie beside it
         place = place.resolve()
     runs.verify(place)

@@ -1,6 +1,5 @@
 """The candidates that there can be, by name, and why some are not even made."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -84,23 +83,28 @@ class Situation:
     terms: Terms
     here: CpuClass
     fused: str | None
-    """Why there is no fused graph; None where there is one."""
+    """Why there is no fused graph; None where there is one, or may be."""
     openvino: bool
     """Whether it is installed, and NNCF with it."""
 
 
-def check_names(only: Sequence[str]) -> None:
-    """Raise InputError for names of no candidate: known before anything is made."""
-    names = [plan.name for plan in PLANS]
-    if unknown := [name for name in only if name not in names]:
-        raise InputError(f"--only {', '.join(unknown)}: no such candidate; there are {', '.join(names)}")
+def check_only(situation: Situation) -> None:
+    """Raise InputError where `only` names what is no candidate, or one that cannot be right or made here.
+
+    Before anything is made that is known of all but fused ones.
+    """
+    only, plans = situation.terms.only, {plan.name: plan for plan in PLANS}
+    if unknown := [name for name in only if name not in plans]:
+        raise InputError(f"--only {', '.join(unknown)}: no such candidate; there are {', '.join(plans)}")
+    if refused := [f"--only {name}: {why}" for name in only if (why := _impossible(plans[name], situation))]:
+        raise InputError(*refused)
 
 
 def select(situation: Situation) -> tuple[list[Plan], list[str]]:
     """The plans to be carried out, and notices of why others are not, or are with fewer bits.
 
     Raises:
-        InputError: `only` names what is no candidate, or one that cannot be right or made here.
+        InputError: as `check_only`.
     """
     which = _saturating(situation.terms.target, situation.here)
     chosen, notices = _promising(situation)
@@ -112,18 +116,10 @@ def select(situation: Situation) -> tuple[list[Plan], list[str]]:
 
 def _promising(situation: Situation) -> tuple[list[Plan], list[str]]:
     """The plans that can be right and can win, and notices of why others cannot."""
-    only = situation.terms.only
-    check_names(only)
-    reasons = {plan: _impossible(plan, situation) or _hopeless(plan, situation) for plan in PLANS}
-    if only:
-        refused = [
-            f"--only {plan.name}: {why}"
-            for plan in PLANS
-            if plan.name in only and (why := _impossible(plan, situation))
-        ]
-        if refused:
-            raise InputError(*refused)
+    check_only(situation)
+    if only := situation.terms.only:
         return [plan for plan in PLANS if plan.name in (*only, "fp32")], []
+    reasons = {plan: _impossible(plan, situation) or _hopeless(plan, situation) for plan in PLANS}
     left_out: dict[str, list[str]] = {}
     for plan, reason in reasons.items():
         if reason:

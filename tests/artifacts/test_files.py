@@ -171,6 +171,17 @@ def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "bundle" / "mine").read_text() == "mine"
 
 
+def test_what_cannot_be_made_is_told_beforehand_and_what_can_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    files.check_new(tmp_path / "new/bundle")
+    for name, why in (("file/new/bundle", "Not a directory"), ("x" * 250, "File name too long")):
+        with pytest.raises(InputError, match=rf"cannot be made \({why}\); name another place"):
+            files.check_new(tmp_path / name)
+    with pytest.raises(InputError, match="exists already"):
+        files.check_new(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "sub").mkdir()

@@ -282,6 +282,8 @@ def test_wrong_input_is_refused_before_any_work(tiny_model: Path, tmp_path: Path
         export(str(tiny_model), tmp_path / "bundles/tiny", Terms(0.05, target="pentium"))
     with pytest.raises(InputError, match="--only int8signed: no such candidate; there are fp32, "):
         export(str(tiny_model), tmp_path / "bundles/tiny", Terms(0.05, only=("int8signed",)))
+    with pytest.raises(InputError, match="--only fp32-openvino: "):
+        export(str(tiny_model), tmp_path / "bundles/tiny", Terms(0.05, only=("fp32-openvino",), layout="triton"))
     assert nothing_is_left(tmp_path / "bundles/tiny", quick)
 
 

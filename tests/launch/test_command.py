@@ -102,6 +102,12 @@ def test_help_imports_nothing_heavy() -> None:
         (["inspect", "."], ".: neither a run (run.json) nor a bundle (bertline.json)"),
         (["shrink", "nowhere"], "nowhere: no such folder"),
         (["inspect", "nowhere"], "nowhere: no such folder"),
+        (
+            ["export", "./nowhere", "-o", "/dev/null/out"],
+            "/dev/null/out: cannot be made (Not a directory); name another",
+        ),
+        (["shrink", "nowhere", "-o", "/dev/null/out"], "/dev/null/out: cannot be made (Not a directory)"),
+        (["bench", "nowhere", "--html", "/dev/null/out.html"], "/dev/null/out.html: cannot be made (Not a directory)"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(

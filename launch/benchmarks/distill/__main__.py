@@ -128,7 +128,7 @@ def show(result: Mapping[str, Any]) -> RenderableType:
 def main(seeds: tuple[int, ...], work: Path, report: Path | None) -> None:
     """Distill and shrink a teacher on IMDb reviews, seed by seed."""
     if report is not None:
-        files.refuse_existing(report)
+        files.check_new(report)
     result = dated(measure(seeds or (1, 2, 3), work, Console(stderr=True, highlight=False).print))
     Console().print(show(result))
     if report is not None:

@@ -47,7 +47,7 @@ GOALS = {"pytorch": (3.0, 6.5), "optimum fp32": (1.5, 2.7), "optimum int8": (1.1
 def main(run: Path, report: Path | None) -> None:
     """Hold a bundle of RUN, and one of BERT-base, against the others."""
     if report is not None:
-        files.refuse_existing(report)
+        files.check_new(report)
     say = Console(stderr=True, highlight=False).print
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         origin = sources.read(str(run), RunFolder(run).split("test"))

@@ -70,7 +70,7 @@ def _score(value: float) -> str:
 def main(seeds: tuple[int, ...], work: Path, report: Path | None) -> None:
     """Search settings for IMDb reviews, seed by seed, and train with them and without."""
     if report is not None:
-        files.refuse_existing(report)
+        files.check_new(report)
     found = [one_seed(seed, work / f"seed-{seed}") for seed in seeds or (1, 2, 3)]
     Console().print(show(found))
     if report is not None:

@@ -29,7 +29,7 @@ RECIPE = Path(__file__).with_name("reviews.yaml")
 def main(steps: int, rounds: int, report: Path | None) -> None:
     """Measure training on full IMDb reviews, each system in turns."""
     if report is not None:
-        files.refuse_existing(report)
+        files.check_new(report)
     say = Console(stderr=True, highlight=False).print
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         result = dated(turns.measure(RECIPE, Path(work), steps, rounds, say))

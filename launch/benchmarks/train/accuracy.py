@@ -104,7 +104,7 @@ def differences(accuracy: Mapping[str, Sequence[float]]) -> dict[str, dict[str, 
 def main(seeds: int, report: Path | None) -> None:
     """Train by length and at random, and in bf16 and fp32 where bf16 is native, and compare the accuracies."""
     if report is not None:
-        files.refuse_existing(report)
+        files.check_new(report)
     console = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         result = measure(RECIPE, ways(machine.computes_bf16()), range(1, seeds + 1), Path(work), console)

@@ -95,3 +95,5 @@ def test_only_what_is_named_is_tried_with_fp32_to_compare() -> None:
         select(situation(only=("int9",)))
     with pytest.raises(InputError, match="--only int8-nncf-openvino: what OpenVINO computes on a CPU of class avx2"):
         select(situation(only=("int8-nncf-openvino",), target="avx2"))
+    with pytest.raises(InputError, match="--only fp32-fused: no fusion"):
+        select(situation(only=("fp32-fused",), fused="no fusion"))
