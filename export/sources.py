@@ -1,6 +1,7 @@
 """What a bundle is made from: a finished run, or any Hugging Face model or checkpoint with texts to measure it on."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -55,6 +56,16 @@ class Origin:
             model=self.model if self.kind == "run" else place,
             weights_sha256=encoder.weights_sha256(self.folder),
         )
+
+
+def called(place: str) -> str:
+    """What a bundle of `place` is called where nobody says otherwise: as its last part, in a form that can be served.
+
+    That is without the revision of a hub id, and with hyphens for what has no place in a URL.
+    """
+    name, _, _ = places.split_hub_id(place)
+    last = Path(os.path.abspath(places.expanded(name))).name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-") or "model"
 
 
 def relative(local: Path, bundle: Path, place: str) -> str:
@@ -140,7 +151,7 @@ def _model(
     return Origin(
         kind=kind,
         place=place,
-        name=Path(place).absolute().name,
+        name=called(place),
         model=place,
         folder=folder,
         config=config,

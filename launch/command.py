@@ -203,11 +203,12 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @json_option
 def export(source: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """Make a bundle: the fastest int8 ONNX model of a run that is still right on this CPU."""
+    from bertline.export import sources
     from bertline.export.export import export as make
     from bertline.export.terms import Terms
 
     terms = Terms(**{field.name: options.pop(field.name) for field in fields(Terms)})
-    bundle = output or Path("triton" if terms.layout == "triton" else "bundles", Path(source).absolute().name)
+    bundle = output or Path("triton" if terms.layout == "triton" else "bundles", sources.called(source))
     result = make(source, bundle, terms, say=_say, **options)
     if as_json:
         _print(result, as_json)
@@ -225,9 +226,10 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
 @json_option
 def shrink(place: Path, output: Path | None, as_json: bool, **options: Any) -> None:
     """Make a bundle of the fastest student of RUN that is shown to lose no more than asked."""
+    from bertline.export import sources
     from bertline.launch import shrink
 
-    bundle = output or Path("bundles", f"{place.absolute().name}-small")
+    bundle = output or Path("bundles", f"{sources.called(str(place))}-small")
     result = shrink.shrink(place, bundle, say=_say, **options)
     if as_json:
         _print(result, as_json)

@@ -11,6 +11,7 @@ from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.task import Tokens
 from bertline.bench.pytorch import PyTorchRuntime
 from bertline.export import sources
+from bertline.serve.http import shelf
 from tests.conftest import classifier
 from tests.export.candidates.test_convert import change_config
 from tests.export.conftest import write_texts
@@ -134,6 +135,24 @@ def test_a_config_of_other_weights_is_one_line(tiny_classifier: Path, keys: dict
 def test_a_model_is_called_as_its_folder(tiny_classifier: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny_classifier)
     assert sources.read(".", data).name == tiny_classifier.name
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("org/model", "model"),
+        ("org/model@main", "model"),
+        ("org/model@refs/pr/1", "model"),
+        ("pkg://package/model", "model"),
+        ("runs/my films (2)", "my-films-2"),
+        ("runs/films/", "films"),
+        ("runs/films/../other", "other"),
+        ("/", "model"),
+    ],
+)
+def test_a_bundle_is_called_by_a_name_that_can_be_served(place: str, name: str) -> None:
+    assert sources.called(place) == name
+    assert re.fullmatch(shelf.NAME, name)
 
 
 def test_heads_on_tokens_read_all_of_a_text(tiny_classifier: Path, tmp_path: Path) -> None:
