@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from bertline.artifacts import machine
+from bertline.artifacts.say import Say
 from bertline.bench import bootstrap, inputs
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
@@ -71,7 +72,7 @@ def default_grid(systems: Sequence[System]) -> list[tuple[int, int]]:
     return [(batch, length) for batch, length in GRID if length <= longest] or [(1, longest)]
 
 
-def in_lines(say: Callable[[str], None]) -> OnProgress:
+def in_lines(say: Say) -> OnProgress:
     """Progress as a line for each step."""
     return lambda what, done, steps: say(f"[{done}/{steps}] {what}")
 

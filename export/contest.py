@@ -16,6 +16,7 @@ import numpy as np
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import Cascade, Packing
 from bertline.artifacts.errors import FULL, BertlineError, GateError
+from bertline.artifacts.say import Say
 from bertline.bench import bootstrap, compare
 from bertline.bench.compare import Point
 from bertline.bench.systems import System
@@ -36,9 +37,6 @@ SHARES = (0.125, 0.375, 0.625, 0.875)
 """The middles of four equal parts of the texts, from the shortest to the longest."""
 FP32_SHARES = (0.25, 0.5)
 """Of the layers, what is left in fp32 where no candidate is right."""
-
-Say = Callable[[str], None]
-"""Takes a line of progress for a person."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 from bertline.artifacts import files, machine, places, signature
 from bertline.artifacts.bundle import Fidelity, Packing, Vocabulary
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.say import Say
 from bertline.bench.worker import Worker
 from bertline.export import contest, packing, sources
 from bertline.export.candidates import vocabulary
 from bertline.export.candidates.plans import Situation, check_only, select
 from bertline.export.candidates.workshop import Workshop
-from bertline.export.contest import Contest, Outcome, Say
+from bertline.export.contest import Contest, Outcome
 from bertline.export.gates import exact
 from bertline.export.gates.exact import Exact
 from bertline.export.sealing import account

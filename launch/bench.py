@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.console import Console
 from bertline.artifacts import bundle, encoder, files, machine, places, run
 from bertline.artifacts.bundle import Manifest, Source
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.say import Say
 from bertline.artifacts.task import TaskSettings
 from bertline.bench import compare, systems
 from bertline.bench.report import benchmark
@@ -25,7 +26,6 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Example
 
 ROUNDS = 3
-Say = Callable[[str], None]
 
 
 def bench(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from bertline.artifacts import encoder, places, recipe, run
 from bertline.artifacts.errors import DamagedError
+from bertline.artifacts.say import Say
 from bertline.export.export import export
 from bertline.export.terms import Terms
 from bertline.launch import bench, train
@@ -36,13 +36,13 @@ MAX_DROP = 0.02
 """What 1,000 validation reviews can show, int8 being as close to fp32 as it is."""
 
 
-def demo(say: Callable[[str], None]) -> dict[str, Any]:
+def demo(say: Say) -> dict[str, Any]:
     """Train, export, measure and ask; print a table and what to try next on stderr.
 
     Returns:
         {"train", "export", "bench"}, each the JSON of that command.
     """
-    screen = Console(stderr=True)
+    screen = Console(stderr=True, markup=False, emoji=False)  # paths are shown as they are
     check_model()
     screen.print(Rule(f"1/4  train: {RECIPE.stem} -> {RUN}"))
     _train(say)
@@ -113,7 +113,7 @@ def words(exported: dict[str, Any], bundle: Path, page: Path) -> str:
     )
 
 
-def _train(say: Callable[[str], None]) -> None:
+def _train(say: Say) -> None:
     if run.RunFolder(RUN).summary.exists():
         say(f"{RUN} is finished already and is used as it is; remove it to train again")
         run.verify(RUN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ import click
 
 from bertline.artifacts import files, signature, tables
 from bertline.artifacts.errors import InputError, install_advice
+from bertline.artifacts.say import Say
 from bertline.launch.bulk_progress import BulkProgress
 from bertline.serve import bulk, formats, load
 from bertline.serve.model import Model
@@ -100,7 +101,7 @@ def _check(
         formats.check(target)
 
 
-def _workers(folder: Path, say: Callable[[str], None]) -> Workers:
+def _workers(folder: Path, say: Say) -> Workers:
     """Those of a Ray cluster, which is imported only here.
 
     Raises:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -25,6 +25,7 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe, Student
 from bertline.artifacts.run import RunFolder
+from bertline.artifacts.say import Say
 from bertline.export import sources
 from bertline.export.choose import ROUNDING
 from bertline.export.contest import check_answers, check_examples
@@ -35,8 +36,6 @@ from bertline.launch import train
 
 SIXTHS = range(1, 6)
 """The parts of a model's layers that are tried."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

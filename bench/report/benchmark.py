@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from bertline.bench.report import page, plots
 from bertline.bench.report.page import Plot, Result, Table
@@ -196,5 +197,5 @@ def _rich(table: Table) -> RichTable:
     for index, head in enumerate(table.head):
         drawn.add_column(head, justify="right" if index else "left", no_wrap=True)
     for row in table.rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))  # as it is: brackets in a system's name are no markup
     return drawn

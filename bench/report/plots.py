@@ -29,6 +29,7 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bertline",
     "font.size": 9,
+    "text.parse_math": False,
     "text.color": _INK,
     "axes.edgecolor": _FAINT,
     "axes.labelcolor": _INK,

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import Fidelity
+from bertline.artifacts.say import Say
 from bertline.bench import compare
 from bertline.bench.worker import Worker
 from bertline.export.candidates import convert, graphs
 from bertline.export.candidates.graphs import Graph
-from bertline.export.contest import Say, system
+from bertline.export.contest import system
 from bertline.export.gates import fidelity
 from bertline.export.sources import Origin
 

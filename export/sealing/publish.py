@@ -8,7 +8,6 @@ else is left alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from bertline import __version__
 from bertline.artifacts import bundle
 from bertline.artifacts.bundle import MANIFEST, SIGNATURE, Manifest
 from bertline.artifacts.errors import BertlineError, InputError
+from bertline.artifacts.say import Say
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 HUBS_OWN = {".gitattributes"}
 """Which file is stored how, as the hub writes it; it cannot be left out."""
 
 
-def push(folder: Path, repo: str, dry_run: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def push(folder: Path, repo: str, dry_run: bool, say: Say) -> dict[str, Any]:
     """Upload a bundle to the hub that huggingface_hub is set to (HF_ENDPOINT, HF_TOKEN).
 
     A repository that does not exist is made private: bertline.json and README.md hold a few of the texts that the

@@ -24,6 +24,11 @@ class Command(click.Command):
             ctx.exit(error.exit_code)
 
 
+def say(line: str) -> None:
+    """Show a line of progress as it is, on stderr."""
+    click.echo(line, err=True)
+
+
 def dated(result: Mapping[str, Any]) -> dict[str, Any]:
     """The result with the machine, the versions and the time it is of."""
     return {

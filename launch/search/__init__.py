@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertline.artifacts.errors import InputError, install_advice
+from bertline.artifacts.say import Say
 
 if TYPE_CHECKING:
     from bertline.launch.search.trials import Engine, Train
@@ -16,7 +17,7 @@ def search(
     path: Path,
     overrides: Sequence[str],
     output: Path | None,
-    say: Callable[[str], None],
+    say: Say,
     gpus: int | None = None,
     ranks: int | None = None,
     hostfile: Path | None = None,

@@ -33,12 +33,12 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder, Summary
+from bertline.artifacts.say import Say
 from bertline.launch.search import importance, results, study
 from bertline.train.data import folds, sources
 
 Train = Callable[[Path, Path, bool], object]
 """Given a recipe, the folder of its run and whether it is there to be resumed: trains."""
-Say = Callable[[str], None]
 Steps = Generator["Job", "BertlineError | None", None]
 """Of a trial: yields the run of a fold, is sent why it failed, if it did."""
 Engine = Callable[["Trials"], None]

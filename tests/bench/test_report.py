@@ -239,6 +239,16 @@ def test_the_terminal_shows_all_in_80_columns() -> None:
     assert "4.76 ×" in text
 
 
+def test_names_of_systems_are_shown_as_they_are() -> None:
+    name = r"pytorch /data/[/x]/[old]/:joy:/$\bad$"
+    odd = {**RESULT, "systems": [system("pytorch", 1.0), system(name, 0.5)], "speedup": {f"{name} over pytorch": 2.0}}
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(benchmark.terminal(odd))
+    assert console.export_text().count(name) == 2
+    svgs = re.findall("<svg.*?</svg>", benchmark.html(odd), re.DOTALL)
+    assert sum(name in svg for svg in svgs) == 2  # the plots with bars
+
+
 def test_figures_have_three_digits_and_no_exponent() -> None:
     assert [plots.figure(value) for value in (0.0684, 4.321, 19.34, 557.1, 1007.4)] == [
         "0.07",

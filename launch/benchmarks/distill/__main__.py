@@ -23,10 +23,11 @@ from bertline.artifacts import encoder, files, places, tables
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Student
+from bertline.artifacts.say import Say
 from bertline.export.terms import Terms
 from bertline.launch import train
-from bertline.launch.benchmarks.report import Command, dated
-from bertline.launch.shrink import Say, Shrinking, distilled, shrink, speedup
+from bertline.launch.benchmarks.report import Command, dated, say
+from bertline.launch.shrink import Shrinking, distilled, shrink, speedup
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
 KEPT = 3
@@ -129,7 +130,7 @@ def main(seeds: tuple[int, ...], work: Path, report: Path | None) -> None:
     """Distill and shrink a teacher on IMDb reviews, seed by seed."""
     if report is not None:
         files.check_new(report)
-    result = dated(measure(seeds or (1, 2, 3), work, Console(stderr=True, highlight=False).print))
+    result = dated(measure(seeds or (1, 2, 3), work, say))
     Console().print(show(result))
     if report is not None:
         files.write_json(report, result)

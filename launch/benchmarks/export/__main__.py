@@ -23,6 +23,7 @@ from rich.table import Table
 
 from bertline.artifacts import bundle, files, machine
 from bertline.artifacts.run import RunFolder
+from bertline.artifacts.say import Say
 from bertline.bench import compare
 from bertline.bench.systems import System
 from bertline.export import contest, sources
@@ -31,7 +32,7 @@ from bertline.export.quiet import quiet
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
 from bertline.launch.benchmarks.export import peers
-from bertline.launch.benchmarks.report import Command, dated
+from bertline.launch.benchmarks.report import Command, dated, say
 from bertline.launch.demo import MAX_DROP
 
 GRID = ((1, 16), (1, 64), (1, 128), (1, 512))
@@ -48,7 +49,6 @@ def main(run: Path, report: Path | None) -> None:
     """Hold a bundle of RUN, and one of BERT-base, against the others."""
     if report is not None:
         files.check_new(report)
-    say = Console(stderr=True, highlight=False).print
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         origin = sources.read(str(run), RunFolder(run).split("test"))
         real = measure(origin, Terms(MAX_DROP), run, Path(work, "real"), say)
@@ -61,7 +61,7 @@ def main(run: Path, report: Path | None) -> None:
         files.write_json(report, dated({"models": models, "threads": machine.cores()}))
 
 
-def measure(origin: Origin, terms: Terms, source: Path, work: Path, say: Any) -> dict[str, Any]:
+def measure(origin: Origin, terms: Terms, source: Path, work: Path, say: Say) -> dict[str, Any]:
     """Make all systems of a model and measure them side by side.
 
     Args:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from bertline.artifacts import files
 from bertline.launch import train
-from bertline.launch.benchmarks.report import Command, dated
+from bertline.launch.benchmarks.report import Command, dated, say
 from bertline.launch.search import search
 from bertline.launch.search.results import words
 
@@ -35,7 +35,7 @@ def one_seed(seed: int, folder: Path) -> dict[str, Any]:
         seconds of training that it took.
     """
     sets = [f"training.seed={seed}"]
-    found = search(RECIPE, sets, folder / "search", Console(stderr=True, highlight=False).print)
+    found = search(RECIPE, sets, folder / "search", say)
     best = Path(found["best"]["recipe"])
     return {
         "seed": seed,
@@ -72,7 +72,7 @@ def main(seeds: tuple[int, ...], work: Path, report: Path | None) -> None:
     if report is not None:
         files.check_new(report)
     found = [one_seed(seed, work / f"seed-{seed}") for seed in seeds or (1, 2, 3)]
-    Console().print(show(found))
+    Console(markup=False, emoji=False).print(show(found))  # settings are shown as they are
     if report is not None:
         files.write_json(report, dated({"seeds": found}))
 

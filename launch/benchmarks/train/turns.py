@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertline.artifacts import machine, places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
+from bertline.artifacts.say import Say
 from bertline.launch import deepspeed_launcher
 from bertline.launch.benchmarks.train import figures, flops, ranks
 from bertline.launch.benchmarks.train.figures import Figures
@@ -48,7 +49,7 @@ def systems(device: Device) -> list[System]:
     return found
 
 
-def measure(recipe: Path, work: Path, steps: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(recipe: Path, work: Path, steps: int, rounds: int, say: Say) -> dict[str, Any]:
     """Measure every system in every round.
 
     Args:
