@@ -36,6 +36,8 @@ class Origin:
     settings: TaskSettings
     metric: str
     examples: list[Example]
+    data: str | None
+    """The name of their file; None: they are the run's validation split."""
 
     @property
     def task(self) -> Task:
@@ -135,6 +137,7 @@ def _run(place: str, folder: RunFolder, data: Path | None, columns: Mapping[str,
         settings=summary.alone,
         metric=summary.held_to,
         examples=catalog.make(summary.alone).read_file(data or folder.split("validation"), columns),
+        data=None if data is None else data.name,
     )
 
 
@@ -158,6 +161,7 @@ def _model(
         settings=settings,
         metric=settings.scores[0],
         examples=catalog.make(settings).read_file(data, columns),
+        data=data.name,
     )
 
 

@@ -23,7 +23,7 @@ def html(result: Result, manifest: Result) -> str:
         title=manifest["name"],
         kind="export",
         lead=f"{len(result['candidates'])} candidates made from {manifest['source']['place']}, measured on "
-        f"{manifest['examples']:,} validation texts and timed with {page.count(manifest['threads'], 'thread')} on "
+        f"{manifest['examples']:,} labelled texts and timed with {page.count(manifest['threads'], 'thread')} on "
         f"{machine['cpu']} ({machine['cpu_class']}). Chosen, with at most {manifest['max_drop']:g} of "
         f"{result['metric']} to lose: {chosen['name']}.",
         notes=manifest["notices"],
@@ -64,7 +64,7 @@ def _speed_plot(result: Result, max_drop: float) -> Plot:
     left = len(result["candidates"]) - len(scored)
     return Plot(
         "All candidates",
-        f"Validation {page.words(metric)} over milliseconds, the geometric mean of the medians below; the area is the "
+        f"The {page.words(metric)} over milliseconds, the geometric mean of the medians below; the area is the "
         f"size on disk, the ring marks the chosen one. Diamond and dotted line: PyTorch's {baseline:.4f} in "
         f"{figure(pytorch)} ms. Below the dashed line, {max_drop:g} under it, none is chosen. The whiskers are the "
         f"95 % interval of the drop.{f' Not scored, and not here: {left}.' if left else ''}",

@@ -165,8 +165,9 @@ def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:
         return []
     return [
         f"vocabulary trimmed to {vocabulary.kept:,} of {vocabulary.of:,} tokens, those in {vocabulary.texts:,} rows "
-        f"of texts and in the {examples:,} validation texts; {vocabulary.unseen_share:.1%} of the latter hold a token "
-        "that is not in the rows: as many of other texts are read in shorter pieces, at a cost that was not measured"
+        f"of texts and in the {examples:,} it was measured on; {vocabulary.unseen_share:.1%} of the latter hold a "
+        "token that is not in the rows: as many of other texts are read in shorter pieces, at a cost that was not "
+        "measured"
     ]
 
 

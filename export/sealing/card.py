@@ -14,20 +14,21 @@ from bertline.tasks import catalog
 from bertline.tasks.token_classification import TokenClassification
 
 
-def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> str:
+def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int, data: str | None = None) -> str:
     """Markdown with YAML metadata, a model-index of the measured metric among it.
 
     Args:
         manifest: of the bundle; its file list may be missing yet.
         pytorch: medians of the model it was made from, by BATCHxLENGTH, measured beside the candidates.
         size_bytes: of its weights.
+        data: the name of the file that it was measured on; None for the run's validation split.
     """
     golden = manifest.golden[0]
     chosen = next(one for one in manifest.candidates if one.chosen)
     return render(
         "card.md.j2",
         manifest=manifest,
-        metadata=yaml.safe_dump(_metadata(manifest, chosen), sort_keys=False, allow_unicode=True),
+        metadata=yaml.safe_dump(_metadata(manifest, chosen, data), sort_keys=False, allow_unicode=True),
         purpose=_purpose(manifest),
         architecture=catalog.make(manifest).architecture,
         chosen=chosen,
@@ -53,14 +54,10 @@ def _purpose(manifest: Manifest) -> str:
     return f"Labels {asked} with {how} {', '.join(manifest.labels)}."
 
 
-def _metadata(manifest: Manifest, chosen: Candidate) -> dict[str, Any]:
+def _metadata(manifest: Manifest, chosen: Candidate, data: str | None) -> dict[str, Any]:
     result = {
         "task": {"type": manifest.task},
-        "dataset": {
-            "type": "validation",
-            "name": f"{manifest.examples} labelled texts, on which candidates were compared",
-            "split": "validation",
-        },
+        "dataset": _dataset(manifest.examples, data),
         "metrics": [{"type": manifest.metric, "value": manifest.value, "name": manifest.metric.replace("_", " ")}],
     }
     base = {"base_model": manifest.source.model.partition("@")[0]} if places.is_hub_id(manifest.source.model) else {}
@@ -71,6 +68,13 @@ def _metadata(manifest: Manifest, chosen: Candidate) -> dict[str, Any]:
         "tags": ["bertline", "onnx", "onnxruntime", "optimum", chosen.name.partition("-")[0]],  # fp32, int8, int4
         "model-index": [{"name": manifest.name, "results": [result]}],
     }
+
+
+def _dataset(examples: int, data: str | None) -> dict[str, str]:
+    """What the figures are of."""
+    which, split = ("", {"split": "validation"}) if data is None else (f" of {data}", {})
+    name = f"{examples} labelled texts{which}, on which candidates were compared"
+    return {"type": data or "validation", "name": name, **split}
 
 
 def _pytorch_row(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> list[str]:

@@ -59,7 +59,7 @@ def seal(
         split = any(onnx_files.is_external(folder / place) for place in graphs)
         hugging_face.write(folder, origin.folder, manifest, split)
         manifest = answered(folder, manifest, golden_texts(origin.examples))
-        readme = card(manifest, result["pytorch_p50_ms"], result["pytorch_size_bytes"])
+        readme = card(manifest, result["pytorch_p50_ms"], result["pytorch_size_bytes"], origin.data)
         if triton.MODEL in graphs:
             triton.write(folder, manifest)
             readme += triton.section(folder, manifest)

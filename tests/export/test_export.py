@@ -195,6 +195,13 @@ def test_the_model_card_is_read_by_the_hub(bundle: Sealed) -> None:
     assert "{{" not in read.content
 
 
+def test_the_model_card_names_the_file_that_was_measured_on(bundle: Sealed) -> None:
+    written = card.card(bundles.read(bundle[0]), {"1x16": 1.0}, 1, "reviews.csv")
+    (index,) = yaml.safe_load(written.split("---\n")[1])["model-index"]
+    name = "200 labelled texts of reviews.csv, on which candidates were compared"
+    assert index["results"][0]["dataset"] == {"type": "reviews.csv", "name": name}
+
+
 @pytest.mark.parametrize("name", ["int8-signed-fused", "fp32-openvino", "int4-weights"])
 def test_the_model_card_is_tagged_by_the_bits_of_the_chosen_model(bundle: Sealed, name: str) -> None:
     manifest = bundles.read(bundle[0])

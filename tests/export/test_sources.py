@@ -27,12 +27,13 @@ def test_a_run_brings_its_labels_length_metric_and_validation_texts(run: Path) -
     assert (origin.kind, origin.name, origin.model) == ("run", "tiny", "pkg://somewhere/tiny")
     assert (origin.settings, origin.metric) == (classifier(48), "f1")
     assert origin.folder == run / "best"
-    assert len(origin.examples) == 200
+    assert (len(origin.examples), origin.data) == (200, None)
     assert [example.gold for example in origin.examples[:3]] == ["negative", "positive", "negative"]
 
 
 def test_a_run_may_be_measured_on_other_texts(run: Path, data: Path) -> None:
-    assert len(sources.read(str(run), data).examples) == 20
+    origin = sources.read(str(run), data)
+    assert (len(origin.examples), origin.data) == (20, "texts.jsonl")
 
 
 def test_a_model_brings_its_labels_and_positions(tiny_classifier: Path, data: Path) -> None:
