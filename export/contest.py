@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,18 @@ from bertline.artifacts import machine
 from bertline.artifacts.bundle import Cascade, Packing
 from bertline.artifacts.errors import FULL, BertlineError, GateError
 from bertline.artifacts.say import Say
-from bertline.bench import bootstrap, compare
+from bertline.bench import compare
 from bertline.bench.compare import Point
-from bertline.bench.systems import System
 from bertline.bench.worker import Worker
 from bertline.export import choose
 from bertline.export.candidates import cascade
 from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import Plan
 from bertline.export.candidates.workshop import Workshop
-from bertline.export.choose import Score, Trial
+from bertline.export.choose import Trial
+from bertline.export.examples import Judge, counted
 from bertline.export.sources import Origin
+from bertline.export.systems import system
 from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms
 from bertline.tasks.task import Counts, Output
@@ -62,6 +62,9 @@ class Outcome:
 
 class Contest:
     """Candidates, what was measured of them so far, and a process for each."""
+
+    _judge: Judge
+    """Who scores them, once PyTorch has answered."""
 
     def __init__(
         self,
@@ -105,12 +108,9 @@ class Contest:
             GateError: none is, and the message is a table of what was tried; or no candidate can be shown to be.
         """
         with ExitStack() as processes:
-            origin = self.origin
             answered = self._asked_once(self._yardstick)  # most quantizers compute on one core
             self._make(plans, processes)
-            self._before = counted(origin, self._yardstick.system, answered())
-            self._loss = bootstrap.dearest(origin.task, origin.metric, origin.examples, self._before)
-            refuse_too_few(self._score_of(self._before, look=1), self.terms, "stays")
+            self._judge = Judge.of(self.origin, self.terms, self._yardstick.system, answered())
             self._time(plans, self._rounds)
             asked = self.workshop.asked
             chosen = self._alone(processes) if asked is None else self._cascade(asked, processes)
@@ -119,12 +119,19 @@ class Contest:
                 table = choose.table(list(self._trials.values()), self.terms)
                 raise GateError("\n".join([none, table, *self._notices]))
             others = self._others(chosen)
-        trials = list(self._trials.values())
-        baseline = value(self.origin, self._before)
-        weighs = self._yardstick.system.size_bytes
-        chosen = self._trials[chosen.plan.name]
-        pytorch = self._beside[chosen.plan.name]
-        return Outcome(trials, chosen, others, self._graphs, baseline, pytorch, weighs, self._notices)
+        return self._outcome(self._trials[chosen.plan.name], others)
+
+    def _outcome(self, chosen: Trial, others: list[Trial]) -> Outcome:
+        return Outcome(
+            trials=list(self._trials.values()),
+            chosen=chosen,
+            others=others,
+            graphs=self._graphs,
+            baseline=self._judge.baseline,
+            pytorch=self._beside[chosen.plan.name],
+            pytorch_bytes=self._yardstick.system.size_bytes,
+            notices=self._notices,
+        )
 
     def _time(self, plans: Sequence[Plan], rounds: int) -> None:
         """Time what was made of the plans in turns with PyTorch; where one fails, the others anew."""
@@ -182,12 +189,12 @@ class Contest:
         """The best that is right; where none is, the best of what is slower and loses less."""
         if (chosen := self._best(lambda plan: plan.quantized)) is None:
             self._mend(processes)
-            chosen = self._quantized()
+            chosen = self._best_preferring_quantized()
         if self.terms.prefer == "accuracy":
             self._score("fp32")  # for comparison, and last: what is held against the examples first is held to less
         return chosen
 
-    def _quantized(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
+    def _best_preferring_quantized(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
         """The best quantized one of those that fit and are right; where there is none, the best."""
         return self._best(lambda plan: plan.quantized and fit(plan)) or self._best(fit)
 
@@ -215,7 +222,7 @@ class Contest:
         if trial.score is None:
             self.say(f"{name}: answering {len(self.origin.texts):,} texts")
             after = self._counts(self._workers[name])
-            self._trials[name] = trial = replace(trial, score=self._score_of(after, self._look(name)))
+            self._trials[name] = trial = replace(trial, score=self._judge.score(after, self._look(name)))
         return trial
 
     def _look(self, name: str) -> int:
@@ -225,7 +232,9 @@ class Contest:
     def _mend(self, processes: ExitStack) -> None:
         """Where none is right but fp32: other calibrations, and the most sensitive layers left in fp32."""
         failed = [trial for trial in self._trials.values() if trial.score and trial.plan.quantized]
-        if failed and not self.terms.only and self._passes(self._counts(self._workers["fp32"]), len(self._looks) + 1):
+        if not failed or self.terms.only:
+            return
+        if self._judge.passes(self._counts(self._workers["fp32"]), len(self._looks) + 1):
             self.say("none is right: trying what is slower, but loses less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
             self._make(slower := remedies(fastest), processes)
@@ -253,7 +262,7 @@ class Contest:
         found = cascade.lowest(
             own,
             answered,
-            lambda outputs: self._passes(counted(self.origin, student.system, outputs), look),
+            lambda outputs: self._judge.passes(counted(self.origin, student.system, outputs), look),
         )
         if found is None:
             return None
@@ -272,22 +281,24 @@ class Contest:
                 wanted.insert(0, lambda plan: plan.runtime == "onnxruntime")
         elif chosen.plan.runtime != "onnxruntime":
             wanted = [lambda plan: plan.runtime == "onnxruntime"]
-        found = [self._quantized(fit) or self._exact() for fit in wanted]
+        found = [self._best_preferring_quantized(fit) or self._fp32_or_refusal(chosen) for fit in wanted]
         return list({trial.plan.name: trial for trial in found}.values())
 
-    def _exact(self) -> Trial:
-        """The fp32 graph: the answers are PyTorch's. A student's may be wrong all the same.
+    def _fp32_or_refusal(self, chosen: Trial) -> Trial:
+        """The fp32 graph beside one that is not for all machines: the answers are PyTorch's.
 
         Raises:
-            GateError: they are, or it is larger than the model may be.
+            GateError: it is larger than a model may be; or, a student's, it loses too much all the same.
         """
+        told = f"{chosen.plan.name} is not for every machine, and fp32 on ONNX Runtime, which is,"
         if large := choose.too_large(self._trials["fp32"], self.terms):
-            raise GateError(f"what is right is not for every machine; what is, fp32 on ONNX Runtime, has {large}")
+            portable = " or leave out --portable" if self.terms.portable else ""
+            raise GateError(f"{told} has {large}; raise --max-size{portable}")
         if self._teacher is None:
             return self._trials["fp32"]
         scored = self._score("fp32")
         if scored.score and (doubt := choose.doubt(scored.score, self.terms.max_drop)):
-            raise GateError(f"what is right is for OpenVINO alone; by ONNX Runtime not even fp32 is: it {doubt}")
+            raise GateError(f"{told} {doubt}; raise --max-drop")
         return scored
 
     def _asked_once(self, worker: Worker) -> Callable[[], list[Output]]:
@@ -302,58 +313,6 @@ class Contest:
     def _counts(self, worker: Worker) -> Counts:
         """What the scores of a system's answers are made of."""
         return counted(self.origin, worker.system, worker.outputs(self.origin.texts))
-
-    def _passes(self, after: Counts, look: int) -> bool:
-        return not choose.doubt(self._score_of(after, look), self.terms.max_drop)
-
-    def _score_of(self, after: Counts, look: int) -> Score:
-        return score_of(self.origin, self._before, after, self._loss, look)
-
-
-def check_examples(origin: Origin, terms: Terms) -> None:
-    """Raise GateError where so few examples, or such ones, can prove nothing, before anything is converted.
-
-    Of a metric whose losses depend on all answers that is known once these are.
-    """
-    count = len(origin.examples)
-    if origin.settings.problem_type == "regression" and count < bootstrap.FEWEST:
-        raise GateError(
-            f"{count:,} examples cannot tell a drop of {terms.max_drop:g} of the {origin.metric}: at least "
-            f"{bootstrap.FEWEST} would tell"
-        )
-    if not bootstrap.shows_losses(origin.task, origin.metric, origin.examples):
-        raise GateError(
-            f"{count:,} examples cannot show a loss of {origin.metric}, since no answer to them changes it: add some "
-            "of what it counts (texts with an entity, texts of every label), or train by another: training.best"
-        )
-    if not bootstrap.has_constant_loss(origin.task, origin.metric, origin.examples):
-        return
-    unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples)
-    refuse_too_few(Score(1.0, 0.0, (0.0, unseen), count, unseen), terms, "is right and stays")
-
-
-def check_answers(origin: Origin, terms: Terms, answers: dict[Path, list[Output]]) -> None:
-    """Raise GateError where the examples are too few by PyTorch's answers to them, which `answers` then has."""
-    with Worker(pytorch(origin), machine.cores()) as worker:
-        answers[worker.system.model] = worker.outputs(origin.texts)
-    before = counted(origin, worker.system, answers[worker.system.model])
-    loss = bootstrap.dearest(origin.task, origin.metric, origin.examples, before)
-    refuse_too_few(score_of(origin, before, before, loss, look=1), terms, "stays")
-
-
-def refuse_too_few(same: Score, terms: Terms, how: str) -> None:
-    """Raise GateError where no more is to be had than a candidate that answers as PyTorch does, and that is doubtful.
-
-    Args:
-        same: the score of such a one.
-        terms: what is asked.
-        how: what of every answer is taken for granted.
-    """
-    if choose.doubt(same, terms.max_drop) and not terms.allow_fp32:
-        raise GateError(
-            f"{same.examples:,} examples cannot tell a drop of {terms.max_drop:g}, not even if every answer {how} the "
-            f"same: {choose.enough(same, terms.max_drop)}, or these --max-drop {ceil(1e4 * same.unseen) / 1e4:g}"
-        )
 
 
 def remedies(plan: Plan) -> list[Plan]:
@@ -370,36 +329,6 @@ def grid(origin: Origin, batch: int) -> list[tuple[int, int]]:
     lengths = [len(one.input_ids) for one in origin.task.tokenizer(origin.folder).encode(origin.texts)]
     profile = sorted({int(length) for length in np.quantile(lengths, SHARES)})
     return [(count, length) for count in sorted({1, batch}) for length in profile]
-
-
-def counted(origin: Origin, system: System, outputs: Sequence[Output]) -> Counts:
-    """What the scores of a system's outputs for the examples are made of."""
-    return origin.task.counts(origin.examples, compare.answers(system, origin.examples, outputs))
-
-
-def score_of(origin: Origin, before: Counts, after: Counts, loss: Counts, look: int) -> Score:
-    """Answers held against PyTorch's to the same texts: see `bootstrap.drop_interval`."""
-    one, other = value(origin, before), value(origin, after)
-    interval, (_, unseen) = (
-        bootstrap.drop_interval(origin.task, origin.metric, before, each, loss, look) for each in (after, before)
-    )
-    return Score(other, round(one - other, 6), interval, len(origin.examples), unseen)
-
-
-def value(origin: Origin, counts: Counts) -> float:
-    """The metric of what was answered."""
-    return round(float(origin.task.values(counts.sum(axis=0))[origin.metric]), 6)
-
-
-def pytorch(origin: Origin) -> System:
-    """The model as it is, which all graphs are held against."""
-    return System("pytorch", "pytorch", origin.folder, origin.folder, origin.settings)
-
-
-def system(origin: Origin, graph: Graph, cascade: Cascade | None = None) -> System:
-    """A graph, to be measured."""
-    share = None if cascade is None else cascade.share
-    return System(graph.name, graph.runtime, graph.path, origin.folder, origin.settings, share)
 
 
 def p50_ms(points: Sequence[Point]) -> dict[str, float]:

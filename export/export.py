@@ -10,21 +10,24 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bertline.artifacts import files, machine, places, signature
-from bertline.artifacts.bundle import Fidelity, Packing, Vocabulary
+from bertline.artifacts.bundle import Packing
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.say import Say
+from bertline.artifacts.signature import Sign
 from bertline.bench.worker import Worker
-from bertline.export import contest, packing, sources
+from bertline.export import packing, sources, systems
 from bertline.export.candidates import vocabulary
 from bertline.export.candidates.plans import Situation, check_only, select
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.contest import Contest, Outcome
+from bertline.export.examples import check_examples
 from bertline.export.gates import exact
 from bertline.export.gates.exact import Exact
 from bertline.export.sealing import account
+from bertline.export.sealing.account import Account, Findings
 from bertline.export.sealing.seal import seal
 from bertline.export.sources import Origin
 from bertline.export.teacher import Teacher
@@ -63,8 +66,7 @@ def export(
         What `bertline export --json` prints.
 
     Raises:
-        InputError: source, data, terms, model, sign or trim_vocabulary are wrong, or `bundle` exists
-            or cannot be made.
+        InputError: source, data, terms, model, sign or trim_vocabulary are wrong; `bundle` exists or cannot be made.
         GateError: the ONNX model is not the PyTorch model, no candidate is right, or too few examples can tell.
         DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
     """
@@ -73,49 +75,41 @@ def export(
     files.check_new(bundle)
     files.remove_left(bundle)
     signer = signature.signer(sign) if sign is not None else None
-    with tempfile.TemporaryDirectory(prefix="bertline-export-") as folder:
-        gathered = _gathered(source, data, Path(folder, "gathered"), model, trust, say)
+    with tempfile.TemporaryDirectory(prefix="bertline-export-") as work:
+        gathered = _gathered(source, data, Path(work, "gathered"), model, trust, say)
         origin = sources.read(source, data, gathered, columns)
-        contest.check_examples(origin, terms)
+        check_examples(origin, terms)
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
-        made = _measured(origin, teacher, terms, trim_vocabulary, Path(folder), say)
+        found = _found(origin, teacher, terms, trim_vocabulary, Path(work), say)
         asked = None if teacher is None else teacher.source(bundle)
-        told = account.describe(origin, made.judge, asked, bundle, made.outcome, made.fidelity, terms, made.vocabulary)
-        result = account.answer(bundle, told.manifest, made.outcome)
-        say(f"sealing {bundle}")
-        sealed = seal(bundle, made.served, told.graphs, told.manifest, result, signer)
-    for line in account.words(sealed, bundle):
-        say(line)
-    return {**result, "notices": sealed.notices}
+        return _sealed(bundle, account.describe(origin, found, asked, bundle, terms), found, signer, say)
 
 
-class _Measured(NamedTuple):
-    """What is to be sealed, and what is known of it."""
-
-    served: Origin
-    """The origin, or the same with a smaller vocabulary."""
-    judge: Origin | None
-    """What candidates were held to, where that is another model than the origin."""
-    vocabulary: Vocabulary | None
-    fidelity: Fidelity
-    outcome: Outcome
-
-
-def _measured(
+def _found(
     origin: Origin, teacher: Teacher | None, terms: Terms, texts: str | None, folder: Path, say: Say
-) -> _Measured:
+) -> Findings:
     """Convert, hold against PyTorch, and let all candidates contend; held to the teacher, where there is one."""
     judge = None if teacher is None else teacher.origin(origin.examples)
     with ExitStack() as stack:
         # from now: they import for seconds, while the model is converted
-        own = stack.enter_context(Worker(contest.pytorch(origin), machine.cores()))
-        yardstick = own if judge is None else stack.enter_context(Worker(contest.pytorch(judge), machine.cores()))
+        own = stack.enter_context(Worker(systems.pytorch(origin), machine.cores()))
+        yardstick = own if judge is None else stack.enter_context(Worker(systems.pytorch(judge), machine.cores()))
         served, kept = origin, None
         if texts is not None:
             say(f"trimming the vocabulary to {texts}")
             served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
         graphs = exact.make(origin, served, own, folder, say)
-        return _Measured(served, judge, kept, graphs.fidelity, _chosen(served, graphs, yardstick, teacher, terms, say))
+        return Findings(served, judge, kept, graphs.fidelity, _chosen(served, graphs, yardstick, teacher, terms, say))
+
+
+def _sealed(bundle: Path, told: Account, found: Findings, signer: Sign | None, say: Say) -> dict[str, Any]:
+    """Seal what was chosen; returns the JSON answer, and says the words."""
+    result = account.answer(bundle, told.manifest, found.outcome)
+    say(f"sealing {bundle}")
+    sealed = seal(bundle, found.served, told, result, signer)
+    for line in account.words(sealed, bundle):
+        say(line)
+    return {**result, "notices": sealed.notices}
 
 
 def _chosen(
@@ -139,7 +133,7 @@ def _packed(origin: Origin, outcome: Outcome, terms: Terms) -> Packing | None:
     """
     if terms.target not in ("auto", machine.cpu_class()) or outcome.chosen.plan.cascade is not None:
         return None
-    return packing.measure(contest.system(origin, outcome.graphs[outcome.chosen.plan.name]), origin.texts)
+    return packing.measure(systems.system(origin, outcome.graphs[outcome.chosen.plan.name]), origin.texts)
 
 
 def _openvino() -> bool:

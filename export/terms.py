@@ -6,11 +6,12 @@ from bertline.artifacts.errors import InputError
 
 TARGETS = ("auto", "avx2", "avx512", "avx512_vnni", "arm64")
 PREFERENCES = ("latency", "size", "accuracy")
+LAYOUTS = ("huggingface", "triton")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The words of the command line."""
+    """The options of `bertline export` that decide what is chosen."""
 
     max_drop: float
     """How much of the metric may be lost, as a difference (0.01: one point of a hundred)."""
@@ -37,10 +38,9 @@ class Terms:
 
     def check(self) -> None:
         """Raise InputError for what no export can be held to."""
-        if self.target not in TARGETS:
-            raise InputError(f"target {self.target!r} is unknown; it is one of {', '.join(TARGETS)}")
-        if self.prefer not in PREFERENCES:
-            raise InputError(f"prefer {self.prefer!r} is unknown; it is one of {', '.join(PREFERENCES)}")
+        for name, known in (("target", TARGETS), ("prefer", PREFERENCES), ("layout", LAYOUTS)):
+            if (found := getattr(self, name)) not in known:
+                raise InputError(f"{name} {found!r} is unknown; it is one of {', '.join(known)}")
         if self.portable and (self.target != "auto" or self.layout == "triton"):
             raise InputError(
                 "--portable makes a Hugging Face folder for every CPU class: leave out --target and --layout"

@@ -17,6 +17,7 @@ import click
 
 from bertline import __version__
 from bertline.artifacts.errors import FULL, WRONG, BertlineError, InputError, PreemptedError, install_advice
+from bertline.export.terms import LAYOUTS, PREFERENCES, TARGETS, Terms
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_type = click.Path(path_type=Path)
@@ -165,14 +166,14 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @drop_option
 @click.option(
     "--target",
-    type=click.Choice(["auto", "avx2", "avx512", "avx512_vnni", "arm64"]),
+    type=click.Choice(TARGETS),
     default="auto",
     show_default=True,
     help="CPU class that will serve the bundle; auto: this machine's.",
 )
 @click.option("--portable", is_flag=True, help="Seal a model for every CPU class.")
 @click.option(
-    "--prefer", type=click.Choice(["latency", "size", "accuracy"]), default="latency", show_default=True,
+    "--prefer", type=click.Choice(PREFERENCES), default="latency", show_default=True,
     help="What to choose by, among those that lose no more.",
 )  # fmt: skip
 @click.option("--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="Largest model to accept.")
@@ -187,7 +188,7 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 )
 @click.option(
     "--layout",
-    type=click.Choice(["huggingface", "triton"]),
+    type=click.Choice(LAYOUTS),
     default="huggingface",
     show_default=True,
     help="triton: BUNDLE is a model of a Triton model repository, by default triton/NAME.",
@@ -205,7 +206,6 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
     """Make a bundle: the fastest int8 ONNX model of a run that is still right on this CPU."""
     from bertline.export import sources
     from bertline.export.export import export as make
-    from bertline.export.terms import Terms
 
     terms = Terms(**{field.name: options.pop(field.name) for field in fields(Terms)})
     bundle = output or Path("triton" if terms.layout == "triton" else "bundles", sources.called(source))

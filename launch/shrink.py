@@ -28,7 +28,7 @@ from bertline.artifacts.run import RunFolder
 from bertline.artifacts.say import Say
 from bertline.export import sources
 from bertline.export.choose import ROUNDING
-from bertline.export.contest import check_answers, check_examples
+from bertline.export.examples import check_answers, check_examples
 from bertline.export.export import export
 from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms

@@ -10,9 +10,9 @@ from bertline.bench import compare
 from bertline.bench.worker import Worker
 from bertline.export.candidates import convert, graphs
 from bertline.export.candidates.graphs import Graph
-from bertline.export.contest import system
 from bertline.export.gates import fidelity
 from bertline.export.sources import Origin
+from bertline.export.systems import system
 
 
 @dataclass(frozen=True)

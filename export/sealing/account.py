@@ -28,10 +28,23 @@ ANSWERED = {
     "cascade", "vocabulary",
 }  # fmt: skip
 """Keys of the manifest that the JSON answer has too."""
+MODELS = {"huggingface": MODEL, "triton": triton.MODEL}
+"""By layout, where the model lies that other tools open."""
 
 
-LAYOUTS = {"huggingface": MODEL, "triton": triton.MODEL}
-"""Where the model lies that other tools open."""
+@dataclass(frozen=True)
+class Findings:
+    """What is to be sealed, and what is known of it."""
+
+    served: Origin
+    """What was exported, or the same with a smaller vocabulary."""
+    teacher: Origin | None
+    """What candidates were held to, where that is another model."""
+    vocabulary: Vocabulary | None
+    """What was kept of it; None where all was."""
+    fidelity: Fidelity
+    """Of the fp32 graph."""
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -42,70 +55,51 @@ class Account:
     graphs: dict[str, Graph]
 
 
-def describe(
-    origin: Origin,
-    teacher: Origin | None,
-    asked: Source | None,
-    bundle: Path,
-    outcome: Outcome,
-    proof: Fidelity,
-    terms: Terms,
-    vocabulary: Vocabulary | None,
-) -> Account:
+def describe(origin: Origin, found: Findings, asked: Source | None, bundle: Path, terms: Terms) -> Account:
     """Write down all that was found; golden texts and files are for `seal` to add.
 
     Args:
         origin: what was exported.
-        teacher: what it was held to, where that is not the origin.
+        found: of it.
         asked: what the larger model of a cascade was made from.
         bundle: where it will be.
-        outcome: of the contest.
-        proof: of the fp32 graph.
         terms: of the export.
-        vocabulary: what was kept of it; None where all was.
     """
-    here = machine.describe()
+    outcome, here = found.outcome, machine.describe()
     chosen, score = outcome.chosen, outcome.chosen.score
     assert score is not None, "what is chosen was scored"
+    places = model_files(outcome, here.cpu_class, MODELS[terms.layout])
+    runtimes = {name: runtime(outcome.graphs[name], place, classes) for name, (place, classes) in places.items()}
     cascade = chosen.plan.cascade and chosen.plan.cascade.model_copy(update={"source": asked})
     target = here.cpu_class if terms.target == "auto" else terms.target
-    places = model_files(outcome, here.cpu_class, LAYOUTS[terms.layout])
-    runtimes = {name: runtime(outcome.graphs[name], place, classes) for name, (place, classes) in places.items()}
     manifest = Manifest(
         **origin.settings.model_dump(),
         schema_version=1,
         name=origin.name,
         runtime=runtimes[chosen.plan.name],
         variants=[_variant(one.plan.name, runtimes) for one in outcome.others],
-        metric=origin.metric,
-        baseline=outcome.baseline,
-        value=score.value,
-        drop=score.drop,
-        max_drop=terms.max_drop,
+        metric=origin.metric, baseline=outcome.baseline, value=score.value, drop=score.drop, max_drop=terms.max_drop,
         examples=len(origin.examples),
-        fidelity=proof,
+        fidelity=found.fidelity,
         candidates=choose.candidates(outcome.trials, chosen, outcome.others, terms),
-        target=target,
-        machine=here,
-        threads=machine.cores(),
-        versions=machine.versions(*PACKAGES),
+        target=target, machine=here, threads=machine.cores(), versions=machine.versions(*PACKAGES),
         source=origin.source(bundle),
-        teacher=teacher and teacher.source(bundle),
-        golden=[],
-        cascade=cascade,
-        packing=outcome.packing,
-        vocabulary=vocabulary,
-        notices=[
-            *outcome.notices,
-            *taught(teacher),
-            *shared(cascade, origin.settings.tokens),
-            *trimmed(vocabulary, len(origin.examples)),
-            *measured_elsewhere(target, here.cpu_class),
-        ],
+        teacher=found.teacher and found.teacher.source(bundle),
+        cascade=cascade, packing=outcome.packing, vocabulary=found.vocabulary,
+        notices=[*outcome.notices, *notices(origin, found, cascade), *measured_elsewhere(target, here.cpu_class)],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=[],
-    )
+        golden=[], files=[],
+    )  # fmt: skip
     return Account(manifest, {place: outcome.graphs[name] for name, (place, _) in places.items()})
+
+
+def notices(origin: Origin, found: Findings, cascade: Cascade | None) -> list[str]:
+    """What a reader of the figures has to know of the model."""
+    return [
+        *taught(found.teacher),
+        *shared(cascade, origin.settings.tokens),
+        *trimmed(found.vocabulary, len(origin.examples)),
+    ]
 
 
 def _variant(candidate: str, runtimes: Mapping[str, Runtime]) -> Variant:

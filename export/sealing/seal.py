@@ -14,6 +14,7 @@ from bertline.export.candidates.graphs import Graph
 from bertline.export.gates import emulation
 from bertline.export.gates.fidelity import cut
 from bertline.export.sealing import hugging_face, triton
+from bertline.export.sealing.account import Account
 from bertline.export.sealing.card import card
 from bertline.export.sources import Origin
 from bertline.serve.engine import Engine
@@ -26,14 +27,7 @@ GOLDEN_TEXTS = 6
 GOLDEN_WORDS = 12
 
 
-def seal(
-    bundle: Path,
-    origin: Origin,
-    graphs: Mapping[str, Graph],
-    manifest: Manifest,
-    result: dict[str, Any],
-    sign: Sign | None = None,
-) -> Manifest:
+def seal(bundle: Path, origin: Origin, told: Account, result: dict[str, Any], sign: Sign | None = None) -> Manifest:
     """Make the bundle folder and load it as a server would, golden texts and all, before it gets its name.
 
     Where it is meant for another CPU class it is loaded as on one of those, too, if that can be emulated.
@@ -41,8 +35,7 @@ def seal(
     Args:
         bundle: where; must not exist.
         origin: gives configuration, tokenizer and golden texts.
-        graphs: what stands in the bundle's ONNX files, by their paths in it.
-        manifest: of the bundle, but for golden texts and files.
+        told: the manifest, but for golden texts and files, and the models.
         result: the `export` JSON, for the report and the model card.
         sign: signs the folder once it has proven itself.
 
@@ -52,28 +45,38 @@ def seal(
         DamagedError: the folder does not load or does not answer as it should.
     """
     with files.new_folder(bundle) as folder:
-        for place, graph in graphs.items():
-            (folder / place).parent.mkdir(exist_ok=True)
-            onnx_files.copy(graph.path, folder / place)
-            onnx_files.check(folder / place)
-        split = any(onnx_files.is_external(folder / place) for place in graphs)
-        hugging_face.write(folder, origin.folder, manifest, split)
-        manifest = answered(folder, manifest, golden_texts(origin.examples))
-        readme = card(manifest, result["pytorch_p50_ms"], result["pytorch_size_bytes"], origin.data)
-        if triton.MODEL in graphs:
-            triton.write(folder, manifest)
-            readme += triton.section(folder, manifest)
-        files.write_text(folder / "README.md", readme)
-        files.write_text(folder / "report.html", candidates.html(result, manifest.model_dump(mode="json")))
+        split = _write_models(folder, told.graphs)
+        hugging_face.write(folder, origin.folder, told.manifest, split)
+        manifest = answered(folder, told.manifest, golden_texts(origin.examples))
+        _write_papers(folder, manifest, result, origin.data)
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         Engine.load(folder, manifest.threads)
-        if told := emulation.prove(folder, manifest.target, manifest.machine.cpu_class):
-            manifest = manifest.model_copy(update={"notices": [*manifest.notices, told]})
+        if news := emulation.prove(folder, manifest.target, manifest.machine.cpu_class):
+            manifest = manifest.model_copy(update={"notices": [*manifest.notices, news]})
             files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         if sign is not None:
             sign(folder)
     return manifest
+
+
+def _write_models(folder: Path, graphs: Mapping[str, Graph]) -> bool:
+    """The ONNX files, checked; returns whether the weights of one lie beside it."""
+    for place, graph in graphs.items():
+        (folder / place).parent.mkdir(exist_ok=True)
+        onnx_files.copy(graph.path, folder / place)
+        onnx_files.check(folder / place)
+    return any(onnx_files.is_external(folder / place) for place in graphs)
+
+
+def _write_papers(folder: Path, manifest: Manifest, result: dict[str, Any], data: str | None) -> None:
+    """The model card and the report, and what Triton reads where the model is for it."""
+    readme = card(manifest, result["pytorch_p50_ms"], result["pytorch_size_bytes"], data)
+    if (folder / triton.MODEL).exists():
+        triton.write(folder, manifest)
+        readme += triton.section(folder, manifest)
+    files.write_text(folder / "README.md", readme)
+    files.write_text(folder / "report.html", candidates.html(result, manifest.model_dump(mode="json")))
 
 
 def golden_texts(examples: Sequence[Example]) -> list[Text]:

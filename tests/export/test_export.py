@@ -287,6 +287,8 @@ def test_wrong_input_is_refused_before_any_work(tiny_model: Path, tmp_path: Path
         export(str(tiny_model), tmp_path / "bundles/tiny", QUICK)
     with pytest.raises(InputError, match="target 'pentium' is unknown"):
         export(str(tiny_model), tmp_path / "bundles/tiny", Terms(0.05, target="pentium"))
+    with pytest.raises(InputError, match="layout 'onnx' is unknown; it is one of huggingface, triton"):
+        export(str(tiny_model), tmp_path / "bundles/tiny", Terms(0.05, layout="onnx"))
     with pytest.raises(InputError, match="--only int8signed: no such candidate; there are fp32, "):
         export(str(tiny_model), tmp_path / "bundles/tiny", Terms(0.05, only=("int8signed",)))
     with pytest.raises(InputError, match="--only fp32-openvino: "):

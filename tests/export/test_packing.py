@@ -5,7 +5,7 @@ import pytest
 
 from bertline.bench import inputs
 from bertline.bench.worker import Worker
-from bertline.export import contest, packing
+from bertline.export import packing, systems
 from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.workshop import Workshop
 from bertline.serve.runtimes import OnnxRuntime
@@ -22,7 +22,7 @@ def test_texts_are_packed_up_to_where_it_gains(gains: dict[int, float], tokens: 
 
 def test_the_fp32_graph_answers_alike_in_a_pack(workshop: Workshop, fp32: Graph) -> None:
     origin = workshop.origin
-    system = contest.system(origin, fp32)
+    system = systems.system(origin, fp32)
     (pack,) = inputs.make(system.tokenizer, origin.texts, [(packing.TEXTS, 32)])
     with Worker(system, 1) as worker:
         assert packing.answers_alike(worker, pack)
@@ -33,7 +33,7 @@ def test_one_whose_scales_are_the_batchs_is_never_packed(
 ) -> None:
     """A dynamic int8 graph answers otherwise beside others, by more than rounding."""
     origin, graph = workshop.origin, quantized["int8-unsigned"]
-    system = contest.system(origin, graph)
+    system = systems.system(origin, graph)
     (pack,) = inputs.make(system.tokenizer, origin.texts, [(packing.TEXTS, 32)])
     runtime = OnnxRuntime(graph.path, 1)
     alone = runtime.run({name: array[:1] for name, array in pack.items()})

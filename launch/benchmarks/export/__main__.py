@@ -26,7 +26,7 @@ from bertline.artifacts.run import RunFolder
 from bertline.artifacts.say import Say
 from bertline.bench import compare
 from bertline.bench.systems import System
-from bertline.export import contest, sources
+from bertline.export import sources, systems
 from bertline.export.export import export
 from bertline.export.quiet import quiet
 from bertline.export.sources import Origin
@@ -79,8 +79,8 @@ def measure(origin: Origin, terms: Terms, source: Path, work: Path, say: Say) ->
     texts, _ = sources.calibration(origin)
     openvino = peers.openvino(origin, optimum[0].model, texts, work)
     ours = bundles(origin, work / "bundle")
-    systems = [contest.pytorch(origin), *optimum, *openvino, *ours]
-    found = compare.bench(systems, origin.examples, GRID, ROUNDS, machine.cores(), compare.in_lines(say))
+    compared = [systems.pytorch(origin), *optimum, *openvino, *ours]
+    found = compare.bench(compared, origin.examples, GRID, ROUNDS, machine.cores(), compare.in_lines(say))
     return {"chosen": made["chosen"], "systems": found["systems"], "ratios": ratios(found["systems"])}
 
 

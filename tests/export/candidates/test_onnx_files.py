@@ -17,6 +17,7 @@ from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import PLANS, dynamic
 from bertline.export.candidates.quantize import quantize
 from bertline.export.candidates.workshop import Workshop
+from bertline.export.sealing.account import Account
 from bertline.export.sealing.seal import seal
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.tokens import Batch, Tokenizer
@@ -176,7 +177,7 @@ def test_a_large_bundle_accounts_for_both_files_and_opens_elsewhere(
     folder = tmp_path / "bundle"
     manifest = bundles.read(sealed)
     manifest = manifest.model_copy(update={"runtime": onnx_files.describe(made.path, bundles.MODEL), "variants": []})
-    seal(folder, sources.read(str(run), None), {bundles.MODEL: made}, manifest, result)
+    seal(folder, sources.read(str(run), None), Account(manifest, {bundles.MODEL: made}), result)
     assert names(folder / "onnx") == ["model.onnx", "model.onnx_data"]
     assert {"onnx/model.onnx", "onnx/model.onnx_data"} <= {one.path for one in bundles.verify(folder).files}
     opened = ORTModelForSequenceClassification.from_pretrained(folder)

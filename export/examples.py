@@ -1,0 +1,114 @@
+"""What labelled examples can prove: whether they are enough, and how much a candidate loses on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from bertline.artifacts import machine
+from bertline.artifacts.errors import GateError
+from bertline.bench import bootstrap, compare
+from bertline.bench.systems import System
+from bertline.bench.worker import Worker
+from bertline.export import choose, systems
+from bertline.export.choose import Score
+from bertline.export.sources import Origin
+from bertline.export.terms import Terms
+from bertline.tasks.task import Counts, Output
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Holds the answers of candidates against PyTorch's to the same examples."""
+
+    origin: Origin
+    before: Counts
+    """Of PyTorch's answers."""
+    loss: Counts
+    """As `bootstrap.dearest` gives it."""
+    terms: Terms
+
+    @classmethod
+    def of(cls, origin: Origin, terms: Terms, pytorch: System, outputs: Sequence[Output]) -> "Judge":
+        """The one that goes by what PyTorch has given for the examples.
+
+        Raises:
+            GateError: these are too few to show that anything is right.
+        """
+        before = counted(origin, pytorch, outputs)
+        judge = cls(origin, before, bootstrap.dearest(origin.task, origin.metric, origin.examples, before), terms)
+        refuse_too_few(judge.score(before, look=1), terms, "stays")
+        return judge
+
+    @property
+    def baseline(self) -> float:
+        """PyTorch's value of the metric."""
+        return value(self.origin, self.before)
+
+    def score(self, after: Counts, look: int) -> Score:
+        """What answers are worth: see `bootstrap.drop_interval`."""
+        task, metric = self.origin.task, self.origin.metric
+        interval, (_, unseen) = (
+            bootstrap.drop_interval(task, metric, self.before, each, self.loss, look) for each in (after, self.before)
+        )
+        other = value(self.origin, after)
+        return Score(other, round(self.baseline - other, 6), interval, len(self.origin.examples), unseen)
+
+    def passes(self, after: Counts, look: int) -> bool:
+        """Whether answers are shown to lose no more than asked."""
+        return not choose.doubt(self.score(after, look), self.terms.max_drop)
+
+
+def check_examples(origin: Origin, terms: Terms) -> None:
+    """Raise GateError where so few examples, or such ones, can prove nothing, before anything is converted.
+
+    Of a metric whose losses depend on all answers that is known once these are.
+    """
+    count = len(origin.examples)
+    if origin.settings.problem_type == "regression" and count < bootstrap.FEWEST:
+        raise GateError(
+            f"{count:,} examples cannot tell a drop of {terms.max_drop:g} of the {origin.metric}: at least "
+            f"{bootstrap.FEWEST} would tell"
+        )
+    if not bootstrap.shows_losses(origin.task, origin.metric, origin.examples):
+        raise GateError(
+            f"{count:,} examples cannot show a loss of {origin.metric}, since no answer to them changes it: add some "
+            "of what it counts (texts with an entity, texts of every label), or train by another: training.best"
+        )
+    if not bootstrap.has_constant_loss(origin.task, origin.metric, origin.examples):
+        return
+    unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples)
+    refuse_too_few(Score(1.0, 0.0, (0.0, unseen), count, unseen), terms, "is right and stays")
+
+
+def check_answers(origin: Origin, terms: Terms, answers: dict[Path, list[Output]]) -> None:
+    """Raise GateError where the examples are too few by PyTorch's answers to them, which `answers` then has."""
+    with Worker(systems.pytorch(origin), machine.cores()) as worker:
+        model = worker.system.model
+        answers[model] = worker.outputs(origin.texts)
+    Judge.of(origin, terms, worker.system, answers[model])
+
+
+def refuse_too_few(same: Score, terms: Terms, how: str) -> None:
+    """Raise GateError where no more is to be had than a candidate that answers as PyTorch does, and that is doubtful.
+
+    Args:
+        same: the score of such a one.
+        terms: what is asked.
+        how: what of every answer is taken for granted.
+    """
+    if choose.doubt(same, terms.max_drop) and not terms.allow_fp32:
+        raise GateError(
+            f"{same.examples:,} examples cannot tell a drop of {terms.max_drop:g}, not even if every answer {how} the "
+            f"same: {choose.enough(same, terms.max_drop)}, or these --max-drop {ceil(1e4 * same.unseen) / 1e4:g}"
+        )
+
+
+def counted(origin: Origin, system: System, outputs: Sequence[Output]) -> Counts:
+    """What the scores of a system's outputs for the examples are made of."""
+    return origin.task.counts(origin.examples, compare.answers(system, origin.examples, outputs))
+
+
+def value(origin: Origin, counts: Counts) -> float:
+    """The metric of what was answered."""
+    return round(float(origin.task.values(counts.sum(axis=0))[origin.metric]), 6)
