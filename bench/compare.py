@@ -58,12 +58,14 @@ class Measured:
     """What was measured of one system."""
 
     name: str
-    outputs: list[Output]  # of each window, in the order of the texts
+    outputs: list[Output]
+    """Of each window, in the order of the texts."""
     grid: list[Point]
     load_seconds: float
     peak_rss_bytes: int
     size_bytes: int
-    asked_share: float | None = None  # of a cascade: of these texts, those that the larger model was asked
+    asked_share: float | None = None
+    """Of a cascade: the share of these texts that the larger model answered."""
 
 
 def default_grid(systems: Sequence[System]) -> list[tuple[int, int]]:

@@ -19,12 +19,17 @@ from bertline.serve import variants
 class System:
     """One way to compute one model."""
 
-    name: str  # as it stands in tables: "pytorch", "onnxruntime-fp32", "bundle", …
+    name: str
+    """As it stands in tables: "pytorch", "onnxruntime-fp32", "bundle", …"""
     kind: Literal["pytorch"] | RuntimeName
-    model: Path  # pytorch: a Hugging Face folder; else the .onnx file
-    tokenizer: Path  # the folder of tokenizer.json and config.json
-    settings: TaskSettings  # how texts are read and scored
-    share: float | None = None  # of a cascade: of the texts, those that the larger model is asked
+    model: Path
+    """Of PyTorch a Hugging Face folder, else the .onnx file."""
+    tokenizer: Path
+    """The folder of tokenizer.json and config.json."""
+    settings: TaskSettings
+    """How texts are read and scored."""
+    share: float | None = None
+    """Of a cascade: the share of texts that the larger model is asked."""
 
     @property
     def size_bytes(self) -> int:

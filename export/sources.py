@@ -51,7 +51,7 @@ class Origin:
 
     def source(self, bundle: Path) -> Source:
         """As the manifest of `bundle` tells it."""
-        place = relative(places.expanded(self.place), bundle, self.place)
+        place = recorded(self.place, bundle)
         return Source(
             kind=self.kind,
             place=place,
@@ -70,14 +70,16 @@ def called(place: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-") or "model"
 
 
-def relative(local: Path, bundle: Path, place: str) -> str:
-    """Where a local folder is, seen from a bundle; `place` where there is none."""
+def recorded(place: str, bundle: Path) -> str:
+    """A place as a bundle tells it: a local folder as it is seen from there."""
+    local = places.expanded(place)
     return os.path.relpath(local.resolve(), bundle.resolve()) if local.exists() else place
 
 
-def local(place: str, bundle: Path) -> Path:
-    """The folder that `relative` gave `place` for; there is none where `place` is another's."""
-    return Path(os.path.normpath(bundle.resolve() / place))
+def opened(place: str, bundle: Path) -> str:
+    """A place that a bundle tells, as it can be opened from here."""
+    local = Path(os.path.normpath(bundle.resolve() / place))
+    return str(local) if local.exists() else place
 
 
 def is_checkpoint(place: str, asked: bool) -> bool:

@@ -34,8 +34,8 @@ class Teacher:
         if self.asked is None:
             return None
         told = manifests.read(self.asked).source
-        local = sources.local(told.place, self.asked)
-        return told.model_copy(update={"place": sources.relative(local, bundle, told.place)})
+        place = sources.recorded(sources.opened(told.place, self.asked), bundle)
+        return told.model_copy(update={"place": place})
 
     def graph(self) -> Graph | None:
         """The model that is asked."""

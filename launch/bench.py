@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from bertline.artifacts import bundle, encoder, files, machine, places, run
-from bertline.artifacts.bundle import Manifest, Source
+from bertline.artifacts.bundle import Manifest
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.say import Say
 from bertline.artifacts.task import TaskSettings
@@ -81,10 +81,15 @@ def show(result: dict[str, Any]) -> None:
 def _source(folder: Path, manifest: Manifest) -> str:
     """The place of what a bundle was held to, its source or its teacher, if it still is that model."""
     source = manifest.teacher or manifest.source
-    place = local_place(folder, source)
+    place = sources.opened(source.place, folder)
     if source.kind == "checkpoint":
         raise InputError(f"{place}: a DeepSpeed checkpoint: bertline gather it, and name what that makes: --against")
-    model = run.model(place)
+    try:
+        model = run.model(place)
+    except InputError as error:
+        raise InputError(
+            f"{place}, which {folder} was held to, cannot be opened; name what to compare with: --against ({error})"
+        ) from None
     if encoder.weights_sha256(model) != source.weights_sha256:
         raise InputError(
             f"{model}: its weights have changed since {folder} was held to them; name what to use: --against"
@@ -92,15 +97,9 @@ def _source(folder: Path, manifest: Manifest) -> str:
     return place
 
 
-def local_place(folder: Path, source: Source) -> str:
-    """What a bundle names, as a place that can be opened from here: local ones are recorded relative to it."""
-    beside = sources.local(source.place, folder)
-    return str(beside) if beside.exists() else source.place
-
-
 def _examples(folder: Path, manifest: Manifest, data: Path | None, columns: Mapping[str, str]) -> list[Example]:
     if data is None:
-        data = run.RunFolder(Path(local_place(folder, manifest.source))).split("test")
+        data = run.RunFolder(Path(sources.opened(manifest.source.place, folder))).split("test")
         if not data.is_file():
             raise InputError(
                 f"{data}: no test split beside what {folder} was made from; name labelled examples: --data"

@@ -19,8 +19,10 @@ class Table(NamedTuple):
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    marked: int | None = None  # the row to stand out
-    words: int | None = None  # the column that holds sentences
+    marked: int | None = None
+    """The row to stand out."""
+    words: int | None = None
+    """The column that holds sentences."""
 
 
 class Plot(NamedTuple):
@@ -29,9 +31,11 @@ class Plot(NamedTuple):
     title: str
     caption: str
     svg: str
-    legend: Sequence[tuple[int, str, str]]  # color, what stands in it, name
+    legend: Sequence[tuple[int, str, str]]
+    """Of each color: which, what stands in it, and its name."""
     table: Table
-    words: str = ""  # what is to be seen, for those who cannot
+    words: str = ""
+    """What is to be seen, for those who cannot."""
 
 
 def render(**content: Any) -> str:

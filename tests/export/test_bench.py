@@ -1,6 +1,7 @@
 """`bertline bench` beside other models than the bundle's own: labels are what they are called, not where they stand."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,15 @@ def test_what_a_bundle_was_made_from_is_found_from_a_link_to_it(run: Path, tmp_p
     (tmp_path / "bundles/tiny").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "bundles/tiny")
     source = sources.read(str(run), None).source(tmp_path / "bundles/tiny")
-    assert bench.local_place(tmp_path / "link", source) == str(run.resolve())
+    assert sources.opened(source.place, tmp_path / "link") == str(run.resolve())
+
+
+def test_a_bundle_without_what_it_was_made_from_says_what_to_name(bundle: Exported, tmp_path: Path) -> None:
+    moved = shutil.copytree(bundle[0], tmp_path / "far/away/moved")
+    place = manifests.read(moved).source.place
+    told = f"{place}, which {moved} was held to, cannot be opened; name what to compare with: --against ({place}: no"
+    with pytest.raises(InputError, match=re.escape(told)):
+        bench.bench(moved, (), None, None, print)
 
 
 @pytest.mark.parametrize("other", [{"problem_type": "multi_label_classification"}, {"inputs": ["text", "text_pair"]}])

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bertline.artifacts.errors import BertlineError
 from bertline.bench.systems import System
 from bertline.export.quiet import quiet
 from bertline.export.sources import Origin
@@ -13,6 +14,8 @@ from bertline.tasks.tokens import Text
 PRESETS = ("avx2", "avx512", "avx512_vnni")
 CALIBRATION = 100
 """Texts that NNCF sees."""
+LINES = 5
+"""Of what a command said at its end before it failed."""
 
 
 def optimum(origin: Origin, folder: Path) -> list[System]:
@@ -56,5 +59,9 @@ def _system(origin: Origin, name: str, path: Path) -> System:
 
 
 def _cli(*words: str) -> None:
+    """Run optimum's command, whose words are told where it fails."""
     program = Path(sys.executable).with_name("optimum-cli")
-    subprocess.run([program, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run([program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        last = "\n".join(done.stderr.splitlines()[-LINES:])
+        raise BertlineError(f"optimum-cli {' '.join(words)}: exit code {done.returncode}\n{last}")
