@@ -98,14 +98,14 @@ def test_a_monitor_that_does_not_start(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_defaults_of_bertline_and_values_of_the_recipe(recipe: Path) -> None:
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "comet": {"enabled": False, "online": False},
         "wandb": {"enabled": False, "project": "p"},
         "csv_monitor": {"enabled": True, "output_path": "o", "job_name": "j"},
         "tensorboard": {"enabled": True},
     }
     placed = monitors.placed(recipes.load(recipe, [f"deepspeed={json.dumps(given)}"]), RunFolder(Path("runs/a")))
-    added = {
+    added: dict[str, dict[str, Any]] = {
         "comet": {"experiment_name": "tiny", "samples_log_interval": 1},
         "tensorboard": {"output_path": "runs/a", "job_name": "tensorboard"},
     }
