@@ -1,9 +1,9 @@
 """One system in a process of its own, asked one question at a time over a pipe.
 
-Two runtimes in one process disturb each other (their threads spin after a run), and memory can only be told apart by
-process. Between questions a worker is blocked on its pipe. After a run its threads spin on for a while (PyTorch's for
-about 10 ms, ONNX Runtime's for 30 to 50 ms, and longer on a busy machine) and then use no processor at all: a worker
-that was timed answers only when its CPU time stands still, so that the next one has the machine to itself.
+Two runtimes in one process disturb each other (threads may spin after a run), and memory can only be told apart by
+process. Between questions a worker is blocked on its pipe. After a run PyTorch's threads spin on for about 10 ms, and
+longer on a busy machine, then use no processor at all; ONNX Runtime's are told not to. A worker that was timed answers
+only when its CPU time stands still, so that the next one has the machine to itself.
 
 A worker ends with its parent, however that ends: leaving the `with` block kills it, and when the parent is gone the
 pipe closes and the worker returns. What fails inside is told to the parent as one line that names the system.

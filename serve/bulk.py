@@ -34,7 +34,7 @@ HEAD = 100
 """Rows one of which must have the columns that are read: JSON lines may lack a key here and there."""
 
 
-class Answering(Protocol):
+class Loaded(Protocol):
     """A loaded bundle, here or on several machines."""
 
     @property
@@ -112,7 +112,7 @@ def rows(task: Task, path: Path, raw: BufferedReader, columns: Mapping[str, str]
     yield from chain(head, found)
 
 
-def answers(model: Answering, attempts: Iterable[Attempt], columns: Mapping[str, str] = {}) -> Iterator[Outcome]:
+def answers(model: Loaded, attempts: Iterable[Attempt], columns: Mapping[str, str] = {}) -> Iterator[Outcome]:
     """What becomes of each row of a file, in its order; few enough are under way to hold."""
     known = model.task.columns(columns)
     pending: deque[tuple[Attempt, int, Future[Answered] | InputError]] = deque()
@@ -133,7 +133,7 @@ def answers(model: Answering, attempts: Iterable[Attempt], columns: Mapping[str,
 
 
 def predict(
-    model: Answering,
+    model: Loaded,
     source: Path,
     target: Path,
     errors: Path | None,
@@ -178,9 +178,7 @@ def predict(
         raise InputError(f"{source}: none of its rows could be answered; {errors} tells why, row by row")
 
 
-def _submitted(
-    model: Answering, attempt: Attempt, columns: Columns
-) -> tuple[Attempt, int, Future[Answered] | InputError]:
+def _submitted(model: Loaded, attempt: Attempt, columns: Columns) -> tuple[Attempt, int, Future[Answered] | InputError]:
     """A row without its content, the characters of its text, and its answer to be."""
     bare = attempt._replace(row={})
     if isinstance(attempt.row, InputError):

@@ -22,7 +22,7 @@ from bertline.tasks.task import Answer
 from bertline.tasks.tokens import Text
 
 CHARACTERS_A_TOKEN = 4
-"""What a text may have for each token of the longest that is packed, before it is read: English has about 4.5."""
+"""How many characters a token is reckoned to stand for, before a text is read: English has about 4.5."""
 
 
 STAGES = ("queue", "tokenize", "run")
@@ -46,7 +46,7 @@ class Answered(NamedTuple):
     run: float
 
 
-class Asked(NamedTuple):
+class Answerer(NamedTuple):
     """Who answers a text: several models may share the cores."""
 
     compute: Callable[[Sequence[Text], bool], Computed]
@@ -58,7 +58,7 @@ class Asked(NamedTuple):
 @dataclass
 class _Job:
     text: Text
-    asked: Asked
+    asked: Answerer
     deadline: float
     seconds: float
     future: Future[Answered] = field(default_factory=Future)
@@ -87,7 +87,7 @@ class Lanes:
             thread.start()
 
     def submit(
-        self, texts: Sequence[Text], asked: Asked, deadline: float = float("inf"), seconds: Sequence[float] = ()
+        self, texts: Sequence[Text], asked: Answerer, deadline: float = float("inf"), seconds: Sequence[float] = ()
     ) -> list[Future[Answered]]:
         """Queue texts, side by side; a future for each.
 

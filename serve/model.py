@@ -13,7 +13,7 @@ from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError
 from bertline.serve.answers import Typed, typed
 from bertline.serve.engine import Bundle, Engine
-from bertline.serve.lanes import CHARACTERS_A_TOKEN, Answered, Asked, Computed, Lanes
+from bertline.serve.lanes import CHARACTERS_A_TOKEN, Answered, Answerer, Computed, Lanes
 from bertline.tasks.tokens import Encoded, Text, by_length, refuse_lone_surrogates
 
 Question = str | tuple[str, str]
@@ -51,7 +51,7 @@ class Model:
     """Answers texts, from any number of threads. A context manager; leaving it ends its threads."""
 
     machines = 1
-    """This one; see `bulk.Answering`."""
+    """This one; see `bulk.Loaded`."""
 
     def __init__(self, bundle: Bundle, lanes: Lanes) -> None:
         """Load the model of a bundle, to compute on as many cores as there are lanes, which others may use as well."""
@@ -89,7 +89,7 @@ class Model:
     def submit(self, texts: Sequence[Text], deadline: float = float("inf")) -> list[Future[Answered]]:
         """Queue texts that hold no lone surrogates, as `Lanes.submit` does."""
         # made here: a model that held it would hold itself, and not go when another takes its place
-        asked = Asked(self._compute, self.bundle.packing)
+        asked = Answerer(self._compute, self.bundle.packing)
         return self.lanes.submit(texts, asked, deadline, self.expected(texts))
 
     def expected(self, texts: Sequence[Text]) -> list[float]:

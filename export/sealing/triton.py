@@ -20,7 +20,7 @@ MODEL = "1/model.onnx"
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
 MAX_BATCH_SIZE = 32
-"""Texts that Triton may join: as many as the engine does."""
+"""Texts that Triton may join; `bertline serve` joins only where that was measured to pay."""
 ROWS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 """The model's inputs, and what the `tokenizers` library calls them."""
 TYPES = {onnx.TensorProto.INT64: "TYPE_INT64", onnx.TensorProto.FLOAT: "TYPE_FP32"}

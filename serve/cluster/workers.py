@@ -34,7 +34,7 @@ from bertline.artifacts.bundle import Packing
 from bertline.artifacts.errors import BertlineError
 from bertline.serve.cluster.connection import connect, first_line, machines
 from bertline.serve.cluster.worker import Worker
-from bertline.serve.lanes import Answered, Asked, Computed, Lanes
+from bertline.serve.lanes import Answered, Answerer, Computed, Lanes
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Text
 
@@ -86,7 +86,7 @@ class Workers:
         self._fault: BertlineError | None = None
         self._closed = threading.Event()
         self._changing = threading.Lock()
-        self._asked = Asked(self._compute, BLOCK)
+        self._asked = Answerer(self._compute, BLOCK)
         self._lanes = Lanes(DEEP * self.machines)
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._keeper.start()

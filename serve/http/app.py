@@ -45,8 +45,8 @@ ASKING = (
 """What they may write into that of a request."""
 
 
-class Server:
-    """What the routes share."""
+class Routes:
+    """What each path answers, and what they share."""
 
     def __init__(self, shelf: Shelf, keys: Keys) -> None:
         self.shelf, self.limits, self.keys = shelf, shelf.limits, keys
@@ -166,8 +166,8 @@ class Server:
         return entry
 
 
-def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | None = None) -> tuple[Starlette, Server]:
-    """The ASGI application, and the server behind its routes.
+def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | None = None) -> tuple[Starlette, Routes]:
+    """The ASGI application, and its routes.
 
     Args:
         shelf: what answers.
@@ -175,8 +175,8 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | N
         origins: of other sites' pages whose scripts may ask; none by default.
         spans: hear of each request, if any do.
     """
-    server = Server(shelf, keys)
-    middleware = [Middleware(Observing, metrics=server.metrics, spans=spans)]
+    routes = Routes(shelf, keys)
+    middleware = [Middleware(Observing, metrics=routes.metrics, spans=spans)]
     if origins:
         middleware.append(
             Middleware(
@@ -188,34 +188,34 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | N
             )
         )
     app = Starlette(
-        routes=_routes(server),
+        routes=_paths(routes),
         middleware=middleware,
         exception_handlers={RefusedError: _refused, HTTPException: _unrouted, ClientDisconnect: _unheard},
     )
     app.router.redirect_slashes = False  # to where the client's Host header says, before a key is asked for
-    return app, server
+    return app, routes
 
 
-def _routes(server: Server) -> list[Route]:
+def _paths(routes: Routes) -> list[Route]:
     return [
-        Route("/", server.root, methods=["GET", "POST"]),
-        Route("/models/{name}", server.infer, methods=["POST"]),
-        Route("/models", server.models, methods=["GET"]),
-        Route("/v2", server.about, methods=["GET"]),
-        Route("/v2/health/live", server.live, methods=["GET"]),
-        Route("/v2/health/ready", server.is_ready, methods=["GET"]),
+        Route("/", routes.root, methods=["GET", "POST"]),
+        Route("/models/{name}", routes.infer, methods=["POST"]),
+        Route("/models", routes.models, methods=["GET"]),
+        Route("/v2", routes.about, methods=["GET"]),
+        Route("/v2/health/live", routes.live, methods=["GET"]),
+        Route("/v2/health/ready", routes.is_ready, methods=["GET"]),
         *(
             route
             for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
             for route in (
-                Route(model, server.model, methods=["GET"]),
-                Route(f"{model}/ready", server.model_ready, methods=["GET"]),
-                Route(f"{model}/infer", server.v2_infer, methods=["POST"]),
+                Route(model, routes.model, methods=["GET"]),
+                Route(f"{model}/ready", routes.model_ready, methods=["GET"]),
+                Route(f"{model}/infer", routes.v2_infer, methods=["POST"]),
             )
         ),
-        Route("/metrics", server.exposition, methods=["GET"]),
-        Route("/openapi.json", server.document, methods=["GET"]),
-        *(Route(path, server.page, methods=["GET"]) for path in ("/docs", *(f"/page/{name}" for name in FILES))),
+        Route("/metrics", routes.exposition, methods=["GET"]),
+        Route("/openapi.json", routes.document, methods=["GET"]),
+        *(Route(path, routes.page, methods=["GET"]) for path in ("/docs", *(f"/page/{name}" for name in FILES))),
     ]
 
 

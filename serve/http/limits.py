@@ -15,7 +15,7 @@ class Limits:
     body_bytes: int = 1 << 20
     """As sent, and as decompressed."""
     texts: int = 128
-    """Each of a pair's texts is of one."""
+    """A pair counts as one."""
     characters: int = 100_000
     """Of each text."""
     seconds: float = 5.0

@@ -79,13 +79,13 @@ def run(
         lanes = Lanes(threads or machine.cores())
         shelf = Shelf(folders, lanes, limits, public_key)
         _tell(shelf)
-        application, server = app.make(shelf, keys, origins, spans)
+        application, routes = app.make(shelf, keys, origins, spans)
         config = uvicorn.Config(
             application, http=Connection, loop="uvloop", lifespan="off", log_config=None, access_log=False,
             server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=IDLE_SECONDS, backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
-        uvloop.run(_serve(_Uvicorn(config), server, listening))
+        uvloop.run(_serve(_Uvicorn(config), routes, listening))
     lanes.close()
     if spans is not None:
         spans.close()
@@ -106,22 +106,22 @@ def _url(address: str, port: int) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
-async def _serve(uvicorn_server: _Uvicorn, server: app.Server, listening: socket.socket) -> None:
+async def _serve(server: _Uvicorn, routes: app.Routes, listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     one_at_a_time = threading.Lock()
 
     def end() -> None:
-        server.ready = False
-        uvicorn_server.should_exit = True
+        routes.ready = False
+        server.should_exit = True
 
     def swap() -> None:  # in no thread of the loop's own: the end of the server would wait for those
-        threading.Thread(target=_swap, args=(server.shelf, one_at_a_time), daemon=True).start()
+        threading.Thread(target=_swap, args=(routes.shelf, one_at_a_time), daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, swap)
     LOGGER.info("listening", extra={"fields": {"url": _url(*listening.getsockname()[:2])}})
-    await uvicorn_server.serve([listening])
+    await server.serve([listening])
 
 
 def _swap(shelf: Shelf, one_at_a_time: threading.Lock) -> None:

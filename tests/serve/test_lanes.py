@@ -7,7 +7,7 @@ from time import perf_counter
 import pytest
 
 from bertline.artifacts.bundle import Packing
-from bertline.serve.lanes import Asked, Computed, Lanes
+from bertline.serve.lanes import Answerer, Computed, Lanes
 from bertline.tasks.tokens import Text
 
 
@@ -41,9 +41,9 @@ def asked(*texts: str) -> list[Text]:
 
 def test_a_text_alone_has_all_cores_and_texts_that_wait_have_one_each(recorder: Recorder) -> None:
     lanes = Lanes(2)
-    (first,) = lanes.submit(asked("first"), Asked(recorder))
+    (first,) = lanes.submit(asked("first"), Answerer(recorder))
     recorder.busy.acquire(timeout=10)
-    others = lanes.submit(asked("second", "third", "fourth"), Asked(recorder))
+    others = lanes.submit(asked("second", "third", "fourth"), Answerer(recorder))
     recorder.busy.acquire(timeout=10)
     assert lanes.waiting == 2
     recorder.go.set()
@@ -58,10 +58,10 @@ def test_a_text_alone_has_all_cores_and_texts_that_wait_have_one_each(recorder: 
 
 def test_what_waited_too_long_is_not_computed(recorder: Recorder) -> None:
     lanes = Lanes(1)
-    lanes.submit(asked("first"), Asked(recorder))
+    lanes.submit(asked("first"), Answerer(recorder))
     recorder.busy.acquire(timeout=10)
-    (late,) = lanes.submit(asked("late"), Asked(recorder), deadline=perf_counter())
-    (punctual,) = lanes.submit(asked("punctual"), Asked(recorder), deadline=perf_counter() + 60)
+    (late,) = lanes.submit(asked("late"), Answerer(recorder), deadline=perf_counter())
+    (punctual,) = lanes.submit(asked("punctual"), Answerer(recorder), deadline=perf_counter() + 60)
     recorder.go.set()
     with pytest.raises(TimeoutError, match="waited too long"):
         late.result(10)
@@ -71,9 +71,9 @@ def test_what_waited_too_long_is_not_computed(recorder: Recorder) -> None:
 
 def test_what_nobody_waits_for_is_not_computed(recorder: Recorder) -> None:
     lanes = Lanes(1)
-    lanes.submit(asked("first"), Asked(recorder))
+    lanes.submit(asked("first"), Answerer(recorder))
     recorder.busy.acquire(timeout=10)
-    gone, wanted = lanes.submit(asked("gone", "wanted"), Asked(recorder))
+    gone, wanted = lanes.submit(asked("gone", "wanted"), Answerer(recorder))
     assert gone.cancel()
     assert lanes.waiting == 1
     recorder.go.set()
@@ -83,9 +83,9 @@ def test_what_nobody_waits_for_is_not_computed(recorder: Recorder) -> None:
 
 def test_what_nobody_waits_for_is_not_counted_among_what_others_wait_for(recorder: Recorder) -> None:
     lanes = Lanes(1)
-    lanes.submit(asked("first"), Asked(recorder), seconds=[1])
+    lanes.submit(asked("first"), Answerer(recorder), seconds=[1])
     recorder.busy.acquire(timeout=10)
-    futures = lanes.submit(asked(*"abcd"), Asked(recorder), seconds=[2] * 4)
+    futures = lanes.submit(asked(*"abcd"), Answerer(recorder), seconds=[2] * 4)
     assert (lanes.waiting, lanes.backlog) == (4, 8)
     assert futures[1].cancel()
     assert (lanes.waiting, lanes.backlog) == (3, 6)
@@ -107,10 +107,10 @@ def test_a_panic_is_told_and_the_lane_goes_on(recorder: Recorder) -> None:
 
     recorder.go.set()
     lanes = Lanes(1)
-    (failing,) = lanes.submit(asked("fails"), Asked(panics))
+    (failing,) = lanes.submit(asked("fails"), Answerer(panics))
     with pytest.raises(RuntimeError, match="index out of range"):
         failing.result(10)
-    (fine,) = lanes.submit(asked("fine"), Asked(recorder))
+    (fine,) = lanes.submit(asked("fine"), Answerer(recorder))
     assert fine.result(10).answer == {"label": "fine"}
     assert recorder.calls == [(["fine"], True)]
     lanes.close()
@@ -119,7 +119,7 @@ def test_a_panic_is_told_and_the_lane_goes_on(recorder: Recorder) -> None:
 def test_a_failure_is_told_to_who_asked_and_to_nobody_else(recorder: Recorder) -> None:
     recorder.go.set()
     lanes = Lanes(1)
-    failing, fine = lanes.submit(asked("fails", "fine"), Asked(recorder))
+    failing, fine = lanes.submit(asked("fails", "fine"), Answerer(recorder))
     with pytest.raises(ValueError, match="no"):
         failing.result(10)
     assert fine.result(10).answer == {"label": "fine"}
@@ -127,16 +127,16 @@ def test_a_failure_is_told_to_who_asked_and_to_nobody_else(recorder: Recorder) -
 
 def test_closing_answers_what_was_taken(recorder: Recorder) -> None:
     lanes = Lanes(2)
-    futures = lanes.submit(asked(*"abcdef"), Asked(recorder))
+    futures = lanes.submit(asked(*"abcdef"), Answerer(recorder))
     threading.Timer(0.1, recorder.go.set).start()
     lanes.close()
     assert all(future.done() for future in futures)
     with pytest.raises(RuntimeError):
-        lanes.submit(asked("too late"), Asked(recorder))
+        lanes.submit(asked("too late"), Answerer(recorder))
 
 
 def test_short_texts_are_packed_and_no_lane_takes_the_share_of_another(recorder: Recorder) -> None:
-    lanes, packed = Lanes(2), Asked(recorder, Packing(tokens=8, texts=4, gains={}))
+    lanes, packed = Lanes(2), Answerer(recorder, Packing(tokens=8, texts=4, gains={}))
     lanes.submit(asked("first", "second"), packed)  # one a lane, though both are short
     for _ in range(2):
         recorder.busy.acquire(timeout=10)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from bertline.serve.http.answering import Answering
 from bertline.serve.http.limits import Limits
-from bertline.serve.lanes import Answered, Asked, Computed, Lanes
+from bertline.serve.lanes import Answered, Answerer, Computed, Lanes
 from bertline.tasks.tokens import Text
 
 
@@ -28,7 +28,7 @@ def test_once_a_text_has_failed_the_others_of_its_request_leave_the_queue() -> N
         return Computed([{}], 0.0, 0.0)
 
     def submit(texts: Sequence[Text], deadline: float) -> list[Future[Answered]]:
-        return lanes.submit(texts, Asked(compute), deadline)
+        return lanes.submit(texts, Answerer(compute), deadline)
 
     async def ask() -> None:
         model = SimpleNamespace(expected=lambda texts: [0.0] * len(texts), submit=submit)
