@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -46,11 +47,25 @@ class Answered(NamedTuple):
     run: float
 
 
+class LateError(TimeoutError):
+    """A text was not answered in time, or will not be."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__("the text was not answered in time")
+        self.seconds = seconds
+        """What it takes by itself, on all cores, at the least; 0 where nobody knows."""
+
+
+Left = Callable[[], float]
+"""Seconds in which an answer is still of use: none where all who asked have gone."""
+
+
 class Answerer(NamedTuple):
     """Who answers a text: several models may share the cores."""
 
-    compute: Callable[[Sequence[Text], bool], Computed]
-    """Takes texts, and whether they may have all cores; called from several threads."""
+    compute: Callable[[Sequence[Text], bool, Left], Computed]
+    """Takes texts, whether they may have all cores, and how long anybody waits for them; called from several threads.
+    Raises LateError, where it sees that this is not long enough."""
     packing: Packing | None = None
     """Up to which length how many of its texts are computed side by side; None for no length."""
 
@@ -69,6 +84,15 @@ class _Job:
         """Whether it may be packed, as far as its characters tell."""
         characters = sum(len(part) for part in self.text if part is not None)
         return self.asked.packing is not None and characters <= CHARACTERS_A_TOKEN * self.asked.packing.tokens
+
+    def end(self, outcome: Answered | Exception) -> None:
+        """Tell who asked, if they still wait: until now the future could be cancelled."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, Exception):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
 
 
 class Lanes:
@@ -95,9 +119,10 @@ class Lanes:
             texts: to be answered.
             asked: who answers them.
             seconds: that each is expected to take a lane, for `backlog`; none where nobody asks for that.
-            deadline: on the clock of `time.perf_counter`; what is still waiting then fails with TimeoutError.
+            deadline: on the clock of `time.perf_counter`; what is not answered by then fails with LateError.
 
-        A text whose future is cancelled while it waits leaves the queue. After `close` they raise RuntimeError.
+        A text whose future is cancelled leaves the queue, or is computed no further. After `close` they raise
+        RuntimeError.
         """
         expected = seconds or [0.0] * len(texts)
         jobs = [_Job(text, asked, deadline, each) for text, each in zip(texts, expected, strict=True)]
@@ -155,13 +180,16 @@ class Lanes:
         alone = self._running == 1 and not self._jobs
         now = perf_counter()
         try:
-            computed = jobs[0].asked.compute([job.text for job in jobs], alone)
+            computed = jobs[0].asked.compute([job.text for job in jobs], alone, partial(_left, jobs))
+        except LateError as error:
+            for job in jobs:
+                job.end(error.with_traceback(None))  # which would hold all that was computed so far
         except BaseException as error:  # whatever fails is the asker's to hear; a panic of tokenizers is no Exception
             for job in jobs:
-                job.future.set_exception(error if isinstance(error, Exception) else RuntimeError(str(error)))
+                job.end(error if isinstance(error, Exception) else RuntimeError(str(error)))
         else:
             for job, answer in zip(jobs, computed.answers, strict=True):
-                job.future.set_result(Answered(answer, now - job.since, computed.tokenize, computed.run))
+                job.end(Answered(answer, now - job.since, computed.tokenize, computed.run))
         with self._changed:
             self._running -= 1
         return True
@@ -175,7 +203,7 @@ class Lanes:
                     return []
                 found = self._next()
                 self._backlog = self._backlog - sum(job.seconds for job in found) if self._jobs else 0.0
-                taken = [job for job in found if _begun(job)]
+                taken = [job for job in found if _is_wanted(job)]
                 if taken:
                     self._running += 1
                     return taken
@@ -197,11 +225,13 @@ class Lanes:
         return taken
 
 
-def _begun(job: _Job) -> bool:
-    """Whether a text is still wanted; what is late is told so."""
-    if not job.future.set_running_or_notify_cancel():
-        return False
+def _is_wanted(job: _Job) -> bool:
+    """Whether a text is to be computed; what is late is told so."""
     if job.deadline < perf_counter():
-        job.future.set_exception(TimeoutError("the text waited too long"))
-        return False
-    return True
+        job.end(LateError())
+    return not job.future.done()
+
+
+def _left(jobs: Sequence[_Job]) -> float:
+    """Seconds in which anybody waits for any of some texts."""
+    return max((job.deadline for job in jobs if not job.future.done()), default=float("-inf")) - perf_counter()

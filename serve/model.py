@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from os import PathLike
 from pathlib import Path
@@ -13,13 +13,17 @@ from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError
 from bertline.serve.answers import Typed, typed
 from bertline.serve.engine import Bundle, Engine
-from bertline.serve.lanes import CHARACTERS_A_TOKEN, Answered, Answerer, Computed, Lanes
+from bertline.serve.lanes import CHARACTERS_A_TOKEN, Answered, Answerer, Computed, Lanes, LateError, Left
 from bertline.tasks.tokens import Encoded, Text, by_length, refuse_lone_surrogates
 
 Question = str | tuple[str, str]
 """A text; or a pair of texts, or a question and its context."""
 RECENT = 0.05
 """What the newest text counts in the mean of what a window takes."""
+FEW = 5
+"""Batches of a text whose quickest tells how long the others take, whatever else the machine had to do."""
+MARGIN = 2.0
+"""How many times the seconds that are left a text may seem to take, and yet is computed on."""
 
 
 def load(bundle: str | PathLike[str], threads: int | None = None) -> Model:
@@ -137,13 +141,14 @@ class Model:
         characters = max(len(part) for part in text if part is not None)
         return 1 + characters // (CHARACTERS_A_TOKEN * max(1, tokens.max_length - tokens.stride))
 
-    def _compute(self, texts: Sequence[Text], alone: bool) -> Computed:
+    def _compute(self, texts: Sequence[Text], alone: bool, left: Left) -> Computed:
         """In a lane: answer texts that are to be computed side by side."""
         engine = self._together if alone else self._engine_apart()
         begun = perf_counter()
         windows = engine.tokenizer.encode(texts)
         tokenized = perf_counter()
-        answers = engine.decode(texts, windows, engine.outputs_of(windows, self._batches(windows)))
+        batches = in_time(self._batches(windows), left, tokenized - begun, 1 if alone else self.lanes.count)
+        answers = engine.decode(texts, windows, engine.outputs_of(windows, batches))
         ended = perf_counter()
         took = (ended - begun) / sum(map(self._windows, texts))  # as `expected` counts, which may guess too few
         if engine is self._apart or took > self.seconds:
@@ -178,3 +183,25 @@ class Model:
         packed = by_length([lengths[index] for index in short], packing.texts)
         long = [[index] for index, length in enumerate(lengths) if length > packing.tokens]
         return long + [[short[place] for place in places] for places in packed]
+
+
+def in_time(batches: Sequence[list[int]], left: Left, spent: float, lanes: int) -> Iterator[list[int]]:
+    """Batches of windows, each of which is asked for once the one before it is computed, while they can be in time.
+
+    Args:
+        batches: alike in size.
+        left: seconds in which anybody waits for them.
+        spent: seconds that they took before.
+        lanes: that share the cores just now: without the others, these might take that many times less.
+
+    Raises:
+        LateError: nobody waits any more; or nobody will when they are done, as the quickest so far tells.
+    """
+    least = float("inf")
+    for done, batch in enumerate(batches):
+        known = least if done >= FEW else 0.0
+        if left() <= 0 or known * (len(batches) - done) > MARGIN * left():
+            raise LateError(spent + known * len(batches) / lanes if known else 0.0)
+        begun = perf_counter()
+        yield batch
+        least = min(least, perf_counter() - begun)

@@ -34,7 +34,7 @@ from bertline.artifacts.bundle import Packing
 from bertline.artifacts.errors import BertlineError
 from bertline.serve.cluster.connection import connect, first_line, machines
 from bertline.serve.cluster.worker import Worker
-from bertline.serve.lanes import Answered, Answerer, Computed, Lanes
+from bertline.serve.lanes import Answered, Answerer, Computed, Lanes, Left
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Text
 
@@ -147,14 +147,15 @@ class Workers:
         elif self._fails[seat.node] >= TRIES:
             self._fault = BertlineError(f"on {seat.host}: no worker starts: {first_line(cause)}")
 
-    def _compute(self, texts: Sequence[Text], alone: bool) -> Computed:
-        """In a lane: have texts answered by a worker, by another where it dies."""
+    def _compute(self, texts: Sequence[Text], alone: bool, left: Left) -> Computed:
+        """In a lane: have texts answered by a worker, by another where it dies, however long that takes."""
         died = ""
         for _ in range(TRIES):
             seat = self._take()
             try:
                 answers = ray.get(seat.worker.answer.remote(texts))
-            except RayTaskError as error:
+            except RayTaskError as error:  # of the texts: the worker is as it was
+                self._idle.put(seat)
                 raise error.cause from error
             except RayError as error:  # the worker, its machine or the way to it is gone; or the answers were
                 died = first_line(error)

@@ -13,7 +13,7 @@ from bertline.serve.http.limits import Limits
 from bertline.serve.http.metrics import Metrics
 from bertline.serve.http.refusals import RefusedError
 from bertline.serve.http.shelf import Entry
-from bertline.serve.lanes import Answered, Lanes
+from bertline.serve.lanes import Answered, Lanes, LateError
 from bertline.tasks.tokens import Text
 
 MOST_WAITING = 4096
@@ -39,7 +39,7 @@ class Answering:
         """The answers to texts, in order.
 
         Raises:
-            RefusedError: 503 where they would not be, or were not, answered in time.
+            RefusedError: 503 where they would not be, or were not, answered in time; 422 where one never is.
             ClientDisconnect: the client has gone, and its texts have left the queue.
         """
         lanes, model = self.lanes, entry.model
@@ -56,7 +56,9 @@ class Answering:
                 await self._wait(request, answers)
             request.state.answered = now, answers.result()
             return self._observed(entry, answers.result())
-        except TimeoutError:
+        except TimeoutError as error:
+            if isinstance(error, LateError) and error.seconds > self.limits.seconds:
+                raise self._too_long() from None
             self.metrics.rejected.labels("late").inc()
             raise RefusedError(503, f"no answer within {self.limits.seconds:g} s; try again later", 1) from None
         finally:
@@ -85,6 +87,10 @@ class Answering:
         for one in answered:
             self.metrics.observe(entry.name, one)
         return answered
+
+    def _too_long(self) -> RefusedError:
+        seconds = f"{self.limits.seconds:g} s"
+        return RefusedError(422, f"a text takes longer than the {seconds} that a request has; send shorter ones")
 
     def _overloaded(self) -> RefusedError:
         self.metrics.rejected.labels("full").inc()

@@ -7,7 +7,7 @@ from time import perf_counter
 import pytest
 
 from bertline.artifacts.bundle import Packing
-from bertline.serve.lanes import Answerer, Computed, Lanes
+from bertline.serve.lanes import Answerer, Computed, Lanes, LateError, Left
 from bertline.tasks.tokens import Text
 
 
@@ -19,7 +19,7 @@ class Recorder:
         self.go = threading.Event()
         self.busy = threading.Semaphore(0)
 
-    def __call__(self, texts: Sequence[Text], alone: bool) -> Computed:
+    def __call__(self, texts: Sequence[Text], alone: bool, left: Left) -> Computed:
         self.calls.append(([text for text, _ in texts], alone))
         self.busy.release()
         assert self.go.wait(10)
@@ -63,7 +63,7 @@ def test_what_waited_too_long_is_not_computed(recorder: Recorder) -> None:
     (late,) = lanes.submit(asked("late"), Answerer(recorder), deadline=perf_counter())
     (punctual,) = lanes.submit(asked("punctual"), Answerer(recorder), deadline=perf_counter() + 60)
     recorder.go.set()
-    with pytest.raises(TimeoutError, match="waited too long"):
+    with pytest.raises(LateError, match="not answered in time"):
         late.result(10)
     assert punctual.result(10).answer == {"label": "punctual"}
     assert (["late"], True) not in recorder.calls
@@ -79,6 +79,34 @@ def test_what_nobody_waits_for_is_not_computed(recorder: Recorder) -> None:
     recorder.go.set()
     wanted.result(10)
     assert [texts for texts, _ in recorder.calls] == [["first"], ["wanted"]]
+
+
+@pytest.mark.parametrize(
+    ("gone", "now", "expected"), [("", 3, 7), ("a", 3, 7), ("a", 11, -1), ("ab", 3, float("-inf"))]
+)
+def test_what_is_computed_hears_how_long_anybody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, gone: str, now: float, expected: float
+) -> None:
+    clock = [0.0]
+    heard: list[float] = []
+    begun, go = threading.Event(), threading.Event()
+    monkeypatch.setattr("bertline.serve.lanes.perf_counter", lambda: clock[0])
+
+    def compute(texts: Sequence[Text], alone: bool, left: Left) -> Computed:
+        begun.set()
+        assert go.wait(60)
+        heard.append(left())
+        raise LateError
+
+    lanes, packed = Lanes(1), Answerer(compute, Packing(tokens=8, texts=2, gains={}))
+    futures = dict(zip("ab", lanes.submit(asked("a", "b"), packed, deadline=10), strict=True))
+    assert begun.wait(60)
+    assert all(futures[name].cancel() for name in gone)
+    clock[0] = now
+    go.set()
+    lanes.close()
+    assert heard == [expected]
+    assert all(future.cancelled() or isinstance(future.exception(), LateError) for future in futures.values())
 
 
 def test_what_nobody_waits_for_is_not_counted_among_what_others_wait_for(recorder: Recorder) -> None:
@@ -102,7 +130,7 @@ def test_a_panic_is_told_and_the_lane_goes_on(recorder: Recorder) -> None:
     class Panic(BaseException):
         pass
 
-    def panics(texts: Sequence[Text], alone: bool) -> Computed:
+    def panics(texts: Sequence[Text], alone: bool, left: Left) -> Computed:
         raise Panic("index out of range")
 
     recorder.go.set()

@@ -1,7 +1,6 @@
 """`bertline.serve.load`: typed answers, from many threads, in memory that stays flat."""
 
 import gc
-import itertools
 import json
 import sys
 import threading
@@ -23,8 +22,9 @@ from bertline.artifacts.task import Tokens
 from bertline.serve import model as models
 from bertline.serve.answers import typed
 from bertline.serve.engine import Bundle, Engine
-from bertline.serve.lanes import Lanes
-from bertline.serve.model import Model
+from bertline.serve.lanes import Lanes, LateError
+from bertline.serve.model import Model, in_time
+from bertline.tasks.task import Answer
 from bertline.tasks.tokens import Tokenizer
 
 
@@ -142,13 +142,54 @@ def test_what_is_expected_makes_up_for_windows_that_characters_do_not_tell(
     with serve.load(tiny_bundle, threads=1) as model:
         actual = Tokenizer.encode
         monkeypatch.setattr(Tokenizer, "encode", lambda self, texts: actual(self, texts) * 4)
-        monkeypatch.setattr(Engine, "decode", lambda *_: [{"label": "positive", "score": 1.0, "scores": {}}])
-        ticks = itertools.count()
-        monkeypatch.setattr(models, "perf_counter", lambda: float(next(ticks)))
+        clock = [0.0]
+
+        def decode(*_: object) -> list[Answer]:
+            clock[0] += 2.0
+            return [{"label": "positive", "score": 1.0, "scores": {}}]
+
+        monkeypatch.setattr(Engine, "decode", decode)
+        monkeypatch.setattr(models, "perf_counter", lambda: clock[0])
         model.seconds = 0.1
         monkeypatch.setattr(models, "RECENT", 1.0)
         model.predict(["a good film"])
         assert model.expected([("a good film", None)]) == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("took", "limit", "computed"),
+    [
+        ([1.0] * 20, 20.5, 20),
+        ([1.0] * 20, 19.5, 20),  # too late in the end, but not by much
+        ([1.0] * 20, 12.0, 5),
+        ([1.0] * 4, 1.5, 2),
+        ([9.0] + [0.1] * 19, 12.0, 20),  # the machine had something else to do
+        ([1.0] * 20, float("-inf"), 0),
+        ([1.0] * 2000, float("inf"), 2000),
+    ],
+)
+def test_windows_are_computed_while_they_can_be_in_time(
+    monkeypatch: pytest.MonkeyPatch, took: list[float], limit: float, computed: int
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(models, "perf_counter", lambda: clock[0])
+    batches = in_time([[index] for index in range(len(took))], lambda: limit - clock[0], 0.5, 4)
+    late = None
+    for done in range(computed):
+        assert next(batches) == [done]
+        clock[0] += took[done]
+    try:
+        assert next(batches, None) is None
+    except LateError as error:
+        late = error
+    assert (late is None) == (computed == len(took))
+    if late is not None:  # on all cores, of which it had a fourth
+        assert late.seconds == (0.5 + len(took) / 4 if computed >= models.FEW else 0)
+
+
+def test_a_text_that_nobody_waits_for_is_computed_no_further(tiny_bundle: Path) -> None:
+    with serve.load(tiny_bundle, threads=1) as model, pytest.raises(LateError):
+        model._compute([("a good film", None)], True, lambda: 0.0)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

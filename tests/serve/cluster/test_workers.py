@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from time import monotonic, sleep
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from ray.exceptions import RayTaskError
 
 from bertline import __version__
 from bertline.artifacts import bundle, files
@@ -77,6 +79,24 @@ def test_a_worker_that_is_ready_is_used_whoever_cannot_be_told(
     with pytest.raises(BrokenPipeError):
         workers._ready(_Seat("node", "host", None), loaded)
     assert workers._idle.qsize() == 2
+
+
+def test_a_worker_that_fails_at_texts_is_asked_for_the_next_ones(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(texts: object) -> None:
+        raise RayTaskError("answer", "", ValueError("no"))
+
+    worker = SimpleNamespace(answer=SimpleNamespace(remote=lambda texts: texts))
+    workers._keeper.join()
+    workers._fault = None
+    workers._seats["node"] = _Seat("node", "host", worker)
+    workers._idle.put(workers._seats["node"])
+    monkeypatch.setattr("bertline.serve.cluster.workers.ray.get", fail)
+    for _ in range(2):
+        (asked,) = workers.submit([("a", None)])
+        with pytest.raises(ValueError, match="no"):
+            asked.result(60)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
@@ -12,35 +12,57 @@ from starlette.requests import Request
 
 from bertline.serve.http.answering import Answering
 from bertline.serve.http.limits import Limits
-from bertline.serve.lanes import Answered, Answerer, Computed, Lanes
+from bertline.serve.http.metrics import Metrics
+from bertline.serve.http.refusals import RefusedError
+from bertline.serve.lanes import Answered, Answerer, Computed, Lanes, LateError, Left
 from bertline.tasks.tokens import Text
+
+
+async def ask(lanes: Lanes, compute: Callable[[Sequence[Text], bool, Left], Computed], texts: Sequence[str]) -> None:
+    def submit(texts: Sequence[Text], deadline: float) -> list[Future[Answered]]:
+        return lanes.submit(texts, Answerer(compute), deadline)
+
+    model = SimpleNamespace(expected=lambda texts: [0.0] * len(texts), submit=submit)
+    entry: Any = SimpleNamespace(name="model", model=model)
+    shelf: Any = SimpleNamespace(lanes=lanes, entries={})
+    await Answering(lanes, Limits(), Metrics(shelf)).answer(
+        Request({"type": "http"}), entry, [(text, None) for text in texts]
+    )
 
 
 def test_once_a_text_has_failed_the_others_of_its_request_leave_the_queue() -> None:
     asked: list[str] = []
     told = threading.Event()
 
-    def compute(texts: Sequence[Text], alone: bool) -> Computed:
+    def compute(texts: Sequence[Text], alone: bool, left: Left) -> Computed:
         asked.extend(text for text, _ in texts)
         if texts[0][0] == "fails":
             raise ValueError("no")
         assert told.wait(10)
         return Computed([{}], 0.0, 0.0)
 
-    def submit(texts: Sequence[Text], deadline: float) -> list[Future[Answered]]:
-        return lanes.submit(texts, Answerer(compute), deadline)
-
-    async def ask() -> None:
-        model = SimpleNamespace(expected=lambda texts: [0.0] * len(texts), submit=submit)
-        entry: Any = SimpleNamespace(name="model", model=model)
-        metrics: Any = None  # nothing is counted
-        await Answering(lanes, Limits(), metrics).answer(
-            Request({"type": "http"}), entry, [(text, None) for text in ("fails", "under way", "waits")]
-        )
-
     lanes = Lanes(1)
     with pytest.raises(ValueError, match="no"):
-        asyncio.run(ask())
+        asyncio.run(ask(lanes, compute, ["fails", "under way", "waits"]))
     told.set()
     lanes.close()
     assert "waits" not in asked
+
+
+@pytest.mark.parametrize(
+    ("takes", "status", "words"),
+    [
+        (0.0, 503, "no answer within 5 s; try again later"),
+        (5.0, 503, "no answer within 5 s; try again later"),
+        (5.1, 422, "a text takes longer than the 5 s that a request has; send shorter ones"),
+    ],
+)
+def test_a_text_that_is_never_answered_in_time_is_not_to_be_sent_again(takes: float, status: int, words: str) -> None:
+    def compute(texts: Sequence[Text], alone: bool, left: Left) -> Computed:
+        raise LateError(takes)
+
+    lanes = Lanes(1)
+    with pytest.raises(RefusedError) as raised:
+        asyncio.run(ask(lanes, compute, ["long"]))
+    lanes.close()
+    assert (raised.value.status, raised.value.sentence) == (status, words)
