@@ -33,7 +33,7 @@ class Answering:
     def refuse_if_full(self) -> None:
         """Raise RefusedError 503 where not even one more text would be answered in time; costs next to nothing."""
         if self.lanes.waiting >= MOST_WAITING or self.lanes.backlog > SHARE * self.limits.seconds:
-            raise self._overloaded()
+            raise self.overloaded()
 
     async def answer(self, request: Request, entry: Entry, texts: Sequence[Text]) -> list[Answered]:
         """The answers to texts, in order.
@@ -45,7 +45,7 @@ class Answering:
         lanes, model = self.lanes, entry.model
         expected = lanes.backlog + sum(model.expected(texts[1:])) / lanes.count
         if lanes.waiting and (lanes.waiting + len(texts) > MOST_WAITING or expected > SHARE * self.limits.seconds):
-            raise self._overloaded()
+            raise self.overloaded()
         now = perf_counter()
         futures = [asyncio.wrap_future(one) for one in model.submit(texts, now + self.limits.seconds)]
         answers = asyncio.gather(*futures)
@@ -92,7 +92,8 @@ class Answering:
         seconds = f"{self.limits.seconds:g} s"
         return RefusedError(422, f"a text takes longer than the {seconds} that a request has; send shorter ones")
 
-    def _overloaded(self) -> RefusedError:
+    def overloaded(self) -> RefusedError:
+        """503 for a request that is turned away, and counted."""
         self.metrics.rejected.labels("full").inc()
         seconds = max(1, math.ceil(self.lanes.backlog))
         return RefusedError(503, f"more is asked than can be answered; try again in {seconds} s", seconds)

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from bertline import __version__
 from bertline.serve.http import bodies, open_inference, openapi
 from bertline.serve.http.answering import Answering
+from bertline.serve.http.bodies import Bodies
 from bertline.serve.http.connections import BROKEN_OFF
 from bertline.serve.http.keys import Keys
 from bertline.serve.http.metrics import Metrics
@@ -52,6 +53,7 @@ class Routes:
         self.shelf, self.limits, self.keys = shelf, shelf.limits, keys
         self.metrics = Metrics(shelf)
         self.answering = Answering(shelf.lanes, shelf.limits, self.metrics)
+        self.bodies = Bodies(shelf.limits.body_bytes, self.answering.overloaded)
         self.ready = True
         self._documents: dict[tuple[str, ...], bytes] = {}
         """The one of the bundles that answer, as it is sent, once it was asked for."""
@@ -64,7 +66,7 @@ class Routes:
         entry = self._entry(request)
         self.answering.refuse_if_full()
         _demand_json(request)
-        body = bodies.parsed(await bodies.read(request, self.limits.body_bytes))
+        body = bodies.parsed(await self.bodies.read(request))
         texts, asked = entry.format.read(body)
         request.state.texts = len(texts)
         answered = await self.answering.answer(request, entry, texts)
@@ -111,7 +113,7 @@ class Routes:
         self._authorize(request)
         entry = self._entry(request)
         self.answering.refuse_if_full()
-        content = await bodies.read(request, self.limits.body_bytes)
+        content = await self.bodies.read(request)
         json_bytes = request.headers.get(open_inference.HEADER)
         texts, asked = open_inference.read(content, json_bytes, entry.manifest, self.limits)
         request.state.texts = len(texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -13,27 +14,50 @@ from bertline.serve.http.refusals import RefusedError
 
 ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib calls each Content-Encoding (RFC 9110, 8.4.1): gzip's wrapping, or its own."""
+AT_ONCE = 64
+"""Of the largest bodies, how many are held while they arrive: a client may take seconds to send one."""
 
 
-async def read(request: Request, most: int) -> bytes:
-    """The bytes of a body, decompressed.
+class Bodies:
+    """Reads them, no more at once than memory is meant for."""
 
-    Raises:
-        RefusedError: 413 for more than `most` bytes, 415 for an unknown encoding, 400 for bytes that are not of it.
-    """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", *ENCODINGS):
-        raise RefusedError(415, f"Content-Encoding {encoding!r:.40} is not read; gzip and deflate are")
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > most:
-            raise _too_large(most)
-    return bytes(content) if encoding == "identity" else decompressed(bytes(content), encoding, most)
+    def __init__(self, most: int, full: Callable[[], RefusedError]) -> None:
+        """Read bodies.
+
+        Args:
+            most: bytes of each, as sent and as decompressed.
+            full: what a request hears for whose body there is no room.
+        """
+        self._most, self._full = most, full
+        self._held = 0
+        """Bytes of bodies that are not whole yet."""
+
+    async def read(self, request: Request) -> bytes:
+        """The bytes of a body, decompressed.
+
+        Raises:
+            RefusedError: 413 for more than `most` bytes, 415 for an unknown encoding, 400 for bytes that are not of it;
+                `full` where as many as AT_ONCE of the largest bodies are being read.
+        """
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", *ENCODINGS):
+            raise RefusedError(415, f"Content-Encoding {encoding!r:.40} is not read; gzip and deflate are")
+        content = bytearray()
+        try:
+            async for chunk in request.stream():
+                content += chunk
+                self._held += len(chunk)
+                if len(content) > self._most:
+                    raise _too_large(self._most)
+                if self._held > AT_ONCE * self._most:
+                    raise self._full()
+        finally:
+            self._held -= len(content)
+        return bytes(content) if encoding == "identity" else decompressed(bytes(content), encoding, self._most)
 
 
 def decompressed(content: bytes, encoding: str, most: int) -> bytes:
-    """What was compressed. Raises as `read`; no more than `most` bytes and one are ever made of it."""
+    """What was compressed. Raises as `Bodies.read`; no more than `most` bytes and one are ever made of it."""
     inflate = zlib.decompressobj(ENCODINGS[encoding])
     try:
         found = inflate.decompress(content, most + 1)
