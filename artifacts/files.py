@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -136,21 +136,31 @@ def locked(lock: Path, taken: str) -> Iterator[IO[str]]:
     """Hold a lock, which is of one process at a time, while the block runs; yields its file.
 
     Args:
-        lock: a file of its own, made where it is not there, and left.
+        lock: a file of its own, made where it is not there, and left; its owner may remove it.
         taken: what a person is told where another process holds it.
 
     Raises:
         InputError: another process does.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(taken) from None
-        except OSError:  # a disk without locks
-            pass
+    with _taken(lock, taken) as stream:
         yield stream
+
+
+def _taken(lock: Path, taken: str) -> IO[str]:
+    """The file of a lock that is held; one that its owner removed just now is no lock, and is made anew."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), ExitStack() as opened:
+            stream = opened.enter_context(lock.open("w"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(taken) from None
+            except OSError:  # a disk without locks
+                pass
+            if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
+                opened.pop_all()
+                return stream
 
 
 def _welcome_readers(*paths: Path) -> None:

@@ -19,12 +19,12 @@ touched file or a mistyped name. Who wants that removes the folder, which the me
 
 from __future__ import annotations
 
-import fcntl
 import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from time import monotonic
@@ -58,7 +58,7 @@ class Identity(BaseModel):
         """The identity of the columns of a file as it is now and of a bundle."""
         found = source.stat()
         return cls(
-            input=str(source.resolve()), size=found.st_size, mtime_ns=found.st_mtime_ns,
+            input=_spelled(source), size=found.st_size, mtime_ns=found.st_mtime_ns,
             columns=dict(columns), bundle_sha256=bundle_sha256,
         )  # fmt: skip
 
@@ -107,23 +107,23 @@ class Unfinished:
         self.errors = errors
         self.folder = target.with_name(f".{target.name}.unfinished")
         files.refuse_existing(target)
-        self._lock = _locked(self.folder / "lock", target)
-        self._errors_lock: IO[bytes] | None = None
+        self._locks = ExitStack()
+        self._locks.enter_context(_locked(self.folder / "lock", target))
         files.sync_entry(self.folder.parent)
         try:
             files.refuse_existing(target)  # again, now that nobody else makes it
             self.journal = self._read(Identity.of(source, bundle_sha256, columns), say)
-            self._hold_errors(None if errors is None else str(errors.resolve()))
+            self._hold_errors(None if errors is None else _spelled(errors))
             if errors is not None:
                 self._refuse_existing(errors)
-                self._errors_lock = _reserved(errors)
+                self._locks.enter_context(_reserved(errors))
                 self._refuse_existing(errors)
             self._answers = _cut(self.folder / "answers.jsonl", self.journal.answers_bytes)
             self._errors = _cut(self.folder / "errors.jsonl", self.journal.errors_bytes)
         except BaseException:
             if not (self.folder / "journal.json").exists():
                 shutil.rmtree(self.folder)
-            self._unlock()
+            self._locks.close()
             raise
         self._saved = monotonic()
 
@@ -170,13 +170,7 @@ class Unfinished:
             if kind is None:  # else a full disk has been told of already, and the last step holds
                 raise
         finally:
-            self._unlock()
-
-    def _unlock(self) -> None:
-        if self.errors is not None and self._errors_lock is not None:
-            _lock_of(self.errors).unlink()
-            self._errors_lock.close()
-        self._lock.close()
+            self._locks.close()
 
     def _read(self, identity: Identity, say: Callable[[str], None]) -> Journal:
         path = self.folder / "journal.json"
@@ -225,29 +219,13 @@ class Unfinished:
         self._saved = monotonic()
 
 
-def _locked(lock: Path, target: Path) -> IO[bytes]:
-    """A lock, in a folder that is made; one that its owner removed just now is no lock, and is taken anew."""
-    while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            stream = lock.open("ab")
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
-                return stream
-            stream.close()
-        except BlockingIOError:
-            stream.close()
-            raise InputError(f"{target}: another process is making it; wait for it, or name another output") from None
-        except FileNotFoundError:
-            continue
+def _locked(lock: Path, path: Path) -> AbstractContextManager[IO[str]]:
+    return files.locked(lock, f"{path}: another process is making it; wait for it, or name another output")
 
 
-def _lock_of(errors: Path) -> Path:
-    return errors.with_name(f".{errors.name}.lock")
-
-
-def _reserved(errors: Path) -> IO[bytes]:
-    """The lock of a file of bad rows that can be made: at the end, after days it may be, that would be late to learn.
+@contextmanager
+def _reserved(errors: Path) -> Iterator[None]:
+    """Hold a file of bad rows that can be made: at the end, after days it may be, that would be late to learn.
 
     Raises:
         InputError: it cannot, or another process is making it.
@@ -258,7 +236,20 @@ def _reserved(errors: Path) -> IO[bytes]:
             pass
     except OSError as error:
         raise InputError(f"{errors}: cannot be made ({error.strerror}); name another file") from None
-    return _locked(_lock_of(errors), errors)
+    lock = errors.with_name(f".{errors.name}.lock")
+    with _locked(lock, errors):
+        yield
+        lock.unlink(missing_ok=True)  # on a disk without locks it may be another's as well
+
+
+def _spelled(path: Path) -> str:
+    """A path as a journal has it. Raises InputError: JSON cannot have it."""
+    whole = str(path.resolve())
+    try:
+        f"{path} {whole}".encode()  # bad rows tell it as it was given
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: a name that is not UTF-8 cannot be written down; rename it") from None
+    return whole
 
 
 def _cut(path: Path, size: int) -> IO[bytes]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -161,6 +162,25 @@ def test_a_lock_is_of_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with files.locked(tmp_path / "lock", "a disk without locks says nothing of others"):
         pass
+
+
+def test_a_lock_that_its_owner_removes_as_another_takes_it_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, taken = tmp_path / "folder/lock", []
+
+    def removed(stream: IO[str], how: int) -> None:
+        taken.append(stream)
+        if len(taken) < 3:
+            lock.unlink()
+        if len(taken) < 2:
+            lock.touch()
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    with files.locked(lock, "taken") as stream:
+        assert os.path.samestat(os.fstat(stream.fileno()), lock.stat())
+    assert len(taken) == 3
+    assert all(one.closed for one in taken)
 
 
 def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:

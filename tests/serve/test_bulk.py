@@ -1,6 +1,8 @@
 """Bulk prediction: order, a bound on what is under way, kills, bad rows, and each kind of output."""
 
 import csv
+import errno
+import fcntl
 import gzip
 import json
 import os
@@ -244,6 +246,33 @@ def test_a_full_disk_keeps_no_lock_and_takes_the_place_of_no_other_fault(sealed:
         fail()
     with Unfinished(*given):
         pass
+
+
+def test_a_disk_may_have_no_locks(predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    answers = predict(write_rows(tmp_path / "in.jsonl", 5), tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+    assert len(answers) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "in.jsonl", "out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("source", "errors"),
+    [("caf\udce9/in.jsonl", None), ("link-\udce9.jsonl", None), ("in.jsonl", "caf\udce9/bad.jsonl")],
+)
+def test_names_that_cannot_be_written_down_are_refused(
+    predict: Predict, tmp_path: Path, source: str, errors: str | None
+) -> None:
+    """Of bytes that are not UTF-8, as Python has them."""
+    (tmp_path / "caf\udce9").mkdir()
+    for name in ("in.jsonl", "caf\udce9/in.jsonl"):
+        write_rows(tmp_path / name, 5)
+    (tmp_path / "link-\udce9.jsonl").symlink_to("in.jsonl")
+    with pytest.raises(InputError, match="a name that is not UTF-8 cannot be written down; rename it"):
+        predict(tmp_path / source, tmp_path / "out.jsonl", None if errors is None else tmp_path / errors)
+    assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 def test_outputs_that_exist_are_refused_and_nothing_is_left(predict: Predict, tmp_path: Path) -> None:
