@@ -26,12 +26,12 @@ def serve(
         DamagedError: a bundle is not as it should be.
     """
     _await_loading()
-    from bertline.serve.http import server, tracing
+    from bertline.serve.http import server, sites, tracing
     from bertline.serve.http.keys import Keys
     from bertline.serve.http.limits import Limits
 
-    limit, key = Limits.read(list(limits)), Keys.read(keys)
-    server.run(bundles, host, port, limit, key, threads, origins, tracing.read(), public_key)
+    limit, key, allowed = Limits.read(list(limits)), Keys.read(keys), sites.read(origins)
+    server.run(bundles, host, port, limit, key, threads, allowed, tracing.read(), public_key)
     os._exit(0)  # bundles may still be loading, for a SIGHUP: Python's own end would crash the thread that does that
 
 

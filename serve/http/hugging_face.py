@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
 
 from bertline.artifacts.bundle import Manifest
 from bertline.serve.http.limits import Limits
@@ -51,6 +52,8 @@ class Find(_Part):
 MANY = 1000
 """Faults of a request beyond which none is looked at by itself: a body has room for 100,000, which take a second."""
 
+PAIR = "Inputs"
+"""What pydantic calls an input of two texts."""
 PARAMETERS: dict[str, type[_Part]] = {
     "text-classification": Classify,
     "token-classification": Group,
@@ -77,7 +80,7 @@ class Format:
         try:
             request: Any = self.request.model_validate(body)
         except ValidationError as error:
-            raise RefusedError(422, _words(error)) from None
+            raise RefusedError(422, _words(error, self._names)) from None
         listed = request.inputs if isinstance(request.inputs, list) else [request.inputs]
         return [self._text(one) for one in listed], request
 
@@ -101,7 +104,7 @@ def _request(manifest: Manifest, limits: Limits) -> type[BaseModel]:
     one: Any = characters
     if len(manifest.inputs) == 2:
         fields: dict[str, Any] = dict.fromkeys(manifest.inputs, (characters, ...))
-        one = create_model("Inputs", __base__=_Part, **fields)
+        one = create_model(PAIR, __base__=_Part, **fields)
     several = Annotated[list[one], Field(min_length=1, max_length=limits.texts)]
     asked: dict[str, Any] = {
         "inputs": (one | several, ...),
@@ -111,15 +114,25 @@ def _request(manifest: Manifest, limits: Limits) -> type[BaseModel]:
     return create_model("Request", __base__=_Part, **asked)
 
 
-def _words(error: ValidationError) -> str:
+def _words(error: ValidationError, names: Sequence[str]) -> str:
     """What is wrong with a request: the fault that is deepest, since a union tells one of each of its kinds."""
     if error.error_count() > MANY:
         return f"the body: over {MANY:,} faults; /docs tells what is read"
-    fault = max(error.errors(), key=lambda one: len(one["loc"]))
+    fault = max(error.errors(), key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
     if fault["type"] == "extra_forbidden":
         return f"{str(fault['loc'][-1])!r:.60} is no key that is known here; /docs tells which are"
-    place = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or part.isidentifier())
-    return f"{place or 'the body'}: {fault['msg']}"
+    parts = [str(part) for part in fault["loc"] if part != PAIR]
+    place = ".".join(part for part in parts if part.isdecimal() or part.isidentifier())
+    return f"{place or 'the body'}: {_expected(fault, names) or fault['msg']}"
+
+
+def _expected(fault: ErrorDetails, names: Sequence[str]) -> str | None:
+    """Where an object is, in plain words."""
+    if fault["type"] != "model_type":
+        return None
+    keys = names if fault["ctx"]["class_name"] == PAIR else []
+    shape = ", ".join(f'"{name}": …' for name in keys)
+    return f"an object is expected, {{{shape}}}" if keys else "an object is expected"
 
 
 def _cut(answer: Answer) -> dict[str, bool]:

@@ -15,8 +15,8 @@ from bertline.serve.http.limits import Limits
 from bertline.serve.lanes import Lanes
 from bertline.serve.model import Model
 
-NAME = r"[A-Za-z0-9._-]+"
-"""Of a bundle, in a path."""
+NAME = r"(?!\.{1,2}$)[A-Za-z0-9._-]+"
+"""Of a bundle, in a path; . and .. are places there."""
 
 
 class Shelf:
@@ -79,7 +79,7 @@ def name(folder: Path) -> str:
     found = folder.absolute().name
     if not re.fullmatch(NAME, found):
         raise InputError(
-            f"{folder}: a bundle is called as its folder, and {found!r} has more than letters, digits, ._-"
+            f"{folder}: a bundle is called as its folder, and {found!r} is no name of letters, digits and ._-"
         )
     bundles.demand(folder)
     return found

@@ -229,6 +229,8 @@ def test_several_bundles_by_name(tiny_bundle: Path, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["{bundle}", "{bundle}"], "two bundles are called 'bundle'"),
+        (["{bundle}/.."], "'..' is no name of letters, digits and ._-"),
+        (["{bundle}", "--cors", "https://example.org/"], "https://example.org/: no browser spells a site like this"),
         (["{bundle}", "--limit", "text=3", "--limit", "texts=many"], "no such limit; there are body_bytes, texts"),
         (["{bundle}", "--host", "192.0.2.1"], "192.0.2.1:0 cannot be listened on"),
         (["{bundle}", "--host", "here..there"], "here..there:0 cannot be listened on"),

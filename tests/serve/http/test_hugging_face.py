@@ -1,0 +1,35 @@
+"""Requests of another shape are told so in plain words."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bertline.serve.http.hugging_face import Format
+from bertline.serve.http.limits import Limits
+from bertline.serve.http.refusals import RefusedError
+
+QUESTION = 'an object is expected, {"question": …, "context": …}'
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "body", "words"),
+    [
+        ("text-classification", ["text"], "good", "the body: an object is expected"),
+        ("text-classification", ["text"], {"inputs": 3}, "inputs: Input should be a valid string"),
+        ("text-classification", ["text"], {"inputs": "good", "parameters": 3}, "parameters: an object is expected"),
+        ("text-classification", ["text"], {"inputs": ["good"] * 129}, "inputs: List should have at most 128 items"),
+        ("text-classification", ["text", "text_pair"], {"inputs": "good"},
+         'inputs: an object is expected, {"text": …, "text_pair": …}'),
+        ("question-answering", ["question", "context"], {"inputs": "who?"}, f"inputs: {QUESTION}"),
+        ("question-answering", ["question", "context"], {"inputs": ["who?"]}, f"inputs.0: {QUESTION}"),
+        ("question-answering", ["question", "context"], {"inputs": {"question": "who?"}}, "inputs.context: Field"),
+    ],
+)  # fmt: skip
+def test_another_shape_is_told_with_what_is_expected(task: str, inputs: list[str], body: Any, words: str) -> None:
+    manifest: Any = SimpleNamespace(task=task, inputs=inputs)
+    with pytest.raises(RefusedError) as raised:
+        Format(manifest, Limits()).read(body)
+    assert raised.value.status == 422
+    assert raised.value.sentence.startswith(words)
+    assert "Inputs" not in raised.value.sentence
