@@ -24,6 +24,7 @@ def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int, data
         data: the name of the file that it was measured on; None for the run's validation split.
     """
     golden = manifest.golden[0]
+    texts = [text for text in (golden.text, golden.text_pair) if text is not None]
     chosen = next(one for one in manifest.candidates if one.chosen)
     return render(
         "card.md.j2",
@@ -34,7 +35,7 @@ def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int, data
         chosen=chosen,
         points=[point.replace("x", " × ") for point in pytorch],
         rows=[_pytorch_row(manifest, pytorch, size_bytes), *(_row(one) for one in manifest.candidates)],
-        example=" ".join(shlex.quote(text) for text in (golden.text, golden.text_pair) if text is not None),
+        example=shlex.join(["--", *texts] if any(text.startswith("-") for text in texts) else texts),
         text=json.dumps(golden.text, ensure_ascii=False),
         pair=None if golden.text_pair is None else json.dumps(golden.text_pair, ensure_ascii=False),
     )

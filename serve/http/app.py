@@ -233,6 +233,7 @@ def _told(entry: Entry) -> dict[str, Any]:
         "inputs": list(manifest.inputs),
         "labels": list(manifest.labels),
         "max_tokens": manifest.tokens.max_length,
+        "long": manifest.tokens.long,
         "runtime": entry.bundle.runtime.name,
         "notice": entry.bundle.notice,
         "measured": {

@@ -24,7 +24,10 @@ V2 = "Open Inference Protocol v2"
 NUMBER: Schema = {"type": "number"}
 STRING: Schema = {"type": "string"}
 PLACE: Schema = {"type": "integer", "minimum": 0}
-CUT: Schema = {"type": "boolean", "description": "Whether the text was longer than what the model reads; absent: no."}
+CUT: Schema = {
+    "type": "boolean",
+    "description": "Whether the text, or the question, was longer than what the model reads of it; absent: no.",
+}
 OPEN = ("page", "docs", "live", "ready")
 """Operations that ask for no key."""
 ANSWERS: dict[str, Schema] = {

@@ -154,8 +154,18 @@ def test_what_answered_and_what_it_measured(page: Page, site: str) -> None:
 
 def test_a_text_that_is_too_long_is_said_to_be_cut(page: Page, site: str) -> None:
     page.goto(site)
+    expect(page.locator("aside")).to_contain_text("Reads48 tokens")
     expect(answer(page, "number 4 " * 60).locator(".note")).to_contain_text("longer than the 48 tokens")
     expect(page.get_by_role("status")).to_contain_text("longer than the 48 tokens")
+
+
+def test_of_a_question_and_its_context_it_is_the_question_that_is_cut(page: Page, site: str) -> None:
+    choose(page, site, "question-answering")
+    expect(page.locator("aside")).to_contain_text("Readswindows of 48 tokens")
+    for question, notes in (("which city?", 0), ("which city? " * 60, 1)):
+        shown = answer(page, question, "number 3: Berlin it is " * 60)
+        expect(shown.locator(".note")).to_have_count(notes)
+    expect(shown.locator(".note")).to_contain_text("The question is longer than what the model reads")
 
 
 def test_the_keyboard_alone(page: Page, site: str) -> None:
@@ -314,6 +324,19 @@ def test_what_is_copied_is_said(page: Page, site: str) -> None:
         expect(page.get_by_role("status")).to_be_empty()
         expect(copy).to_have_text("Copy")
     assert page.evaluate("navigator.clipboard.readText()") == f"curl '{site}/v2'"
+
+
+def test_an_operation_is_shown_with_the_inputs_of_its_own_bundle(
+    page: Page, tiny_bundle: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """Which may be called as another part of its path."""
+    names = {"v2": "question-answering", "v1": "text-classification"}
+    for name, task in names.items():
+        (tmp_path / name).symlink_to(tiny_bundle("bert", task))
+    with serving(*(tmp_path / name for name in names)) as server:
+        page.goto(f"{server.url}/docs")
+        operation = page.get_by_role("article", name="POST /v2/models/v1/infer", exact=True)
+        expect(operation.locator("code").first).to_contain_text('"name":"text"')
 
 
 def test_the_keyboard_goes_on_where_the_documentation_begins(page: Page, locked: str, faults: list[str]) -> None:

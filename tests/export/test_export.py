@@ -219,6 +219,22 @@ def test_the_model_card_asks_with_an_empty_second_text_as_with_another(bundle: S
     assert 'tokenizer("a film", "", truncation=True' in written
 
 
+@pytest.mark.parametrize(("text", "line"), [("a film", "predict . 'a film'"), ("-5 stars", "predict . -- '-5 stars'")])
+def test_the_model_card_asks_with_a_text_that_is_no_option(bundle: Sealed, text: str, line: str) -> None:
+    manifest = bundles.verify(bundle[0])
+    golden = [manifest.golden[0].model_copy(update={"text": text})]
+    written = card.card(manifest.model_copy(update={"golden": golden}), {"1x16": 1.0}, 1)
+    assert f"\nbertline {line}\n" in written
+
+
+@pytest.mark.parametrize(("long", "words"), [("head", "cut at"), ("windows", "read in windows of")])
+def test_the_model_card_tells_how_texts_were_read(bundle: Sealed, long: str, words: str) -> None:
+    manifest = bundles.verify(bundle[0])
+    tokens = manifest.tokens.model_copy(update={"long": long})
+    written = card.card(manifest.model_copy(update={"tokens": tokens}), {"1x16": 1.0}, 1)
+    assert f"compared, {words} {tokens.max_length} tokens;" in written
+
+
 def test_the_model_card_names_what_is_found_with_prefixes_or_without(bundle: Sealed) -> None:
     tagger = {"task": "token-classification", "problem_type": None, "labels": ["O", "PER", "B-LOC", "I-LOC"]}
     manifest = bundles.read(bundle[0]).model_copy(update=tagger)

@@ -32,7 +32,7 @@ function facts(model) {
     ...(measured.candidate ? [["Candidate", measured.candidate]] : []),
     ...(medians.length > 0 ? [["Median, texts × tokens", ...medians]] : []),
     ["Measured on", `${measured.cpu}, ${measured.cpu_class}`],
-    ["Reads", `${count.format(model.max_tokens)} tokens`],
+    ["Reads", `${model.long === "windows" ? "windows of " : ""}${count.format(model.max_tokens)} tokens`],
     ["Made", model.created.slice(0, 10)],
     ["Version", model.version],
   ];

@@ -34,7 +34,8 @@ function group(tag, operations, models, document_) {
 }
 
 function article(operation, models, document_) {
-  const model = models.find(({ name }) => operation.path.split("/").includes(name)) ?? models[0];
+  const asked = /\/models\/([^/]+)/.exec(operation.path)?.[1];
+  const model = models.find(({ name }) => name === asked) ?? models[0];
   const code = python(operation, model);
   const name = `${operation.method} ${operation.path}`;
   const parts = [

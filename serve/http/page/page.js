@@ -70,12 +70,19 @@ async function answer() {
   }
 }
 
+/** What is said of a text that was cut: where texts are read in windows, it is the question. */
+function cutWords({ long, max_tokens }) {
+  return long === "windows"
+    ? "The question is longer than what the model reads beside a context; its end was left out."
+    : `The text is longer than the ${max_tokens} tokens that the model reads; the rest was left out.`;
+}
+
 function show(model, asked, { content, headers, ms }) {
   clearRefusal();
   const { shown, said } = draw(model, asked, content);
   const version = headers.get("X-Bundle-Version");
   const from = element("p", { class: "hint" }, `Answered by ${model.name}, version ${version}`);
-  const cut = `The text is longer than the ${model.max_tokens} tokens that the model reads; the rest was left out.`;
+  const cut = cutWords(model);
   const parts = truncated(content) ? [element("p", { class: "note" }, cut), ...shown] : shown;
   byId("answer").replaceChildren(element("h2", {}, "Answer"), ...parts, timing(ms, headers.get("Server-Timing")), from);
   byId("answer").hidden = false;
