@@ -21,6 +21,7 @@ import click
 
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import machine
+from bertline.artifacts.errors import InputError
 from bertline.launch.benchmarks.report import Command
 from bertline.launch.benchmarks.serve.clients import Clients, goodput, percentile
 from bertline.launch.benchmarks.serve.serving import Serving, serving
@@ -46,7 +47,12 @@ def main(bundle: Path) -> None:
 
 def measure(bundle: Path) -> dict[str, Any]:
     """Start and memory of one answer; then, for a text of a fifth and one of all of the tokens, both ways in turns."""
-    tokens = bundles.read(bundle).tokens.max_length
+    manifest = bundles.read(bundle)
+    if len(manifest.inputs) > 1:
+        raise InputError(
+            f"{bundle}: takes {' and '.join(manifest.inputs)}; only bundles that take one text are measured"
+        )
+    tokens = manifest.tokens.max_length
     found: dict[str, Any] = {"start": start(bundle)}
     with load(bundle) as model, serving(bundle) as server:
         model.prepare()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from urllib.parse import urlsplit
 
 import numpy as np
+
+from bertline.artifacts.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,11 @@ class Clients:
         return Outcome(status, began, perf_counter() - began)
 
     async def offer(self, rate: float, seconds: float) -> list[Outcome]:
-        """Requests at a rate a second for a time, begun on time however long the others take."""
+        """Requests at a rate a second for a time, one at least, begun on time however long the others take."""
         gc.disable()  # a collection of all of pytest takes a third of a second, which is not the server's
         try:
             start, tasks = perf_counter(), []
-            for number in range(int(rate * seconds)):
+            for number in range(max(1, int(rate * seconds))):
                 if (early := start + number / rate - perf_counter()) > 0:
                     await asyncio.sleep(early)
                 tasks.append(asyncio.create_task(self.ask()))
@@ -101,10 +104,19 @@ class Clients:
 
 def goodput(outcomes: Sequence[Outcome]) -> float:
     """Answers a second, from the first request's beginning to the last answer's end."""
-    good = [one for one in outcomes if one.status == 200]
+    good = _with(outcomes, 200)
     return len(good) / (max(one.began + one.seconds for one in good) - min(one.began for one in outcomes))
 
 
 def percentile(outcomes: Sequence[Outcome], status: int, share: float) -> float:
     """Of the seconds of those with a status."""
-    return float(np.quantile([one.seconds for one in outcomes if one.status == status], share))
+    return float(np.quantile([one.seconds for one in _with(outcomes, status)], share))
+
+
+def _with(outcomes: Sequence[Outcome], status: int) -> list[Outcome]:
+    """Those with a status, one at least."""
+    found = [one for one in outcomes if one.status == status]
+    if not found:
+        counts = ", ".join(f"{count} with {other}" for other, count in Counter(one.status for one in outcomes).items())
+        raise InputError(f"no request was answered with {status}, but {counts}; a quicker bundle may be")
+    return found
