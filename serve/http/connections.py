@@ -1,7 +1,8 @@
 """Connections that hold a place without asking anything, and those that do not take their answers, are ended.
 
 uvicorn bounds only the pause between two requests. Here a request has SECONDS from its first byte (the first one: from
-the connection) to its last, and an answer that is not taken SECONDS from when the client stopped reading.
+the connection) to its last, and an answer that is not taken SECONDS from when the client stopped reading, or from when
+it was written whole.
 
 Offers of another protocol (`Upgrade: h2c`, of Java's HttpClient and `curl --http2`) are ignored, as RFC 9110 lets a
 server do. httptools takes what follows the head of such a request for the other protocol's, so that its body would be
@@ -17,7 +18,10 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-SECONDS = 6.0
+SECONDS = 6
+IDLE_SECONDS = 75
+"""That a connection may pause between two requests: balancers keep theirs for 60 s (AWS's, ingress-nginx), and would
+send one just as it is closed here."""
 HEAD_BYTES = 1 << 16
 """That may arrive of a request before its head is whole; and after its last chunk, before its trailers are."""
 
@@ -140,7 +144,11 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
-        self._end()
+        """SECONDS after an answer, which has been read by now, or is not."""
+        if self.transport.get_write_buffer_size():
+            self._end()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(IDLE_SECONDS - SECONDS, self._end)
 
     def shutdown(self) -> None:
         """The server ends: an idle connection is closed at once, one with a request once that is answered."""

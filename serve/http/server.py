@@ -17,7 +17,7 @@ import uvloop
 from bertline.artifacts import machine
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.serve.http import app, logs
-from bertline.serve.http.connections import Connection
+from bertline.serve.http.connections import SECONDS, Connection
 from bertline.serve.http.keys import Keys
 from bertline.serve.http.limits import Limits
 from bertline.serve.http.logs import LOGGER
@@ -32,8 +32,6 @@ BACKLOG = 2048
 UNREAD_BYTES = 1 << 16
 """Of answers that a client does not read, what the system keeps (Linux: twice as much) before they count as not taken:
 left to itself it would be megabytes for each."""
-IDLE_SECONDS = 5
-"""That a connection may pause between two requests."""
 GRACE_SECONDS = 30
 """That requests have to end once the server was told to."""
 
@@ -82,7 +80,7 @@ def run(
         application, routes = app.make(shelf, keys, origins, spans)
         config = uvicorn.Config(
             application, http=Connection, loop="uvloop", lifespan="off", log_config=None, access_log=False,
-            server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=IDLE_SECONDS, backlog=BACKLOG,
+            server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=SECONDS, backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
         uvloop.run(_serve(_Uvicorn(config), routes, listening))

@@ -13,6 +13,7 @@ import pytest
 
 from bertline.launch.benchmarks.serve.clients import Clients, percentile
 from bertline.launch.benchmarks.serve.serving import Serving, serving
+from bertline.serve.http import connections
 
 pytestmark = pytest.mark.quiet
 LIMIT = 10.0
@@ -23,6 +24,16 @@ RATE = 6
 HEAD = b"POST / HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 BODY = b'{"inputs": "a good film"}'
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
+HASTY = """
+from bertline.launch.command import main
+from bertline.serve.http import connections
+
+connections.IDLE_SECONDS = 7
+main()
+"""
+"""A server that does not wait as long for another request as it would in earnest."""
+BALANCERS_SECONDS = 60
+"""That those of AWS and ingress-nginx keep an idle connection, unless they are told otherwise."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -133,10 +144,17 @@ async def crowd(
     return usual, crowded
 
 
+def test_a_connection_is_kept_for_longer_than_balancers_keep_it() -> None:
+    """Else they send a request as it is closed, and tell their client 502."""
+    assert connections.IDLE_SECONDS > BALANCERS_SECONDS
+
+
 @pytest.mark.parametrize(("each", "rounds"), [(3, 1), pytest.param(200, 5, marks=pytest.mark.load)])
-def test_all_of_them_are_closed_in_time(slow_bundle: Path, each: int, rounds: int) -> None:
+def test_all_of_them_are_closed_in_time(slow_bundle: Path, tmp_path: Path, each: int, rounds: int) -> None:
+    hasty = tmp_path / "hasty.py"
+    hasty.write_text(HASTY)
     # the other core is for connections: what they take of it is to be seen, not who computes beside whom
-    with serving(slow_bundle, "--threads", "1", "--limit", "seconds=60") as server:
+    with serving(slow_bundle, "--threads", "1", "--limit", "seconds=60", script=hasty) as server:
         found = [asyncio.run(crowd(server, KINDS, each)) for _ in range(rounds)]
         assert not server.lines("the server failed at a request")
         assert server.end() == 0
