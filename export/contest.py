@@ -21,10 +21,10 @@ from bertline.bench.compare import Point
 from bertline.bench.worker import Worker
 from bertline.export import choose
 from bertline.export.candidates import cascade
-from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import Plan
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.choose import Trial
+from bertline.export.conversion.graphs import Graph
 from bertline.export.examples import Judge, counted
 from bertline.export.sources import Origin
 from bertline.export.systems import system

@@ -19,7 +19,6 @@ from bertline.artifacts.say import Say
 from bertline.artifacts.signature import Sign
 from bertline.bench.worker import Worker
 from bertline.export import packing, sources, systems
-from bertline.export.candidates import vocabulary
 from bertline.export.candidates.plans import Situation, check_only, select
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.contest import Contest, Outcome
@@ -32,6 +31,7 @@ from bertline.export.sealing.seal import seal
 from bertline.export.sources import Origin
 from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms
+from bertline.export.trimming import vocabulary
 from bertline.serve.runtimes import installed
 
 

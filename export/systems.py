@@ -2,7 +2,7 @@
 
 from bertline.artifacts.bundle import Cascade
 from bertline.bench.systems import System
-from bertline.export.candidates.graphs import Graph
+from bertline.export.conversion.graphs import Graph
 from bertline.export.sources import Origin
 
 

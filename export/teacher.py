@@ -7,7 +7,7 @@ from bertline.artifacts import bundle as manifests
 from bertline.artifacts.bundle import Source
 from bertline.export import sources
 from bertline.export.candidates import cascade
-from bertline.export.candidates.graphs import Graph
+from bertline.export.conversion.graphs import Graph
 from bertline.export.sources import Origin
 from bertline.tasks.task import Example, Output
 

@@ -21,7 +21,7 @@ from bertline.bench import compare, systems
 from bertline.bench.report import benchmark
 from bertline.bench.systems import System
 from bertline.export import sources
-from bertline.export.candidates import convert
+from bertline.export.conversion import convert
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 

@@ -1,1 +1,1 @@
-"""The models that there can be of one model: converted, fused, quantized, joined, with fewer tokens."""
+"""The models that there can be of one model: quantized in several ways, or joined with a larger one."""

@@ -20,8 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bertline.artifacts import bundle
 from bertline.artifacts.graph import ASKED, THRESHOLD
-from bertline.export.candidates import onnx_files
-from bertline.export.candidates.graphs import Graph
+from bertline.export.conversion import onnx_files
+from bertline.export.conversion.graphs import Graph
 from bertline.tasks.task import Output
 
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 13))

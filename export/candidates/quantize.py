@@ -11,8 +11,8 @@ import onnx
 from onnx import numpy_helper
 
 from bertline.artifacts.errors import InputError
-from bertline.export.candidates import onnx_files
 from bertline.export.candidates.plans import Plan
+from bertline.export.conversion import onnx_files
 from bertline.export.quiet import quiet
 from bertline.tasks.tokens import Batch
 

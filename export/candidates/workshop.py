@@ -10,9 +10,9 @@ from bertline.artifacts.bundle import Cascade
 from bertline.artifacts.tables import from_all_over
 from bertline.artifacts.task import Tokens
 from bertline.export.candidates import cascade, sensitivity
-from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import Plan
 from bertline.export.candidates.quantize import quantize
+from bertline.export.conversion.graphs import Graph
 from bertline.export.sources import Origin
 from bertline.tasks.tokens import Batch, Text, Tokenizer
 

@@ -8,8 +8,8 @@ from bertline.artifacts.bundle import Fidelity
 from bertline.artifacts.say import Say
 from bertline.bench import compare
 from bertline.bench.worker import Worker
-from bertline.export.candidates import convert, graphs
-from bertline.export.candidates.graphs import Graph
+from bertline.export.conversion import convert, graphs
+from bertline.export.conversion.graphs import Graph
 from bertline.export.gates import fidelity
 from bertline.export.sources import Origin
 from bertline.export.systems import system

@@ -11,10 +11,10 @@ from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, Runtim
 from bertline.artifacts.machine import CpuClass
 from bertline.artifacts.task import Tokens
 from bertline.export import choose
-from bertline.export.candidates import onnx_files
-from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import EXACT, Plan
 from bertline.export.contest import Outcome
+from bertline.export.conversion import onnx_files
+from bertline.export.conversion.graphs import Graph
 from bertline.export.sealing import triton
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms

@@ -9,8 +9,8 @@ from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, Runtime
 from bertline.artifacts.signature import Sign
 from bertline.artifacts.tables import from_all_over
 from bertline.bench.report import candidates
-from bertline.export.candidates import onnx_files
-from bertline.export.candidates.graphs import Graph
+from bertline.export.conversion import onnx_files
+from bertline.export.conversion.graphs import Graph
 from bertline.export.gates import emulation
 from bertline.export.gates.fidelity import cut
 from bertline.export.sealing import hugging_face, triton

@@ -10,10 +10,10 @@ import pytest
 from bertline.artifacts import machine
 from bertline.artifacts.run import RunFolder
 from bertline.export import sources
-from bertline.export.candidates import convert, graphs
-from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import PLANS, Plan, Situation, select
 from bertline.export.candidates.workshop import Workshop
+from bertline.export.conversion import convert, graphs
+from bertline.export.conversion.graphs import Graph
 from bertline.export.terms import Terms
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import RUNTIMES

@@ -9,9 +9,10 @@ import pytest
 from bertline.artifacts import files, machine
 from bertline.artifacts.run import Best, RunFolder, Summary
 from bertline.export import sources
-from bertline.export.candidates import convert, graphs, plans
-from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates import plans
 from bertline.export.candidates.workshop import Workshop
+from bertline.export.conversion import convert, graphs
+from bertline.export.conversion.graphs import Graph
 from bertline.export.export import export
 from bertline.export.terms import Terms
 from tests import forks

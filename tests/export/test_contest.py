@@ -25,10 +25,10 @@ from bertline.bench.systems import System
 from bertline.bench.worker import Worker
 from bertline.export import contest, sources, systems
 from bertline.export.candidates import quantize, sensitivity
-from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import PLANS, Plan, dynamic
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.contest import Contest, Outcome, remedies
+from bertline.export.conversion.graphs import Graph
 from bertline.export.examples import check_examples
 from bertline.export.export import export
 from bertline.export.sources import Origin

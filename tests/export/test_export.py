@@ -22,9 +22,9 @@ from bertline.artifacts import files, machine
 from bertline.artifacts.errors import DamagedError, GateError, InputError, install_advice
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
-from bertline.export.candidates import convert
 from bertline.export.candidates.plans import EXACT, PLANS
 from bertline.export.contest import SHARES
+from bertline.export.conversion import convert
 from bertline.export.export import export
 from bertline.export.sealing import card
 from bertline.export.terms import Terms

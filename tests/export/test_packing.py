@@ -6,8 +6,8 @@ import pytest
 from bertline.bench import inputs
 from bertline.bench.worker import Worker
 from bertline.export import packing, systems
-from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.workshop import Workshop
+from bertline.export.conversion.graphs import Graph
 from bertline.serve.runtimes import OnnxRuntime
 
 

@@ -13,8 +13,8 @@ from bertline.bench.pytorch import PyTorchRuntime
 from bertline.export import sources
 from bertline.serve.http import shelf
 from tests.conftest import classifier
-from tests.export.candidates.test_convert import change_config
 from tests.export.conftest import write_texts
+from tests.export.conversion.test_convert import change_config
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from bertline.artifacts.run import RunFolder, read_summary
 from bertline.artifacts.task import Tokens
 from bertline.bench import compare, systems
 from bertline.bench.worker import Worker
-from bertline.export.candidates import cascade, convert
-from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates import cascade
+from bertline.export.conversion import convert
+from bertline.export.conversion.graphs import Graph
 from bertline.export.export import export
 from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms

@@ -6,8 +6,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bertline.export.candidates import onnx_files, quantize
-from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates import quantize
+from bertline.export.conversion import onnx_files
+from bertline.export.conversion.graphs import Graph
 
 
 def rounded(zero_point: np.ndarray) -> onnx.ModelProto:

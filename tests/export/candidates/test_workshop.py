@@ -8,9 +8,9 @@ import pytest
 
 from bertline.export import sources
 from bertline.export.candidates import sensitivity, workshop
-from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import Plan, dynamic
 from bertline.export.candidates.workshop import PROBES, Workshop
+from bertline.export.conversion.graphs import Graph
 from bertline.tasks.tokens import Batch, Text
 from tests.conftest import WORDS
 

@@ -15,7 +15,7 @@ from bertline.artifacts.errors import GateError
 from bertline.bench import transformers_tokens
 from bertline.bench.pytorch import PyTorchRuntime
 from bertline.export import sources
-from bertline.export.candidates.graphs import Graph
+from bertline.export.conversion.graphs import Graph
 from bertline.export.gates import adversarial, fidelity, tokenization
 from bertline.export.gates.fidelity import Asked
 from bertline.export.sources import Origin

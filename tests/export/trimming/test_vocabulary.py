@@ -21,9 +21,9 @@ from bertline.artifacts.errors import GateError, InputError
 from bertline.artifacts.task import Tokens
 from bertline.bench.pytorch import PyTorchRuntime
 from bertline.export import sources
-from bertline.export.candidates import pieces, vocabulary
 from bertline.export.export import export
 from bertline.export.terms import Terms
+from bertline.export.trimming import pieces, vocabulary
 from bertline.serve.engine import Engine
 from bertline.tasks.tokens import Text, Tokenizer
 from tests import encoders

@@ -9,7 +9,7 @@ from pathlib import Path
 from bertline.artifacts import encoder, imports, machine
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import TaskSettings
-from bertline.export.candidates import onnx_files
+from bertline.export.conversion import onnx_files
 from bertline.export.quiet import quiet
 from bertline.tasks import catalog
 

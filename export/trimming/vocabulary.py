@@ -19,11 +19,11 @@ import tokenizers
 from bertline.artifacts import encoder, files, machine, places, tables
 from bertline.artifacts.bundle import Vocabulary
 from bertline.artifacts.errors import GateError, InputError
-from bertline.export.candidates import pieces
-from bertline.export.candidates.pieces import Json
 from bertline.export.gates import fidelity
 from bertline.export.quiet import quiet
 from bertline.export.sources import Origin
+from bertline.export.trimming import pieces
+from bertline.export.trimming.pieces import Json
 from bertline.tasks.task import string
 from bertline.tasks.tokens import Encoded, Text
 

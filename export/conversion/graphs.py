@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from bertline.artifacts.bundle import RuntimeName
-from bertline.export.candidates import onnx_files
+from bertline.export.conversion import onnx_files
 from bertline.export.quiet import quiet
 
 

@@ -13,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bertline.artifacts.graph import check
 from bertline.artifacts.task import Tokens
-from bertline.export.candidates import graphs, plans
-from bertline.export.candidates.graphs import Graph
+from bertline.export.candidates import plans
 from bertline.export.candidates.workshop import Workshop
+from bertline.export.conversion import graphs
+from bertline.export.conversion.graphs import Graph
 from bertline.serve.runtimes import RUNTIMES, OnnxRuntime
 from bertline.tasks.tokens import Batch, Tokenizer
 from tests.conftest import make_texts

@@ -12,8 +12,8 @@ from bertline.artifacts.bundle import Runtime
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Tokens
 from bertline.bench.pytorch import PyTorchRuntime
-from bertline.export.candidates import convert, onnx_files
-from bertline.export.candidates.graphs import Graph
+from bertline.export.conversion import convert, onnx_files
+from bertline.export.conversion.graphs import Graph
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.tokens import Tokenizer
 from tests.conftest import classifier, make_model, make_texts

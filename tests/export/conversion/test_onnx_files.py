@@ -12,11 +12,11 @@ from bertline.artifacts import bundle as bundles
 from bertline.artifacts.errors import GateError
 from bertline.bench.systems import System
 from bertline.export import sources
-from bertline.export.candidates import convert, graphs, onnx_files
-from bertline.export.candidates.graphs import Graph
 from bertline.export.candidates.plans import PLANS, dynamic
 from bertline.export.candidates.quantize import quantize
 from bertline.export.candidates.workshop import Workshop
+from bertline.export.conversion import convert, graphs, onnx_files
+from bertline.export.conversion.graphs import Graph
 from bertline.export.sealing.account import Account
 from bertline.export.sealing.seal import seal
 from bertline.serve.runtimes import OnnxRuntime

@@ -1,0 +1,1 @@
+"""A model that keeps the tokens of given texts alone."""
