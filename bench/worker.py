@@ -230,10 +230,10 @@ class _Inside:
         return self.runtime.run(batch)
 
     def read(self, texts: list[Text]) -> transformers_tokens.Reading:
-        from bertline.bench.pytorch import PyTorchRuntime
+        from bertline.bench.pytorch import PyTorchRuntime, input_names
 
         assert isinstance(self.runtime, PyTorchRuntime), "transformers reads for PyTorch alone"
-        typed = "token_type_ids" in self.runtime.inputs
+        typed = "token_type_ids" in input_names(type(self.runtime.model).forward)
         return transformers_tokens.read(self.system.tokenizer, self.task, texts, typed)
 
     def peak_rss_bytes(self) -> int:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from bertline.artifacts.errors import PreemptedError
+from bertline.bench import pytorch
 from bertline.tasks.task import Output, Target, Task
 from bertline.tasks.tokens import Encoded, Tokenizer, by_length
-from bertline.train import model as models
 from bertline.train import preemption, ranks, watchdog
 from bertline.train.data.split import Split
 from bertline.train.losses import Loss
@@ -94,7 +94,7 @@ def outputs(
         mine = batches[first + rank] if first + rank < len(batches) else None
         some = mine or batches[first]  # a rank without any computes as well: under ZeRO 3 others need its weights
         inputs = tokenizer.pad([windows[index] for index in some])
-        computed = models.outputs(model, {name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
+        computed = pytorch.outputs(model, {name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
         if gathered is None:  # the longest windows come first
             per_token = (max(lengths),) if computed.ndim == 3 else ()
             gathered = torch.zeros(len(lengths), *per_token, computed.shape[-1], device=device)

@@ -7,7 +7,8 @@ import deepspeed.comm as dist
 
 from bertline.artifacts import files, machine
 from bertline.artifacts.run import Summary
-from bertline.train import evaluation, metrics, model, ranks, watchdog
+from bertline.bench import pytorch
+from bertline.train import evaluation, metrics, ranks, watchdog
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import micro_batch_size
 from bertline.train.loop import Trainer
@@ -24,7 +25,7 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
     assert chosen is not None, "the last step evaluates"
     best, validation = chosen
     task = trainer.task.with_decision(best.decision)
-    kept = model.from_folder(trainer.run.best, task.architecture).to(ranks.device())
+    kept = pytorch.load(trainer.run.best, task.architecture).to(ranks.device())
     size = micro_batch_size(recipe.training, dist.get_world_size())
     scores, _ = evaluation.evaluate(
         kept, prepared.test, task, trainer.tokenizer, trainer.objective.labels, size, trainer.progress, tune=False

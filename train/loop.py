@@ -18,6 +18,7 @@ import torch
 from bertline.artifacts.errors import BertlineError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import Best, RunFolder
+from bertline.bench import pytorch
 from bertline.tasks.task import Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import checkpoints, evaluation, metrics, model, preemption, ranks, watchdog
@@ -124,7 +125,7 @@ class Trainer:
             watchdog.beat(f"step {step}, forward of micro-batch {number}")
             self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches))
             micro_batch = micro_batch.to(device)
-            outputs = model.outputs(self.engine, micro_batch.inputs)
+            outputs = pytorch.outputs(self.engine, micro_batch.inputs)
             mask = micro_batch.inputs["attention_mask"]
             share = self.objective.share(outputs, micro_batch.targets, micro_batch.teacher, mask, batch.terms)
             if self.relations is not None:

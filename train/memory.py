@@ -13,7 +13,7 @@ from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
 from torch import nn
 
 from bertline.artifacts.recipe_schema import Training
-from bertline.train import model as models
+from bertline.bench import pytorch
 from bertline.train import ranks
 from bertline.train.data.batches import Batches, MicroBatch
 from bertline.train.deepspeed_config import Precision, micro_batch_size
@@ -104,7 +104,7 @@ def fits(
         taken = torch.empty(besides, dtype=torch.uint8, device=device)
         batch = micro_batch.to(device)
         with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
-            outputs = models.outputs(model, batch.inputs)
+            outputs = pytorch.outputs(model, batch.inputs)
         mask = batch.inputs["attention_mask"]
         loss = objective.share(outputs, batch.targets, batch.teacher, mask, Terms(1.0, 1.0))
         if relations is not None:

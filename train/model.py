@@ -5,7 +5,6 @@ are read from and written as safetensors alone.
 """
 
 import copy
-import inspect
 import math
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from torch import nn
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Freeze, Training
+from bertline.bench import pytorch
 from bertline.tasks.task import Task
 from bertline.train.deepspeed_config import Precision
 
@@ -36,7 +36,7 @@ def load(folder: Path, task: Task, training: Training) -> nn.Module:
     """The folder's encoder with a head for the task, drawn by the seed where the folder has none of that shape.
 
     Raises:
-        InputError: as `encoder.check`; the architecture has no such head; more layers to freeze than there are.
+        InputError: as `pytorch.load`; it does not know gradient checkpointing.
     """
     encoder.check(folder)
     torch.manual_seed(training.seed)
@@ -48,63 +48,11 @@ def load(folder: Path, task: Task, training: Training) -> nn.Module:
         settings["num_labels"] = 2  # start and end, however many classes a model has told apart before
     if task.settings.problem_type:
         settings["problem_type"] = task.settings.problem_type
-    model = from_folder(folder, task.architecture, **settings)
+    model = pytorch.load(folder, task.architecture, trained=False, **settings)
     _freeze(model, training.freeze)
     if training.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
     return model
-
-
-def from_folder(folder: Path, architecture: str, trained: bool = False, **settings: Any) -> nn.Module:
-    """transformers' `AutoModel…` of an architecture in fp32, never with code from the folder.
-
-    Args:
-        folder: a Hugging Face model folder.
-        architecture: how the class's name ends.
-        trained: whether the weights of the head must be there, too.
-        settings: of its configuration, instead of what config.json says.
-
-    Raises:
-        InputError: the architecture has no such head, or the folder lacks weights of the encoder, or of the head.
-    """
-    auto = getattr(transformers, f"AutoModel{architecture}")
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # it warns that the head is new, which is the point
-    try:
-        model, loading = auto.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
-            ignore_mismatched_sizes=True, output_loading_info=True, **settings,
-        )  # fmt: skip
-    except MemoryError:  # no fault of the folder
-        raise
-    except Exception as error:  # of any kind: each key of config.json is taken as it is, somewhere
-        raise InputError(f"{folder}: not a model {architecture} ({' '.join(str(error).split()):.300})") from error
-    finally:
-        transformers.logging.set_verbosity(level)
-    absent = [name for name in loading["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
-    if absent := [name for name in absent if ".pooler." not in name]:
-        raise InputError(f"{folder}: its weights lack {len(absent)} of the encoder's, {absent[0]} for one")
-    if trained and (lacks := [*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])]):
-        raise InputError(f"{folder}: a trained {architecture} is needed, and its weights lack {lacks[0]}")
-    if hasattr(model.config, "reference_compile"):
-        model.config.reference_compile = False  # ModernBERT would compile itself on a GPU, by a C compiler
-    loaded: nn.Module = model
-    return loaded
-
-
-def outputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What a model, or the DeepSpeed engine around it, makes of a batch, in fp32.
-
-    Returns:
-        (windows, labels); (windows, tokens, labels) of a head on every token; (windows, tokens, 2) of one that finds
-        starts and ends.
-    """
-    known = inspect.signature(getattr(model, "module", model).forward).parameters  # some families know no token types
-    output = model(**{name: tensor for name, tensor in inputs.items() if name in known})
-    if "start_logits" in output:
-        return torch.stack([output.start_logits, output.end_logits], dim=-1).float()
-    computed: torch.Tensor = output.logits.float()
-    return computed
 
 
 def optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
@@ -190,7 +138,7 @@ def _dropout(folder: Path, probability: float | None) -> dict[str, Any]:
         return {}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # as of `from_folder`
+    except Exception as error:  # as of `pytorch.load`
         raise InputError(f"{folder}: not a model ({' '.join(str(error).split()):.300})") from error
     return {
         key: probability

@@ -6,7 +6,7 @@ converted is loaded by the very code that the gate compares against.
 
 from pathlib import Path
 
-from bertline.artifacts import encoder, imports, machine
+from bertline.artifacts import encoder, imports
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import TaskSettings
 from bertline.export.conversion import onnx_files
@@ -34,7 +34,7 @@ def to_onnx(model: Path, settings: TaskSettings, folder: Path) -> Path:
             from optimum.exporters.onnx import onnx_export_from_model
             from optimum.exporters.tasks import TasksManager
 
-            from bertline.bench.pytorch import PyTorchRuntime
+            from bertline.bench import pytorch
 
         known = TasksManager.get_supported_model_type_for_task(settings.task, "onnx")
         if config.get("model_type") not in known:
@@ -42,7 +42,7 @@ def to_onnx(model: Path, settings: TaskSettings, folder: Path) -> Path:
                 f"{model}: config.json: optimum does not convert {config.get('model_type')!r} for {settings.task}; it "
                 f"does: {', '.join(sorted(known))}"
             )
-        loaded = PyTorchRuntime(model, catalog.make(settings).architecture, machine.cores()).model
+        loaded = pytorch.load(model, catalog.make(settings).architecture)
         onnx_export_from_model(loaded, folder, task=settings.task, opset=onnx_files.OPSET, do_validation=False)
     onnx_files.stamp(folder / "model.onnx")
     return folder / "model.onnx"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from bertline.artifacts import encoder, files, machine, places, tables
+from bertline.artifacts import encoder, files, places, tables
 from bertline.artifacts.bundle import Vocabulary
 from bertline.artifacts.errors import GateError, InputError
 from bertline.export.gates import fidelity
@@ -159,9 +159,9 @@ def _write_model(origin: Origin, folder: Path, new: Mapping[int, int]) -> int:
     with quiet():
         import torch
 
-        from bertline.bench.pytorch import PyTorchRuntime
+        from bertline.bench import pytorch
 
-        model = PyTorchRuntime(origin.folder, origin.task.architecture, machine.cores()).model
+        model: Any = pytorch.load(origin.folder, origin.task.architecture)
         embeddings = model.get_input_embeddings()
         before = embeddings.weight.detach()
         if max(new) >= len(before):

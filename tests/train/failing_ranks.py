@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from bertline.bench import pytorch
 from bertline.train import __main__ as rank
-from bertline.train import model, watchdog
+from bertline.train import watchdog
 
 STEP = 5
 
@@ -43,7 +44,7 @@ def fail() -> None:
 def main(way: str, victim: str, tick: str) -> int:
     """Run bertline.train on this rank, ticks being so many seconds."""
     watchdog.TICK = float(tick)
-    outputs, steps = model.outputs, iter(range(1, 10**6))
+    outputs, steps = pytorch.outputs, iter(range(1, 10**6))
 
     def failing(*arguments: Any) -> torch.Tensor:
         if os.environ["RANK"] == victim and next(steps) == STEP:
@@ -53,7 +54,7 @@ def main(way: str, victim: str, tick: str) -> int:
             ways[way]()
         return outputs(*arguments)
 
-    model.outputs = failing  # type: ignore[assignment]
+    pytorch.outputs = failing  # type: ignore[assignment]
     return rank.main()
 
 

@@ -12,6 +12,7 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.run import read_summary
+from bertline.bench import pytorch
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train import memory, setup
@@ -106,7 +107,7 @@ def test_modernbert_is_not_compiled(tmp_path: Path) -> None:
     """It would compile itself where Triton is installed, as it comes with torch for CUDA."""
     folder = encoders.make("modernbert", tmp_path / "model")
     loaded = models.load(folder, catalog.make(classifier()), Training()).cuda()
-    outputs = models.outputs(loaded, {"input_ids": torch.ones(2, 8, dtype=torch.int64, device="cuda")})
+    outputs = pytorch.outputs(loaded, {"input_ids": torch.ones(2, 8, dtype=torch.int64, device="cuda")})
     assert outputs.isfinite().all()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.task import TaskSettings, Tokens
+from bertline.bench import pytorch
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
 from tests import encoders
+from tests.conftest import make_model
 
 LABELS = ["negative", "neutral", "positive"]
 TASK = catalog.make(
@@ -54,7 +57,7 @@ def test_a_model_that_told_three_classes_apart_answers_questions(family: Path) -
     )  # fmt: skip
     model = models.load(family, catalog.make(settings), Training()).eval()
     inputs = dict.fromkeys(("input_ids", "attention_mask"), torch.ones(2, 5, dtype=torch.long))
-    outputs, whole = models.outputs(model, inputs), model(**inputs)
+    outputs, whole = pytorch.outputs(model, inputs), model(**inputs)
     assert outputs.shape == (2, 5, 2)
     assert torch.equal(outputs[..., 0], whole.start_logits)
     assert torch.equal(outputs[..., 1], whole.end_logits)
@@ -72,7 +75,7 @@ def test_memory_that_runs_out_is_no_fault_of_the_folder(family: Path, monkeypatc
     def full(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_pretrained", full)
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", full)
     with pytest.raises(MemoryError):
         models.load(family, TASK, Training())
 
@@ -86,7 +89,7 @@ def test_every_family_loads_computes_and_freezes(family: Path) -> None:
     assert not any(".layer.1." in name or "classifier" in name for name in frozen)
     ids = torch.ones(2, 5, dtype=torch.long)
     inputs = {"input_ids": ids, "attention_mask": ids, "token_type_ids": torch.zeros_like(ids)}
-    first, again = (models.outputs(classifier.train(), inputs) for _ in range(2))
+    first, again = (pytorch.outputs(classifier.train(), inputs) for _ in range(2))
     assert first.shape == (2, 3)
     assert torch.equal(first, again), "some dropout is left"
 
@@ -181,8 +184,29 @@ def test_weights_that_lack_a_layer_are_refused(model: Path, tmp_path: Path) -> N
     tensors = load_file(model / "model.safetensors")
     del tensors["encoder.layer.1.output.dense.weight"]
     save_file(tensors, tmp_path / "broken/model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"weights lack 1 of the encoder's, bert.encoder.layer.1.output.dense.weight"):
+    with pytest.raises(InputError, match=r"no weights for bert\.encoder\.layer\.1\.output\.dense\.weight; its encoder"):
         models.load(tmp_path / "broken", TASK, Training())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("max_position_embeddings", 128, "bert.embeddings.position_embeddings.weight has shape (128, 32) by the one"),
+        ("vocab_size", 999, "bert.embeddings.word_embeddings.weight has shape (999, 32) by the one"),
+        ("intermediate_size", 77, "bert.encoder.layer.0.intermediate.dense.bias has shape (77,) by the one, (64,) by"),
+    ],
+)
+@pytest.mark.parametrize("labels", [None, ("negative", "positive")])
+def test_weights_of_another_shape_than_config_says_are_refused(
+    tmp_path: Path, labels: tuple[str, ...] | None, key: str, value: int, fault: str
+) -> None:
+    """But those of a head for other labels, which a new one takes the place of."""
+    folder = make_model(tmp_path / "model", labels)
+    models.load(folder, TASK, Training())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(InputError, match=re.escape(f"config.json and weights do not fit: {fault}")):
+        models.load(folder, TASK, Training())
 
 
 def test_code_in_a_model_folder_is_refused(model: Path, tmp_path: Path) -> None:
@@ -240,4 +264,4 @@ def test_a_saved_folder_is_replaced_whole(model: Path, tmp_path: Path) -> None:
         models.save(classifier, classifier.state_dict(), tokenizer, best)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
     assert not (best / "stale").exists()
-    assert models.from_folder(best, TASK.architecture).get_parameter("classifier.weight").min() == 1
+    assert pytorch.load(best, TASK.architecture).get_parameter("classifier.weight").min() == 1

@@ -11,6 +11,7 @@ import torch
 import bertline
 from bertline.artifacts import files
 from bertline.artifacts.errors import InputError, PreemptedError
+from bertline.bench import pytorch
 from bertline.serve.engine import Engine
 from bertline.tasks.task import Output
 from bertline.tasks.text_classification import TextClassification
@@ -98,7 +99,7 @@ def _model(
     teacher: Teacher, tokenizer: Tokenizer, precision: Precision, batch_size: int, progress: Progress
 ) -> Answering:
     """A PyTorch model, on each rank's device; each computes its share."""
-    loaded = model.from_folder(teacher.folder, teacher.task.architecture, trained=True).to(ranks.device())
+    loaded = pytorch.load(teacher.folder, teacher.task.architecture).to(ranks.device())
     autocast = torch.autocast(ranks.device().type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
     def answer(windows: Sequence[Encoded]) -> list[Output]:

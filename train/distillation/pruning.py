@@ -15,6 +15,7 @@ from torch import nn
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student
 from bertline.artifacts.tables import from_all_over
+from bertline.bench import pytorch
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
 from bertline.train.data.split import Split
@@ -95,7 +96,7 @@ def measure(model: nn.Module, split: Split, loss: Loss, tokenizer: Tokenizer) ->
         targets = loss.stack([split.windows.targets[index] for index in some], inputs["input_ids"].shape[1])
         with _recorded([part for layer in layers for part in (layer.joins_heads, layer.joins_units)]) as seen:
             tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-            loss.sum(models.outputs(model, tensors), targets, tensors["attention_mask"]).backward()  # type: ignore[no-untyped-call]
+            loss.sum(pytorch.outputs(model, tensors), targets, tensors["attention_mask"]).backward()  # type: ignore[no-untyped-call]
         for layer, total in zip(layers, sums, strict=True):
             of_heads = _change(seen[layer.joins_heads])
             total[0] += of_heads.reshape(len(of_heads), heads, -1).sum(2).abs().sum(0)

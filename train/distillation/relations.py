@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bertline.artifacts.errors import InputError
+from bertline.bench import pytorch
 from bertline.train import model as models
 from bertline.train.deepspeed_config import Precision
 from bertline.train.losses import NEVER, divergence
@@ -64,7 +65,7 @@ class Relations:
         """
         device = inputs["input_ids"].device.type
         with torch.no_grad(), torch.autocast(device, self._dtype, enabled=self._dtype is not None):
-            models.outputs(self.teacher, inputs)
+            pytorch.outputs(self.teacher, inputs)
         mask = inputs["attention_mask"]
         costs = [
             self._cost(own, theirs, mask)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Student
+from bertline.bench import pytorch
 from bertline.tasks.task import Task
-from bertline.train import model
 from bertline.train.data.prepared import Prepared
 from bertline.train.distillation import pruning
 from bertline.train.losses import Loss
@@ -74,7 +74,7 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
     made = cache / f"student-{files.fingerprint(named)}"
 
     def fill(temporary: Path) -> None:
-        whole = model.from_folder(folder, task.architecture, trained=True)
+        whole = pytorch.load(folder, task.architecture)
         _check_labels(recipe, folder, task)
         loss = Loss(task.settings, recipe.training, ready.train.windows.targets)
         pruning.prune(whole, recipe.student, ready.train, loss, task.tokenizer(tokenizer))

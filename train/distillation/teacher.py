@@ -16,6 +16,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
+from bertline.bench import pytorch
 from bertline.tasks import catalog
 from bertline.tasks.task import Task
 from bertline.tasks.text_classification import TextClassification
@@ -114,7 +115,7 @@ def beside(
                 f"distillation.relations: {teacher.place} reads texts as other tokens than the student; give both the "
                 "same tokenizer, tokens.max_length and tokens.stride, or leave it out"
             )
-    loaded = model.from_folder(teacher.folder, teacher.task.architecture, trained=True).to(ranks.device())
+    loaded = pytorch.load(teacher.folder, teacher.task.architecture).to(ranks.device())
     return Relations(student, loaded, weight, precision)
 
 

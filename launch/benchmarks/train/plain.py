@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from bertline.artifacts import places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
+from bertline.bench import pytorch
 from bertline.launch.benchmarks.train.job import Clock, Counts, Job
-from bertline.train import model as models
 
 
 def bare(job: Job, clock: Clock) -> Counts:
@@ -76,7 +76,7 @@ def classifier(job: Job, labels: int) -> nn.Module:
     recipe = recipes.read(job.recipe)
     torch.manual_seed(recipe.training.seed)
     folder = places.model_folder(recipe.model)
-    return models.from_folder(folder, "ForSequenceClassification", num_labels=labels).to(job.device).train()
+    return pytorch.load(folder, "ForSequenceClassification", trained=False, num_labels=labels).to(job.device).train()
 
 
 def autocast(device: str, recipe: Recipe) -> torch.autocast:

@@ -113,7 +113,7 @@ def opened_as_served(folder: Path) -> Tokenizer:
 
 
 def embeddings(folder: Path) -> Any:
-    model = PyTorchRuntime(folder, "ForSequenceClassification", 1).model
+    model: Any = PyTorchRuntime(folder, "ForSequenceClassification", 1).model
     return model.get_input_embeddings().weight.detach().numpy()
 
 

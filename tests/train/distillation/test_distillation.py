@@ -21,12 +21,13 @@ from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Distillation, Student, Training
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings, Tokens
+from bertline.bench import pytorch
 from bertline.export.export import export
 from bertline.export.terms import Terms as ExportTerms
 from bertline.serve.engine import Engine
 from bertline.tasks.task import IGNORED, Output
 from bertline.tasks.tokens import Encoded
-from bertline.train import evaluation, model, preemption
+from bertline.train import evaluation, preemption
 from bertline.train.distillation import answers, student
 from bertline.train.distillation.relations import Relations
 from bertline.train.loop import Trainer
@@ -127,7 +128,7 @@ def test_labels_and_teacher_share_the_loss() -> None:
 def test_a_cut_model_is_the_model_without_the_other_layers(encoder: str, tmp_path: Path) -> None:
     folder = encoders.make(encoder, tmp_path / "model")
     made = student.cut(folder, Student(layers=[0]), tmp_path / "cache")
-    whole, cut = (model.from_folder(each, "").eval() for each in (folder, made))
+    whole, cut = (pytorch.load(each, "").eval() for each in (folder, made))
     count = whole.config.num_hidden_layers  # type: ignore[union-attr]
     for module in whole.modules():
         for name, inner in list(module.named_children()):
@@ -374,7 +375,7 @@ class TestRuns:
                 {**json.loads((bare / "config.json").read_text()), "id2label": {"0": "negative", "1": "positive"}}
             )
         )
-        with pytest.raises(InputError, match=r"a trained ForSequenceClassification is needed, and its weights lack"):
+        with pytest.raises(InputError, match=r"only a model that was fine-tuned ForSequenceClassification will do"):
             train_here(write(tmp_path, teacher.path, teacher=str(bare)), tmp_path / "run")
 
 
@@ -428,7 +429,7 @@ class TestRelations:
         asked: Any = {"teacher": str(teacher.path), "distillation": {"relations": 1.0}}
         with pytest.raises(InputError, match="reads texts as other tokens than the student; give both the same"):
             train_here(write(tmp_path, teacher.path, **asked), tmp_path / "run", ["tokens.max_length=16"])
-        modern = model.from_folder(encoders.make("modernbert", tmp_path / "modern"), "")
+        modern = pytorch.load(encoders.make("modernbert", tmp_path / "modern"), "")
         with pytest.raises(InputError, match="not known of a model of type modernbert"):
             Relations(modern, modern, 1.0)
 

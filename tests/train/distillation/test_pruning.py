@@ -12,6 +12,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student, Training
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.artifacts.task import TaskSettings, Tokens
+from bertline.bench import pytorch
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train import model as models
@@ -47,7 +48,7 @@ class Measured:
 
     def logits(self) -> torch.Tensor:
         with torch.inference_mode():
-            return torch.cat([models.outputs(self.model, self._inputs(index)) for index in range(8)])
+            return torch.cat([pytorch.outputs(self.model, self._inputs(index)) for index in range(8)])
 
     def _inputs(self, index: int) -> dict[str, torch.Tensor]:
         return {n: torch.from_numpy(a) for n, a in self.tokenizer.pad([self.split.windows[index]]).items()}
@@ -73,7 +74,7 @@ class TestFamilies:
         measured.model.save_pretrained(tmp_path / "pruned")
         before, measured.model = (
             measured.logits(),
-            models.from_folder(tmp_path / "pruned", "ForSequenceClassification", trained=True).eval(),
+            pytorch.load(tmp_path / "pruned", "ForSequenceClassification").eval(),
         )
         assert torch.allclose(measured.logits(), before, atol=1e-6)
         transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "pruned")  # anyone's
@@ -119,9 +120,9 @@ def test_a_pruned_model_keeps_its_heads_as_layers_are_taken_out(tmp_path: Path) 
     measured = Measured("bert", tmp_path / "model")
     measured.prune(attention_heads=2)
     measured.model.save_pretrained(tmp_path / "pruned", safe_serialization=True)
-    whole: Any = models.from_folder(tmp_path / "pruned", "ForSequenceClassification", trained=True).eval()
+    whole: Any = pytorch.load(tmp_path / "pruned", "ForSequenceClassification").eval()
     made = student.cut(tmp_path / "pruned", Student(layers=[1]), tmp_path / "cache")
-    cut: Any = models.from_folder(made, "ForSequenceClassification", trained=True).eval()
+    cut: Any = pytorch.load(made, "ForSequenceClassification").eval()
     whole.bert.encoder.layer = whole.bert.encoder.layer[1:]
     measured.model = whole
     expected = measured.logits()
@@ -154,7 +155,7 @@ def test_a_head_of_other_labels_does_not_tell_what_matters(tmp_path: Path, label
 
 @pytest.mark.usefixtures("rank")
 def test_outputs_without_names_are_those_that_the_recipe_names(teacher: RunFolder, tmp_path: Path) -> None:
-    nameless: Any = models.from_folder(teacher.best, "ForSequenceClassification", trained=True)
+    nameless: Any = pytorch.load(teacher.best, "ForSequenceClassification")
     nameless.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
     with models.tokenizer_folder(teacher.best) as tokenizer:
         models.save(nameless, nameless.state_dict(), tokenizer, tmp_path / "model")
@@ -170,12 +171,12 @@ def test_a_pruned_student_is_distilled(teacher: RunFolder, tmp_path: Path) -> No
     kept = {"layers": [0, 2], "attention_heads": 2, "intermediate_size": 24}
     recipe = write(tmp_path, teacher.path, teacher=str(teacher.path), student=kept)
     run = train_here(recipe, tmp_path / "run")
-    model: Any = models.from_folder(run.best, "ForSequenceClassification", trained=True)
+    model: Any = pytorch.load(run.best, "ForSequenceClassification")
     assert (model.config.num_hidden_layers, model.config.intermediate_size) == (2, 24)
     assert {number: len(heads) for number, heads in model.config.pruned_heads.items()} == {0: 2, 1: 2}
     linear = [one for one in model.bert.encoder.modules() if isinstance(one, nn.Linear)]
     assert {(one.in_features, one.out_features) for one in linear} == {(32, 16), (16, 32), (32, 24), (24, 32)}
     assert losses(train_here(recipe, tmp_path / "again")) == losses(run)
     untrained = write(tmp_path, encoders.make("bert", tmp_path / "bare"), student={"attention_heads": 2})
-    with pytest.raises(InputError, match="a trained ForSequenceClassification is needed, and its weights lack"):
+    with pytest.raises(InputError, match="only a model that was fine-tuned ForSequenceClassification will do"):
         train_here(untrained, tmp_path / "bare-run")
