@@ -9,7 +9,6 @@ best/ as it was then is a part of it: a run that goes on with other ranks, whose
 come again to what was best after the checkpoint.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -18,14 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import deepspeed.comm as dist
-from pydantic import BaseModel, ConfigDict
 
 from bertline.artifacts import files
+from bertline.artifacts.checkpoint import INDEX, Index, State, verify
 from bertline.artifacts.errors import DamagedError, InputError
-from bertline.artifacts.files import FileEntry
 from bertline.artifacts.run import RunFolder
 
-INDEX = "checkpoint.json"
 TAG = "deepspeed"
 """The folder in a checkpoint that DeepSpeed's files stand in."""
 LEFT = (".step-*", ".universal-step-*")
@@ -34,49 +31,6 @@ WRITER = re.compile("PytorchStreamWriter|inline_container")
 """What torch's writer names in the RuntimeError that it raises when the disk is full; other errors are a device's."""
 UNIVERSAL: dict[str, Any] = {"universal_checkpoint_info": {}}
 """What DeepSpeed's converter looks for, so that another number of ranks can load a checkpoint."""
-
-
-class State(BaseModel):
-    """Where a run stands: everything beside weights and optimizer that the next step depends on, and running totals."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    ranks: int
-    precision: str
-    data: str
-    """Fingerprint of the splits."""
-    started: str
-    step: int = 0
-    """Optimizer steps done."""
-    evaluated: int = 0
-    """The step of the last evaluation."""
-    tokens: int = 0
-    computed_tokens: int = 0
-    """With padding."""
-    training_seconds: float = 0.0
-    """Spent in optimizer steps."""
-    since_best: int = 0
-    """Evaluations since the best one."""
-    seconds: float = 0.0
-    """Spent in steps, evaluations and checkpoints."""
-
-
-class Index(BaseModel):
-    """checkpoint.json."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    state: State
-    files: list[FileEntry]
-    """All but this one."""
-    sha256: str = ""
-    """Of this JSON with this value empty."""
-
-    def dump(self) -> str:
-        """The very text of the file."""
-        plain = self.model_copy(update={"sha256": ""}).model_dump_json(indent=2)
-        digest = hashlib.sha256(plain.encode()).hexdigest()
-        return self.model_copy(update={"sha256": digest}).model_dump_json(indent=2) + "\n"
 
 
 class Engine(Protocol):
@@ -139,7 +93,7 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Found | None:
     """The newest checkpoint in `folder` that is as it was written; None where there is none at all.
 
     Raises:
-        InputError: there are some, all of them damaged.
+        InputError: there are some, all of them damaged; or another version of bertline wrote the newest.
     """
     faults = []
     for checkpoint in reversed(found(folder)):
@@ -151,24 +105,6 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Found | None:
     if faults:
         raise InputError(f"{folder}: no checkpoint is whole; begin another run with --run", *faults)
     return None
-
-
-def verify(checkpoint: Path) -> State:
-    """The state of a checkpoint, once every file of it has the size and hash that its index says.
-
-    Raises:
-        DamagedError: the first file that differs, is missing or is not listed.
-    """
-    path = checkpoint / INDEX
-    try:
-        content = path.read_text(encoding="utf-8")
-        index = Index.model_validate_json(content)
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{path}: not readable ({' '.join(str(error).split()):.200})") from None
-    if index.dump() != content:
-        raise DamagedError(f"{path}: not as it was written")
-    files.compare(checkpoint, index.files, besides=[INDEX])
-    return index.state
 
 
 def set_aside(folder: Path, after: int) -> None:

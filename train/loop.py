@@ -15,6 +15,7 @@ import deepspeed.comm as dist
 import numpy as np
 import torch
 
+from bertline.artifacts.checkpoint import State
 from bertline.artifacts.errors import BertlineError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import Best, RunFolder
@@ -22,7 +23,6 @@ from bertline.bench import pytorch
 from bertline.tasks.task import Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import checkpoints, evaluation, metrics, model, preemption, ranks, watchdog
-from bertline.train.checkpoints import State
 from bertline.train.data.batches import Batch, Batches
 from bertline.train.data.split import Split
 from bertline.train.deepspeed_config import micro_batch_size

@@ -20,12 +20,13 @@ from torch import nn
 from bertline.artifacts import files, imports
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
+from bertline.artifacts.checkpoint import State
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Training
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Task
 from bertline.train import checkpoints, deepspeed_config, elastic, memory, metrics, model, monitors, ranks
-from bertline.train.checkpoints import Found, State
+from bertline.train.checkpoints import Found
 from bertline.train.data import prepared
 from bertline.train.data.batches import Batches
 from bertline.train.data.prepared import Prepared

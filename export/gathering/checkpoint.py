@@ -1,4 +1,4 @@
-"""The folder of a DeepSpeed checkpoint, whoever wrote it: found, held against its index, its files told apart by rank.
+"""The folder of a DeepSpeed checkpoint, whoever wrote it: found, its files told apart by rank.
 
 output/latest                   names one of the folders beside it
 output/global_step500/          the files: this folder, or any that leads to it, may be named
@@ -6,19 +6,14 @@ checkpoint-500/global_step500/  as transformers' Trainer nests them, config.json
 checkpoints/step-500/deepspeed/ as a run nests them, with an index beside
 """
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertline.artifacts import files
-from bertline.artifacts.errors import DamagedError, InputError
-from bertline.artifacts.files import FileEntry
+from bertline.artifacts.errors import InputError
 from bertline.artifacts.run import RunFolder
 
-INDEX = "checkpoint.json"
-"""Beside a run's checkpoint: size and sha256 of every file."""
 _NAME = re.compile(r"(bf16_)?(zero_pp_rank_(?P<rank>\d+)_)?mp_rank_00_(?P<kind>model|optim)_states\.pt")
 
 
@@ -61,22 +56,6 @@ def choose(place: Path) -> Path:
     if len(folders) > 1:
         raise InputError(f"{place}: holds {len(folders)} checkpoints and no word on which is the latest; {several}")
     return folders[0]
-
-
-def verify(folder: Path) -> None:
-    """Hold a run's checkpoint against its index; the others have none.
-
-    Raises:
-        DamagedError: the first file that differs, is missing or is not listed.
-    """
-    index = folder.parent / INDEX
-    if not index.is_file():
-        return
-    try:
-        listed = [FileEntry.model_validate(entry) for entry in json.loads(index.read_text(encoding="utf-8"))["files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{index}: not readable ({' '.join(str(error).split()):.200})") from None
-    files.compare(folder.parent, listed, besides=[INDEX])
 
 
 def by_rank(folder: Path) -> Files:

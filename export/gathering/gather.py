@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from bertline.artifacts import encoder, files, places
+from bertline.artifacts.checkpoint import INDEX, verify
 from bertline.artifacts.errors import InputError
 from bertline.export.gathering import checkpoint, shards
 from bertline.export.gathering.shards import Weights
@@ -43,7 +44,8 @@ def gather(place: Path, output: Path, model: str | None = None, trust: bool = Fa
     files.refuse_existing(output)
     folder = checkpoint.choose(place)
     settings = _settings(folder, model)
-    checkpoint.verify(folder)
+    if (folder.parent / INDEX).is_file():  # a run's
+        verify(folder.parent)
     with quiet():
         built = _build(settings)
         weights = shards.read(folder, trust)

@@ -22,9 +22,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
+from bertline.artifacts.checkpoint import INDEX
 from bertline.artifacts.run import RunFolder
 from bertline.train import __main__ as program
-from bertline.train import checkpoints, metrics
+from bertline.train import metrics
 
 IMPORTED = (
     "bertline.train.setup", "bertline.train.finish", "transformers.models.bert.modeling_bert",
@@ -131,7 +132,7 @@ class Stop:
             self.stand(point)
 
     def write_text(self, path: Path, content: str) -> None:
-        points = {checkpoints.INDEX: "index", "run.json": "summary"}
+        points = {INDEX: "index", "run.json": "summary"}
         if path.name in points:
             self.stand(points[path.name])
 

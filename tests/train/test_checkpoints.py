@@ -1,5 +1,6 @@
 """Damage to a checkpoint is found before anything is loaded, and the one before it is used."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from bertline.artifacts.checkpoint import State, verify
 from bertline.artifacts.errors import BertlineError, DamagedError, InputError
 from bertline.artifacts.run import RunFolder
 from bertline.train import checkpoints
@@ -53,14 +55,14 @@ def test_every_damage_is_found(
     copy = tmp_path / "step-8"
     shutil.copytree(sound, copy)
     files = sorted(path.relative_to(sound) for path in sound.rglob("*") if path.is_file())
-    checkpoints.verify(copy)
+    verify(copy)
     for _ in range(200):
         name = chance.choice(files)
         damage(copy / name, chance)
         with pytest.raises(DamagedError):
-            checkpoints.verify(copy)
+            verify(copy)
         shutil.copyfile(sound / name, copy / name)
-    checkpoints.verify(copy)
+    verify(copy)
 
 
 def test_the_one_before_a_damaged_one_is_used(recipe: Path, stopped: RunFolder, tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_the_one_before_a_damaged_one_is_used(recipe: Path, stopped: RunFolder, 
     flip(run.checkpoints / "step-8/deepspeed/mp_rank_00_model_states.pt", random.Random(1))
     told: list[str] = []
     newest = run.checkpoints / "step-4"
-    assert checkpoints.newest(run.checkpoints, told.append) == (newest, checkpoints.verify(newest))
+    assert checkpoints.newest(run.checkpoints, told.append) == (newest, verify(newest))
     assert len(told) == 1
     assert "step-8" in told[0]
     assert "its sha256 is not the one recorded" in told[0]
@@ -77,7 +79,7 @@ def test_the_one_before_a_damaged_one_is_used(recipe: Path, stopped: RunFolder, 
     whole = train_here(recipe, tmp_path / "whole", SETS)
     assert losses(run) == losses(whole)
     assert (run.checkpoints / "damaged-step-8").is_dir()
-    checkpoints.verify(run.checkpoints / "step-8")
+    verify(run.checkpoints / "step-8")
 
 
 def test_best_is_taken_back_to_the_checkpoint(recipe: Path, tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_best_is_taken_back_to_the_checkpoint(recipe: Path, tmp_path: Path) -> N
         torch.testing.assert_close(plain.weights(run.best), then, rtol=0, atol=0)
 
     train_here(recipe, run.path, sets, resume=True, look=look)
-    checkpoints.verify(run.checkpoints / "step-18")
+    verify(run.checkpoints / "step-18")
 
 
 def test_no_sound_checkpoint_is_told(recipe: Path, stopped: RunFolder, tmp_path: Path) -> None:
@@ -114,7 +116,20 @@ def test_an_index_that_says_more_is_damaged(stopped: RunFolder, tmp_path: Path) 
     path = tmp_path / "step-8/checkpoint.json"
     path.write_text(json.dumps(json.loads(path.read_text())))
     with pytest.raises(BertlineError, match=r"checkpoint\.json: not as it was written"):
-        checkpoints.verify(tmp_path / "step-8")
+        verify(tmp_path / "step-8")
+
+
+def test_an_index_of_another_version_is_no_damage(recipe: Path, stopped: RunFolder, tmp_path: Path) -> None:
+    """What stands in it is of that version, and nothing of the run is passed over or put aside."""
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(stopped.path, run.path)
+    path = run.checkpoints / "step-8/checkpoint.json"
+    later = {**json.loads(path.read_text()), "schema_version": 2, "weather": "fine", "sha256": ""}
+    plain = json.dumps(later, indent=2)
+    path.write_text(plain.replace('"sha256": ""', f'"sha256": "{hashlib.sha256(plain.encode()).hexdigest()}"') + "\n")
+    with pytest.raises(InputError, match=r"checkpoint\.json: of schema_version 2, not 1; use the bertline that wrote"):
+        train_here(recipe, run.path, SETS, resume=True)
+    assert sorted(each.name for each in run.checkpoints.iterdir()) == ["step-4", "step-8"]
 
 
 class Writing:
@@ -144,6 +159,6 @@ def fail_on_the_device() -> None:
 def test_only_what_cannot_be_written_is_told_as_such(
     tmp_path: Path, write: Callable[[], Any], error: type[Exception], words: str
 ) -> None:
-    state = checkpoints.State(ranks=1, precision="fp32", data="", started="")
+    state = State(ranks=1, precision="fp32", data="", started="")
     with pytest.raises(error, match=words):
         checkpoints.save(Writing(write), state, RunFolder(tmp_path), keep=1)

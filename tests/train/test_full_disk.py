@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bertline.artifacts.checkpoint import verify
 from bertline.artifacts.run import RunFolder
 from bertline.train import checkpoints
 from tests.train import forked
@@ -68,7 +69,7 @@ def test_a_full_disk(recipe: Path, tmp_path: Path, disk: Path) -> None:
     assert "Traceback" not in said
     kept = checkpoints.found(run.checkpoints)
     assert [checkpoint.name for checkpoint in kept] == ["step-2", "step-4"]
-    assert [checkpoints.verify(checkpoint).step for checkpoint in kept] == [2, 4]
+    assert [verify(checkpoint).step for checkpoint in kept] == [2, 4]
     ballast.unlink()
     live(recipe, run, tmp_path / "second")
     assert logged(run) == logged(whole)

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
+from bertline.artifacts.checkpoint import Index
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
-from bertline.train import checkpoints, setup
+from bertline.train import setup
 from bertline.train.data import splitting
 from bertline.train.data.batches import Batch
 from bertline.train.loop import Trainer
@@ -197,7 +198,7 @@ def test_an_unfinished_run_is_neither_overwritten_nor_resumed_differently(recipe
     with pytest.raises(InputError, match=r"training.epochs: 3 now, 2 when"):
         train_here(recipe, tmp_path / "run", [*sets, "training.epochs=3"], resume=True)
     path = tmp_path / "run/checkpoints/step-2/checkpoint.json"
-    index = checkpoints.Index.model_validate_json(path.read_text())
+    index = Index.model_validate_json(path.read_text())
     index.state.precision, index.state.data = "fp16", "other"
     path.write_text(index.dump())
     with pytest.raises(InputError, match=r"(?s)data is not what.*made in fp16, this machine would train in fp32"):

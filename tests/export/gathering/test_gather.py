@@ -270,6 +270,10 @@ def test_a_runs_checkpoint_is_held_against_its_index(folder: Path, model: str, t
     change(tmp_path / "step-6/deepspeed/mp_rank_00_model_states.pt", more=1)
     with pytest.raises(DamagedError, match=r"mp_rank_00_model_states\.pt: .+ recorded"):
         gather(tmp_path / "step-6", tmp_path / "made", model)
+    index = tmp_path / "step-6/checkpoint.json"
+    index.write_text(index.read_text().replace('"step": 6', '"step": 5'))
+    with pytest.raises(DamagedError, match=r"checkpoint\.json: not as it was written"):
+        gather(tmp_path / "step-6", tmp_path / "made", model)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""A checkpoint of a run as it lies on a disk: its index, `checkpoint.json`, and the state of the run that is in it.
+
+The index is written last. It holds size and sha256 of every other file, and its own, so that what was written whole is
+told from what a disk has damaged, and both from what another version of bertline wrote.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bertline.artifacts import files
+from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.files import FileEntry
+
+INDEX = "checkpoint.json"
+VERSION: Literal[1] = 1
+"""Another one with every change of what stands in the index."""
+
+
+class State(BaseModel):
+    """Where a run stands: everything beside weights and optimizer that the next step depends on, and running totals."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ranks: int
+    precision: str
+    data: str
+    """Fingerprint of the splits."""
+    started: str
+    step: int = 0
+    """Optimizer steps done."""
+    evaluated: int = 0
+    """The step of the last evaluation."""
+    tokens: int = 0
+    computed_tokens: int = 0
+    """With padding."""
+    training_seconds: float = 0.0
+    """Spent in optimizer steps."""
+    since_best: int = 0
+    """Evaluations since the best one."""
+    seconds: float = 0.0
+    """Spent in steps, evaluations and checkpoints."""
+
+
+class Index(BaseModel):
+    """checkpoint.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = VERSION
+    state: State
+    files: list[FileEntry]
+    """All but this one."""
+    sha256: str = ""
+    """Of this JSON with this value empty."""
+
+    def dump(self) -> str:
+        """The very text of the file."""
+        plain = self.model_copy(update={"sha256": ""}).model_dump_json(indent=2)
+        digest = hashlib.sha256(plain.encode()).hexdigest()
+        return self.model_copy(update={"sha256": digest}).model_dump_json(indent=2) + "\n"
+
+
+def verify(checkpoint: Path) -> State:
+    """The state of a checkpoint, once every file of it has the size and hash that its index says.
+
+    Raises:
+        DamagedError: the first file that differs, is missing or is not listed.
+        InputError: another version of bertline wrote it.
+    """
+    path = checkpoint / INDEX
+    try:
+        content = path.read_bytes().decode()
+        raw = json.loads(content)
+        if not _is_as_written(content, raw["sha256"]):
+            raise DamagedError(f"{path}: not as it was written")
+        if (version := raw.get("schema_version")) != VERSION:
+            raise InputError(f"{path}: of schema_version {version}, not {VERSION}; use the bertline that wrote it")
+        index = Index.model_validate(raw)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path}: not readable ({' '.join(str(error).split()):.200})") from None
+    files.compare(checkpoint, index.files, besides=[INDEX])
+    return index.state
+
+
+def _is_as_written(content: str, digest: str) -> bool:
+    """Whether a text has the hash that stands in it, whatever else does: it may be of another version."""
+    plain = content.removesuffix("\n").replace(digest, "")
+    return content.endswith("\n") and hashlib.sha256(plain.encode()).hexdigest() == digest
