@@ -30,6 +30,8 @@ TICK = 1.0
 """Seconds."""
 SILENCE = 8
 """Ticks without a word after which a rank is taken for dead: its thread needs no more than a moment of each."""
+COMING_OUT = 5
+"""Ticks that a rank has to end by itself once there is a fault: rank 0 tells its monitors how the run ended."""
 FIRST = 600.0
 """Seconds that a rank may stand still in its first step, which compiles and allocates."""
 ON_CPU, ON_GPU = 20.0, 600.0
@@ -180,6 +182,7 @@ class Watch:
                     os._exit(self._ending.exit_code)
                 self._end_without_store("died" if isinstance(error, RuntimeError) else "died or was stopped")
             if fault is not None:
+                self._left.wait(COMING_OUT * TICK)  # the thread ends with the process
                 self._bow_out()
                 os._exit(fault.exit_code)
 

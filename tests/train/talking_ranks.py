@@ -13,7 +13,7 @@ import torch
 from deepspeed.utils import groups
 
 from bertline.artifacts import machine
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.train import ranks, watchdog
 
 
@@ -57,6 +57,24 @@ def start_bound() -> None:
     ranks.start()
     assert torch.get_num_threads() == 16
     ranks.stop()
+
+
+def close_late() -> int:
+    """Both are asked to stop; rank 0 still tells its monitors when the other one has said so."""
+    watchdog.TICK, watchdog.SILENCE, watchdog.COMING_OUT = 0.1, 1000, 10**6
+    ranks.start()
+    try:
+        with watchdog.watching():
+            if ranks.is_first():
+                watch = watchdog._watch
+                assert watch is not None
+                ranks.store("watchdog/0", ranks.WAIT).wait(["fault", "left/1"])
+                watch._thread.join(2.0)  # the thread that might end this process
+                print("closed", flush=True)
+            raise PreemptedError("stopped as asked")
+    except PreemptedError as error:
+        return watchdog.end(error)
+    return 0
 
 
 def lose_the_first() -> int:

@@ -72,3 +72,10 @@ def test_a_rank_that_waits_for_the_first_ends_when_that_is_gone(tmp_path: Path) 
     with forked.ranks(log, talking_ranks.lose_the_first, (), ()) as (_, waiting):
         forked.check_ended([waiting], log, code=1)
     assert "rank 0 died" in (log / "log-1").read_text()
+
+
+def test_a_rank_that_comes_out_by_itself_is_let_finish(tmp_path: Path) -> None:
+    log = tmp_path / "logs"
+    with forked.ranks(log, talking_ranks.close_late, (), ()) as both:
+        forked.check_ended(both, log, code=75)
+    assert (log / "log-0").read_text() == "closed\n"
