@@ -7,6 +7,7 @@ rank 0 writes.
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -146,6 +147,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def fitting(name: str) -> str:
+    """A name that MLflow takes for a parameter: a recipe's keys may hold labels and columns, which may be anything."""
+    return re.sub(r"[^\w.\- ]", "_", name)[:250]
+
+
 class Mlflow:
     """A run of MLflow's, written to in a thread: a server that is slow or gone holds up no step."""
 
@@ -202,8 +208,8 @@ class Mlflow:
         experiment = found.experiment_id if found else self._client.create_experiment(settings.experiment)
         self._run_id = self._client.create_run(experiment, run_name=self._recipe.name).info.run_id
         files.write_json(self._file, {"run_id": self._run_id})
-        values = dotted.flat(self._recipe.model_dump(mode="json"))
-        params = [Param(name, str(value)) for name, value in values if value is not None]
+        values = {fitting(name): value for name, value in dotted.flat(self._recipe.model_dump(mode="json"))}
+        params = [Param(name, str(value)) for name, value in values.items() if value is not None]
         self._client.log_batch(self._run_id, params=params)
 
 

@@ -153,6 +153,19 @@ def test_a_preempted_run_is_to_go_on_later(recipe: Path, tmp_path: Path, store: 
     assert (run.info.status, run.data.metrics) == ("SCHEDULED", {"train/loss": 0.5})
 
 
+def test_labels_that_mlflow_has_no_name_for_are_parameters_too(recipe: Path, tmp_path: Path, store: str) -> None:
+    weights = {"R&D": 2.0, "pay, or+leave": 3.0, "it's//": 4.0, "long" * 99: 5.0}
+    loaded = recipes.load(recipe, [f"mlflow.tracking_uri={store}", f"training.class_weights={json.dumps(weights)}"])
+    with monitors.opened(loaded, RunFolder(tmp_path), lambda line: pytest.fail(line)):
+        pass
+    client = MlflowClient(store)
+    (run,) = client.search_runs([found.experiment_id for found in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    found = {name: value for name, value in run.data.params.items() if "class_weights" in name}
+    assert sorted(found.values()) == ["2.0", "3.0", "4.0", "5.0"]
+    assert found["training.class_weights.R_D"] == "2.0"
+
+
 class Refusing(BaseHTTPRequestHandler):
     """A server that has lost its store."""
 
