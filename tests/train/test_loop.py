@@ -82,6 +82,9 @@ def test_offloading_changes_nothing_but_memory(
             "deepcompile: found 'sometimes'; CompileConfig: .*a valid bool",
         ),
         ("wall_clock_breakdown=yes please", "unsupported operand"),
+        ("flops_profiler=true", "'bool' object has no attribute"),
+        ("elasticity={enabled: true}", "Elastic training has been removed"),
+        ("checkpoint={tag_validation: x}", "Checkpoint config contains invalid tag_validation value of X"),
     ],
 )
 def test_what_deepspeed_does_not_know_is_told_before_data_is_read(
