@@ -1,6 +1,6 @@
 """Dotted keys, training.freeze.layers for example, of nested mappings."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from bertline.artifacts.errors import InputError
@@ -21,6 +21,15 @@ def put(raw: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(section, dict):
             raise InputError(f"{parent} is a value, it has no keys of its own")
     section[last] = value
+
+
+def without(raw: dict[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """The same without some keys, each with all that it holds."""
+    return {
+        name: without(value, keys, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in raw.items()
+        if f"{prefix}{name}" not in keys
+    }
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,14 +9,14 @@ import yaml
 
 from bertline.artifacts import dotted, encoder, files, recipe_faults, run
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.recipe_schema import Recipe
+from bertline.artifacts.recipe_schema import MONITORS, Recipe
 
 HARMLESS = (
     "training.gradient_checkpointing", "training.logging_steps", "training.micro_batch_size", "training.save_steps",
-    "training.save_total_limit", "training.timeout",
+    "training.save_total_limit", "training.timeout", "mlflow", *(f"deepspeed.{name}" for name in MONITORS),
 )  # fmt: skip
-"""Keys that a run may go on with other values of: its steps see the same batches, though a micro-batch of another size
-draws other dropout."""
+"""Keys, and sections, that a run may go on with other values of: its steps see the same batches, though a micro-batch
+of another size draws other dropout."""
 
 
 def load(path: Path, overrides: Sequence[str] = (), searches: bool = False) -> Recipe:
@@ -88,9 +88,10 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 
 def differences(now: Recipe, then: Recipe, besides: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys, `besides` those named, in which two recipes differ, with both values."""
-    ours, theirs = (dict(dotted.flat(recipe.model_dump(mode="json"))) for recipe in (now, then))
-    keys = sorted({*ours, *theirs}.difference(besides))
+    """The dotted keys, `besides` those and the sections named, in which two recipes differ, with both values."""
+    raw = (dotted.without(recipe.model_dump(mode="json"), besides) for recipe in (now, then))
+    ours, theirs = (dict(dotted.flat(one)) for one in raw)
+    keys = sorted({*ours, *theirs})
     return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 

@@ -46,6 +46,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
 
     Raises:
         InputError: the run folder, recipe, data, model or checkpoint does not allow it; nothing has been changed then.
+            Or a monitor does not start: the run is there, and may go on with other monitors.
     """
     check_run(recipe, run, resume)
     ranks.from_first(lambda: monitors.check(recipe))

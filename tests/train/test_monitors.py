@@ -90,11 +90,13 @@ def test_what_cannot_be_written_to_is_refused_first(recipe: Path, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_monitor_that_does_not_start(recipe: Path, tmp_path: Path) -> None:
+def test_a_run_whose_monitor_does_not_start_goes_on_with_another(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     sets = [f"deepspeed.csv_monitor={{enabled: true, output_path: {tmp_path}/file}}"]
     with pytest.raises(InputError, match=r"deepspeed\.csv_monitor: does not start: .*Not a directory"):
         train_here(recipe, tmp_path / "run", sets)
+    run = train_here(recipe, tmp_path / "run", ["mlflow.experiment=others"], resume=True)
+    assert read_summary(run.path).steps == 12
 
 
 def test_defaults_of_bertline_and_values_of_the_recipe(recipe: Path) -> None:
