@@ -176,6 +176,7 @@ def make_once(path: Path, fill: Callable[[Path], None]) -> None:
 
     Raises:
         InputError: as `fill`, which puts the content into a temporary folder.
+        OSError: it cannot be written.
     """
     if path.exists():
         return
@@ -183,7 +184,7 @@ def make_once(path: Path, fill: Callable[[Path], None]) -> None:
         remove_left(path)
         with new_folder(path) as temporary:
             fill(temporary)
-    except InputError:
+    except (InputError, OSError):  # the last of the rename, where another has come between
         if not path.exists():
             raise
 
@@ -273,6 +274,17 @@ def sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """A short name for what JSON can hold: equal values have one, others another."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def code(*patterns: str) -> list[str]:
+    """The hashes of our own files, for the fingerprint of what they make: made by others it is made anew.
+
+    Args:
+        patterns: of paths in the package.
+    """
+    found = [path for pattern in patterns for path in sorted(Path(__file__).parents[1].glob(pattern))]
+    assert len(found) >= len(patterns), "each names a file"
+    return [sha256(path) for path in found]
 
 
 def listing(folder: Path, exclude: Collection[str] = ()) -> list[FileEntry]:

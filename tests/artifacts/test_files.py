@@ -140,6 +140,20 @@ def test_what_a_killed_maker_left_goes_and_not_what_another_is_at_work_in(
     assert [path for path in tmp_path.iterdir() if path != made] == []
 
 
+@pytest.mark.parametrize("looks", [True, False])  # just before the rename, or a moment too early
+def test_what_another_makes_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: bool) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "same").write_text("mine")
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made/same").write_text("another's")
+
+    if not looks:
+        monkeypatch.setattr(files, "refuse_existing", lambda path: None)
+    files.make_once(tmp_path / "made", fill)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert (tmp_path / "made/same").read_text() == "another's"
+
+
 def test_where_locks_tell_nothing_what_may_be_held_stays_and_the_rest_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import bertline
 from bertline.artifacts import files, machine
 from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
@@ -95,14 +94,13 @@ def load(recipe: Recipe, folder: Path) -> Prepared:
 
 def fingerprint(recipe: Recipe, tokenizer: Path) -> str:
     """A name for all that prepared data depends on; where the files lie is not of it."""
-    package = Path(bertline.__file__).parent
     made_of = {
         "content": sources.content(recipe.data),
         "data": recipe.data.model_dump(mode="json", exclude={*SPLITS, UNLABELLED}),
         "settings": recipe.settings([]).model_dump(mode="json"),
         "seed": recipe.training.seed,
         "tokenizer": files.sha256(tokenizer / "tokenizer.json"),
-        "code": [files.sha256(path) for pattern in CODE for path in sorted(package.glob(pattern))],
+        "code": files.code(*CODE),
         "versions": machine.versions(*PACKAGES),
     }
     return files.fingerprint(made_of)

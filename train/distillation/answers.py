@@ -8,8 +8,7 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-import bertline
-from bertline.artifacts import files
+from bertline.artifacts import files, machine
 from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.bench import pytorch
 from bertline.serve.engine import Engine
@@ -25,8 +24,12 @@ from bertline.train.model import AUTOCAST
 from bertline.train.progress import Progress
 
 FILE = "outputs.arrow"
-CODE = ("distillation/answers.py", "distillation/teacher.py", "evaluation.py", "data/mapped.py")
-"""What they depend on, of ours."""
+CODE = (
+    "bench/pytorch.py", "serve/*.py", "tasks/*.py", "train/evaluation.py", "train/data/mapped.py",
+    "train/distillation/answers.py", "train/distillation/teacher.py",
+)  # fmt: skip
+PACKAGES = ("torch", "transformers", "onnxruntime", "openvino", "tokenizers", "numpy")
+"""Those that its answers depend on, beside our own code."""
 ASKING = "asking the teacher"
 AT_ONCE = 512
 """Windows, or texts, that are asked about and kept at once: until then it is not seen that the run is asked to stop."""
@@ -181,13 +184,13 @@ def _write(folder: Path, computed: Iterator[Output]) -> None:
 
 
 def _fingerprint(teacher: Teacher, own: Path, ready: Prepared, tokenizer: Path, precision: Precision) -> str:
-    package = Path(bertline.__file__).parent
     made_of = {
         "teacher": teacher.sha256,
         "tokenizers": [files.sha256(folder / "tokenizer.json") for folder in (own, tokenizer)],
         "settings": [task.settings.model_dump(mode="json") for task in (teacher.task, ready.splits.task)],
         "texts": ready.splits.fingerprint,
         "precision": precision,
-        "code": [files.sha256(package / "train" / name) for name in CODE],
+        "code": files.code(*CODE),
+        "versions": machine.versions(*PACKAGES),
     }
     return files.fingerprint(made_of)

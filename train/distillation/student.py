@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from bertline.artifacts import encoder, files
+from bertline.artifacts import encoder, files, machine
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Student
 from bertline.bench import pytorch
@@ -21,6 +21,10 @@ from bertline.train.losses import Loss
 
 LAYER = re.compile(r"(?P<before>.*?\blayers?\.)(?P<number>\d+)(?P<after>\..+)")
 """The name of a layer's tensor: families differ in what stands before the number and after it."""
+
+CODE = ("bench/pytorch.py", "train/losses.py", "train/distillation/pruning.py", "train/distillation/student.py")
+PACKAGES = ("torch", "transformers", "safetensors")
+"""Those that a student depends on, beside our own code."""
 
 
 def cut(folder: Path, student: Student, cache: Path) -> Path:
@@ -34,7 +38,7 @@ def cut(folder: Path, student: Student, cache: Path) -> Path:
         return folder
     config = encoder.check(folder)
     _check_places(config, kept)
-    named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept, "code": _code()}
+    named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept, **_makers()}
     made = cache / f"student-{files.fingerprint(named)}"
 
     def fill(temporary: Path) -> None:
@@ -69,7 +73,7 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
         "settings": task.settings.model_dump(mode="json"),
         "loss": recipe.training.model_dump(mode="json", include={"class_weights", "label_smoothing"}),
         "tokenizer": files.sha256(tokenizer / "tokenizer.json"),
-        "code": [_code(), files.sha256(Path(pruning.__file__))],
+        **_makers(),
     }
     made = cache / f"student-{files.fingerprint(named)}"
 
@@ -137,9 +141,8 @@ def _renamed(name: str, kept: list[int]) -> str | None:
     return f"{match['before']}{kept.index(number)}{match['after']}" if number in kept else None
 
 
-def _code() -> str:
-    """Of this file: what it made before it was changed is not found again."""
-    return files.sha256(Path(__file__))
+def _makers() -> dict[str, Any]:
+    return {"code": files.code(*CODE), "versions": machine.versions(*PACKAGES)}
 
 
 def _turn(config: dict[str, Any]) -> int:

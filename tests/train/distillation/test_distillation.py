@@ -14,7 +14,7 @@ import yaml
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from bertline.artifacts import files
+from bertline.artifacts import files, machine
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError, PreemptedError
@@ -275,6 +275,9 @@ class TestRuns:
         monkeypatch.setattr(evaluation, "outputs", spy)
         assert losses(train_here(recipe, tmp_path / "second")) == losses(first)
         assert spied == ["validation", "test"]
+        monkeypatch.setattr(machine, "versions", lambda *packages: dict.fromkeys(packages, "another"))
+        train_here(recipe, tmp_path / "after an upgrade")
+        assert spied[2:] == [answers.ASKING, "validation", "test"]
 
     @pytest.mark.parametrize("sets", [[], ["tokens.max_length=4"]])  # window by window; text by text
     def test_who_is_asked_to_stop_asks_no_further_and_later_only_what_is_left(
