@@ -16,12 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import deepspeed.comm as dist
-
 from bertline.artifacts import files
 from bertline.artifacts.checkpoint import INDEX, Index, State, verify
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.run import RunFolder
+from bertline.train import ranks
 
 TAG = "deepspeed"
 """The folder in a checkpoint that DeepSpeed's files stand in."""
@@ -49,13 +48,13 @@ def save(engine: Engine, state: State, run: RunFolder, keep: int) -> None:
     """
     folder = run.checkpoints
     temporary = folder / f".step-{state.step}"
-    if dist.get_rank() == 0:
+    if ranks.is_first():
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-    dist.barrier()
+    ranks.meet()
     try:
         engine.save_checkpoint(str(temporary), tag=TAG, client_state=UNIVERSAL, save_latest=False)
-        if dist.get_rank() == 0 and run.best.exists():
+        if ranks.is_first() and run.best.exists():
             shutil.copytree(run.best, temporary / run.best.name, copy_function=_link)
         files.sync(temporary)
     except (OSError, RuntimeError) as error:
@@ -66,14 +65,14 @@ def save(engine: Engine, state: State, run: RunFolder, keep: int) -> None:
             f"{temporary}: the checkpoint could not be written ({error}); {free / 1e6:,.0f} MB are free there; "
             "make room and continue with --resume"
         ) from error
-    dist.barrier()
-    if dist.get_rank() == 0:
+    ranks.meet()
+    if ranks.is_first():
         index = Index(state=state, files=files.listing(temporary))
         files.write_text(temporary / INDEX, index.dump())
         files.publish(temporary, folder / f"step-{state.step}")
         for old in found(folder)[:-keep]:
             _remove(old)
-    dist.barrier()
+    ranks.meet()
 
 
 def found(folder: Path) -> list[Path]:

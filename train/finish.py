@@ -6,6 +6,7 @@ from time import perf_counter
 import deepspeed.comm as dist
 
 from bertline.artifacts import files, machine
+from bertline.artifacts.errors import PreemptedError
 from bertline.artifacts.run import Summary
 from bertline.bench import pytorch
 from bertline.train import evaluation, metrics, ranks, watchdog
@@ -25,11 +26,16 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
     assert chosen is not None, "the last step evaluates"
     best, validation = chosen
     task = trainer.task.with_decision(best.decision)
-    kept = pytorch.load(trainer.run.best, task.architecture).to(ranks.device())
+    with watchdog.patient():
+        kept = pytorch.load(trainer.run.best, task.architecture).to(ranks.device())
     size = micro_batch_size(recipe.training, dist.get_world_size())
-    scores, _ = evaluation.evaluate(
-        kept, prepared.test, task, trainer.tokenizer, trainer.objective.labels, size, trainer.progress, tune=False
-    )
+    try:
+        scores, _ = evaluation.evaluate(
+            kept, prepared.test, task, trainer.tokenizer, trainer.objective.labels, size, trainer.progress, tune=False
+        )
+    except PreemptedError:
+        where = f"{trainer.run.path}: stopped as asked while the test split was scored"
+        raise PreemptedError(f"{where}; --resume scores it, and takes no step again") from None
     watchdog.allow(None)  # what is left is for disks, and for monitors' servers
     if not ranks.is_first():
         return

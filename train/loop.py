@@ -139,8 +139,8 @@ class Trainer:
         figures = ranks.Figures(ranks.sum_over_ranks(torch.stack([total, asked])))
         self._update(step)
         if not self.engine.was_step_applied() and self.state.precision != "fp16":
-            check_finite("loss", figures.read()[0], step)
-            check_finite("gradients' norm", math.inf, step)
+            mean = figures.read()[0]
+            raise self.diverged(step, "gradients are not finite" if math.isfinite(mean) else f"loss is {mean}")
         return figures
 
     def _update(self, step: int) -> None:
@@ -154,7 +154,7 @@ class Trainer:
         except Exception as error:  # it has no class of its own
             if "loss scale already at minimum" not in str(error):
                 raise
-            check_finite("gradients' norm", math.inf, step)
+            raise self.diverged(step, "gradients are not finite") from error
 
     def settle(self) -> None:
         """Read the figures of the step taken last, and log them.
@@ -167,8 +167,8 @@ class Trainer:
         (step, learning_rate, figures, applied), self.taken = self.taken, None
         loss, asks = figures.read()
         self.preempted = asks > 0
-        if applied:
-            check_finite("loss", loss, step)
+        if applied and not math.isfinite(loss):
+            raise self.diverged(step, f"loss is {loss}")
         log = step % self.recipe.training.logging_steps == 0 or step == self.batches.steps
         speed = self.state.tokens / max(self.state.training_seconds, 1e-9)
         self.progress.step(step, loss, speed, log)
@@ -180,7 +180,15 @@ class Trainer:
         self.settle()
         parameters = self.engine.module.parameters()
         if not torch.stack([torch.isfinite(parameter).all() for parameter in parameters]).all():
-            check_finite("weights' sum", math.nan, self.state.step)
+            raise self.diverged(self.state.step, "weights are not finite")
+
+    def diverged(self, step: int, what: str) -> BertlineError:
+        """Ends a run that computes with what is no number."""
+        precise = "" if self.state.precision == "fp32" else " or training.precision=fp32"
+        return BertlineError(
+            f"step {step}: the {what}, so the run ends here; a lower training.learning_rate{precise} would help. "
+            "Checkpoints and best/ are kept, and are of steps before"
+        )
 
     def save(self) -> None:
         """Write a checkpoint to resume from."""
@@ -235,7 +243,7 @@ class Trainer:
                 tensors = self.engine.module.state_dict()
                 weights = {name: tensor.float().cpu() for name, tensor in tensors.items()}
                 model.save(self.engine.module, weights, self.tokenizer_folder, self.run.best)
-            dist.barrier()
+            ranks.meet()
 
     def log(self, step: int, **values: Any) -> None:
         """Add a line to metrics.jsonl, and to what watches the run."""
@@ -263,15 +271,6 @@ class Taken(NamedTuple):
     figures: ranks.Figures
     applied: bool
     """False where DeepSpeed has left it out, as fp16 does now and then."""
-
-
-def check_finite(what: str, value: float, step: int) -> None:
-    """End a run that computes with what is no number."""
-    if not math.isfinite(value):
-        raise BertlineError(
-            f"step {step}: the {what} is {value}, so the run ends here; a lower training.learning_rate or "
-            "training.precision=fp32 would help. Checkpoints and best/ are kept, and are of steps before"
-        )
 
 
 def seed_dropout(seed: int, step: int) -> None:

@@ -59,8 +59,8 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     recipes.check_model(recipe, whole)
     with model.tokenizer_folder(whole) as tokenizer_folder:
         cache = run.path.parent / prepared.FOLDER
-        material = gathered(recipe, whole, tokenizer_folder, precision, cache, progress)
-        folder, ready, objective = material.folder, material.ready, material.objective
+        given = material(recipe, whole, tokenizer_folder, precision, cache, progress)
+        folder, ready, objective = given.folder, given.ready, given.objective
         splits, task = ready.splits, ready.splits.task
         tokenizer = task.tokenizer(tokenizer_folder)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -69,8 +69,8 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         make_batches = partial(
             Batches, ready.train, objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
         )
-        compare = comparing(recipe, material, tokenizer_folder, precision)
-        recipe = fitted(recipe, material, make_batches, precision, compare, progress)
+        compare = comparing(recipe, given, tokenizer_folder, precision)
+        recipe = fitted(recipe, given, make_batches, precision, compare, progress)
         batches = make_batches(recipe.training)
         make = partial(make_engine, recipe, folder, task, precision, batches.steps)
         engine = started_engine(make, found, recipe.training.zero_stage)
@@ -174,7 +174,7 @@ class Material(NamedTuple):
     teacher: Teacher | None
 
 
-def gathered(
+def material(
     recipe: Recipe, whole: Path, tokenizer_folder: Path, precision: Precision, cache: Path, progress: Progress
 ) -> Material:
     """Read the data, cut the student, ask the teacher: what another run beside this one has not done already.
@@ -190,12 +190,15 @@ def gathered(
     Raises:
         InputError: as `prepared.prepare`, `student.cut`, `student.prune`, `teacher.find` and `answers.outputs`.
     """
-    folder = ranks.from_first(lambda: student.cut(whole, recipe.student, cache))
+    folder = whole  # each node's own, as a hub's cache may be
+    if recipe.student.layers is not None:
+        folder = ranks.from_first(lambda: student.cut(whole, recipe.student, cache))
     made = ranks.from_first(lambda: prepared.prepare(recipe, tokenizer_folder, cache, progress))
     ready = prepared.load(recipe, made)
     task = ready.splits.task
     progress.say(describe(ready.splits))
-    folder = ranks.from_first(lambda: student.prune(folder, recipe, ready, tokenizer_folder, cache))
+    if recipe.student.is_pruned:
+        folder = ranks.from_first(lambda: student.prune(folder, recipe, ready, tokenizer_folder, cache))
     labels = Loss(task.settings, recipe.training, ready.train.windows.targets)
     if recipe.teacher is None:
         return Material(folder, ready, Objective(labels), None)
@@ -300,7 +303,7 @@ def elastic_engine(make: Callable[..., Any], checkpoint: Path) -> Any:
     with elastic.padding_alone(engine.optimizer):
         checkpoints.load(engine, converted)
     elastic.repair(optimizer, groups, engine.lr_scheduler.get_last_lr())
-    dist.barrier()
+    ranks.meet()
     if ranks.is_first():
         shutil.rmtree(converted)
     return engine
@@ -308,7 +311,7 @@ def elastic_engine(make: Callable[..., Any], checkpoint: Path) -> Any:
 
 def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State, checkpoint: Path | None) -> None:
     """Write what a run begins with, or take it back to the checkpoint that it resumes from."""
-    dist.barrier()  # every rank has seen the folder as it was
+    ranks.meet()  # every rank has seen the folder as it was
     if ranks.is_first():
         recipes.save(recipe, run.recipe)  # first: what has a recipe can be resumed
         if state.step == 0:
@@ -319,7 +322,7 @@ def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State, checkpoi
             checkpoints.restore_best(checkpoint, run.best)
         checkpoints.set_aside(run.checkpoints, state.step)
         metrics.truncate(run.metrics, state.step, state.evaluated)
-    dist.barrier()
+    ranks.meet()
 
 
 def describe(splits: Splits) -> str:

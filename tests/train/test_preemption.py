@@ -103,7 +103,7 @@ def test_an_evaluation_that_is_stopped_is_made_by_the_run_that_goes_on(
     monkeypatch.setattr(watchdog, "beat", beat_and_ask)
     for number in range(len(times)):
         monkeypatch.setattr(preemption, "asked", preemption.Flag())
-        with pytest.raises(PreemptedError, match="stopped as asked"):
+        with pytest.raises(PreemptedError, match=f"{tmp_path}/stopped: stopped as asked"):
             train_here(recipe, tmp_path / "stopped", sets, resume=number > 0)
         assert heard[-1] != "test, scores"
         assert list((tmp_path / "stopped/checkpoints").glob("step-*")), "what is gone on from"

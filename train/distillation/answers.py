@@ -180,7 +180,7 @@ def _write(folder: Path, computed: Iterator[Output]) -> None:
             raise InputError(f"{folder}: the teacher's outputs could not be written ({error}); make room") from error
     for _ in computed:  # ranks compute together, whoever writes
         pass
-    dist.barrier()
+    ranks.meet()
 
 
 def _fingerprint(teacher: Teacher, own: Path, ready: Prepared, tokenizer: Path, precision: Precision) -> str:

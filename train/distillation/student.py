@@ -34,8 +34,7 @@ def cut(folder: Path, student: Student, cache: Path) -> Path:
         InputError: as `encoder.check`; the layers cannot be told apart, or would compute otherwise in another place.
     """
     kept = student.layers
-    if kept is None:
-        return folder
+    assert kept is not None
     config = encoder.check(folder)
     _check_places(config, kept)
     named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept, **_makers()}
@@ -63,8 +62,6 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
     Raises:
         InputError: as `pruning.prune`; the model has no trained head, or one for other labels.
     """
-    if not recipe.student.is_pruned:
-        return folder
     task = ready.splits.task
     named = {
         "weights": encoder.weights_sha256(folder),
