@@ -201,8 +201,9 @@ def _of_tokens(raw: dict[str, Any]) -> Iterator[str]:
     tokens, classifies = _part(raw, "tokens"), raw["task"] == "text-classification"
     length, stride = tokens.get("max_length", Tokens().max_length), tokens.get("stride") or 0
     long = tokens.get("long")
-    if (long == "windows" or not classifies) and 2 * stride > length:
-        yield f"tokens.stride: found {stride}; windows of {length} tokens share {length // 2} at most"
+    most = min(length // 2, length - 3)  # two are special tokens, and one is new in each window
+    if (long == "windows" or not classifies) and stride > most:
+        yield f"tokens.stride: found {stride}; windows of {length} tokens share {most} at most"
     if classifies and long != "windows" and stride:
         yield f"tokens.stride: found {stride}; windows share tokens: say tokens.long: windows, or leave it out"
     if raw["task"] == "question-answering" and length < SHORTEST_WINDOW:

@@ -116,6 +116,7 @@ def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
         ("training__best", "mse", "this task is measured in accuracy"),
         ("tokens__long", "middle", "'head', 'tail'"),
         ("tokens", {"max_length": 32, "stride": 17, "long": "windows"}, "windows of 32 tokens share 16 at most"),
+        ("tokens", {"max_length": 4, "stride": 2, "long": "windows"}, "windows of 4 tokens share 1 at most"),
         ("training__class_weights", "even", "balanced"),
         ("model", "/no/such/folder", "no such model folder"),
         ("model", "~nobody_of_that_name/model", "there is no user of that name"),
