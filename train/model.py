@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from bertline.artifacts import encoder, files
+from bertline.artifacts import encoder, files, machine
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Freeze, Training
 from bertline.bench import pytorch
@@ -89,25 +90,48 @@ def schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -
     return made
 
 
+def keep_tokenizer(source: Path, cache: Path) -> Path:
+    """A folder with the tokenizer's files as `write_tokenizer` has them, made in `cache` if it is not there.
+
+    Raises:
+        InputError: as `write_tokenizer`.
+    """
+    made_of = {
+        "files": {path.name: files.sha256(path) for path in _tokenizer_files(source)},
+        "config": files.sha256(source / "config.json"),
+        "code": files.code("train/model.py"),
+        "versions": machine.versions("tokenizers", "transformers"),
+    }
+    made = cache / f"tokenizer-{files.fingerprint(made_of)}"
+    files.make_once(made, partial(write_tokenizer, source))
+    return made
+
+
 @contextmanager
 def tokenizer_folder(source: Path) -> Iterator[Path]:
-    """A temporary folder with the tokenizer's files, tokenizer.json among them.
+    """A temporary folder with the tokenizer's files, for who has no run. See `write_tokenizer`."""
+    with tempfile.TemporaryDirectory(prefix="bertline-tokenizer-") as name:
+        write_tokenizer(source, Path(name))
+        yield Path(name)
+
+
+def write_tokenizer(source: Path, folder: Path) -> None:
+    """Put a tokenizer's files into a folder, tokenizer.json among them.
 
     It is made where the source has none, or one that transformers reads in another way: the model knows what
     transformers read, which goes by tokenizer_config.json and the defaults of the tokenizer's class as well.
+
+    Raises:
+        InputError: there is no tokenizer, or none that has a tokenizer.json.
     """
-    with tempfile.TemporaryDirectory(prefix="bertline-tokenizer-") as name:
-        folder = Path(name)
-        tokenizer = _tokenizer(source)
-        if _is_as_written(tokenizer, source / "tokenizer.json"):
-            for file in encoder.TOKENIZER_FILES:
-                if (source / file).is_file():
-                    shutil.copyfile(source / file, folder / file)
-        else:
-            tokenizer.save_pretrained(folder)
-        if not (folder / "tokenizer.json").is_file():
-            raise InputError(f"{source}: its tokenizer has no fast version, so no tokenizer.json can be made")
-        yield folder
+    tokenizer = _tokenizer(source)
+    if _is_as_written(tokenizer, source / "tokenizer.json"):
+        for path in _tokenizer_files(source):
+            shutil.copyfile(path, folder / path.name)
+    else:
+        tokenizer.save_pretrained(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{source}: its tokenizer has no fast version, so no tokenizer.json can be made")
 
 
 def save(model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:
@@ -182,6 +206,10 @@ def layers(model: nn.Module) -> nn.ModuleList:
     count = model.config.num_hidden_layers  # type: ignore[union-attr]
     found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
     return found[0] if found else nn.ModuleList()
+
+
+def _tokenizer_files(source: Path) -> list[Path]:
+    return [source / name for name in encoder.TOKENIZER_FILES if (source / name).is_file()]
 
 
 def _tokenizer(source: Path) -> Any:

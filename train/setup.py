@@ -57,47 +57,47 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     check_deepspeed(deepspeed_config.configure(recipe, dist.get_world_size(), precision))
     whole = recipes.model_folder(recipe)
     recipes.check_model(recipe, whole)
-    with model.tokenizer_folder(whole) as tokenizer_folder:
-        cache = run.path.parent / prepared.FOLDER
-        given = material(recipe, whole, tokenizer_folder, precision, cache, progress)
-        folder, ready, objective = given.folder, given.ready, given.objective
-        splits, task = ready.splits, ready.splits.task
-        tokenizer = task.tokenizer(tokenizer_folder)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
-        found = resumed_from(run, state, progress) if resume else None
-        make_batches = partial(
-            Batches, ready.train, objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
+    cache = run.path.parent / prepared.FOLDER
+    tokenizer_folder = ranks.from_first(lambda: model.keep_tokenizer(whole, cache))
+    given = material(recipe, whole, tokenizer_folder, precision, cache, progress)
+    folder, ready, objective = given.folder, given.ready, given.objective
+    splits, task = ready.splits, ready.splits.task
+    tokenizer = task.tokenizer(tokenizer_folder)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
+    found = resumed_from(run, state, progress) if resume else None
+    make_batches = partial(
+        Batches, ready.train, objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
+    )
+    compare = comparing(recipe, given, tokenizer_folder, precision)
+    recipe = fitted(recipe, given, make_batches, precision, compare, progress)
+    batches = make_batches(recipe.training)
+    make = partial(make_engine, recipe, folder, task, precision, batches.steps)
+    engine = started_engine(make, found, recipe.training.zero_stage)
+    if found is not None:
+        state = found.state.model_copy(update={"ranks": state.ranks})
+    relations = None if compare is None else compare(engine.module)
+    claim(asked, run, splits, state, None if found is None else found.checkpoint)
+    best = metrics.best(run.metrics, recipe.metric)
+    progress.say(describe_engine(recipe, engine, state, batches))
+    with monitors.opened(asked, run, progress.say) as written:
+        trainer = Trainer(
+            recipe=recipe,
+            run=run,
+            task=task,
+            tokenizer=tokenizer,
+            tokenizer_folder=tokenizer_folder,
+            engine=engine,
+            objective=objective,
+            batches=batches,
+            validation=ready.validation,
+            state=state,
+            best=None if best is None else best[0],
+            progress=progress,
+            monitors=written,
+            relations=relations,
         )
-        compare = comparing(recipe, given, tokenizer_folder, precision)
-        recipe = fitted(recipe, given, make_batches, precision, compare, progress)
-        batches = make_batches(recipe.training)
-        make = partial(make_engine, recipe, folder, task, precision, batches.steps)
-        engine = started_engine(make, found, recipe.training.zero_stage)
-        if found is not None:
-            state = found.state.model_copy(update={"ranks": state.ranks})
-        relations = None if compare is None else compare(engine.module)
-        claim(asked, run, splits, state, None if found is None else found.checkpoint)
-        best = metrics.best(run.metrics, recipe.metric)
-        progress.say(describe_engine(recipe, engine, state, batches))
-        with monitors.opened(asked, run, progress.say) as written:
-            trainer = Trainer(
-                recipe=recipe,
-                run=run,
-                task=task,
-                tokenizer=tokenizer,
-                tokenizer_folder=tokenizer_folder,
-                engine=engine,
-                objective=objective,
-                batches=batches,
-                validation=ready.validation,
-                state=state,
-                best=None if best is None else best[0],
-                progress=progress,
-                monitors=written,
-                relations=relations,
-            )
-            yield trainer, ready
+        yield trainer, ready
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def material(
     labels = Loss(task.settings, recipe.training, ready.train.windows.targets)
     if recipe.teacher is None:
         return Material(folder, ready, Objective(labels), None)
-    named = teacher.find(recipe, task)
+    named = teacher.find(recipe, task, cache)
     size = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
     outputs = answers.outputs(named, ready, tokenizer_folder, precision, size, cache, progress)
     objective = Objective(labels, TeacherLoss(task.settings, recipe.distillation), recipe.distillation.weight)

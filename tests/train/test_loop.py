@@ -5,6 +5,7 @@ import json
 import math
 import resource
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from bertline.artifacts.checkpoint import Index, State
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
 from bertline.bench import pytorch
+from bertline.train import model as models
 from bertline.train import ranks, setup, watchdog
 from bertline.train.data import splitting
 from bertline.train.data.batches import Batch
@@ -124,6 +126,22 @@ def test_a_models_folder_is_of_the_node_that_reads_it(
     monkeypatch.setattr(ranks, "from_first", telling)
     train_here(recipe, tmp_path / "run", ["training.epochs=1"])
     assert model not in told
+
+
+def test_a_tokenizer_is_read_once_and_kept_where_nothing_is_left_over(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that is killed would leave a temporary folder of its own for ever."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+    def look(trainer: Trainer) -> None:
+        assert trainer.tokenizer_folder.parent == tmp_path / ".bertline-cache"
+        assert not list((tmp_path / "temporary").glob("bertline-*"))
+
+    train_here(recipe, tmp_path / "run", ["training.epochs=1"], look=look)
+    monkeypatch.setattr(models, "_tokenizer", None)
+    train_here(recipe, tmp_path / "again", ["training.epochs=1"], look=look)
 
 
 def test_a_slow_disk_is_no_standstill_when_best_is_loaded(

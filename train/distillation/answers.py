@@ -15,7 +15,7 @@ from bertline.serve.engine import Engine
 from bertline.tasks.task import Output
 from bertline.tasks.text_classification import TextClassification
 from bertline.tasks.tokens import Encoded, Tokenizer
-from bertline.train import evaluation, model, preemption, ranks, watchdog
+from bertline.train import evaluation, preemption, ranks, watchdog
 from bertline.train.data.mapped import Outputs, batched
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import Precision
@@ -62,22 +62,21 @@ def outputs(
         InputError: it reads otherwise than the student, which does not do for its task; there is no room to write.
         PreemptedError: the run was asked to stop.
     """
-    with model.tokenizer_folder(teacher.folder) as own:
-        alike = reads_alike(teacher, own, ready.splits.task, tokenizer_folder)
-        folder = cache / f"teacher-{_fingerprint(teacher, own, ready, tokenizer_folder, precision)}"
-        if not ranks.from_first(folder.exists):
-            progress.say(f"asking {teacher.place} about {len(ready.train.windows):,} windows of text")
-            tokenizer = teacher.task.tokenizer(own)
-            answering = (
-                _engine(teacher, progress)
-                if teacher.is_bundle
-                else _model(teacher, tokenizer, precision, batch_size, progress)
-            )
-            answering = _keeping(answering, folder)
-            _write(folder, _of_windows(answering, ready) if alike else _of_texts(answering, ready, teacher, tokenizer))
-            if ranks.is_first():
-                for part in folder.parent.glob(f"{folder.name}-part-*"):
-                    files.remove_folder(part)
+    alike = reads_alike(teacher, ready.splits.task, tokenizer_folder)
+    folder = cache / f"teacher-{_fingerprint(teacher, ready, tokenizer_folder, precision)}"
+    if not ranks.from_first(folder.exists):
+        progress.say(f"asking {teacher.place} about {len(ready.train.windows):,} windows of text")
+        tokenizer = teacher.task.tokenizer(teacher.tokenizer)
+        answering = (
+            _engine(teacher, progress)
+            if teacher.is_bundle
+            else _model(teacher, tokenizer, precision, batch_size, progress)
+        )
+        answering = _keeping(answering, folder)
+        _write(folder, _of_windows(answering, ready) if alike else _of_texts(answering, ready, teacher, tokenizer))
+        if ranks.is_first():
+            for part in folder.parent.glob(f"{folder.name}-part-*"):
+                files.remove_folder(part)
     return Outputs(folder / FILE)
 
 
@@ -183,10 +182,10 @@ def _write(folder: Path, computed: Iterator[Output]) -> None:
     ranks.meet()
 
 
-def _fingerprint(teacher: Teacher, own: Path, ready: Prepared, tokenizer: Path, precision: Precision) -> str:
+def _fingerprint(teacher: Teacher, ready: Prepared, tokenizer: Path, precision: Precision) -> str:
     made_of = {
         "teacher": teacher.sha256,
-        "tokenizers": [files.sha256(folder / "tokenizer.json") for folder in (own, tokenizer)],
+        "tokenizers": [files.sha256(folder / "tokenizer.json") for folder in (teacher.tokenizer, tokenizer)],
         "settings": [task.settings.model_dump(mode="json") for task in (teacher.task, ready.splits.task)],
         "texts": ready.splits.fingerprint,
         "precision": precision,

@@ -37,6 +37,8 @@ class Teacher:
     """As it was trained for it: how it reads, what it tells apart."""
     sha256: str
     """Of what it computes."""
+    tokenizer: Path
+    """The folder of its tokenizer."""
 
     @property
     def is_bundle(self) -> bool:
@@ -44,15 +46,20 @@ class Teacher:
         return (self.folder / bundle.MANIFEST).is_file()
 
 
-def find(recipe: Recipe, student: Task) -> Teacher:
-    """The teacher that a recipe names.
+def find(recipe: Recipe, student: Task, cache: Path) -> Teacher:
+    """The teacher that a recipe names, on every rank.
+
+    Args:
+        recipe: of the student.
+        student: what is to be learned.
+        cache: where its tokenizer is kept.
 
     Raises:
         InputError: it is not there, or does another thing than the student is to learn.
         DamagedError: a bundle is not as it was sealed.
     """
     assert recipe.teacher is not None
-    teacher = _found(recipe.teacher, student.settings)
+    teacher = _found(recipe.teacher, student.settings, cache)
     faults = [
         f"teacher: {recipe.teacher} has {name} {theirs!r}; the student is to learn {own!r}"
         for name in ("task", "problem_type", "labels")
@@ -63,20 +70,19 @@ def find(recipe: Recipe, student: Task) -> Teacher:
     return teacher
 
 
-def reads_alike(teacher: Teacher, own: Path, student: Task, tokenizer_folder: Path) -> bool:
+def reads_alike(teacher: Teacher, student: Task, tokenizer_folder: Path) -> bool:
     """Whether a teacher reads the very tokens that its student does.
 
     Args:
         teacher: a trained model.
-        own: the folder of its tokenizer.
         student: what is to be learned.
         tokenizer_folder: the student's.
 
     Raises:
         InputError: it does not, and of such a task each token is asked about.
     """
-    same_tokenizer = files.sha256(own / "tokenizer.json") == files.sha256(tokenizer_folder / "tokenizer.json")
-    if same_tokenizer and teacher.task.settings.tokens == student.settings.tokens:
+    own, students = (files.sha256(folder / "tokenizer.json") for folder in (teacher.tokenizer, tokenizer_folder))
+    if own == students and teacher.task.settings.tokens == student.settings.tokens:
         return True
     if not isinstance(student, TextClassification):
         raise InputError(
@@ -109,26 +115,25 @@ def beside(
     """
     if teacher.is_bundle:
         raise InputError(f"distillation.relations: {teacher.place} is a bundle, of which only logits are known")
-    with model.tokenizer_folder(teacher.folder) as own:
-        if not reads_alike(teacher, own, ready.splits.task, tokenizer_folder):
-            raise InputError(
-                f"distillation.relations: {teacher.place} reads texts as other tokens than the student; give both the "
-                "same tokenizer, tokens.max_length and tokens.stride, or leave it out"
-            )
+    if not reads_alike(teacher, ready.splits.task, tokenizer_folder):
+        raise InputError(
+            f"distillation.relations: {teacher.place} reads texts as other tokens than the student; give both the "
+            "same tokenizer, tokens.max_length and tokens.stride, or leave it out"
+        )
     loaded = pytorch.load(teacher.folder, teacher.task.architecture).to(ranks.device())
     return Relations(student, loaded, weight, precision)
 
 
-def _found(place: str, student: TaskSettings) -> Teacher:
+def _found(place: str, student: TaskSettings, cache: Path) -> Teacher:
     """What a place holds, and what it was trained for: runs and bundles say so; of another model, its head tells."""
     local = places.expanded(place)
     if (local / bundle.MANIFEST).is_file():
-        settings = bundle.verify(local).alone
-        return Teacher(place, local, catalog.make(settings), files.sha256(local / bundle.MANIFEST))
+        settings, sha256 = bundle.verify(local).alone, files.sha256(local / bundle.MANIFEST)
+        return Teacher(place, local, catalog.make(settings), sha256, _tokenizer(local, cache))
     folder = runs.model(place)
     config, sha256 = encoder.check(folder), encoder.weights_sha256(folder)
     if RunFolder(local).summary.exists():
-        return Teacher(place, folder, catalog.make(runs.read_summary(local).alone), sha256)
+        return Teacher(place, folder, catalog.make(runs.read_summary(local).alone), sha256, _tokenizer(folder, cache))
     length = min(student.tokens.max_length, encoder.max_tokens(config))
     settings = student.model_copy(
         update={
@@ -136,4 +141,8 @@ def _found(place: str, student: TaskSettings) -> Teacher:
             "tokens": student.tokens.model_copy(update={"max_length": length}),
         }
     )
-    return Teacher(place, folder, catalog.make(settings), sha256)
+    return Teacher(place, folder, catalog.make(settings), sha256, _tokenizer(folder, cache))
+
+
+def _tokenizer(folder: Path, cache: Path) -> Path:
+    return ranks.from_first(lambda: model.keep_tokenizer(folder, cache))
