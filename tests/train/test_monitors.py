@@ -95,7 +95,8 @@ def test_a_run_whose_monitor_does_not_start_goes_on_with_another(recipe: Path, t
     sets = [f"deepspeed.csv_monitor={{enabled: true, output_path: {tmp_path}/file}}"]
     with pytest.raises(InputError, match=r"deepspeed\.csv_monitor: does not start: .*Not a directory"):
         train_here(recipe, tmp_path / "run", sets)
-    run = train_here(recipe, tmp_path / "run", ["mlflow.experiment=others"], resume=True)
+    others = [f"deepspeed.csv_monitor={{enabled: true, output_path: {tmp_path}/figures}}"]
+    run = train_here(recipe, tmp_path / "run", others, resume=True)
     assert read_summary(run.path).steps == 12
 
 
