@@ -5,6 +5,7 @@ Nothing is assumed of a CPU by its name: the classes follow from the instruction
 
 import os
 import platform
+import socket
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -99,6 +100,13 @@ def versions(*packages: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def free_port() -> int:
+    """A port that no one listens on now, so that runs side by side do not meet."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
 
 
 def _cpu_name() -> str:

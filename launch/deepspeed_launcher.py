@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -89,7 +88,7 @@ def command(
     if hostfile is not None:
         program, which = "deepspeed.launcher.runner", f"--hostfile={hostfile}"
     line = [sys.executable, "-m", program, "--log_level=critical"]
-    line += [f"--master_port={_free_port()}", which]
+    line += [f"--master_port={machine.free_port()}", which]
     rank = [str(recipe)]
     for override in sets:
         rank += ["--set", override]
@@ -262,13 +261,6 @@ def _torch_version() -> str:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:
         return ""
-
-
-def _free_port() -> str:
-    """A port that no one listens on now, so that runs side by side do not meet."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return str(listener.getsockname()[1])
 
 
 def _explain(code: int) -> str:

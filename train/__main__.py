@@ -61,7 +61,7 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with imports.lean():
-        from bertline.train import ranks, setup, watchdog
+        from bertline.train import ranks, run_folder, setup, watchdog
         from bertline.train.finish import finish
         from bertline.train.progress import Progress
     gc.freeze()  # modules stay: nothing is to be found in them later on
@@ -70,8 +70,8 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
         try:
             ranks.start()
             with watchdog.watching():
-                setup.check_run(recipe, run, resume)  # before there is a lock beside what is none
-                held.enter_context(setup.alone(run))
+                run_folder.check(recipe, run, resume)  # before there is a lock beside what is none
+                held.enter_context(run_folder.alone(run))
                 with setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
                     trainer.train()
                     finish(trainer, prepared)

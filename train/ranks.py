@@ -36,7 +36,8 @@ def start() -> None:
     """Join the other ranks, whom the launcher's environment names; a process started by hand is a run's only rank."""
     _quiet()
     if "RANK" not in os.environ:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(machine.free_port()))
     os.environ.setdefault("LOCAL_RANK", "0")
     if on_cpu():
         _keep_memory()
@@ -187,9 +188,3 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     warnings.filterwarnings("ignore", message=r"barrier\(\)", category=UserWarning)  # of a rank that is alone on a GPU
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-
-
-def _free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])

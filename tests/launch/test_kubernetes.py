@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bertline.artifacts import machine
 from bertline.artifacts.run import RunFolder, read_summary
 from tests.conftest import make_model
 from tests.train.conftest import losses, write_recipe
@@ -50,11 +50,8 @@ def work(tmp_path: Path) -> Path:
 
 def start(work: Path, pods: int, ranks: int) -> list["subprocess.Popen[str]"]:
     """Start pods of so many ranks each: their containers' command, as the operator's envvar.go sets it up."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        port = listener.getsockname()[1]
     given = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
-    given |= {"PYTHONUNBUFFERED": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    given |= {"PYTHONUNBUFFERED": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(machine.free_port())}
     given |= {"WORLD_SIZE": str(pods * ranks), "PET_NPROC_PER_NODE": str(ranks), "PET_NNODES": str(pods)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     here = {**os.environ, "PATH": path, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}

@@ -74,7 +74,7 @@ def train_here(
         stop: raise KeyboardInterrupt once this step is taken, as a person would.
         look: is shown the trainer before it begins.
     """
-    from bertline.train import setup
+    from bertline.train import run_folder, setup
     from bertline.train.finish import finish
     from bertline.train.progress import Progress
 
@@ -85,7 +85,7 @@ def train_here(
 
     run = RunFolder(folder)
     progress = Watched(speaks=False)
-    with setup.alone(run), setup.trainer(recipes.load(recipe, sets), run, resume, progress) as (trainer, prepared):
+    with run_folder.alone(run), setup.trainer(recipes.load(recipe, sets), run, resume, progress) as (trainer, prepared):
         look(trainer)
         trainer.train()
         finish(trainer, prepared)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NoReturn
 
+from bertline.artifacts import machine
 from bertline.artifacts.run import RunFolder
 from tests import forks
 from tests.train import killed
@@ -31,7 +31,7 @@ def ranks(
         arguments: of each rank.
     """
     log.mkdir()
-    port, made = free_port(), []
+    port, made = machine.free_port(), []
     for rank, own in enumerate(arguments):
         made.append(forks.context().Process(target=_be, args=(rank, len(arguments), port, log, work, own)))
     try:
@@ -81,12 +81,6 @@ def _be(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code or 0)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def check_ended(ranks: Sequence[ForkServerProcess], log: Path, code: int = 0) -> None:

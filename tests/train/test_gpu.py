@@ -15,7 +15,7 @@ from bertline.artifacts.run import read_summary
 from bertline.bench import pytorch
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
-from bertline.train import memory, setup
+from bertline.train import engine, memory
 from bertline.train import model as models
 from bertline.train.data.batches import Batches
 from bertline.train.loop import Trainer
@@ -97,7 +97,7 @@ def test_a_run_goes_on_from_a_universal_checkpoint(
     with pytest.raises(KeyboardInterrupt):
         train_here(recipe, tmp_path / "stopped", sets, stop=6)
     monkeypatch.setattr(
-        setup, "started_engine", lambda make, found, stage: setup.elastic_engine(make, found.checkpoint)
+        engine, "started", lambda make, found, stage: engine.resumed_elastically(make, found.checkpoint)
     )
     stopped = train_here(recipe, tmp_path / "stopped", sets, resume=True)
     assert losses(stopped) == pytest.approx(losses(whole), abs=1e-4)

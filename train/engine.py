@@ -1,0 +1,77 @@
+"""DeepSpeed's engine: its configuration checked, made around a model, at the first step or at a checkpoint."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import deepspeed.comm as dist
+from deepspeed.runtime.config import DeepSpeedConfig
+from pydantic import ValidationError
+
+from bertline.artifacts import imports
+from bertline.artifacts.errors import InputError
+from bertline.artifacts.recipe_schema import Recipe
+from bertline.tasks.task import Task
+from bertline.train import checkpoints, deepspeed_config, elastic, model, ranks
+from bertline.train.checkpoints import Found
+from bertline.train.deepspeed_config import Precision
+
+
+def check(config: dict[str, Any]) -> None:
+    """Let DeepSpeed read its configuration before any data is.
+
+    Raises:
+        InputError: each key that a section of it does not know, and each value.
+    """
+    try:
+        DeepSpeedConfig(copy.deepcopy(config))
+    except ValidationError as error:
+        faults = [(".".join(map(str, fault["loc"])), fault["input"], fault["msg"]) for fault in error.errors()]
+        told = [f"deepspeed: {key}: found {found!r:.60}; {error.title}: {why}" for key, found, why in faults]
+        raise InputError(*told) from None
+    except Exception as error:  # of any kind: some keys are taken as they are
+        raise InputError(f"deepspeed: {' '.join(str(error).split())}") from error
+
+
+def make(
+    recipe: Recipe, folder: Path, task: Task, precision: Precision, steps: int, besides: dict[str, Any] | None = None
+) -> Any:
+    """DeepSpeed's engine around the model, its optimizer and its schedule; `besides` is added to its configuration."""
+    config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
+    loaded = model.load(folder, task, recipe.training)
+    optimizer = model.optimizer(loaded, recipe.training)
+    schedule = model.schedule(optimizer, recipe.training, steps)
+    config |= besides or {}
+    with imports.uncompiled():  # DeepSpeed imports Muon, which is to be compiled, whatever the optimizer is
+        engine, *_ = deepspeed.initialize(model=loaded, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    return engine
+
+
+def started(make: Callable[..., Any], found: Found | None, zero_stage: int) -> Any:
+    """An engine at the first step, or at a checkpoint, whatever the number of ranks that have written it."""
+    if found is None:
+        return make()
+    checkpoint, then = found
+    if then.ranks != dist.get_world_size() and zero_stage > 0:
+        return resumed_elastically(make, checkpoint)
+    engine = make()
+    checkpoints.load(engine, checkpoint)
+    return engine
+
+
+def resumed_elastically(make: Callable[..., Any], checkpoint: Path) -> Any:
+    """An engine at a checkpoint that another number of ranks has written."""
+    converted = ranks.from_first(lambda: elastic.convert(checkpoint))
+    engine = make(besides=elastic.CONFIG)
+    optimizer = engine.optimizer.optimizer
+    groups = elastic.settings(optimizer)
+    with elastic.padding_alone(engine.optimizer):
+        checkpoints.load(engine, converted)
+    elastic.repair(optimizer, groups, engine.lr_scheduler.get_last_lr())
+    ranks.meet()
+    if ranks.is_first():
+        shutil.rmtree(converted)
+    return engine
