@@ -7,7 +7,7 @@ told from what a disk has damaged, and both from what another version of bertlin
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -68,8 +68,21 @@ def verify(checkpoint: Path) -> State:
     """The state of a checkpoint, once every file of it has the size and hash that its index says.
 
     Raises:
-        DamagedError: the first file that differs, is missing or is not listed.
+        DamagedError: as `verify_files`.
         InputError: another version of bertline wrote it.
+    """
+    raw = verify_files(checkpoint)
+    if (version := raw.get("schema_version", 0)) != VERSION:
+        told = f"of schema_version {version}, not {VERSION}; use the bertline that wrote it"
+        raise InputError(f"{checkpoint / INDEX}: {told}")
+    return Index.model_validate(raw).state
+
+
+def verify_files(checkpoint: Path) -> dict[str, Any]:
+    """The index of a checkpoint of any version as plain data, once every file is as it says.
+
+    Raises:
+        DamagedError: the first file that differs, is missing or is not listed.
     """
     path = checkpoint / INDEX
     try:
@@ -77,13 +90,11 @@ def verify(checkpoint: Path) -> State:
         raw = json.loads(content)
         if not _is_as_written(content, raw["sha256"]):
             raise DamagedError(f"{path}: not as it was written")
-        if (version := raw.get("schema_version")) != VERSION:
-            raise InputError(f"{path}: of schema_version {version}, not {VERSION}; use the bertline that wrote it")
-        index = Index.model_validate(raw)
+        listed = [FileEntry.model_validate(one) for one in raw["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{path}: not readable ({' '.join(str(error).split()):.200})") from None
-    files.compare(checkpoint, index.files, besides=[INDEX])
-    return index.state
+    files.compare(checkpoint, listed, besides=[INDEX])
+    return dict(raw)
 
 
 def _is_as_written(content: str, digest: str) -> bool:

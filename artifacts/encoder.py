@@ -26,7 +26,8 @@ LAYERS = ("num_hidden_layers", "n_layers")
 """What config.json calls the number of layers."""
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-    "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "spm.model",
+    "vocab.json", "merges.txt", "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model", "spm.model",
+    "tokenizer.model",
 )  # fmt: skip
 """What a tokenizer may consist of."""
 PADDING_OFFSET = (

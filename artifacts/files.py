@@ -258,7 +258,7 @@ def check_new(path: Path) -> None:
     """Raise InputError where nothing new can be made at `path`: at the end of long work that would be late to learn."""
     refuse_existing(path)
     try:
-        folder = next(parent for parent in path.absolute().parents if parent.exists())  # the others would be made
+        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))  # others would be made
         with tempfile.NamedTemporaryFile(dir=folder, prefix=temporary_prefix(path), suffix=".new"):
             pass
     except OSError as error:
@@ -282,9 +282,9 @@ def code(*patterns: str) -> list[str]:
     Args:
         patterns: of paths in the package.
     """
-    found = [path for pattern in patterns for path in sorted(Path(__file__).parents[1].glob(pattern))]
-    assert len(found) >= len(patterns), "each names a file"
-    return [sha256(path) for path in found]
+    found = {pattern: sorted(Path(__file__).parents[1].glob(pattern)) for pattern in patterns}
+    assert all(found.values()), "each names a file"
+    return [sha256(path) for paths in found.values() for path in paths]
 
 
 def listing(folder: Path, exclude: Collection[str] = ()) -> list[FileEntry]:

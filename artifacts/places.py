@@ -84,7 +84,7 @@ def data_files(place: str | Sequence[str]) -> list[Path]:
             faults += error.faults
             continue
         pattern = glob.escape(str(path)) if path.exists() else str(path)
-        found = sorted(Path(match) for match in glob.glob(pattern, recursive=True))
+        found = sorted({Path(match) for match in glob.glob(pattern, recursive=True)})
         files += [match for match in found if match.is_file()]
         if not any(match.is_file() for match in found):
             unnamed = _unnamed(name, path) if path.is_dir() else None

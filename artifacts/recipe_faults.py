@@ -266,7 +266,7 @@ def _of_labels_loss(raw: dict[str, Any]) -> Iterator[str]:
 def _of_monitors(raw: dict[str, Any]) -> Iterator[str]:
     """Monitors that are told how, and not that they are to run."""
     mlflow = _part(raw, "mlflow")
-    if not mlflow.get("tracking_uri") and mlflow.get("experiment", default := Mlflow().experiment) != default:
+    if "tracking_uri" not in mlflow and mlflow.get("experiment", default := Mlflow().experiment) != default:
         yield f"mlflow.experiment: found {mlflow['experiment']!r}; without mlflow.tracking_uri nothing is tracked"
     for name in MONITORS:
         section = _part(raw, "deepspeed").get(name)

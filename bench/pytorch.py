@@ -34,6 +34,7 @@ class PyTorchRuntime:
 
     def __init__(self, folder: Path, architecture: str, threads: int) -> None:
         torch.set_num_threads(threads)
+        logging.set_verbosity_error()  # for the whole life of the process: what is measured is not commented on
         self.model = load(folder, architecture)
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ from typing import Any
 
 from bertline.artifacts import files, machine, places, signature
 from bertline.artifacts.bundle import Packing
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.say import Say
 from bertline.artifacts.signature import Sign
 from bertline.bench.worker import Worker
@@ -123,17 +123,22 @@ def _chosen(
     outcome = Contest(origin, yardstick, workshop, terms, say, teacher).hold(plans)
     if any(trial.plan.calibrated for trial in outcome.trials):
         notices += workshop.used() + ([notice] if notice else [])
-    return replace(outcome, notices=[*notices, *outcome.notices], packing=_packed(origin, outcome, terms))
+    packed, lost = _packed(origin, outcome, terms)
+    return replace(outcome, notices=[*notices, *outcome.notices, *lost], packing=packed)
 
 
-def _packed(origin: Origin, outcome: Outcome, terms: Terms) -> Packing | None:
+def _packed(origin: Origin, outcome: Outcome, terms: Terms) -> tuple[Packing | None, list[str]]:
     """How the chosen model packs short texts; nothing is known of another CPU than this.
 
     A cascade packs none: for one text of which its student is not sure, all beside it would be the larger model's.
     """
     if terms.target not in ("auto", machine.cpu_class()) or outcome.chosen.plan.cascade is not None:
-        return None
-    return packing.measure(systems.system(origin, outcome.graphs[outcome.chosen.plan.name]), origin.texts)
+        return None, []
+    chosen = systems.system(origin, outcome.graphs[outcome.chosen.plan.name])
+    try:
+        return packing.measure(chosen, origin.texts), []
+    except BertlineError as error:
+        return None, [f"short texts are not packed: what that is worth could not be measured ({error})"]
 
 
 def _openvino() -> bool:

@@ -67,7 +67,8 @@ def called(place: str) -> str:
     """
     name, _, _ = places.split_hub_id(place)
     last = Path(os.path.abspath(places.expanded(name))).name
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-") or "model"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-")
+    return name if name.strip(".") else "model"
 
 
 def recorded(place: str, bundle: Path) -> str:

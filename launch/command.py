@@ -101,7 +101,6 @@ class Group(click.Group):
 def main() -> None:
     """A production line for encoder models: recipe -> train -> export -> bench -> predict."""
     signal.signal(signal.SIGTERM, _leave)  # as Ctrl-C does: what was half made is cleared away
-    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(PreemptedError.exit_code))  # a scheduler's, between two trainings
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, _leave)
 
@@ -153,6 +152,7 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def search(recipe: Path, as_json: bool, **options: Any) -> None:
     """Try the settings that RECIPE names, by cross-validation; again, it goes on where it was."""
+    _hear_schedulers()
     from bertline.launch import search
 
     result = search.search(recipe, say=_say, **options)
@@ -226,6 +226,7 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
 @json_option
 def shrink(place: Path, output: Path | None, as_json: bool, **options: Any) -> None:
     """Make a bundle of the fastest student of RUN that is shown to lose no more than asked."""
+    _hear_schedulers()
     from bertline.export import sources
     from bertline.launch import shrink
 
@@ -348,6 +349,7 @@ def inspect(folder: Path, public_key: Path | None, as_json: bool) -> None:
 @json_option
 def demo(as_json: bool) -> None:
     """Train, export, measure and ask a real model on real reviews, from installed packages alone."""
+    _hear_schedulers()
     from bertline.launch import demo
 
     result = demo.demo(_say)
@@ -362,6 +364,12 @@ def doctor(as_json: bool) -> None:
     from bertline.launch import doctor
 
     _print(doctor.facts(), as_json)
+
+
+def _hear_schedulers() -> None:
+    """End by SIGUSR1 as a training does, also between two of them: the same command goes on."""
+    if signal.getsignal(signal.SIGUSR1) is not signal.SIG_IGN:
+        signal.signal(signal.SIGUSR1, lambda *_: sys.exit(PreemptedError.exit_code))
 
 
 def _leave(number: int, _: object) -> None:

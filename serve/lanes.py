@@ -50,10 +50,12 @@ class Answered(NamedTuple):
 class LateError(TimeoutError):
     """A text was not answered in time, or will not be."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, done: float = 0.0) -> None:
         super().__init__("the text was not answered in time")
         self.seconds = seconds
         """What it takes by itself, on all cores, at the least; 0 where nobody knows."""
+        self.done = done
+        """The share of it that was computed."""
 
 
 Left = Callable[[], float]
@@ -119,7 +121,7 @@ class Lanes:
             texts: to be answered.
             asked: who answers them.
             seconds: that each is expected to take a lane, for `backlog`; none where nobody asks for that.
-            deadline: on the clock of `time.perf_counter`; what is not answered by then fails with LateError.
+            deadline: on the clock of `time.perf_counter`; what is not computed by then fails with LateError.
 
         A text whose future is cancelled leaves the queue, or is computed no further. After `close` they raise
         RuntimeError.

@@ -147,13 +147,22 @@ class Model:
         begun = perf_counter()
         windows = engine.tokenizer.encode(texts)
         tokenized = perf_counter()
-        batches = in_time(self._batches(windows), left, tokenized - begun, 1 if alone else self.lanes.count)
-        answers = engine.decode(texts, windows, engine.outputs_of(windows, batches))
+        batches = in_time(self._batches(windows), left, tokenized - begun, self.lanes.count)
+        expected = sum(map(self._windows, texts))
+        try:
+            answers = engine.decode(texts, windows, engine.outputs_of(windows, batches))
+        except LateError as error:  # else a queue of such texts would go on as one that takes no time
+            if error.done:
+                self._learn((perf_counter() - begun) / (error.done * expected), engine)
+            raise
         ended = perf_counter()
-        took = (ended - begun) / sum(map(self._windows, texts))  # as `expected` counts, which may guess too few
+        self._learn((ended - begun) / expected, engine)
+        return Computed(answers, tokenized - begun, ended - tokenized)
+
+    def _learn(self, took: float, engine: Engine) -> None:
+        """What a window has just taken, as `expected` counts them, which may guess too few of a text."""
         if engine is self._apart or took > self.seconds:
             self.seconds += RECENT * (took - self.seconds)
-        return Computed(answers, tokenized - begun, ended - tokenized)
 
     def _engine_apart(self) -> Engine:
         """Computes on one core; while it is loaded, by the lane that first wants it, the others go on with all."""
@@ -192,7 +201,7 @@ def in_time(batches: Sequence[list[int]], left: Left, spent: float, lanes: int) 
         batches: alike in size.
         left: seconds in which anybody waits for them.
         spent: seconds that they took before.
-        lanes: that share the cores just now: without the others, these might take that many times less.
+        lanes: that may share the cores: without the others, these might take that many times less.
 
     Raises:
         LateError: nobody waits any more; or nobody will when they are done, as the quickest so far tells.
@@ -201,7 +210,7 @@ def in_time(batches: Sequence[list[int]], left: Left, spent: float, lanes: int) 
     for done, batch in enumerate(batches):
         known = least if done >= FEW else 0.0
         if left() <= 0 or known * (len(batches) - done) > MARGIN * left():
-            raise LateError(spent + known * len(batches) / lanes if known else 0.0)
+            raise LateError(spent + known * len(batches) / lanes if known else 0.0, done / len(batches))
         begun = perf_counter()
         yield batch
         least = min(least, perf_counter() - begun)

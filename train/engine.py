@@ -32,6 +32,8 @@ def check(config: dict[str, Any]) -> None:
         faults = [(".".join(map(str, fault["loc"])), fault["input"], fault["msg"]) for fault in error.errors()]
         told = [f"deepspeed: {key}: found {found!r:.60}; {error.title}: {why}" for key, found, why in faults]
         raise InputError(*told) from None
+    except (ImportError, MemoryError, OSError):
+        raise
     except Exception as error:  # of any kind: some keys are taken as they are
         raise InputError(f"deepspeed: {' '.join(str(error).split())}") from error
 

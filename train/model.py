@@ -103,7 +103,10 @@ def keep_tokenizer(source: Path, cache: Path) -> Path:
         "versions": machine.versions("tokenizers", "transformers"),
     }
     made = cache / f"tokenizer-{files.fingerprint(made_of)}"
-    files.make_once(made, partial(write_tokenizer, source))
+    try:
+        files.make_once(made, partial(write_tokenizer, source))
+    except OSError as error:
+        raise InputError(f"{made}: could not be written ({error}); make room, or name another --run") from error
     return made
 
 
@@ -129,7 +132,10 @@ def write_tokenizer(source: Path, folder: Path) -> None:
         for path in _tokenizer_files(source):
             shutil.copyfile(path, folder / path.name)
     else:
-        tokenizer.save_pretrained(folder)
+        try:
+            tokenizer.save_pretrained(folder)
+        except Exception as error:  # of tokenizers, which is compiled: a full disk is no OSError there
+            raise InputError(f"{folder}: the tokenizer could not be written ({error}); make room") from error
     if not (folder / "tokenizer.json").is_file():
         raise InputError(f"{source}: its tokenizer has no fast version, so no tokenizer.json can be made")
 

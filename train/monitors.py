@@ -194,20 +194,22 @@ class Mlflow:
         self._client.log_batch(self._run_id, metrics=metrics)
 
     def _begin(self) -> None:
-        """Go on with the run that mlflow.json names, or begin one with the recipe's values as its parameters."""
+        """Go on with the run that mlflow.json names, or begin one where it is of another place than the recipe's."""
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
         settings = self._recipe.mlflow
         self._client = MlflowClient(tracking_uri=settings.tracking_uri)
-        if self._file.exists():
-            self._run_id = json.loads(self._file.read_text())["run_id"]
+        place = settings.model_dump(mode="json")
+        before = json.loads(self._file.read_text()) if self._file.exists() else {}
+        if before and before == {**before, **place}:
+            self._run_id = before["run_id"]
             self._client.update_run(self._run_id, status="RUNNING")
             return
         found = self._client.get_experiment_by_name(settings.experiment)
         experiment = found.experiment_id if found else self._client.create_experiment(settings.experiment)
         self._run_id = self._client.create_run(experiment, run_name=self._recipe.name).info.run_id
-        files.write_json(self._file, {"run_id": self._run_id})
+        files.write_json(self._file, {"run_id": self._run_id, **place})
         values = {fitting(name): value for name, value in dotted.flat(self._recipe.model_dump(mode="json"))}
         params = [Param(name, str(value)) for name, value in values.items() if value is not None]
         self._client.log_batch(self._run_id, params=params)

@@ -139,7 +139,7 @@ class Watch:
         self._heard: dict[int, Heard] = {}
         self._store = ranks.store(f"watchdog/{next(_watches)}", timedelta(seconds=SILENCE * TICK))
         self._telling = threading.Lock()
-        self._left = threading.Event()
+        self._left, self._out = threading.Event(), threading.Event()
         self._ending: Fault | None = None
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -160,11 +160,13 @@ class Watch:
     def leave(self) -> None:
         """End the thread: this rank is done, and that it says no more is no fault."""
         self._left.set()
+        self._out.set()
         self._thread.join()
         self._store.set(f"left/{self._rank}", "")
 
     def fail(self, error: Exception) -> int:
         """As `end`. An error that says only that another rank is gone waits for that one's fault to be found."""
+        self._out.set()
         if _is_echo(error) and not is_out_of_memory(error):
             self._thread.join(2 * SILENCE * TICK)  # the thread ends this process once it is
         self._ending = self._post(_own(error, self._rank, f"rank {self._rank}, {self._doing}: "), error)
@@ -182,7 +184,8 @@ class Watch:
                     os._exit(self._ending.exit_code)
                 self._end_without_store("died" if isinstance(error, RuntimeError) else "died or was stopped")
             if fault is not None:
-                self._left.wait(COMING_OUT * TICK)  # the thread ends with the process
+                if self._rank == 0:  # it may be telling its monitors, or be freed by the others' end to do so
+                    self._out.wait(COMING_OUT * TICK)
                 self._bow_out()
                 os._exit(fault.exit_code)
 

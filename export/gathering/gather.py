@@ -13,7 +13,7 @@ import transformers
 from torch import nn
 
 from bertline.artifacts import encoder, files, places
-from bertline.artifacts.checkpoint import INDEX, verify
+from bertline.artifacts.checkpoint import INDEX, verify_files
 from bertline.artifacts.errors import InputError
 from bertline.export.gathering import checkpoint, shards
 from bertline.export.gathering.shards import Weights
@@ -45,7 +45,7 @@ def gather(place: Path, output: Path, model: str | None = None, trust: bool = Fa
     folder = checkpoint.choose(place)
     settings = _settings(folder, model)
     if (folder.parent / INDEX).is_file():  # a run's
-        verify(folder.parent)
+        verify_files(folder.parent)
     with quiet():
         built = _build(settings)
         weights = shards.read(folder, trust)

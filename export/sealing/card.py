@@ -1,6 +1,7 @@
 """The model card of a bundle: README.md, with the metadata that model hubs read. All figures are the manifest's."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -75,7 +76,8 @@ def _dataset(examples: int, data: str | None) -> dict[str, str]:
     """What the figures are of."""
     which, split = ("", {"split": "validation"}) if data is None else (f" of {data}", {})
     name = f"{examples} labelled texts{which}, on which candidates were compared"
-    return {"type": data or "validation", "name": name, **split}
+    kind = "validation" if data is None else re.sub(r"[^A-Za-z0-9_.-]+", "-", data).strip("-")  # as hubs take them
+    return {"type": kind or "data", "name": name, **split}
 
 
 def _pytorch_row(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> list[str]:

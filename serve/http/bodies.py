@@ -14,6 +14,8 @@ from bertline.serve.http.refusals import RefusedError
 
 ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib calls each Content-Encoding (RFC 9110, 8.4.1): gzip's wrapping, or its own."""
+SMALL = 1 << 16
+"""Bytes of a body that are read in any case: uvicorn holds as many of each connection, whether they are read or not."""
 AT_ONCE = 64
 """Of the largest bodies, how many are held while they arrive: a client may take seconds to send one."""
 
@@ -37,7 +39,7 @@ class Bodies:
 
         Raises:
             RefusedError: 413 for more than `most` bytes, 415 for an unknown encoding, 400 for bytes that are not of it;
-                `full` where as many as AT_ONCE of the largest bodies are being read.
+                `full` for one that is not SMALL, where as many as AT_ONCE of the largest bodies are being read.
         """
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", *ENCODINGS):
@@ -49,7 +51,7 @@ class Bodies:
                 self._held += len(chunk)
                 if len(content) > self._most:
                     raise _too_large(self._most)
-                if self._held > AT_ONCE * self._most:
+                if self._held > AT_ONCE * self._most and len(content) > SMALL:
                     raise self._full()
         finally:
             self._held -= len(content)

@@ -12,7 +12,10 @@ lost or be read as the next request: the head is parsed a second time, without t
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import sys
+import termios
 from typing import Any
 
 import httptools
@@ -67,6 +70,7 @@ class Connection(HttpToolsProtocol):
         if self._answered is not None:
             self._answered.disconnected = True
             self._answered.message_event.set()
+        self._unset_keepalive_if_required()  # uvicorn leaves it where the client has reset the connection
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -145,7 +149,7 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """SECONDS after an answer, which has been read by now, or is not."""
-        if self.transport.get_write_buffer_size():
+        if self.transport.get_write_buffer_size() or _unread_bytes(self.transport):
             self._end()
         else:
             self.timeout_keep_alive_task = self.loop.call_later(IDLE_SECONDS - SECONDS, self._end)
@@ -225,3 +229,9 @@ class Connection(HttpToolsProtocol):
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
+
+
+def _unread_bytes(transport: asyncio.BaseTransport) -> int:
+    """Of what was sent, those that the client's system has not taken (Linux: `man 7 tcp`, SIOCOUTQ)."""
+    found = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(found, sys.byteorder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 import threading
@@ -73,6 +74,8 @@ def run(
         DamagedError: a bundle is not as it should be.
     """
     logs.set_up()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection that is kept takes one
     with _listening(host, port) as listening:
         lanes = Lanes(threads or machine.cores())
         shelf = Shelf(folders, lanes, limits, public_key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 from bertline.artifacts.errors import InputError
@@ -34,11 +35,16 @@ def _spelled(text: str) -> str | None:
     """A site as browsers spell it; None where none is meant."""
     try:
         parts = urlsplit(text if "://" in text else f"https://{text}")
-        host = (parts.hostname or "").encode("idna").decode()
+        given = parts.hostname or ""
+        place = f"[{IPv6Address(given)}]" if ":" in given else given.encode("idna").decode()
         port = parts.port
     except ValueError:  # and of IDNA, UnicodeError
         return None
-    if not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", host) or not parts.scheme:
+    if not parts.scheme or not (":" in given or _is_host(place, given)):
         return None
-    place = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{place}" + ("" if port in (None, PORTS.get(parts.scheme)) else f":{port}")
+
+
+def _is_host(encoded: str, given: str) -> bool:
+    """Whether a name was encoded as browsers would: of ß and the like Python's IDNA makes another host."""
+    return bool(re.fullmatch(r"[a-z0-9._-]+", encoded)) and given in (encoded, encoded.encode().decode("idna"))

@@ -214,6 +214,9 @@ def test_what_cannot_be_made_is_told_beforehand_and_what_can_leaves_nothing(tmp_
     with pytest.raises(InputError, match="exists already"):
         files.check_new(tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"cannot be made \(No such file or directory\)"):
+        files.check_new(tmp_path / "link/bundle")
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def test_a_glob_may_go_through_all_folders(tmp_path: Path) -> None:
     for path in found:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    assert places.data_files(f"{tmp_path}/**/*.csv") == found
+    assert places.data_files(f"{tmp_path}/**/*.csv") == places.data_files(f"{tmp_path}/**/**/*.csv") == found
 
 
 def test_all_missing_files_are_told(tmp_path: Path) -> None:

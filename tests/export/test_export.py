@@ -195,11 +195,13 @@ def test_the_model_card_is_read_by_the_hub(bundle: Sealed) -> None:
     assert "{{" not in read.content
 
 
-def test_the_model_card_names_the_file_that_was_measured_on(bundle: Sealed) -> None:
-    written = card.card(bundles.read(bundle[0]), {"1x16": 1.0}, 1, "reviews.csv")
+@pytest.mark.parametrize(("file", "kind"), [("reviews.csv", "reviews.csv"), ("my reviews.csv", "my-reviews.csv")])
+def test_the_model_card_names_the_file_that_was_measured_on(bundle: Sealed, file: str, kind: str) -> None:
+    """A hub takes no blank in a kind of data set."""
+    written = card.card(bundles.read(bundle[0]), {"1x16": 1.0}, 1, file)
     (index,) = yaml.safe_load(written.split("---\n")[1])["model-index"]
-    name = "200 labelled texts of reviews.csv, on which candidates were compared"
-    assert index["results"][0]["dataset"] == {"type": "reviews.csv", "name": name}
+    name = f"200 labelled texts of {file}, on which candidates were compared"
+    assert index["results"][0]["dataset"] == {"type": kind, "name": name}
 
 
 @pytest.mark.parametrize("name", ["int8-signed-fused", "fp32-openvino", "int4-weights"])

@@ -155,6 +155,7 @@ def test_a_model_is_called_as_its_folder(tiny_classifier: Path, data: Path, monk
         ("runs/films/", "films"),
         ("runs/films/../other", "other"),
         ("/", "model"),
+        ("runs/-..", "model"),
     ],
 )
 def test_a_bundle_is_called_by_a_name_that_can_be_served(place: str, name: str) -> None:

@@ -165,10 +165,11 @@ def test_a_defect_keeps_its_traceback() -> None:
 def test_the_end_by_a_signal_clears_away_what_was_half_made(before: str, numbers: list[signal.Signals]) -> None:
     script = f"""
 import signal, time
-from bertline.launch.command import main
+from bertline.launch.command import _hear_schedulers, main
 signal.signal(signal.SIGHUP, signal.{before})
 @main.command()
 def make():
+    _hear_schedulers()
     try:
         print("at work", flush=True)
         time.sleep(60)

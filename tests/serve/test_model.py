@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -185,11 +185,31 @@ def test_windows_are_computed_while_they_can_be_in_time(
     assert (late is None) == (computed == len(took))
     if late is not None:  # on all cores, of which it had a fourth
         assert late.seconds == (0.5 + len(took) / 4 if computed >= models.FEW else 0)
+        assert late.done == computed / len(took)
 
 
 def test_a_text_that_nobody_waits_for_is_computed_no_further(tiny_bundle: Path) -> None:
     with serve.load(tiny_bundle, threads=1) as model, pytest.raises(LateError):
         model._compute([("a good film", None)], True, lambda: 0.0)
+
+
+def test_what_was_computed_of_a_text_that_is_late_tells_what_texts_take(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a queue of such texts would never be too long."""
+
+    def half(engine: Engine, windows: object, batches: object) -> NoReturn:
+        clock[0] += 3.0
+        raise LateError(done=0.5)
+
+    with serve.load(tiny_bundle, threads=1) as model:
+        clock = [0.0]
+        monkeypatch.setattr(Engine, "outputs_of", half)
+        monkeypatch.setattr(models, "perf_counter", lambda: clock[0])
+        monkeypatch.setattr(models, "RECENT", 1.0)
+        with pytest.raises(LateError):
+            model._compute([("a good film", None)], True, lambda: 1.0)
+        assert model.expected([("a good film", None)]) == [6.0]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

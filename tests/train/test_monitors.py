@@ -143,6 +143,16 @@ def test_mlflow_tracks_one_run_through_a_resume(recipe: Path, tmp_path: Path, st
         assert [(metric.step, metric.value) for metric in history] == pairs
 
 
+def test_a_run_that_goes_on_in_another_experiment_is_tracked_there(recipe: Path, tmp_path: Path, store: str) -> None:
+    for experiment in ("first", "first", "second"):
+        loaded = recipes.load(recipe, [f"mlflow.tracking_uri={store}", f"mlflow.experiment={experiment}"])
+        with monitors.opened(loaded, RunFolder(tmp_path), lambda line: pytest.fail(line)) as opened:
+            opened.write(1, {"loss": 0.5})
+    client = MlflowClient(store)
+    ids = [one.experiment_id for name in ("first", "second") if (one := client.get_experiment_by_name(name))]
+    assert [len(client.search_runs([one])) for one in ids] == [1, 1]
+
+
 def test_a_preempted_run_is_to_go_on_later(recipe: Path, tmp_path: Path, store: str) -> None:
     loaded = recipes.load(recipe, [f"mlflow.tracking_uri={store}"])
     with (

@@ -76,6 +76,7 @@ def test_rank_0_may_be_gone_before_a_rank_that_has_said_why_it_ends(
     monkeypatch.setattr(os, "_exit", sys.exit)
     watch = object.__new__(Watch)
     watch._rank, watch._doing, watch._tick, watch._heard, watch._left = 1, "step 7, checkpoint", 0, {}, Event()
+    watch._out = Event()
     watch._ending = Fault(0, 75, "stopped as asked")
     with pytest.raises(SystemExit, match="75"):
         watch._watch()

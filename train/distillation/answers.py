@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def outputs(
         PreemptedError: the run was asked to stop.
     """
     alike = reads_alike(teacher, ready.splits.task, tokenizer_folder)
-    folder = cache / f"teacher-{_fingerprint(teacher, ready, tokenizer_folder, precision)}"
+    named = partial(_fingerprint, teacher, ready, tokenizer_folder, precision)  # of the versions that rank 0 has
+    folder = cache / f"teacher-{ranks.from_first(named)}"
     if not ranks.from_first(folder.exists):
         progress.say(f"asking {teacher.place} about {len(ready.train.windows):,} windows of text")
         tokenizer = teacher.task.tokenizer(teacher.tokenizer)

@@ -22,7 +22,13 @@ from bertline.train.losses import Loss
 LAYER = re.compile(r"(?P<before>.*?\blayers?\.)(?P<number>\d+)(?P<after>\..+)")
 """The name of a layer's tensor: families differ in what stands before the number and after it."""
 
-CODE = ("bench/pytorch.py", "train/losses.py", "train/distillation/pruning.py", "train/distillation/student.py")
+CODE = (
+    "bench/pytorch.py",
+    "train/losses.py",
+    "train/model.py",
+    "train/distillation/pruning.py",
+    "train/distillation/student.py",
+)
 PACKAGES = ("torch", "transformers", "safetensors")
 """Those that a student depends on, beside our own code."""
 

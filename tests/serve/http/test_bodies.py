@@ -8,6 +8,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
+from bertline.serve.http import bodies as arriving
 from bertline.serve.http.bodies import AT_ONCE, Bodies
 from bertline.serve.http.refusals import RefusedError
 
@@ -36,7 +37,11 @@ class Sender:
 
 
 @pytest.mark.parametrize("leave", [Sender.end, Sender.go, Sender.send_too_much])
-def test_bodies_have_no_more_room_than_so_many_of_the_largest(leave: Callable[[Sender], None]) -> None:
+def test_bodies_have_no_more_room_than_so_many_of_the_largest(
+    leave: Callable[[Sender], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arriving, "SMALL", 1)
+
     async def arrive() -> None:
         bodies = Bodies(MOST, lambda: RefusedError(503, "full"))
         senders = [Sender() for _ in range(AT_ONCE)]
@@ -45,6 +50,10 @@ def test_bodies_have_no_more_room_than_so_many_of_the_largest(leave: Callable[[S
             await asyncio.sleep(0)
         with pytest.raises(RefusedError, match="full"):
             await bodies.read(Sender().request)
+        small = Sender()
+        small.messages.get_nowait()
+        small.send(b"x", more_body=False)
+        assert await bodies.read(small.request) == b"x"
         leave(senders[0])
         with suppress(RefusedError, ClientDisconnect):
             await reading[0]

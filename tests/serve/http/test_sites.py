@@ -26,6 +26,8 @@ def test_what_browsers_write_is_taken() -> None:
         ("https://example.org:443", "write https://example.org"),
         ("http://[::1]:80", "write http://[::1]"),
         ("https://bücher.example", "write https://xn--bcher-kva.example"),
+        ("http://[0:0:0:0:0:0:0:1]:81", "write http://[::1]:81"),
+        ("https://straße.example", "a site is SCHEME://HOST or SCHEME://HOST:PORT"),
         ("https://*.example.org", "a site is SCHEME://HOST or SCHEME://HOST:PORT"),
         ("https://example.org:99999", "a site is SCHEME://HOST or SCHEME://HOST:PORT"),
         ("", "a site is SCHEME://HOST or SCHEME://HOST:PORT"),

@@ -2,18 +2,25 @@
 
 import asyncio
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from bertline.launch.benchmarks.serve.clients import Clients, percentile
 from bertline.launch.benchmarks.serve.serving import Serving, serving
 from bertline.serve.http import connections
+from bertline.serve.http.connections import Connection
+from tests.serve.http.watching import wait_for
 
 pytestmark = pytest.mark.quiet
 LIMIT = 10.0
@@ -27,6 +34,8 @@ LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
 HASTY = """
 from bertline.launch.command import main
 from bertline.serve.http import connections
+from bertline.serve.http.connections import Connection
+from tests.serve.http.watching import wait_for
 
 connections.IDLE_SECONDS = 7
 main()
@@ -160,3 +169,49 @@ def test_all_of_them_are_closed_in_time(slow_bundle: Path, tmp_path: Path, each:
         assert server.end() == 0
     if rounds > 1:  # two milliseconds are the measurement's own; a machine has its moments, whoever is there
         assert median((crowded - 2) / usual for usual, crowded in found) < 1.2
+
+
+def test_an_answer_that_nobody_reads_ends_its_connection(sealed: Path) -> None:
+    """All of it is on the client's side or the system's own: the server itself has nothing left to write."""
+    with serving(sealed) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", urlsplit(server.url).port))
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: here\r\n\r\n")
+        wait_for(lambda: _established(server) == 1)
+        wait_for(lambda: _established(server) == 0)
+
+
+def _established(server: Serving) -> int:
+    """Connections that the server holds."""
+    return sum(one.status == "ESTABLISHED" for one in psutil.Process(server.process.pid).net_connections())
+
+
+def test_a_connection_that_was_reset_leaves_no_timer() -> None:
+    """It would hold all that was answered for as long as an idle connection is kept."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204})
+        await send({"type": "http.response.body"})
+
+    async def reset() -> Connection:
+        config = uvicorn.Config(application, http=Connection, lifespan="off", log_config=None)
+        config.load()
+        made: list[Connection] = []
+
+        def make() -> Connection:
+            made.append(Connection(config, ServerState(), {}))
+            return made[0]
+
+        listening = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        writer.write(LIVE)
+        await reader.readuntil(b"\r\n\r\n")
+        assert made[0].timeout_keep_alive_task is not None
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        while made[0] in made[0].connections:
+            await asyncio.sleep(0)
+        listening.close()
+        return made[0]
+
+    assert asyncio.run(reset()).timeout_keep_alive_task is None
