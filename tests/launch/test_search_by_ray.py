@@ -47,7 +47,7 @@ def test_trials_run_side_by_side_are_stopped_and_go_on_though_a_machine_is_lost(
 ) -> None:
     lost, _ = (machines.add_node(num_cpus=1) for _ in range(2))
     arguments = command(tmp_path, plain, grid={"training.learning_rate": [LEARNS, DOES_NOT]})
-    arguments += ["--engine", "ray", "--set", "training.best=loss", "--set", "training.epochs=300"]
+    arguments += ["--engine", "ray", "--set", "training.epochs=300"]
     both = [RunFolder(tmp_path / f"out/runs/trial-{number}-fold-1") for number in (1, 2)]
 
     def begun(steps: int) -> "subprocess.Popen[str]":
@@ -80,7 +80,7 @@ def test_trials_run_side_by_side_are_stopped_and_go_on_though_a_machine_is_lost(
     for row in found["trials"]:
         for fold, score in enumerate(row["folds"], 1):
             run = RunFolder(tmp_path / f"out/runs/trial-{row['trial']}-fold-{fold}")
-            assert read_summary(run.path).test["loss"] == score
+            assert read_summary(run.path).test["accuracy"] == score
             steps = [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
             assert steps == sorted(steps), "one process at a time wrote them"
 

@@ -34,8 +34,6 @@ LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
 HASTY = """
 from bertline.launch.command import main
 from bertline.serve.http import connections
-from bertline.serve.http.connections import Connection
-from tests.serve.http.watching import wait_for
 
 connections.IDLE_SECONDS = 7
 main()
