@@ -42,21 +42,20 @@ def left_over(folder: Path) -> list[str]:
     return [" ".join(line) for line in lines if str(folder / "run") in line]
 
 
-def check(recipe: Path, folder: Path, said: str, way: str, victim: int, seconds: float) -> None:
+def check(folder: Path, said: str, way: str, victim: int) -> None:
     (line,) = [line for line in said.splitlines() if line.startswith(f"rank {victim}")]
     assert line.startswith(f"rank {victim}{WAYS[way]}")
     assert f"step {STEP}, " in line
     assert not left_over(folder)
-    assert seconds < 30
 
 
 @pytest.mark.parametrize(("way", "victim"), [("hang", 1), ("die", 1)])
 def test_a_rank_that_fails_ends_the_run(
     recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], way: str, victim: int
 ) -> None:
-    code, seconds = launch(recipe, tmp_path, way, victim, 0.5, "training.timeout=8")
+    code, _ = launch(recipe, tmp_path, way, victim, 0.5, "training.timeout=8")
     assert code != 0
-    check(recipe, tmp_path, capfd.readouterr().err, way, victim, seconds)
+    check(tmp_path, capfd.readouterr().err, way, victim)
 
 
 def test_a_path_at_which_nothing_can_be_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +95,8 @@ def test_within_thirty_seconds_as_it_is_set(
     code, seconds = launch(recipe, tmp_path, way, victim, 1.0)
     assert code != 0
     print(f"{way}, rank {victim}: {seconds:.0f} s")
-    check(recipe, tmp_path, capfd.readouterr().err, way, victim, seconds)
+    check(tmp_path, capfd.readouterr().err, way, victim)
+    assert seconds < 30
 
 
 @pytest.mark.parametrize(
