@@ -245,15 +245,18 @@ def shrink(
         curve = [one.tried for one in attempts]
         passed = [(tried, made) for tried, made in attempts if made is not None]
         if not passed:
-            raise GateError(
-                f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
-                "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would "
-                "help"
-            )
+            raise GateError(_none_passed(max_drop, curve))
         fastest, sealed = max(passed, key=lambda one: speedup(one[1]))
         say(f"{bundle}: {fastest.student}")
         files.publish(Path(sealed["bundle"]), bundle)
         return {**sealed, "bundle": str(bundle), "student": fastest.student, "curve": [asdict(one) for one in curve]}
+
+
+def _none_passed(max_drop: float, curve: Sequence[Tried]) -> str:
+    return (
+        f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
+        "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would help"
+    )
 
 
 @contextmanager

@@ -121,7 +121,7 @@ class Lanes:
             texts: to be answered.
             asked: who answers them.
             seconds: that each is expected to take a lane, for `backlog`; none where nobody asks for that.
-            deadline: on the clock of `time.perf_counter`; what is not computed by then fails with LateError.
+            deadline: on the clock of `time.perf_counter`; what waits then, or has windows left, fails with LateError.
 
         A text whose future is cancelled leaves the queue, or is computed no further. After `close` they raise
         RuntimeError.

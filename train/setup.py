@@ -34,7 +34,7 @@ from bertline.train.progress import Progress
 
 @contextmanager
 def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) -> Iterator[tuple[Trainer, Prepared]]:
-    """Everything a run needs, at the step it is to go on from; for who holds it `alone`.
+    """Everything a run needs, at the step it is to go on from; for who holds the run by `run_folder.alone`.
 
     Raises:
         InputError: the run folder, recipe, data, model or checkpoint does not allow it; nothing has been changed then.

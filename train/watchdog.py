@@ -31,7 +31,7 @@ TICK = 1.0
 SILENCE = 8
 """Ticks without a word after which a rank is taken for dead: its thread needs no more than a moment of each."""
 COMING_OUT = 5
-"""Ticks that a rank has to end by itself once there is a fault: rank 0 tells its monitors how the run ended."""
+"""Ticks that rank 0 has to end by itself once there is a fault: it tells its monitors how the run ended."""
 FIRST = 600.0
 """Seconds that a rank may stand still in its first step, which compiles and allocates."""
 ON_CPU, ON_GPU = 20.0, 600.0
