@@ -238,6 +238,7 @@ class Trainer:
     def keep_best(self) -> None:
         """Write the model as best/, in fp32, gathered from all ranks where ZeRO 3 has spread it."""
         watchdog.beat(f"step {self.state.step}, best/")
+        self.engine.empty_partition_cache()  # ZeRO 3 has gathered what bf16 multiplies in bf16
         with watchdog.patient(), deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
             if ranks.is_first():
                 tensors = self.engine.module.state_dict()

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
+from bertline.train import checkpoints
 from bertline.train.data import splitting
 from bertline.train.loop import Trainer
 from tests.conftest import make_model
@@ -74,6 +76,16 @@ def test_best_holds_what_the_model_held(
     for name, tensor in expected[1].items():
         assert kept[name].dtype == torch.float32
         torch.testing.assert_close(kept[name], tensor, atol=1e-4, rtol=0, msg=name)
+
+
+def test_best_is_not_rounded_to_what_weights_are_multiplied_in(folder: Path) -> None:
+    run = RunFolder(folder / "in-bf16")
+    checkpoint = run.checkpoints / f"step-{read_summary(run.path).best.step}"
+    trained = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=checkpoints.TAG)
+    kept = plain.weights(run.best)
+    assert kept.keys() == trained.keys()
+    for name, tensor in trained.items():
+        assert torch.equal(kept[name], tensor), name
 
 
 @pytest.mark.usefixtures("rank")

@@ -24,7 +24,7 @@ def keep_answers(path: Path, trainer: Trainer) -> None:
 
 
 def main(recipe: Path, folder: Path, bundle: Path) -> None:
-    """Train with each ZeRO stage, with a run and a bundle as teacher, and once more stopped and resumed."""
+    """Train with each ZeRO stage, with a run and a bundle as teacher, stopped and resumed, and in bf16."""
     ranks.start()
     encode = Tokenizer.encode
     if not ranks.is_first():
@@ -44,4 +44,5 @@ def main(recipe: Path, folder: Path, bundle: Path) -> None:
         train_here(recipe, folder / "stopped", sets, stop=7)
     except KeyboardInterrupt:
         train_here(recipe, folder / "stopped", sets, resume=True)
+    train_here(recipe, folder / "in-bf16", ["training.zero_stage=3", parted, "training.precision=bf16"])
     ranks.stop()
