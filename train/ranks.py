@@ -161,6 +161,9 @@ def _take_gpu() -> None:
     number = int(os.environ["LOCAL_RANK"]) if get_accelerator().device_count() > 1 else 0
     os.environ["LOCAL_RANK"] = str(number)
     get_accelerator().set_device(number)
+    # From Hopper on torch prefers cuDNN's attention, which makes a plan for each new shape, of which batches of texts
+    # have many, and NaN of rows that attend to nothing, as padding does in ModernBERT's local layers.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _sharing_cores() -> int:

@@ -111,6 +111,19 @@ def test_modernbert_is_not_compiled(tmp_path: Path) -> None:
     assert outputs.isfinite().all()
 
 
+def test_padding_that_attends_to_nothing_spoils_no_gradient(tmp_path: Path) -> None:
+    """Of a short text beside a long one, in layers that see 8 tokens to each side."""
+    loaded = models.load(encoders.make("modernbert", tmp_path / "model"), catalog.make(classifier()), Training()).cuda()
+    tokens = torch.ones(2, 64, dtype=torch.int64, device="cuda")
+    mask = tokens.clone()
+    mask[0, 4:] = 0
+    with torch.autocast("cuda", torch.bfloat16):
+        outputs = pytorch.outputs(loaded, {"input_ids": tokens, "attention_mask": mask})
+    outputs.sum().backward()  # type: ignore[no-untyped-call]
+    assert outputs.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in loaded.parameters() if parameter.grad is not None)
+
+
 def test_a_micro_batch_is_halved_until_it_fits(model: Path) -> None:
     task = catalog.make(classifier())
     tokenizer = task.tokenizer(model)

@@ -48,8 +48,10 @@ def test_a_rank_takes_the_gpu_that_it_is_shown(monkeypatch: pytest.MonkeyPatch, 
     gpus = SimpleNamespace(device_count=lambda: visible, set_device=found.append)
     monkeypatch.setattr(ranks, "get_accelerator", lambda: gpus)
     monkeypatch.setenv("LOCAL_RANK", "3")
+    torch.backends.cuda.enable_cudnn_sdp(True)
     ranks._take_gpu()
     assert (found, os.environ["LOCAL_RANK"]) == ([taken], str(taken))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize(("visible", "free"), [("0,3", 1), ("GPU-8f,GPU-1a", 2), ("MIG-8f", 2)])

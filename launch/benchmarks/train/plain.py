@@ -24,6 +24,7 @@ def bare(job: Job, clock: Clock) -> Counts:
     """The loop bertline is held against: the same batches, built ahead; fused AdamW; clipped gradients."""
     from bertline.launch.benchmarks.train import prepare
 
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as train/ranks.py has it
     recipe = recipes.read(job.recipe)
     ready = prepare.load(recipe, job.work)
     batches = prepare.batches(recipe, ready, ranks=1)
