@@ -1,7 +1,8 @@
 """How many texts a rank's device has memory for: tried at the start, on the longest of all, before hours are spent.
 
-What is tried is a forward and a backward pass beside as much memory as the optimizer will take. DeepSpeed's engine is
-made afterwards, so that nothing of the trial is left in it, and no rank waits for another that has run out.
+What is tried is a forward and a backward pass beside as much memory as the optimizer will take, and a little more.
+DeepSpeed's engine is made afterwards, so that nothing of the trial is left in it, and no rank waits for another that
+has run out.
 """
 
 from collections.abc import Callable
@@ -16,14 +17,18 @@ from bertline.artifacts.recipe_schema import Training
 from bertline.bench import pytorch
 from bertline.train import ranks
 from bertline.train.data.batches import Batches, MicroBatch
-from bertline.train.deepspeed_config import Precision, micro_batch_size
+from bertline.train.deepspeed_config import Precision, accumulation_steps, micro_batch_size
 from bertline.train.distillation.relations import Relations
 from bertline.train.losses import Objective, Terms
 from bertline.train.model import AUTOCAST
 from bertline.train.watchdog import is_out_of_memory
 
 OPTIMIZER_BYTES = 12
-"""Of each parameter that trains: AdamW's two moments and a flat copy of the gradient, in fp32."""
+"""Of each parameter that trains: AdamW's two moments, and a copy of it (ZeRO 1 and 2) or of its gradient, in fp32."""
+SUMMED_BYTES = 4
+"""Of each parameter that trains: its gradient, which waits for that of the next micro-batch, in fp32."""
+SPARE = 0.05
+"""Of a GPU's memory: lengths change from batch to batch, and leave gaps in what torch has taken."""
 BUCKET_BYTES = 2 * 4
 """Of each gradient that is on its way in ZeRO's buffers, in fp32, one for each of two dtypes."""
 
@@ -54,11 +59,13 @@ def fit(
     model = make_model().to(ranks.device()).train()
     relations = None if compare is None else compare(model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    besides = beside_passes(zero, trained, dist.get_world_size())
+    spare = 0 if ranks.on_cpu() else int(SPARE * torch.cuda.get_device_properties(ranks.device()).total_memory)
     size = micro_batch_size(training, dist.get_world_size())
     while size > 1:
-        micro_batch = make_batches(training.model_copy(update={"micro_batch_size": size})).heaviest()
-        if fits(model, micro_batch, objective, precision, besides, relations):
+        tried = training.model_copy(update={"micro_batch_size": size})
+        accumulates = accumulation_steps(tried, dist.get_world_size()) > 1
+        besides = spare + beside_passes(zero, trained, dist.get_world_size(), accumulates)
+        if fits(model, make_batches(tried).heaviest(), objective, precision, besides, relations):
             break
         size = -(-size // 2)
     del model, relations
@@ -68,17 +75,23 @@ def fit(
     return training.model_copy(update={"micro_batch_size": int(agreed)})
 
 
-def beside_passes(zero: DeepSpeedZeroConfig, trained: int, ranks: int) -> int:
-    """Bytes that the optimizer, and gradients on their way, take of each rank's device.
+def beside_passes(zero: DeepSpeedZeroConfig, trained: int, ranks: int, accumulates: bool) -> int:
+    """Bytes that the optimizer, and gradients that wait or are on their way, take of each rank's device.
 
     Args:
         zero: as `fit` takes it.
         trained: parameters that train.
-        ranks: among whom ZeRO divides what the optimizer keeps.
+        ranks: among whom ZeRO divides what the optimizer keeps, and from 2 on the gradients.
+        accumulates: whether a step has several micro-batches.
     """
-    offload = zero.offload_optimizer
-    optimizer = OPTIMIZER_BYTES * trained if offload is None or offload.device == OffloadDeviceEnum.none else 0
-    return optimizer // ranks + BUCKET_BYTES * zero.reduce_bucket_size if zero.stage else optimizer
+    divided, whole = OPTIMIZER_BYTES * trained, SUMMED_BYTES * trained if accumulates else 0
+    if zero.stage > 1:
+        divided, whole = divided + whole, 0
+    if zero.offload_optimizer is not None and zero.offload_optimizer.device != OffloadDeviceEnum.none:
+        divided = 0
+    if zero.stage > 0:
+        divided = divided // ranks + BUCKET_BYTES * zero.reduce_bucket_size
+    return divided + whole
 
 
 def fits(

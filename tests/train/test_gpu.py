@@ -133,8 +133,8 @@ def test_a_micro_batch_is_halved_until_it_fits(model: Path) -> None:
     make_batches = partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
     gc.collect()
     torch.cuda.empty_cache()
-    room = torch.cuda.memory_allocated() + 200e6
-    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
+    room = (torch.cuda.memory_allocated() + 200e6) / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(room + memory.SPARE)
     zero = DeepSpeedZeroConfig(stage=0)
     try:
         fitted = memory.fit(training, zero, lambda: models.load(model, task, training), make_batches, loss, "bf16")

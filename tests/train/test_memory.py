@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from bertline.artifacts.recipe_schema import Recipe, Training
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
-from bertline.train import memory
+from bertline.train import memory, ranks
 from bertline.train import model as models
 from bertline.train.data.batches import Batches
 from bertline.train.deepspeed_config import Precision, configure
@@ -94,23 +95,25 @@ def test_a_teacher_that_computes_beside_the_model_has_to_fit_too(model: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("section", "besides"),
+    ("section", "besides", "summed"),
     [
-        ({"stage": 0}, 12_000),
-        ({"stage": 1}, 6_000 + 400_000_000),
-        ({"stage": 3, "reduce_bucket_size": 1000}, 6_000 + 8_000),
-        ({"stage": 2, "reduce_bucket_size": 1000, "offload_optimizer": {"device": "cpu"}}, 8_000),
-        ({"stage": 2, "reduce_bucket_size": 1000, "offload_optimizer": {"device": "none"}}, 6_000 + 8_000),
+        ({"stage": 0}, 12_000, 4_000),
+        ({"stage": 1}, 6_000 + 400_000_000, 4_000),
+        ({"stage": 3, "reduce_bucket_size": 1000}, 6_000 + 8_000, 2_000),
+        ({"stage": 1, "reduce_bucket_size": 1000, "offload_optimizer": {"device": "cpu"}}, 8_000, 4_000),
+        ({"stage": 2, "reduce_bucket_size": 1000, "offload_optimizer": {"device": "cpu"}}, 8_000, 0),
+        ({"stage": 2, "reduce_bucket_size": 1000, "offload_optimizer": {"device": "none"}}, 6_000 + 8_000, 2_000),
     ],
 )
-def test_room_is_kept_for_what_deepspeed_takes(section: dict[str, Any], besides: int) -> None:
+def test_room_is_kept_for_what_deepspeed_takes(section: dict[str, Any], besides: int, summed: int) -> None:
     """AdamW's moments, gradients, and with ZeRO what they are reduced in; by the recipe's own section as well."""
     recipe = Recipe.model_validate({
         "name": "a", "task": "text-classification", "model": "m", "data": {"train": "t.csv"},
         "training": {"zero_stage": section["stage"]}, "deepspeed": {"zero_optimization": section},
     })  # fmt: skip
     zero = DeepSpeedZeroConfig(**configure(recipe, 2, "fp32")["zero_optimization"])
-    assert memory.beside_passes(zero, 1000, 2) == besides
+    assert memory.beside_passes(zero, 1000, 2, accumulates=False) == besides
+    assert memory.beside_passes(zero, 1000, 2, accumulates=True) == besides + summed
 
 
 def test_room_that_is_kept_is_not_there_for_the_passes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +122,18 @@ def test_room_that_is_kept_is_not_there_for_the_passes(model: Path, monkeypatch:
     monkeypatch.setattr(memory, "beside_passes", lambda *_: 1 << 60)
     fitted = memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, loss, "fp32", None)
     assert fitted.micro_batch_size == 1
+
+
+def test_room_is_kept_for_gradients_that_wait_and_for_gaps(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(batch_size=8)
+    task, loss, make_batches = trial(model, training)
+    trained = sum(parameter.numel() for parameter in models.load(model, task, training).parameters())
+    kept: list[int] = []
+    monkeypatch.setattr(memory, "fits", lambda *given: kept.append(given[4]))
+    monkeypatch.setattr(ranks, "on_cpu", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=1000))
+    memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, loss, "fp32")
+    assert kept == [12 * trained + 50, 16 * trained + 50, 16 * trained + 50]
 
 
 def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:
