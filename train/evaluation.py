@@ -1,9 +1,12 @@
 """Scoring a model on held-out texts, on all ranks: each computes its share, and every rank gets the whole answer."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import deepspeed.comm as dist
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -82,7 +85,7 @@ def outputs(
     rank, count, device = dist.get_rank(), dist.get_world_size(), ranks.device()
     lengths = [len(window.input_ids) for window in windows]
     batches = by_length(lengths, batch_size)
-    gathered: torch.Tensor | None = None
+    gathered: torch.Tensor | None = None  # in the order of the batches
     asks: ranks.Figures | None = None
     rounds = range(0, len(batches), count)
     for first in progress.track(rounds, len(rounds), name):
@@ -94,19 +97,27 @@ def outputs(
         mine = batches[first + rank] if first + rank < len(batches) else None
         some = mine or batches[first]  # a rank without any computes as well: under ZeRO 3 others need its weights
         inputs = tokenizer.pad([windows[index] for index in some])
-        computed = pytorch.outputs(model, {name: torch.from_numpy(array).to(device) for name, array in inputs.items()})
+        computed = pytorch.outputs(model, {name: _moved(array, device) for name, array in inputs.items()})
         if gathered is None:  # the longest windows come first
             per_token = (max(lengths),) if computed.ndim == 3 else ()
             gathered = torch.zeros(len(lengths), *per_token, computed.shape[-1], device=device)
         if mine is None:
             continue
+        place = gathered[(first + rank) * batch_size :][: len(mine)]
         if computed.ndim == 3:
-            gathered[mine, : computed.shape[1]] = computed
+            place[:, : computed.shape[1]] = computed
         else:
-            gathered[mine] = computed
+            place[:] = computed
     assert gathered is not None, "there are windows"
     whole = ranks.sum_over_ranks(gathered).cpu().numpy()
-    return [row[:length] if row.ndim == 2 else row for row, length in zip(whole, lengths, strict=True)]
+    found = dict(zip(chain.from_iterable(batches), whole, strict=True))
+    return [found[index][:length] if whole.ndim == 3 else found[index] for index, length in enumerate(lengths)]
+
+
+def _moved(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """The array on a device; a GPU copies it while it computes."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _mean(loss: Loss, targets: Sequence[Target], computed: Sequence[Output]) -> float:

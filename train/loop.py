@@ -1,7 +1,8 @@
 """The training loop: batch, forward, backward, step; log, evaluate, keep the best, save.
 
 Everything here happens on every rank at once. What it needs is made in setup.py; what remains after it, in finish.py.
-Nothing here waits for the device within a step: its figures are read while the next one is computed.
+A step's figures are read while the next one is computed. What waits for the device within a step is not of this loop:
+BERT in transformers, which asks in each forward pass whether there is padding, and ZeRO.
 """
 
 import math
