@@ -59,7 +59,10 @@ def load(folder: Path, architecture: str, trained: bool = True, **settings: Any)
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # what it would warn of is checked here
     try:
-        model, found = model_class(folder, architecture).from_pretrained(
+        kind = model_class(folder, architecture)
+        if kind.config_class.model_type == "modernbert":  # by itself it takes flash-attn's, which knows no CPU or fp32
+            settings["attn_implementation"] = "sdpa"
+        model, found = kind.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
             ignore_mismatched_sizes=True, output_loading_info=True, **settings,
         )  # fmt: skip

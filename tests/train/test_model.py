@@ -94,6 +94,15 @@ def test_every_family_loads_computes_and_freezes(family: Path) -> None:
     assert torch.equal(first, again), "some dropout is left"
 
 
+def test_modernbert_takes_no_attention_that_knows_no_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it would where flash-attn is installed."""
+    folder = encoders.make("modernbert", tmp_path / "model")
+    monkeypatch.setattr(transformers.ModernBertPreTrainedModel, "_flash_attn_2_can_dispatch", lambda *_: True)
+    loaded = models.load(folder, TASK, Training())
+    config: Any = loaded.config
+    assert config._attn_implementation == "sdpa"
+
+
 def test_modernbert_does_not_compile_itself(tmp_path: Path) -> None:
     """Left to itself it does on a GPU, where that takes a C compiler."""
     loaded = models.load(encoders.make("modernbert", tmp_path / "model"), TASK, Training())
