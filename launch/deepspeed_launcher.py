@@ -120,6 +120,8 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
             f"--hostfile: {' and '.join(missing)} not found on PATH; DeepSpeed's launcher reaches machines by them. "
             "Slurm and Kubernetes need neither: docs/cluster.md"
         )
+    if kind == "gpu":
+        variables["DS_ACCELERATOR"] = "cuda"  # by itself DeepSpeed takes the CPU where torch cannot use them
     if kind == "cpu":
         variables.pop("CUDA_VISIBLE_DEVICES", None)
         variables["DS_ACCELERATOR"] = "cpu"

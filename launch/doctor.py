@@ -19,6 +19,17 @@ PACKAGES = (
     "bertline", "numpy", "tokenizers", "onnxruntime", "openvino", "torch", "deepspeed", "transformers", "datasets",
     "optimum", "optimum-onnx", "onnx", "scikit-learn",
 )  # fmt: skip
+USE = """
+import torch
+built = f"torch {torch.__version__}, built for CUDA {torch.version.cuda}"
+try:
+    torch.ones(1, device="cuda")
+except Exception as error:
+    print(f"NOT USABLE: {built}:", *str(error).split())
+else:
+    print(f"usable: {built}")
+"""
+"""Python that tells whether torch computes on a GPU."""
 
 
 def facts() -> dict[str, Any]:
@@ -59,9 +70,19 @@ def _training() -> dict[str, Any]:
     return {
         "ready": True,
         "default_ranks": "{} on the {}".format(*deepspeed_launcher.default_ranks()),
+        "gpus": _torch_on_gpus() if _gpus() else "none",
         "compiler": shutil.which("g++") or "none: needed only for DeepSpeed ops that a recipe asks for",
         "ops": _ops(),
     }
+
+
+def _torch_on_gpus() -> str:
+    """Whether torch can use the GPUs; in a process of its own, since a driver may end or hold up the one that tries."""
+    try:
+        done = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return "NOT USABLE: torch has not answered for two minutes"
+    return done.stdout.strip() or f"NOT USABLE: torch ended with exit code {done.returncode}"
 
 
 def _ops() -> dict[str, str]:

@@ -66,6 +66,11 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
         from bertline.train.progress import Progress
     gc.freeze()  # modules stay: nothing is to be found in them later on
 
+    try:
+        ranks.check()
+    except BertlineError as error:  # as all ranks of a machine have it
+        tell(str(error))
+        return error.exit_code
     with ExitStack() as held:  # while other ranks are told of a fault the run is still theirs
         try:
             ranks.start()

@@ -21,7 +21,7 @@ from deepspeed.utils import groups
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from bertline.artifacts import machine
-from bertline.artifacts.errors import BertlineError
+from bertline.artifacts.errors import BertlineError, InputError
 
 Made = TypeVar("Made")
 WAIT = timedelta(days=7)
@@ -30,6 +30,21 @@ _calls = itertools.count()
 """Of `from_first` in this process, as many on every rank."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
+
+
+def check() -> None:
+    """See whether torch can use a GPU, where this rank is to have one.
+
+    Raises:
+        InputError: it cannot, as with a driver that is too old for it.
+    """
+    if on_cpu():
+        return
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except Exception as error:  # of any kind: of a torch without CUDA, of the driver
+        why = f"torch {torch.__version__} cannot use this machine's GPUs: {' '.join(str(error).split()):.300}"
+        raise InputError(f"{why}; `bertline doctor` shows what is here, --ranks N trains on the CPU") from error
 
 
 def start() -> None:

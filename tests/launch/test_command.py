@@ -206,6 +206,26 @@ def test_a_driver_that_fails_lists_no_gpus(
     assert doctor._gpus() == gpus
 
 
+@pytest.mark.parametrize(
+    ("ones", "told"),
+    [
+        ("pass", "usable: torch 2.13.0, built for CUDA 13.0"),
+        (
+            "raise RuntimeError('The NVIDIA driver\\nis too old')",
+            "NOT USABLE: torch 2.13.0, built for CUDA 13.0: The NVIDIA driver is too old",
+        ),
+        ("import os; os.abort()", "NOT USABLE: torch ended with exit code -6"),
+    ],
+)
+def test_doctor_tells_whether_torch_can_use_the_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ones: str, told: str
+) -> None:
+    code = f"class version:\n    cuda = '13.0'\n__version__ = '2.13.0'\ndef ones(*_, device):\n    {ones}\n"
+    (tmp_path / "torch.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert doctor._torch_on_gpus() == told
+
+
 def test_an_op_that_cannot_tell_whether_it_can_be_built_cannot(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

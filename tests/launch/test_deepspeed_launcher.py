@@ -68,7 +68,7 @@ def test_gpus() -> None:
     assert deepspeed_launcher.default_ranks() == (2, "gpu")
     assert devices(deepspeed_launcher.command(RECIPE)) == ["0", "1"]
     assert devices(deepspeed_launcher.command(RECIPE, gpus=1)) == ["0"]
-    assert "DS_ACCELERATOR" not in deepspeed_launcher.environment(gpus=1)
+    assert deepspeed_launcher.environment(gpus=1)["DS_ACCELERATOR"] == "cuda"
     with pytest.raises(InputError, match="--gpus 3: there are 2"):
         deepspeed_launcher.command(RECIPE, gpus=3)
 

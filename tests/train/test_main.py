@@ -1,6 +1,7 @@
 """The command of a rank: exit codes, and what it says where."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ from bertline.train import preemption
 from bertline.train.__main__ import parse
 
 
-def ask(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Run `python -m bertline.train` by hand: a single rank."""
-    environment = {"PATH": os.defpath, "HOME": str(folder), "DS_ACCELERATOR": "cpu"}
+def ask(*arguments: str, folder: Path, accelerator: str = "cpu") -> "subprocess.CompletedProcess[str]":
+    """Run `python -m bertline.train` by hand: a single rank, that sees no GPU."""
+    environment = {
+        "PATH": os.defpath, "HOME": str(folder), "DS_ACCELERATOR": accelerator, "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
     line = [sys.executable, "-m", "bertline.train", *arguments]
     return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -39,6 +42,14 @@ def test_a_run_by_hand(recipe: Path, tmp_path: Path) -> None:
     again = ask(str(recipe), folder=tmp_path)
     assert again.returncode == 2
     assert again.stderr.startswith("runs/tiny: holds a finished run")
+
+
+def test_a_gpu_that_torch_cannot_use_is_told_in_a_line(recipe: Path, tmp_path: Path) -> None:
+    answer = ask(str(recipe), folder=tmp_path, accelerator="cuda")
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert re.match(r"torch \S+ cannot use this machine's GPUs: .*CUDA.*; `bertline doctor` shows", line)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_flags() -> None:
