@@ -87,7 +87,7 @@ class Summary(TaskSettings):
     steps: int
     seconds: float
     tokens_per_second: float
-    """Real tokens, padding not counted, over all ranks."""
+    """Real tokens, padding not counted, over all ranks, in the time of steps and of waiting for their batches."""
     padding_share: float
     """Of all tokens computed in training."""
     machine: Machine

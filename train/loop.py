@@ -59,6 +59,8 @@ class Trainer:
     """A rank was asked to stop; all know of it."""
     taken: "Taken | None" = None
     """The step whose figures are not read yet."""
+    turned: float = 0.0
+    """When the run turned to the step that comes, and to the wait for its batch; by `perf_counter`."""
 
     def train(self) -> None:
         """Take the steps that are left.
@@ -76,6 +78,7 @@ class Trainer:
             if state.evaluated < state.step and self.due(training.eval_steps):  # it was stopped before it had
                 self.evaluate()
                 self.stop_if_asked()
+            self.turned = perf_counter()
             for batch in self.batches.ahead(state.step, pin=not ranks.on_cpu()):
                 if self.is_patience_lost():
                     break
@@ -88,6 +91,7 @@ class Trainer:
                     state.seconds = perf_counter() - begun
                     self.save()
                 self.stop_if_asked()
+                self.turned = perf_counter()
 
     def stop_if_asked(self) -> None:
         """Raise PreemptedError where a rank was asked to stop."""
@@ -96,14 +100,14 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """One optimizer step; on a GPU the figures of the one before are read meanwhile."""
-        state, started = self.state, perf_counter()
+        state = self.state
         learning_rate = self.engine.get_lr()[0]
         figures = self.optimize(batch)
         self.settle()
         state.step += 1
         state.tokens += batch.tokens
         state.computed_tokens += batch.computed_tokens
-        state.training_seconds += perf_counter() - started
+        state.training_seconds += perf_counter() - self.turned
         self.taken = Taken(state.step, learning_rate, figures, self.engine.was_step_applied())
         if ranks.on_cpu():  # nothing is on its way
             self.settle()

@@ -22,10 +22,10 @@ from bertline.artifacts.checkpoint import Index, State
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
 from bertline.bench import pytorch
+from bertline.train import loop, ranks, setup, watchdog
 from bertline.train import model as models
-from bertline.train import ranks, setup, watchdog
 from bertline.train.data import splitting
-from bertline.train.data.batches import Batch
+from bertline.train.data.batches import Batch, Batches
 from bertline.train.loop import Trainer
 from bertline.train.ranks import Figures
 from tests.train import plain
@@ -207,6 +207,31 @@ def test_a_run_stopped_before_a_checkpoint_begins_again(recipe: Path, finished: 
         train_here(recipe, tmp_path / "run", ["training.save_steps=2"], stop=1)
     resumed = train_here(recipe, tmp_path / "run", ["training.save_steps=2"], resume=True)
     assert logged(resumed) == logged(finished)
+
+
+def test_speed_counts_the_wait_for_batches_and_no_evaluation(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, states, ahead = [0.0], [], Batches.ahead
+
+    def taking(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            now[0] += seconds
+            return work(*arguments)
+
+        return slow
+
+    def late(batches: Batches, step: int, pin: bool) -> Iterator[Batch]:
+        for batch in ahead(batches, step, pin):
+            now[0] += 1
+            yield batch
+
+    monkeypatch.setattr(loop, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Batches, "ahead", late)
+    for name, seconds in {"optimize": 2, "evaluate": 100, "save": 100}.items():
+        monkeypatch.setattr(Trainer, name, taking(seconds, getattr(Trainer, name)))
+    train_here(recipe, tmp_path / "run", look=lambda trainer: states.append(trainer.state))
+    assert states[0].training_seconds == 12 * (1 + 2)
 
 
 def test_what_a_run_leaves(finished: RunFolder) -> None:
