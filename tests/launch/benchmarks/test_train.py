@@ -61,11 +61,11 @@ def test_flops_by_hand() -> None:
     assert flops.per_token(BERT_BASE, 256) == 6 * 84_934_656 + 12 * 12 * 768 * 256 == 537_919_488
     share = flops.utilisation(BERT_BASE, 256, 500_000, "NVIDIA H100 80GB HBM3")
     assert share == pytest.approx(500_000 * 537_919_488 / 989e12) == pytest.approx(0.27195, abs=1e-5)
-    assert [flops.peak(name) for name in ("NVIDIA H100 PCIe", "NVIDIA A100-SXM4-80GB", "Tesla T4")] == [
-        756e12,
-        312e12,
-        None,
-    ]
+    peaks = {
+        "NVIDIA H100 PCIe": 756e12, "NVIDIA H100 NVL": 835e12, "NVIDIA H200 NVL": 835e12, "NVIDIA H200": 989e12,
+        "NVIDIA A100-SXM4-80GB": 312e12, "Tesla T4": None,
+    }  # fmt: skip
+    assert {name: flops.peak(name) for name in peaks} == peaks
     assert flops.utilisation(BERT_BASE, 256, 500_000, "Tesla T4") is None
 
 
