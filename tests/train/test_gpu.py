@@ -1,4 +1,4 @@
-"""What only a CUDA GPU shows: each precision with each ZeRO stage, a loss scale resumed, memory that runs out."""
+"""What only CUDA GPUs show: precisions by ZeRO stages, runs as launched, a loss scale resumed, memory that runs out."""
 
 import gc
 import os
@@ -11,8 +11,9 @@ import torch
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from bertline.artifacts.recipe_schema import Training
-from bertline.artifacts.run import read_summary
+from bertline.artifacts.run import RunFolder, read_summary
 from bertline.bench import pytorch
+from bertline.launch import deepspeed_launcher
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train import engine, memory
@@ -62,6 +63,26 @@ def test_every_stage_gives_the_same_curve(
     run = train_here(recipe, tmp_path / "run", sets)
     assert losses(run) == pytest.approx(in_fp32, abs=apart)
     assert all(tensor.dtype == torch.float32 for tensor in plain.weights(run.best).values())
+
+
+@pytest.mark.parametrize(("gpus", "stage"), [(1, 1), *((2, stage) for stage in STAGES)])
+def test_the_launched_run_gives_the_same_curve(
+    in_fp32: list[float], recipe: Path, tmp_path: Path, gpus: int, stage: int
+) -> None:
+    """By the very command that `bertline train --gpus` executes."""
+    if torch.cuda.device_count() < gpus:
+        pytest.skip(f"needs {gpus} GPUs")
+    sets = ["training.precision=bf16", f"training.zero_stage={stage}"]
+    line = deepspeed_launcher.command(recipe, sets, tmp_path / "run", gpus=gpus)
+    assert deepspeed_launcher.run(line, deepspeed_launcher.environment(gpus=gpus)) == 0
+    assert losses(RunFolder(tmp_path / "run")) == pytest.approx(in_fp32, abs=0.03)
+    summary = read_summary(tmp_path / "run")
+    assert (summary.ranks, summary.precision) == (gpus, "bf16")
+
+
+def test_gradient_checkpointing_gives_the_same_curve(in_fp32: list[float], recipe: Path, tmp_path: Path) -> None:
+    sets = ["training.precision=bf16", "training.gradient_checkpointing=true"]
+    assert losses(train_here(recipe, tmp_path / "run", sets)) == pytest.approx(in_fp32, abs=0.03)
 
 
 def has_searched(trainer: Trainer) -> None:
