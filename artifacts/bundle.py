@@ -208,6 +208,8 @@ class Loaded(NamedTuple):
     manifest: Manifest
     models: dict[str, Model]
     """By path relative to the bundle."""
+    json_files: dict[str, bytes]
+    """Its JSON files but the manifest, likewise: the bytes that were hashed."""
     sha256: str
     """Of the manifest's bytes, which hold those of all other files."""
 
@@ -249,14 +251,14 @@ def load(folder: Path) -> Loaded:
     """
     content = _content(folder)
     listed = _valid(folder / MANIFEST, content, _Listed).files
-    graphs = [entry.path for entry in listed if entry.path.endswith(".onnx")]
-    kept = files.compare(folder, listed, besides=(MANIFEST, SIGNATURE), keep=graphs)
+    graphs, json_files = ([entry.path for entry in listed if entry.path.endswith(end)] for end in (".onnx", ".json"))
+    kept = files.compare(folder, listed, besides=(MANIFEST, SIGNATURE), keep=[*graphs, *json_files])
     manifest = _valid(folder / MANIFEST, content, Manifest)
     for runtime in (manifest.runtime, *(variant.runtime for variant in manifest.variants)):
-        if runtime.model not in kept:
+        if runtime.model not in graphs:
             raise DamagedError(f"{folder / MANIFEST}: runtime.model {runtime.model!r} is no ONNX file of the list")
     models = {name: _model(folder, name, kept[name], manifest) for name in graphs}
-    return Loaded(manifest, models, hashlib.sha256(content).hexdigest())
+    return Loaded(manifest, models, {name: kept[name] for name in json_files}, hashlib.sha256(content).hexdigest())
 
 
 def schema() -> dict[str, Any]:
@@ -265,9 +267,9 @@ def schema() -> dict[str, Any]:
 
 
 def _model(folder: Path, name: str, content: bytes, manifest: Manifest) -> Model:
-    place = PurePosixPath(name).parent
     paths = [PurePosixPath(entry.path) for entry in manifest.files]
-    beside = {str(path.relative_to(place)) for path in paths if path.is_relative_to(place)}
+    # none in a folder below: runtimes take a place with folders in it, */_ORT_MEM_ADDR_/*, for an address in memory
+    beside = {path.name for path in paths if path.parent == PurePosixPath(name).parent}
     try:
         found = graph.check(content, manifest.task, beside)
     except ValueError as error:

@@ -44,7 +44,7 @@ def check(content: bytes, task: TaskName, beside: Collection[str]) -> Graph:
     Args:
         content: of the file.
         task: what it answers.
-        beside: the files in which it may keep tensors, relative to its folder.
+        beside: the files in which it may keep tensors, of its own folder.
 
     Raises:
         ValueError: it is no ONNX model, keeps a tensor elsewhere, or takes or gives something else.

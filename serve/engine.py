@@ -84,7 +84,7 @@ class Bundle:
             InputError: `folder` is no bundle.
             DamagedError: a file is not the recorded one.
         """
-        self.manifest, models, self.sha256 = bundle.load(folder)
+        self.manifest, models, json_files, self.sha256 = bundle.load(folder)
         picked = variants.pick(self.manifest)
         self.notice = picked.notice
         """Why another model of the bundle than the chosen one answers."""
@@ -95,7 +95,7 @@ class Bundle:
         """What its engines have asked the larger model of a cascade; of another bundle nothing is counted."""
         self.task = catalog.make(self.manifest)
         with _refusing(folder / "tokenizer.json"):
-            self.tokenizer = self.task.tokenizer(folder)
+            self.tokenizer = self.task.tokenizer(folder, json_files)
             self._hold_vocabulary(models[picked.runtime.model].embedding_rows)
         self._path = folder / picked.runtime.model
         self._content = models[picked.runtime.model].content

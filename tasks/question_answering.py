@@ -85,9 +85,9 @@ class QuestionAnswering(Task):
         """None where there is one, and a word where there is none."""
         return {"answer": "" if example.gold else "something"}
 
-    def tokenizer(self, folder: Path) -> Tokenizer:
+    def tokenizer(self, folder: Path, kept: Mapping[str, bytes] | None = None) -> Tokenizer:
         """Windows are of the context, each after the whole question."""
-        return Tokenizer(folder, self.settings.tokens, paired=True)
+        return Tokenizer(folder, self.settings.tokens, paired=True, kept=kept)
 
     def target(self, example: Example, window: Encoded) -> Target:
         """(2,) the first and the last token of the first answer; twice 0, the classification token, if not here."""

@@ -160,9 +160,9 @@ class Task(ABC):
 
     # computing
 
-    def tokenizer(self, folder: Path) -> Tokenizer:
-        """The tokenizer of a model folder, reading texts as this task does."""
-        return Tokenizer(folder, self.settings.tokens)
+    def tokenizer(self, folder: Path, kept: Mapping[str, bytes] | None = None) -> Tokenizer:
+        """The tokenizer of a model folder, or of what is kept of its files, reading texts as this task does."""
+        return Tokenizer(folder, self.settings.tokens, kept=kept)
 
     @abstractmethod
     def target(self, example: Example, window: Encoded) -> Target:

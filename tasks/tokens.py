@@ -5,7 +5,7 @@ padding is set aside (all-MiniLM's pads every text to 128): length belongs to th
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,10 @@ class Encoded(NamedTuple):
     """The text was longer than what is read of it."""
 
 
+FILES = ("tokenizer.json", "tokenizer_config.json")
+"""What a tokenizer is read from; the second names the padding token, and may be missing."""
+
+
 class Tokenizer:
     """A folder's tokenizer.json; what is read of a text that is too long is as `tokens` says.
 
@@ -45,26 +49,32 @@ class Tokenizer:
     of the second, and is cut where it would leave the second too little room.
     """
 
-    def __init__(self, folder: Path, tokens: Tokens, paired: bool = False) -> None:
+    def __init__(
+        self, folder: Path, tokens: Tokens, paired: bool = False, kept: Mapping[str, bytes] | None = None
+    ) -> None:
         """Load a tokenizer.
 
         Args:
-            folder: holds tokenizer.json (and tokenizer_config.json, which names the padding token).
+            folder: holds FILES.
             tokens: length, stride, and what is read of a longer text.
             paired: whether windows are of the second text of a pair.
+            kept: the content of FILES, which is then not read from the folder.
 
         Raises:
             InputError: the file is missing or not a tokenizer's.
         """
-        path = folder / "tokenizer.json"
-        if not path.is_file():
+        path, settings = (folder / name for name in FILES)
+        if kept is None:
+            kept = {one.name: one.read_bytes() for one in (path, settings) if one.is_file()}
+        if path.name not in kept:
             raise InputError(
                 f"{path}: missing; transformers' AutoTokenizer.from_pretrained(…).save_pretrained writes it"
             )
-        self._tokenizer = _open(path)
+        content = kept[path.name]
+        self._tokenizer = _load(content, path)
         self.tokens = tokens
-        self._questions = self._for_questions(path) if paired and tokens.long == "windows" else None
-        self.pad_id = self._pad_id(folder)
+        self._questions = self._for_questions(_load(content, path)) if paired and tokens.long == "windows" else None
+        self.pad_id = self._pad_id(kept.get(settings.name, b"{}"))
         self._tokenizer.no_padding()
         # not the library's for what is cut: of two long texts it makes every pair of their overflowing parts
         self._tokenizer.no_truncation()
@@ -125,10 +135,9 @@ class Tokenizer:
             padded["token_type_ids"][row, :length] = one.type_ids
         return padded
 
-    def _for_questions(self, path: Path) -> Any:
+    def _for_questions(self, questions: Any) -> Any:
         """A tokenizer that cuts a question so that a window has room for more than it shares with the next one."""
         special = self._tokenizer.num_special_tokens_to_add(is_pair=True)
-        questions = _open(path)
         questions.no_padding()
         questions.enable_truncation(max(1, (self.tokens.max_length - self.tokens.stride) // 2 - special))
         return questions
@@ -157,12 +166,11 @@ class Tokenizer:
         kept = [places[len(places) - count :] if long == "tail" else places[:count] for places, count in parts]
         return np.sort(np.concatenate([special, *kept]))
 
-    def _pad_id(self, folder: Path) -> int:
+    def _pad_id(self, settings: bytes) -> int:
         padding = self._tokenizer.padding
         if padding:
             return int(padding["pad_id"])
-        settings = folder / "tokenizer_config.json"
-        token = json.loads(settings.read_text(encoding="utf-8")).get("pad_token") if settings.is_file() else None
+        token = json.loads(settings.decode()).get("pad_token")
         token = token.get("content") if isinstance(token, dict) else token
         return self._tokenizer.token_to_id(token or "[PAD]") or 0
 
@@ -191,9 +199,9 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def _open(path: Path) -> Any:
+def _load(content: bytes, path: Path) -> Any:
     try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        return tokenizers.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises bare Exception
         raise InputError(f"{path}: not a tokenizer ({error})") from None
 

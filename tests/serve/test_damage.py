@@ -145,6 +145,16 @@ def test_embeddings_with_fewer_rows_than_the_vocabulary_are_refused(tiny_bundle:
     )
 
 
+@pytest.mark.parametrize("place", ["below/weights.data", "*/_ORT_MEM_ADDR_/*"])
+def test_a_tensor_in_a_folder_below_is_refused_even_where_that_is_listed(tiny_bundle: Path, place: str) -> None:
+    """ONNX Runtime and OpenVINO take the second for an address in memory."""
+    path = tiny_bundle / "onnx" / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(4))
+    edit(tiny_bundle, lambda model: HIDE["initializer"](model, elsewhere(place)))
+    assert f"{MODEL}: its tensor 'elsewhere' is kept in {place!r}" in refused(tiny_bundle)
+
+
 @pytest.mark.parametrize("where", HIDE)
 def test_a_tensor_outside_is_refused_wherever_it_hides(tiny_bundle: Path, where: str) -> None:
     (tiny_bundle.parent / "weights.data").write_bytes(bytes(4))
@@ -279,12 +289,13 @@ def test_the_command_ends_with_1(tiny_bundle: Path) -> None:
         assert done.stdout == ""
 
 
-def test_the_session_is_made_of_the_bytes_that_were_hashed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_made_of_the_bytes_that_were_hashed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = bundle.load
 
     def then_replace(folder: Path) -> bundle.Loaded:
         loaded = load(folder)
-        (folder / MODEL).write_bytes(b"another model")
+        for name in FILES:
+            (folder / name).write_bytes(b"another file")
         return loaded
 
     monkeypatch.setattr(bundle, "load", then_replace)
