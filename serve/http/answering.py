@@ -39,7 +39,8 @@ class Answering:
         """The answers to texts, in order.
 
         Raises:
-            RefusedError: 503 where they would not be, or were not, answered in time; 422 where one never is.
+            RefusedError: 503 where they would not be, or were not, answered in time; 422 where one, or all of them in a
+                request, never are.
             ClientDisconnect: the client has gone, and its texts have left the queue.
         """
         lanes, model = self.lanes, entry.model
@@ -49,21 +50,20 @@ class Answering:
         now = perf_counter()
         futures = [asyncio.wrap_future(one) for one in model.submit(texts, now + self.limits.seconds)]
         answers = asyncio.gather(*futures)
-        answers.add_done_callback(_heard)
+        answers.add_done_callback(_hear)
         try:
             await asyncio.wait((answers,), timeout=SOON)
             if not answers.done():
                 await self._wait(request, answers)
             request.state.answered = now, answers.result()
-            return self._observed(entry, answers.result())
         except TimeoutError as error:
-            if isinstance(error, LateError) and error.seconds > self.limits.seconds:
-                raise self._too_long() from None
-            self.metrics.rejected.labels("late").inc()
-            raise RefusedError(503, f"no answer within {self.limits.seconds:g} s; try again later", 1) from None
+            raise self._late(error, sum(model.expected(texts)) / lanes.count, len(texts)) from None
         finally:
             for future in futures:  # of `answers` there is nothing to cancel once one has failed
                 future.cancel()
+        for one in answers.result():
+            self.metrics.observe(entry.name, one)
+        return answers.result()
 
     async def _wait(self, request: Request, answers: asyncio.Future[list[Answered]]) -> None:
         """Until all answers are there, or nobody waits for them.
@@ -71,7 +71,7 @@ class Answering:
         Raises:
             TimeoutError, ClientDisconnect
         """
-        gone = asyncio.ensure_future(_gone(request))
+        gone = asyncio.ensure_future(_await_end(request))
         try:
             await asyncio.wait((answers, gone), timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -83,14 +83,21 @@ class Answering:
             raise ClientDisconnect
         raise TimeoutError
 
-    def _observed(self, entry: Entry, answered: list[Answered]) -> list[Answered]:
-        for one in answered:
-            self.metrics.observe(entry.name, one)
-        return answered
+    def _late(self, error: TimeoutError, expected: float, texts: int) -> RefusedError:
+        """What a request hears that was not answered in time: 503, and 422 where to send it again would not help.
 
-    def _too_long(self) -> RefusedError:
-        seconds = f"{self.limits.seconds:g} s"
-        return RefusedError(422, f"a text takes longer than the {seconds} that a request has; send shorter ones")
+        Args:
+            error: how that was seen.
+            expected: seconds that all cores are likely to take for it, now that some of its texts were computed.
+            texts: of it.
+        """
+        most = f"the {self.limits.seconds:g} s that a request has"
+        if isinstance(error, LateError) and error.seconds > self.limits.seconds:
+            return RefusedError(422, f"a text takes longer than {most}; send shorter ones")
+        if texts > 1 and expected > self.limits.seconds:
+            return RefusedError(422, f"these {texts} texts take about {expected:.1f} s, more than {most}; send fewer")
+        self.metrics.rejected.labels("late").inc()
+        return RefusedError(503, f"no answer within {self.limits.seconds:g} s; try again later", 1)
 
     def overloaded(self) -> RefusedError:
         """503 for a request that is turned away, and counted."""
@@ -99,13 +106,13 @@ class Answering:
         return RefusedError(503, f"more is asked than can be answered; try again in {seconds} s", seconds)
 
 
-def _heard(answers: asyncio.Future[list[Answered]]) -> None:
+def _hear(answers: asyncio.Future[list[Answered]]) -> None:
     """Of answers that were given up asyncio would complain in the log, that nobody has heard how they ended."""
     if not answers.cancelled():
         answers.exception()
 
 
-async def _gone(request: Request) -> None:
+async def _await_end(request: Request) -> None:
     """Return when the client has: its body has been read, so nothing else can come."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

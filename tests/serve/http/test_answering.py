@@ -18,14 +18,18 @@ from bertline.serve.lanes import Answered, Answerer, Computed, Lanes, LateError,
 from bertline.tasks.tokens import Text
 
 
-async def ask(lanes: Lanes, compute: Callable[[Sequence[Text], bool, Left], Computed], texts: Sequence[str]) -> None:
+async def ask(
+    lanes: Lanes, compute: Callable[[Sequence[Text], bool, Left], Computed], texts: Sequence[str], seconds: float = 0.0
+) -> None:
+    """Ask a model that expects each text to take so many seconds."""
+
     def submit(texts: Sequence[Text], deadline: float) -> list[Future[Answered]]:
         return lanes.submit(texts, Answerer(compute), deadline)
 
-    model = SimpleNamespace(expected=lambda texts: [0.0] * len(texts), submit=submit)
+    model = SimpleNamespace(expected=lambda texts: [seconds] * len(texts), submit=submit)
     entry: Any = SimpleNamespace(name="model", model=model)
     shelf: Any = SimpleNamespace(lanes=lanes, entries={})
-    await Answering(lanes, Limits(), Metrics(shelf)).answer(
+    await Answering(lanes, Limits(seconds=500), Metrics(shelf)).answer(
         Request({"type": "http"}), entry, [(text, None) for text in texts]
     )
 
@@ -50,19 +54,24 @@ def test_once_a_text_has_failed_the_others_of_its_request_leave_the_queue() -> N
 
 
 @pytest.mark.parametrize(
-    ("takes", "status", "words"),
+    ("texts", "expected", "takes", "status", "words"),
     [
-        (0.0, 503, "no answer within 5 s; try again later"),
-        (5.0, 503, "no answer within 5 s; try again later"),
-        (5.1, 422, "a text takes longer than the 5 s that a request has; send shorter ones"),
+        (1, 0, 0, 503, "no answer within 500 s; try again later"),
+        (1, 9000, 500, 503, "no answer within 500 s; try again later"),
+        (1, 0, 501, 422, "a text takes longer than the 500 s that a request has; send shorter ones"),
+        (9, 0, 501, 422, "a text takes longer than the 500 s that a request has; send shorter ones"),
+        (10, 100, 0, 503, "no answer within 500 s; try again later"),  # there are two lanes
+        (11, 100, 0, 422, "these 11 texts take about 550.0 s, more than the 500 s that a request has; send fewer"),
     ],
 )
-def test_a_text_that_is_never_answered_in_time_is_not_to_be_sent_again(takes: float, status: int, words: str) -> None:
+def test_what_is_never_answered_in_time_is_not_to_be_sent_again(
+    texts: int, expected: float, takes: float, status: int, words: str
+) -> None:
     def compute(texts: Sequence[Text], alone: bool, left: Left) -> Computed:
         raise LateError(takes)
 
-    lanes = Lanes(1)
+    lanes = Lanes(2)
     with pytest.raises(RefusedError) as raised:
-        asyncio.run(ask(lanes, compute, ["long"]))
+        asyncio.run(ask(lanes, compute, ["long"] * texts, expected))
     lanes.close()
     assert (raised.value.status, raised.value.sentence) == (status, words)
