@@ -1,8 +1,8 @@
 """Connections that hold a place without asking anything, and those that do not take their answers, are ended.
 
 uvicorn bounds only the pause between two requests. Here a request has SECONDS from its first byte (the first one: from
-the connection) to its last, and an answer that is not taken SECONDS from when the client stopped reading, or from when
-it was written whole.
+the connection; of several in a row: from the answer to the one before) to its last, and of an answer TAKEN_BYTES are to
+be taken every SECONDS, until all of it is.
 
 Offers of another protocol (`Upgrade: h2c`, of Java's HttpClient and `curl --http2`) are ignored, as RFC 9110 lets a
 server do. httptools takes what follows the head of such a request for the other protocol's, so that its body would be
@@ -22,9 +22,13 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 SECONDS = 6
+LOOK_SECONDS = 1
+"""Between two looks at what a client takes."""
 IDLE_SECONDS = 75
 """That a connection may pause between two requests: balancers keep theirs for 60 s (AWS's, ingress-nginx), and would
 send one just as it is closed here."""
+TAKEN_BYTES = 1 << 12
+"""Of an answer that a client takes in SECONDS at the least: one that takes a byte a second would hold it for days."""
 HEAD_BYTES = 1 << 16
 """That may arrive of a request before its head is whole; and after its last chunk, before its trailers are."""
 
@@ -53,10 +57,14 @@ class Connection(HttpToolsProtocol):
         """Ends the connection unless the request is whole by then."""
         self._head: int | None = None
         """Bytes of a head that is not whole; None where there is none."""
+        self._ended = 0
+        """Requests that have come to their end."""
         self._trailer: int | None = None
-        """Those that came since the size of a chunk, if it is the last: trailers may follow it; None within a chunk."""
+        """Bytes that came since the size of a chunk, if it is the last: trailers may follow it; None within a chunk."""
         self._taken: asyncio.TimerHandle | None = None
-        """Ends it unless the client reads on by then."""
+        """Looks at what the client takes."""
+        self._left, self._since = 0, 0.0
+        """Bytes that it had to take, and when that was."""
         self._answered: RequestResponseCycle | None = None
         """What is being answered: of several requests in a row uvicorn tells only the last that the client has gone."""
 
@@ -79,13 +87,14 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._trailer is not None:
             self._trailer += len(data)
+        ended = self._ended
         try:
             self._parse(memoryview(data))
         except httptools.HttpParserError:
             self.logger.warning("a request is not HTTP/1.1")
             self.send_400_response("")
             return
-        if self._head is not None:
+        if self._head is not None and self._ended == ended:  # else most of it may be the body of the one before
             self._head += len(data)
             if self._head > HEAD_BYTES:
                 self._refuse(LONG)
@@ -96,7 +105,6 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self._head is None:  # else it is a head that is parsed a second time
-            _cancel(self._whole)
             self._expect()
             self._head = 0
         super().on_message_begin()
@@ -122,6 +130,7 @@ class Connection(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             _cancel(self._whole)
             self._whole = None
+            self._ended += 1
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -129,37 +138,26 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
+        if self._whole is not None and self._is_another():
+            self._expect()  # anew: it may not even have been read while this one was answered
         super().on_response_complete()
-        # a transport that is closing waits for its last bytes to be taken, and would for ever
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            _cancel(self._taken)
-            self._taken = self.loop.call_later(SECONDS, self.transport.abort)
+        self._watch()
 
     def pause_writing(self) -> None:
-        self._taken = self.loop.call_later(SECONDS, self.transport.abort)
+        self._watch()
         super().pause_writing()
-
-    def resume_writing(self) -> None:
-        _cancel(self._taken)
-        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         self.transport.write(INVALID)
-        self.transport.close()
+        self._end()
 
     def timeout_keep_alive_handler(self) -> None:
-        """SECONDS after an answer, which has been read by now, or is not."""
-        if self.transport.get_write_buffer_size() or _unread_bytes(self.transport):
-            self._end()
+        if _untaken(self.transport):  # of a long answer, for as long as `_look` lets it
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         else:
-            self.timeout_keep_alive_task = self.loop.call_later(IDLE_SECONDS - SECONDS, self._end)
-
-    def shutdown(self) -> None:
-        """The server ends: an idle connection is closed at once, one with a request once that is answered."""
-        if self.cycle is None or self.cycle.response_complete:
-            self._end()
-        else:
-            super().shutdown()
+            super().timeout_keep_alive_handler()
 
     def _parse(self, data: memoryview) -> None:
         """Parse what has arrived. Raises HttpParserError."""
@@ -195,14 +193,21 @@ class Connection(HttpToolsProtocol):
             )
 
     def _expect(self) -> None:
+        _cancel(self._whole)
         self._whole = self.loop.call_later(SECONDS, self._late)
 
     def _late(self) -> None:
         self._whole = None
-        if self._head is None:
+        if self._is_another() and self._answered is not None and not self._answered.response_complete:
+            self._expect()
+        elif self._head is None:
             self._break_off(408, LATE)
         else:
             self._refuse(LATE)
+
+    def _is_another(self) -> bool:
+        """Whether the request that is not whole is another than the one that is or was answered."""
+        return self._head is not None or self.cycle is not self._answered
 
     def _break_off(self, status: int, answer: bytes) -> None:
         """End in the midst of a request, with an answer unless one has begun, or another's is to come before it."""
@@ -219,11 +224,25 @@ class Connection(HttpToolsProtocol):
         self._end()
 
     def _end(self) -> None:
-        """Close, without waiting for a client that does not read."""
-        if self.transport.get_write_buffer_size():
+        """Close once what was written is taken, or no more of it is."""
+        self._watch()
+        self.transport.close()
+
+    def _watch(self) -> None:
+        """Begin to look what the client takes."""
+        _cancel(self._taken)
+        self._left, self._since = _untaken(self.transport), self.loop.time()
+        self._taken = self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """End the connection of a client that does not take what was written."""
+        left = _untaken(self.transport)
+        if self._left - left >= TAKEN_BYTES:
+            self._watch()
+        elif left and self.loop.time() - self._since >= SECONDS:
             self.transport.abort()
-        else:
-            self.transport.close()
+        elif left:
+            self._taken = self.loop.call_later(LOOK_SECONDS, self._look)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
@@ -231,7 +250,9 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
         timer.cancel()
 
 
-def _unread_bytes(transport: asyncio.BaseTransport) -> int:
-    """Of what was sent, those that the client's system has not taken (Linux: `man 7 tcp`, SIOCOUTQ)."""
-    found = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-    return int.from_bytes(found, sys.byteorder)
+def _untaken(transport: asyncio.Transport) -> int:
+    """Of what was written, the bytes that the client's system has not taken: those that are here, and those that ours
+    has (Linux: `man 7 tcp`, SIOCOUTQ).
+    """
+    sent = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    return transport.get_write_buffer_size() + int.from_bytes(sent, sys.byteorder)

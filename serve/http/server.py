@@ -18,7 +18,7 @@ import uvloop
 from bertline.artifacts import machine
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.serve.http import app, logs
-from bertline.serve.http.connections import SECONDS, Connection
+from bertline.serve.http.connections import IDLE_SECONDS, Connection
 from bertline.serve.http.keys import Keys
 from bertline.serve.http.limits import Limits
 from bertline.serve.http.logs import LOGGER
@@ -76,14 +76,14 @@ def run(
     logs.set_up()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection that is kept takes one
-    with _listening(host, port) as listening:
+    with _listen(host, port) as listening:
         lanes = Lanes(threads or machine.cores())
         shelf = Shelf(folders, lanes, limits, public_key)
         _tell(shelf)
         application, routes = app.make(shelf, keys, origins, spans)
         config = uvicorn.Config(
             application, http=Connection, loop="uvloop", lifespan="off", log_config=None, access_log=False,
-            server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=SECONDS, backlog=BACKLOG,
+            server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=IDLE_SECONDS, backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
         uvloop.run(_serve(_Uvicorn(config), routes, listening))
@@ -93,7 +93,7 @@ def run(
     LOGGER.info("ended")
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
