@@ -257,6 +257,11 @@ def refuse_existing(path: Path) -> None:
 def check_new(path: Path) -> None:
     """Raise InputError where nothing new can be made at `path`: at the end of long work that would be late to learn."""
     refuse_existing(path)
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError where nothing can be made at `path`, whatever stands there."""
     try:
         folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))  # others would be made
         with tempfile.NamedTemporaryFile(dir=folder, prefix=temporary_prefix(path), suffix=".new"):

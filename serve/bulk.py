@@ -119,7 +119,7 @@ def answers(model: Loaded, attempts: Iterable[Attempt], columns: Mapping[str, st
     held = 0
     try:
         for attempt in attempts:
-            pending.append(_submitted(model, attempt, known))
+            pending.append(_submit(model, attempt, known))
             held += pending[-1][1]
             while len(pending) > ROWS * model.machines or (held > CHARACTERS * model.machines and len(pending) > 1):
                 held -= pending[0][1]
@@ -178,7 +178,7 @@ def predict(
         raise InputError(f"{source}: none of its rows could be answered; {errors} tells why, row by row")
 
 
-def _submitted(model: Loaded, attempt: Attempt, columns: Columns) -> tuple[Attempt, int, Future[Answered] | InputError]:
+def _submit(model: Loaded, attempt: Attempt, columns: Columns) -> tuple[Attempt, int, Future[Answered] | InputError]:
     """A row without its content, the characters of its text, and its answer to be."""
     bare = attempt._replace(row={})
     if isinstance(attempt.row, InputError):

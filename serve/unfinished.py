@@ -12,9 +12,10 @@ Beside the file of bad rows, `.NAME.lock` is held as well: two outputs may name 
 In steps both files are synced to the disk and then the journal is replaced by one rename; whatever the files hold
 beyond it is cut off when the next call goes on.
 
-Rows of another input (path, size or time of its last change), or answers of another bundle, are refused: to join them
-would give a file that is wrong without a word, and to start anew would throw away what may have taken days, over a
-touched file or a mistyped name. Who wants that removes the folder, which the message names.
+Rows of another input (path, size or time of its last change), be it changed while it is read, or answers of another
+bundle, are refused: to join them would give a file that is wrong without a word, and to start anew would throw away
+what may have taken days, over a touched file or a mistyped name. Who wants that removes the folder, which the message
+names.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from time import monotonic
 from typing import IO, Any
 
@@ -54,11 +54,11 @@ class Identity(BaseModel):
     """Of its manifest."""
 
     @classmethod
-    def of(cls, source: Path, bundle_sha256: str, columns: Mapping[str, str]) -> Identity:
+    def of(cls, source: Path, opened: IO[bytes], bundle_sha256: str, columns: Mapping[str, str]) -> Identity:
         """The identity of the columns of a file as it is now and of a bundle."""
-        found = source.stat()
+        found = os.fstat(opened.fileno())
         return cls(
-            input=_spelled(source), size=found.st_size, mtime_ns=found.st_mtime_ns,
+            input=_spell(source), size=found.st_size, mtime_ns=found.st_mtime_ns,
             columns=dict(columns), bundle_sha256=bundle_sha256,
         )  # fmt: skip
 
@@ -107,23 +107,24 @@ class Unfinished:
         self.errors = errors
         self.folder = target.with_name(f".{target.name}.unfinished")
         files.refuse_existing(target)
-        self._locks = ExitStack()
-        self._locks.enter_context(_locked(self.folder / "lock", target))
+        self._held = ExitStack()
+        self._held.enter_context(_lock(self.folder / "lock", target))
         files.sync_entry(self.folder.parent)
         try:
             files.refuse_existing(target)  # again, now that nobody else makes it
-            self.journal = self._read(Identity.of(source, bundle_sha256, columns), say)
-            self._hold_errors(None if errors is None else _spelled(errors))
+            self._source = self._held.enter_context(source.open("rb"))
+            self.journal = self._read(Identity.of(source, self._source, bundle_sha256, columns), say)
+            self._hold_errors(None if errors is None else _spell(errors))
             if errors is not None:
                 self._refuse_existing(errors)
-                self._locks.enter_context(_reserved(errors))
+                self._held.enter_context(_reserve(errors))
                 self._refuse_existing(errors)
-            self._answers = _cut(self.folder / "answers.jsonl", self.journal.answers_bytes)
-            self._errors = _cut(self.folder / "errors.jsonl", self.journal.errors_bytes)
+            self._answers = _open_after(self.folder / "answers.jsonl", self.journal.answers_bytes)
+            self._errors = _open_after(self.folder / "errors.jsonl", self.journal.errors_bytes)
         except BaseException:
             if not (self.folder / "journal.json").exists():
                 shutil.rmtree(self.folder)
-            self._locks.close()
+            self._held.close()
             raise
         self._saved = monotonic()
 
@@ -144,7 +145,14 @@ class Unfinished:
         )
 
     def end(self) -> None:
-        """Make the outputs, each by one rename, and remove the folder."""
+        """Make the outputs, each by one rename, and remove the folder.
+
+        Raises:
+            InputError: the input was changed meanwhile, and nobody knows which rows were read before that.
+        """
+        stat = os.fstat(self._source.fileno())
+        now = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        self._demand_same(self.journal, self.journal.identity.model_copy(update=now))
         self.journal.ended = True
         self._step()
         if self.errors is not None:  # first, since the answers are what tells a later call that all is done
@@ -170,25 +178,32 @@ class Unfinished:
             if kind is None:  # else a full disk has been told of already, and the last step holds
                 raise
         finally:
-            self._locks.close()
+            self._held.close()
 
     def _read(self, identity: Identity, say: Callable[[str], None]) -> Journal:
         path = self.folder / "journal.json"
         files.remove_left(path)
         if not path.exists():
             return Journal(identity=identity)
-        advice = f"remove {self.folder} to start anew, or name another output"
         try:
             journal = Journal.model_validate_json(path.read_bytes())
         except ValidationError:
-            raise InputError(f"{path}: of another version of bertline; {advice}") from None
-        if journal.identity != identity:
-            raise InputError(f"{self.target}: {_difference(journal, identity)}; {advice}")
+            raise InputError(f"{path}: of another version of bertline; {self._advice}") from None
+        self._demand_same(journal, identity)
         for name, size in (("answers.jsonl", journal.answers_bytes), ("errors.jsonl", journal.errors_bytes)):
             if not (self.folder / name).is_file() or (self.folder / name).stat().st_size < size:
-                raise InputError(f"{self.folder / name}: not whole; {advice}")
+                raise InputError(f"{self.folder / name}: not whole; {self._advice}")
         say(f"{self.target}: {journal.told} done, going on from the next")
         return journal
+
+    def _demand_same(self, journal: Journal, identity: Identity) -> None:
+        """Raise InputError where other rows are answered than those that were begun, or by another bundle."""
+        if journal.identity != identity:
+            raise InputError(f"{self.target}: {_difference(journal, identity)}; {self._advice}")
+
+    @property
+    def _advice(self) -> str:
+        return f"remove {self.folder} to start anew, or name another output"
 
     def _hold_errors(self, errors: str | None) -> None:
         """Bad rows that were to be told are told, in whichever file: the folder has them all."""
@@ -219,30 +234,25 @@ class Unfinished:
         self._saved = monotonic()
 
 
-def _locked(lock: Path, path: Path) -> AbstractContextManager[IO[str]]:
+def _lock(lock: Path, path: Path) -> AbstractContextManager[IO[str]]:
     return files.locked(lock, f"{path}: another process is making it; wait for it, or name another output")
 
 
 @contextmanager
-def _reserved(errors: Path) -> Iterator[None]:
+def _reserve(errors: Path) -> Iterator[None]:
     """Hold a file of bad rows that can be made: at the end, after days it may be, that would be late to learn.
 
     Raises:
         InputError: it cannot, or another process is making it.
     """
-    try:
-        errors.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=errors.parent, prefix=files.temporary_prefix(errors)):  # as `files.new_file` will
-            pass
-    except OSError as error:
-        raise InputError(f"{errors}: cannot be made ({error.strerror}); name another file") from None
+    files.check_writable(errors)
     lock = errors.with_name(f".{errors.name}.lock")
-    with _locked(lock, errors):
+    with _lock(lock, errors):
         yield
         lock.unlink(missing_ok=True)  # on a disk without locks it may be another's as well
 
 
-def _spelled(path: Path) -> str:
+def _spell(path: Path) -> str:
     """A path as a journal has it. Raises InputError: JSON cannot have it."""
     whole = str(path.resolve())
     try:
@@ -252,7 +262,7 @@ def _spelled(path: Path) -> str:
     return whole
 
 
-def _cut(path: Path, size: int) -> IO[bytes]:
+def _open_after(path: Path, size: int) -> IO[bytes]:
     """A stream that appends after the first `size` bytes."""
     stream = path.open("ab")
     stream.truncate(size)

@@ -196,6 +196,25 @@ def test_what_is_of_another_input_or_bundle_is_refused_and_kept(
     assert (tmp_path / ".out.jsonl.unfinished/answers.jsonl").read_text() == '{"row": 1}\n'
 
 
+def test_an_input_that_is_changed_while_it_is_read_is_refused(model: Model, tmp_path: Path) -> None:
+    """The rows of a batch job that writes it still, or half of them before and half of them after a change."""
+    source, target = write_rows(tmp_path / "in.jsonl", 5), tmp_path / "out.jsonl"
+
+    def change(seen: Seen) -> None:
+        with source.open("a") as stream:
+            stream.write('{"text": "more"}\n')
+
+    with pytest.raises(InputError, match=r"5 rows answered already, but .*/in\.jsonl has changed since; remove "):
+        bulk.predict(model, source, target, None, print, change)
+    assert not target.exists()
+
+
+def test_an_input_may_be_renamed_or_removed_while_it_is_read(model: Model, tmp_path: Path) -> None:
+    source, target = write_rows(tmp_path / "in.jsonl", 5), tmp_path / "out.jsonl"
+    bulk.predict(model, source, target, None, print, lambda _: source.unlink(missing_ok=True))
+    assert len(lines(target)) == 5
+
+
 def test_a_second_process_at_the_same_output_is_refused(predict: Predict, sealed: Path, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", 5)
     with (
@@ -504,7 +523,7 @@ def test_bad_rows_that_could_not_be_told_are_refused_before_any_is_read(
     predict: Predict, tmp_path: Path, name: str
 ) -> None:
     source = write_rows(tmp_path / "in.jsonl", 5)
-    with pytest.raises(InputError, match=r"cannot be made \(.*\); name another file"):
+    with pytest.raises(InputError, match=r"cannot be made \(.*\); name another place"):
         predict(source, tmp_path / "out.jsonl", tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
     assert not predict.seen
