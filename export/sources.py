@@ -173,9 +173,7 @@ def _settings(config: dict[str, Any], data: Path, columns: Mapping[str, str]) ->
     task = _task(config)
     assert task is not None, "the head is known"
     classifies = task == "text-classification"
-    problem = config.get("problem_type") or (
-        "regression" if len(encoder.label_names(config)) == 1 else "single_label_classification"
-    )
+    problem = config.get("problem_type") or "single_label_classification"
     inputs = list(INPUTS[task])
     if classifies and ("text_pair" in columns or "text_pair" in tables.columns(data)):
         inputs.append("text_pair")
@@ -228,3 +226,6 @@ def _answer_faults(task: TaskName, config: dict[str, Any]) -> Iterator[str]:
         yield f"problem_type: found {problem!r:.60}; expected one of {', '.join(get_args(ProblemType))}"
     if task == "text-classification" and problem == "regression" and len(names) > 1:
         yield f"problem_type: a regression of {len(names)} numbers; bertline answers with one"
+    if task == "text-classification" and problem in (None, "single_label_classification") and len(names) == 1:
+        meant = "regression for its logit, or multi_label_classification for the sigmoid of that"
+        yield f"problem_type: {problem or 'none'}, of one label, {names[0]!r:.60}; set it to {meant}"

@@ -65,7 +65,7 @@ class Format:
     """Requests and answers of one bundle."""
 
     def __init__(self, manifest: Manifest, limits: Limits) -> None:
-        self._names = manifest.inputs
+        self._names, self._labels = manifest.inputs, manifest.labels
         self._parameters = PARAMETERS[manifest.task]
         self._write = _WRITERS[manifest.task]
         self.request = _request(manifest, limits)
@@ -87,7 +87,7 @@ class Format:
     def write(self, answers: Sequence[Answer], request: Any) -> Any:
         """The answer to a request, as JSON; one to inputs that are no list is not in one, save for labels."""
         parameters = request.parameters or self._parameters()
-        written = [self._write(answer, parameters) for answer in answers]
+        written = [self._write(answer, parameters, self._labels) for answer in answers]
         if isinstance(request.inputs, list) or self._write is _labels:
             return written
         return written[0]
@@ -135,20 +135,20 @@ def _expected(fault: ErrorDetails, names: Sequence[str]) -> str | None:
     return f"an object is expected, {{{shape}}}" if keys else "an object is expected"
 
 
-def _cut(answer: Answer) -> dict[str, bool]:
+def _tell_cut(answer: Answer) -> dict[str, bool]:
     return {"truncated": True} if answer.get("truncated") else {}
 
 
-def _labels(answer: Answer, parameters: Any) -> Any:
-    cut = _cut(answer)
+def _labels(answer: Answer, parameters: Any, labels: Sequence[str]) -> Any:
+    cut = _tell_cut(answer)
     if "value" in answer:
-        return [{"label": "score", "score": answer["value"], **cut}]
+        return [{"label": labels[0], "score": answer["value"], **cut}]
     ranked = sorted(answer["scores"].items(), key=lambda one: -one[1])[: parameters.top_k]
     return [{"label": label, "score": score, **cut} for label, score in ranked]
 
 
-def _entities(answer: Answer, parameters: Any) -> Any:
-    cut = _cut(answer)
+def _entities(answer: Answer, *_: Any) -> Any:
+    cut = _tell_cut(answer)
     return [
         {
             "entity_group": one["label"], "score": one["score"], "word": one["text"], "start": one["start"],
@@ -158,8 +158,8 @@ def _entities(answer: Answer, parameters: Any) -> Any:
     ]  # fmt: skip
 
 
-def _answers(answer: Answer, parameters: Any) -> Any:
-    cut = _cut(answer)
+def _answers(answer: Answer, parameters: Any, *_: Any) -> Any:
+    cut = _tell_cut(answer)
     best = {name: answer[name] for name in ("answer", "score", "start", "end")} | cut
     if parameters.top_k == 1:
         return best
@@ -167,7 +167,7 @@ def _answers(answer: Answer, parameters: Any) -> Any:
     return [best, *others][: parameters.top_k]
 
 
-_WRITERS: dict[str, Callable[[Answer, Any], Any]] = {
+_WRITERS: dict[str, Callable[[Answer, Any, Sequence[str]], Any]] = {
     "text-classification": _labels,
     "token-classification": _entities,
     "question-answering": _answers,

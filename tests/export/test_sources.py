@@ -88,14 +88,15 @@ def test_every_fault_of_a_bare_encoder_is_told(tiny_model: Path) -> None:
         ({}, "single_label_classification", ["negative", "positive"]),
         ({"problem_type": "multi_label_classification"}, "multi_label_classification", ["negative", "positive"]),
         ({"problem_type": "regression", "id2label": {"0": "score"}}, "regression", ["score"]),
-        ({"id2label": {"0": "stars"}}, "regression", ["stars"]),
+        ({"problem_type": "multi_label_classification", "id2label": {"0": "a"}}, "multi_label_classification", ["a"]),
     ],
 )
 def test_a_models_own_config_says_what_its_head_is_for(
     tiny_classifier: Path, tmp_path: Path, keys: dict[str, object], problem: str, labels: list[str]
 ) -> None:
     change_config(tiny_classifier, **keys)
-    (tmp_path / "texts.csv").write_text("text,label\ngood,1\nbad,0\n")
+    gold = "0.5" if problem == "regression" else labels[0]
+    (tmp_path / "texts.csv").write_text(f"text,label\ngood,{gold}\n")
     origin = sources.read(str(tiny_classifier), tmp_path / "texts.csv")
     assert (origin.settings.problem_type, origin.settings.labels) == (problem, labels)
     assert origin.settings.tokens == Tokens(max_length=64)
@@ -110,6 +111,14 @@ def test_a_models_own_config_says_what_its_head_is_for(
             "problem_type: found 'ordinal'; expected one of single_label_class",
         ),
         ({"problem_type": "regression"}, "problem_type: a regression of 2 numbers; bertline answers with one"),
+        (
+            {"id2label": {"0": "fits"}},
+            "problem_type: none, of one label, 'fits'; set it to regression for its logit, or multi_label_",
+        ),
+        (
+            {"id2label": {"0": "fits"}, "problem_type": "single_label_classification"},
+            "problem_type: single_label_classification, of one label, 'fits'; set it to regression",
+        ),
         (
             {"id2label": {"0": "good", "1": "good"}},
             "id2label: 'good' stands there twice; an answer is told by",

@@ -27,9 +27,16 @@ QUESTION = 'an object is expected, {"question": …, "context": …}'
     ],
 )  # fmt: skip
 def test_another_shape_is_told_with_what_is_expected(task: str, inputs: list[str], body: Any, words: str) -> None:
-    manifest: Any = SimpleNamespace(task=task, inputs=inputs)
+    manifest: Any = SimpleNamespace(task=task, inputs=inputs, labels=[])
     with pytest.raises(RefusedError) as raised:
         Format(manifest, Limits()).read(body)
     assert raised.value.status == 422
     assert raised.value.sentence.startswith(words)
     assert "Inputs" not in raised.value.sentence
+
+
+def test_a_number_is_called_as_the_bundle_calls_it() -> None:
+    manifest: Any = SimpleNamespace(task="text-classification", inputs=["text"], labels=["stars"])
+    read = Format(manifest, Limits())
+    _, asked = read.read({"inputs": "good"})
+    assert read.write([{"value": 4.5}], asked) == [[{"label": "stars", "score": 4.5}]]
