@@ -32,6 +32,13 @@ class TextClassification(Task):
         return self.settings.problem_type == "multi_label_classification"
 
     @property
+    def thresholds(self) -> dict[str, float]:
+        """Where any number of labels may be right, the least probability with which each is given."""
+        if not self.multi_label:
+            return {}
+        return dict(zip(self.labels, self.settings.decision.thresholds or [UNTUNED] * len(self.labels), strict=True))
+
+    @property
     def regression(self) -> bool:
         """A number is right."""
         return self.settings.problem_type == "regression"
@@ -195,10 +202,7 @@ class TextClassification(Task):
             return {"value": float(logits[0])}
         if self.multi_label:
             scores = dict(zip(self.labels, _sigmoid(logits).tolist(), strict=True))
-            thresholds = self.settings.decision.thresholds or [UNTUNED] * len(self.labels)
-            given = [
-                label for label, threshold in zip(self.labels, thresholds, strict=True) if scores[label] >= threshold
-            ]
+            given = [label for label, threshold in self.thresholds.items() if scores[label] >= threshold]
             return {"labels": given, "scores": scores}
         shifted = np.exp(logits - logits.max())
         probable = (shifted / shifted.sum()).tolist()

@@ -12,6 +12,7 @@ from bertline.artifacts import places
 from bertline.artifacts.bundle import Candidate, Manifest
 from bertline.export.sealing.templates import render
 from bertline.tasks import catalog
+from bertline.tasks.text_classification import TextClassification
 from bertline.tasks.token_classification import TokenClassification
 
 
@@ -35,6 +36,7 @@ def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int, data
         architecture=catalog.make(manifest).architecture,
         chosen=chosen,
         points=[point.replace("x", " × ") for point in pytorch],
+        thresholds=TextClassification(manifest).thresholds,
         rows=[_pytorch_row(manifest, pytorch, size_bytes), *(_row(one) for one in manifest.candidates)],
         example=shlex.join(["--", *texts] if any(text.startswith("-") for text in texts) else texts),
         text=json.dumps(golden.text, ensure_ascii=False),

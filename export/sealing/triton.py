@@ -13,7 +13,7 @@ from bertline.artifacts import files
 from bertline.artifacts.bundle import Manifest
 from bertline.export.sealing.templates import render
 from bertline.tasks import catalog
-from bertline.tasks.text_classification import UNTUNED
+from bertline.tasks.text_classification import TextClassification
 
 MODEL = "1/model.onnx"
 """Version 1; Triton serves the highest."""
@@ -62,7 +62,7 @@ def section(folder: Path, manifest: Manifest) -> str:
         problem_type=manifest.problem_type,
         tokens=tokens,
         decision=decision,
-        thresholds=", ".join(f"{one:.4f}" for one in decision.thresholds or [UNTUNED] * len(manifest.labels)),
+        thresholds=", ".join(f"{one:.4f}" for one in TextClassification(manifest).thresholds.values()),
         inputs=[(name, row) for name, row in ROWS.items() if name in names],
         truncation=_truncation(manifest),
         windows=tokens.long == "windows",

@@ -28,6 +28,7 @@ from bertline.serve.http.observing import GONE, Observing
 from bertline.serve.http.refusals import RefusedError
 from bertline.serve.http.shelf import Entry, Shelf
 from bertline.serve.lanes import STAGES, Answered
+from bertline.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
     from bertline.serve.http.spans import Spans
@@ -232,6 +233,7 @@ def _told(entry: Entry) -> dict[str, Any]:
         "problem_type": manifest.problem_type,
         "inputs": list(manifest.inputs),
         "labels": list(manifest.labels),
+        "thresholds": TextClassification(manifest).thresholds,
         "max_tokens": manifest.tokens.max_length,
         "long": manifest.tokens.long,
         "runtime": entry.bundle.runtime.name,

@@ -47,11 +47,11 @@ def document(shelf: Shelf, secured: bool) -> Schema:
     paths: dict[str, Schema] = {"/": {"post": _inference(shelf.first, "answer")}}
     for entry in shelf.entries.values():
         paths[f"/models/{entry.name}"] = {"post": _inference(entry, f"answer-{entry.name}")}
-    paths["/"]["get"] = _html("page", "A page for people.")
+    paths["/"]["get"] = _text("page", "A page for people.", "text/html")
     paths |= {
-        "/docs": {"get": _html("docs", "This document, for people.")},
-        "/models": {"get": _get("models", "What answers here, and what it measured.", _list(_OBJECT), SERVER)},
-        "/metrics": {"get": _metrics()},
+        "/docs": {"get": _text("docs", "This document, for people.", "text/html")},
+        "/models": {"get": _get("models", "What answers here, and what it measured.", _list(_MODEL), SERVER)},
+        "/metrics": {"get": _text("metrics", "What Prometheus scrapes.", "text/plain")},
         "/v2": {"get": _get("server", "Name, version and extensions of the server.", _OBJECT)},
         "/v2/health/live": {"get": _health("live")},
         "/v2/health/ready": {"get": _health("ready")},
@@ -69,6 +69,16 @@ def document(shelf: Shelf, secured: bool) -> Schema:
 
 
 _OBJECT: Schema = {"type": "object"}
+_MODEL: Schema = {
+    "type": "object",
+    "properties": {
+        "thresholds": {
+            "type": "object",
+            "additionalProperties": NUMBER,
+            "description": "Where any number of labels may be right: the score from which on each is given.",
+        }
+    },
+}
 _ERROR: Schema = {
     "type": "object", "properties": {"error": STRING}, "required": ["error"], "additionalProperties": False,
 }  # fmt: skip
@@ -81,7 +91,7 @@ def _inference(entry: Entry, identity: str) -> Schema:
         "operationId": identity,
         "summary": f"{entry.name}: {manifest.task.replace('-', ' ')}, in Hugging Face's format.",
         "tags": ["Hugging Face"],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(request)}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _inline(request)}}},
         "responses": {"200": _response("The answer.", _answer(manifest)), **_refusals()},
     }
 
@@ -154,19 +164,9 @@ def _health(which: str) -> Schema:
     return operation
 
 
-def _html(identity: str, summary: str) -> Schema:
-    told = {"description": summary, "content": {"text/html": {"schema": STRING}}}
+def _text(identity: str, summary: str, kind: str) -> Schema:
+    told = {"description": summary, "content": {kind: {"schema": STRING}}}
     return {"operationId": identity, "summary": summary, "tags": [SERVER], "responses": {"200": told}}
-
-
-def _metrics() -> Schema:
-    told = {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": STRING}}}
-    return {
-        "operationId": "metrics",
-        "summary": "What Prometheus scrapes.",
-        "tags": ["Server"],
-        "responses": {"200": told},
-    }
 
 
 def _secure(paths: dict[str, Schema]) -> None:
@@ -193,7 +193,7 @@ def _list(schema: Schema) -> Schema:
     return {"type": "array", "items": schema}
 
 
-def _inlined(schema: Schema) -> Schema:
+def _inline(schema: Schema) -> Schema:
     """The same without $defs, which would be looked for in the document's root."""
     definitions = schema.pop("$defs", {})
 

@@ -89,16 +89,35 @@ def marked(passage: Locator) -> tuple[str, list[tuple[int, int]]]:
     return text, places
 
 
-@pytest.mark.parametrize("task", ["text-classification", "multi_label_classification"])
-def test_labels(page: Page, site: str, task: str) -> None:
-    choose(page, site, task)
+def test_labels(page: Page, site: str) -> None:
+    choose(page, site, "text-classification")
     scores = answer(page, REVIEW).locator(".scores")
-    [ranked] = told(page, site, task, REVIEW)
+    [ranked] = told(page, site, "text-classification", REVIEW)
     assert scores.locator(".label").evaluate_all(LINES) == [one["label"] for one in ranked]
     assert scores.locator(".number").evaluate_all(LINES) == [percent(one["score"]) for one in ranked]
     widths = [box["width"] for fill in scores.locator(".fill").all() if (box := fill.bounding_box())]
     assert widths == sorted(widths, reverse=True)
+    assert scores.locator(".given .label").evaluate_all(LINES) == [ranked[0]["label"]]
     expect(page.get_by_role("status")).to_contain_text(f"{ranked[0]['label']}, {percent(ranked[0]['score'])}. Answered")
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_of_several_labels_those_are_marked_that_reach_their_thresholds(page: Page, site: str, count: int) -> None:
+    task = "multi_label_classification"
+    [ranked] = told(page, site, task, REVIEW)
+    given = ranked[1 : 1 + count]
+    models = page.request.get(f"{site}/models").json()
+    assert all(len(one["thresholds"]) == (len(one["labels"]) if one["name"] == task else 0) for one in models)
+    thresholds = {one["label"]: one["score"] / 2 if one in given else 1.0 for one in ranked}
+    page.route("**/models", lambda route: route.fulfill(json=[one | {"thresholds": thresholds} for one in models]))
+    choose(page, site, task)
+    shown = answer(page, REVIEW)
+    assert shown.locator(".given .label").evaluate_all(LINES) == [one["label"] for one in given]
+    expect(shown.locator(".large")).to_have_text(
+        ", ".join(one["label"] for one in given) or "No label reaches its threshold"
+    )
+    said = "; ".join(f"{one['label']}, {percent(one['score'])}" for one in given) or "No label reaches its threshold"
+    expect(page.get_by_role("status")).to_contain_text(f"{said}. Answered")
 
 
 def test_a_number(page: Page, site: str) -> None:

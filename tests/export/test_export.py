@@ -21,7 +21,7 @@ from bertline.artifacts import bundle as bundles
 from bertline.artifacts import files, machine
 from bertline.artifacts.errors import DamagedError, GateError, InputError, install_advice
 from bertline.artifacts.run import RunFolder
-from bertline.artifacts.task import TaskSettings
+from bertline.artifacts.task import Decision, TaskSettings
 from bertline.export.candidates.plans import EXACT, PLANS
 from bertline.export.contest import SHARES
 from bertline.export.conversion import convert
@@ -235,6 +235,14 @@ def test_the_model_card_tells_how_texts_were_read(bundle: Sealed, long: str, wor
     tokens = manifest.tokens.model_copy(update={"long": long})
     written = card.card(manifest.model_copy(update={"tokens": tokens}), {"1x16": 1.0}, 1)
     assert f"compared, {words} {tokens.max_length} tokens;" in written
+
+
+def test_the_model_card_tells_from_which_probability_on_each_of_several_labels_is_given(bundle: Sealed) -> None:
+    manifest = bundles.read(bundle[0])
+    several = {"problem_type": "multi_label_classification", "decision": Decision(thresholds=[0.25, 0.5])}
+    written = card.card(manifest.model_copy(update=several), {"1x16": 1.0}, 1)
+    assert "threshold |\n| --- | --- |\n| negative | 0.2500 |\n| positive | 0.5000 |\n\n## Measured\n" in written
+    assert "threshold" not in card.card(manifest, {"1x16": 1.0}, 1)
 
 
 def test_the_model_card_names_what_is_found_with_prefixes_or_without(bundle: Sealed) -> None:

@@ -5,9 +5,9 @@ import { element } from "./asking.js";
 const LABELS = 10;
 const ANSWERS = 3;
 
-/** What is asked for beside the texts: the best labels of many, and the answers that came close. */
+/** What is asked for beside the texts: the best labels where one is given, and the answers that came close. */
 export function parameters(model) {
-  if (model.task === "text-classification") return { top_k: LABELS };
+  if (model.task === "text-classification") return several(model) ? {} : { top_k: LABELS };
   return model.task === "question-answering" ? { top_k: ANSWERS } : {};
 }
 
@@ -19,6 +19,9 @@ export function draw(model, texts, answer) {
 }
 
 export const percent = (score) => `${(100 * score).toFixed(1)} %`;
+
+/** Whether any number of labels may be given. */
+const several = (model) => model.problem_type === "multi_label_classification";
 
 /** Whether any part of an answer says that the text was longer than what the model reads. */
 export const truncated = (answer) => [answer].flat(2).some((part) => part.truncated);
@@ -34,22 +37,28 @@ function labels(model, ranked) {
     const value = ranked[0].score.toFixed(3);
     return { shown: [element("p", { class: "large" }, value)], said: value };
   }
-  const list = element("ol", { class: "scores" }, ...ranked.map(bar));
-  const shown = [list];
-  const rest = model.labels.length - ranked.length;
+  const given = several(model)
+    ? ranked.filter(({ label, score }) => score >= model.thresholds[label])
+    : ranked.slice(0, 1);
+  const words = given.map(({ label }) => label).join(", ") || "No label reaches its threshold";
+  const said = given.map(({ label, score }) => `${label}, ${percent(score)}`).join("; ") || words;
+  const best = ranked.filter((one, index) => index < LABELS || given.includes(one));
+  const shown = [element("ol", { class: "scores" }, ...best.map((one) => bar(one, given.includes(one))))];
+  const rest = model.labels.length - best.length;
   if (rest > 0) shown.push(element("p", { class: "hint" }, `The best of ${model.labels.length} labels.`));
-  if (model.problem_type === "multi_label_classification") {
-    shown.push(element("p", { class: "hint" }, "Each score is of its label alone."));
+  if (several(model)) {
+    shown.unshift(element("p", { class: "large" }, words));
+    shown.push(element("p", { class: "hint" }, "Each score is of its label alone, and each label has its own threshold."));
   }
-  return { shown, said: `${ranked[0].label}, ${percent(ranked[0].score)}` };
+  return { shown, said };
 }
 
-function bar({ label, score }) {
+function bar({ label, score }, given = false) {
   const fill = element("span", { class: "fill" });
   fill.style.inlineSize = `${100 * score}%`;
   return element(
     "li",
-    {},
+    given ? { class: "given" } : {},
     element("span", { class: "label" }, label),
     element("span", { class: "number" }, percent(score)),
     element("span", { class: "bar", "aria-hidden": "true" }, fill),
