@@ -50,6 +50,9 @@ def _named(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) 
     """A file's columns by our names."""
     if wrong := [each for each in given if "=" not in each]:
         raise InputError(f"--column {wrong[0]}: expected NAME=COLUMN, text=body for example")
+    names = [each.partition("=")[0] for each in given]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--column {twice[0]}=…: given {names.count(twice[0])} times; it names one column")
     return dict(each.split("=", 1) for each in given)
 
 

@@ -63,6 +63,9 @@ class TextClassification(Task):
             raise InputError(f"{where}: no label in column {columns.label!r}")
         if self.multi_label and self._is_vector(gold):
             gold = [name for name, right in zip(self.labels, gold, strict=True) if right]
+        if self.multi_label and gold in ("0", "1") and self.labels and gold not in self.labels:
+            advice = "a row's labels stand in one column, with commas between; a recipe may name a column for each"
+            raise InputError(f"{where}: labels {gold!r}: a 0 or 1, of no label that is named; {advice}")
         reader = _number if self.regression else _names if self.multi_label else _name
         return Example(*self.read_texts(row, columns, where), reader(gold, where))
 

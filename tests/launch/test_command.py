@@ -87,6 +87,10 @@ def test_help_imports_nothing_heavy() -> None:
         (["predict", "nowhere", "text", "--errors", "bad.jsonl"], "--errors is for files"),
         (["predict", "nowhere", "text", "--column", "text=body"], "--column is for files: give --in FILE with it"),
         (["predict", "nowhere", "--in", "a.csv", "--column", "body"], "--column body: expected NAME=COLUMN"),
+        (
+            ["export", "nowhere", "--data", "a.csv", "--column", "label=toxic", "--column", "label=insult"],
+            "--column label=…: given 2 times; it names one column",
+        ),
         (["predict", "nowhere", "text", "--engine", "ray"], "--engine ray is for files: give --in FILE and --out FILE"),
         (["predict", "nowhere", "--in", "a.csv", "--engine", "ray"], "--engine ray is for files"),
         (["predict", "nowhere", "--in", "a.csv", "--out", "a.txt"], "a.txt: answers are written as .jsonl, .jsonl.gz"),

@@ -97,6 +97,7 @@ def test_a_number_may_be_spelled(label: object, number: float) -> None:
         ("single_label_classification", {"review": "a", "stars": "\udc00"}, r"label holds a lone surrogate \(U\+DC00"),
         ("multi_label_classification", {"review": "a", "stars": ["b", "\ud800"]}, "label holds a lone surrogate"),
         ("multi_label_classification", {"review": "a", "stars": 3}, "row 2: labels 3: a list of names"),
+        ("multi_label_classification", {"review": "a", "stars": "1"}, "row 2: labels '1': a 0 or 1, of no label"),
         ("multi_label_classification", {"review": "a", "stars": [0.5]}, "row 2: label 0.5 is a float"),
         ("multi_label_classification", {"review": "a", "stars": [0, 1, 0]}, r"labels \[0, 1, 0\]: a vector of 0 and 1"),
         ("multi_label_classification", {"review": "a", "stars": [False] * 3}, "row 2: labels .*: a vector of 0 and 1"),
