@@ -64,7 +64,7 @@ def predict(
     with load(folder) as model:
         signature.demand_same(folder, signed, model.sha256)
         if model.bundle.notice:
-            _say(f"note: {model.bundle.notice}")
+            click.echo(f"note: {model.bundle.notice}", err=True)
         if source is not None and target is not None:
             model.prepare()
             with BulkProgress() as progress:
@@ -136,10 +136,6 @@ def _show(model: Model, texts: Sequence[str], target: Path | None, as_json: bool
         return
     for text, answer, line in zip(asked, answers, lines, strict=True):
         click.echo(line if as_json else _words(answer, text))
-
-
-def _say(words: str) -> None:
-    click.echo(words, err=True)
 
 
 def _texts(texts: Sequence[str], inputs: Sequence[str]) -> list[Text]:

@@ -84,10 +84,10 @@ class OnnxRuntime:
         if threshold is not None:
             given[THRESHOLD] = np.array(threshold, np.float32)
         if self.tally is None:
-            return _joined(self._session.run(self.outputs, given))
+            return _join(self._session.run(self.outputs, given))
         *found, asked = self._session.run([*self.outputs, ASKED], given)
         self.tally.add(asked)
-        return _joined(found)
+        return _join(found)
 
 
 class OpenVino:
@@ -126,7 +126,7 @@ class OpenVino:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._model.create_infer_request()
         found = self._of_thread.request.infer({name: batch[name] for name in self.inputs})
-        return _joined([found[name] for name in self.outputs])
+        return _join([found[name] for name in self.outputs])
 
 
 RUNTIMES: dict[RuntimeName, type[OnnxRuntime] | type[OpenVino]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
@@ -141,7 +141,7 @@ def _heads(outputs: list[str]) -> list[str]:
     return [name for name in ("start_logits", "end_logits") if name in outputs] or outputs[:1]
 
 
-def _joined(found: list[Output]) -> Output:
+def _join(found: list[Output]) -> Output:
     return np.array(found[0] if len(found) == 1 else np.stack(found, axis=-1), np.float32)
 
 

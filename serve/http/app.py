@@ -81,7 +81,7 @@ class Routes:
     async def models(self, request: Request) -> Response:
         """GET /models: what answers here, and what it measured."""
         self._authorize(request)
-        return JSONResponse([_told(entry) for entry in self.shelf.entries.values()])
+        return JSONResponse([_describe(entry) for entry in self.shelf.entries.values()])
 
     # Open Inference Protocol
 
@@ -222,7 +222,7 @@ def _paths(routes: Routes) -> list[Route]:
     ]
 
 
-def _told(entry: Entry) -> dict[str, Any]:
+def _describe(entry: Entry) -> dict[str, Any]:
     """What a page tells of a bundle."""
     manifest = entry.manifest
     chosen = next((one for one in manifest.candidates if one.chosen), None)

@@ -28,13 +28,13 @@ class Keys:
         """
         found = []
         if (named := os.environ.get(ENVIRONMENT)) is not None:
-            found += _stripped(named.split(","), f"the variable {ENVIRONMENT}")
+            found += _strip(named.split(","), f"the variable {ENVIRONMENT}")
         if file is not None:
             try:
                 lines = file.read_text().splitlines()
             except (OSError, UnicodeDecodeError):
                 raise InputError(f"{file}: not readable; a file of API keys, one a line, is expected") from None
-            found += _stripped(lines, str(file))
+            found += _strip(lines, str(file))
         return cls(found)
 
     @property
@@ -52,7 +52,7 @@ class Keys:
         return scheme.lower() == "bearer" and any(found)
 
 
-def _stripped(keys: list[str], where: str) -> list[str]:
+def _strip(keys: list[str], where: str) -> list[str]:
     found = [key.strip() for key in keys if key.strip()]
     if not found:
         raise InputError(f"{where} holds no key; without it none is asked for")

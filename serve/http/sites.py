@@ -23,7 +23,7 @@ def read(given: Sequence[str]) -> list[str]:
     """
     faults = []
     for one in given:
-        if one not in ANY and (spelled := _spelled(one)) != one:
+        if one not in ANY and (spelled := _spell(one)) != one:
             advice = f"write {spelled}" if spelled else "a site is SCHEME://HOST or SCHEME://HOST:PORT; * is all sites"
             faults.append(f"--cors {one}: no browser spells a site like this; {advice}")
     if faults:
@@ -31,7 +31,7 @@ def read(given: Sequence[str]) -> list[str]:
     return list(given)
 
 
-def _spelled(text: str) -> str | None:
+def _spell(text: str) -> str | None:
     """A site as browsers spell it; None where none is meant."""
     try:
         parts = urlsplit(text if "://" in text else f"https://{text}")
