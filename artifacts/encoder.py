@@ -8,7 +8,9 @@ safetensors, complete.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def check(folder: Path, weights: bool = True) -> dict[str, Any]:
         if (folder / name).is_file():
             faults += _code_faults(folder / name, _object(folder / name))
     if weights:
-        faults += _weight_faults(folder)
+        faults += _weight_faults(folder, config)
     if faults:
         raise InputError(*faults)
     return config
@@ -86,6 +88,33 @@ def label_names(config: dict[str, Any]) -> list[str]:
     return [str(names[index]) for index in sorted(names, key=int)]
 
 
+def architectures(config: dict[str, Any]) -> list[str]:
+    """The classes of transformers that config.json names; the model is of the first."""
+    named = config.get("architectures") or []
+    return [str(name) for name in (named if isinstance(named, list) else [named])]
+
+
+def without_safetensors(names: Iterable[str], config: dict[str, Any], called: str) -> str:
+    """What a person is told of a model that has no safetensors, and what to do.
+
+    Args:
+        names: of its files.
+        config: of it.
+        called: what from_pretrained takes to find it, as Python.
+    """
+    pickles = sorted(name for name in names if fnmatch(name, "pytorch_model*.bin"))
+    graphs = sorted(name for name in names if name.endswith(".onnx"))
+    if pickles:
+        (kind, *_) = architectures(config) or ["AutoModel"]
+        return (
+            f"found {', '.join(pickles)}, and weights load from safetensors alone; transformers converts them: "
+            f"{kind}.from_pretrained({called}).save_pretrained(FOLDER), and AutoTokenizer likewise; then name FOLDER"
+        )
+    if graphs:
+        return f"found {', '.join(graphs)}, and ONNX is no source; name the PyTorch model that it was made from"
+    return "no weights among its files"
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that hold the model: model.safetensors, or the shards its index names.
 
@@ -105,6 +134,17 @@ def weights_sha256(folder: Path) -> str:
     """The sha256 of model.safetensors; of the shards' hashes, joined, where there are several."""
     hashes = [files.sha256(path) for path in weight_files(folder)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """What a folder has of a tokenizer."""
+    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the files of a tokenizer, and nothing else."""
+    for path in tokenizer_files(source):
+        shutil.copyfile(path, folder / path.name)
 
 
 def _is_file_name(value: object) -> bool:
@@ -158,14 +198,15 @@ def _walk(value: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
         yield from _walk(inner, f"{prefix}{name}.")
 
 
-def _weight_faults(folder: Path) -> Iterator[str]:
+def _weight_faults(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     from safetensors import SafetensorError, safe_open  # it is not there where bundles only answer
 
     for path in weight_files(folder):
         if not path.is_file():
-            others = sorted(other.name for other in folder.glob("*.bin"))
-            rule = f"found {', '.join(others)}: convert it to safetensors" if others else "the folder has no weights"
-            yield f"{path}: missing; {rule}"
+            names = [file.relative_to(folder).as_posix() for file in folder.rglob("*")]
+            other = not any(name.endswith(".safetensors") for name in names)  # else a shard is gone
+            told = f"; {without_safetensors(names, config, repr(str(folder)))}" if other else ""
+            yield f"{path}: missing{told}"
             continue
         try:
             with path.open("rb"), safe_open(path, framework="numpy"):  # which says of any file that it is not there

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bertline.artifacts import tables
+from bertline.artifacts import encoder, tables
 from bertline.artifacts.errors import InputError, install_advice
 
 SETTINGS = ("*.json", "*.txt", "*.model")
@@ -50,11 +50,14 @@ def model_folder(place: str, weights: bool = True) -> Path:
     """The local folder of a model, downloaded first where `place` is a hub id: all of it, or all but its weights.
 
     Raises:
-        InputError: there is no such folder, package or hub model, a data set's configuration is named, or the hub
-            cannot be reached.
+        InputError: there is no such folder, package or hub model, a data set's configuration is named, the hub cannot
+            be reached, or the model there has no safetensors.
     """
     if is_hub_id(place):
-        return _download(place, [*SETTINGS, *WEIGHTS] if weights else [*SETTINGS])
+        folder = _download(place, [*SETTINGS, *WEIGHTS] if weights else [*SETTINGS])
+        if weights and not any(folder.glob("*.safetensors")):
+            raise InputError(_without_safetensors(place, folder))
+        return folder
     folder = _local(place)
     if not folder.is_dir():
         raise InputError(f"{place}: no such model folder{near(place)}; name a folder, pkg://PACKAGE/PATH or a hub id")
@@ -152,7 +155,24 @@ def _download(place: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         meant_here = near(place) or ("/" in place and Path(place).parent.is_dir())
         absent = f"no such folder{near(place)}; and" if meant_here else "not a local folder, and"
-        raise InputError(f"{place}: {absent} the hub did not give it ({reason})") from error
+        raise InputError(f"{place}: {absent} the hub did not give it ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _without_safetensors(place: str, folder: Path) -> str:
+    """What a person is told of a hub's model, all of which but its weights is in the folder."""
+    from huggingface_hub import HfApi
+
+    name, _, revision = split_hub_id(place)
+    try:
+        files = HfApi().list_repo_files(name, revision=revision)
+    except OSError as error:  # what was downloaded is of an earlier day
+        return f"{place}: its weights are not on this machine, and the hub did not give them ({_first_line(error)})"
+    called = repr(name) if revision is None else f"{name!r}, revision={revision!r}"
+    told = encoder.without_safetensors(files, encoder.check(folder, weights=False), called)
+    return f"{place}: {told}. Or a pull request on the hub has converted it: {name}@refs/pr/N"

@@ -28,6 +28,11 @@ class RunFolder:
     path: Path
 
     @property
+    def exists(self) -> bool:
+        """Whether it is of a run, be that finished or not."""
+        return self.recipe.exists() or self.summary.exists()
+
+    @property
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
 
@@ -146,14 +151,20 @@ def verify(folder: Path) -> Summary:
     return summary
 
 
-def model(place: str, weights: bool = True) -> Path:
-    """The model folder that `place` names: best/ of a run, or a model itself, as `places.model_folder` finds it.
+def find(place: str, weights: bool = True) -> tuple[Path, Summary | None]:
+    """The model folder that `place` names, and what run.json says where it is a run's.
+
+    That is best/ of a run, or a model itself, as `places.model_folder` finds it.
 
     Raises:
         InputError: a run that did not finish, or no model there.
     """
     folder = RunFolder(places.expanded(place))
-    if folder.recipe.exists() or folder.summary.exists():
-        read_summary(folder.path)
-        return folder.best
-    return places.model_folder(place, weights)
+    if folder.exists:
+        return folder.best, read_summary(folder.path)
+    return places.model_folder(place, weights), None
+
+
+def model(place: str, weights: bool = True) -> Path:
+    """The folder that `find` finds."""
+    return find(place, weights)[0]

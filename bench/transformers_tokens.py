@@ -1,7 +1,8 @@
 """What transformers makes of texts: the yardstick of a tokenization that does without transformers everywhere else.
 
-transformers reads the same tokenizer.json, and then changes what it does by tokenizer_config.json and by the defaults
-of the tokenizer's class: lower case and accents of BERT's kind, the blank before a text of RoBERTa's, added tokens.
+transformers reads a tokenizer.json, too, and then changes what it does by tokenizer_config.json and by the defaults of
+the tokenizer's class: lower case and accents of BERT's kind, the blank before a text of RoBERTa's, added tokens. Of a
+model without tokenizer.json it reads what older ones have.
 """
 
 from __future__ import annotations
@@ -44,16 +45,14 @@ class Reading(NamedTuple):
 
 
 def read(folder: Path, task: Task, texts: Sequence[Text], typed: bool) -> Reading:
-    """The texts as the tokenizer of `folder` reads them for `task`, by transformers alone; `typed` as in `Reading`.
-
-    A question that would leave its context no room is cut first, as bertline does it: transformers would refuse it.
+    """The texts as the tokenizer of a model's own folder reads them for `task`, by transformers alone; `typed` as in
+    `Reading`. A question has to leave its context room.
 
     Raises:
         InputError: transformers reads the folder by a tokenizer of its own in Python, not by tokenizer.json.
     """
     tokens = task.settings.tokens
     tokenizer = _open(folder)
-    texts, _ = task.tokenizer(folder).with_room(texts)
     tokenizer.truncation_side = "left" if tokens.long == "tail" else "right"
     asked = dict(SETTINGS[tokens.long])
     if task.settings.task == "question-answering":

@@ -234,7 +234,9 @@ class _Inside:
 
         assert isinstance(self.runtime, PyTorchRuntime), "transformers reads for PyTorch alone"
         typed = "token_type_ids" in input_names(type(self.runtime.model).forward)
-        return transformers_tokens.read(self.system.tokenizer, self.task, texts, typed)
+        # a question that would leave its context no room is cut as bertline does it: transformers would refuse it
+        texts_with_room, _ = self.task.tokenizer(self.system.tokenizer).with_room(texts)
+        return transformers_tokens.read(self.system.model, self.task, texts_with_room, typed)
 
     def peak_rss_bytes(self) -> int:
         return peak_rss_bytes()

@@ -326,7 +326,7 @@ def remedies(plan: Plan) -> list[Plan]:
 
 def grid(origin: Origin, batch: int) -> list[tuple[int, int]]:
     """(batch, length) of what is timed: the lengths of the texts, by quarters, one at a time and `batch` at once."""
-    lengths = [len(one.input_ids) for one in origin.task.tokenizer(origin.folder).encode(origin.texts)]
+    lengths = [len(one.input_ids) for one in origin.task.tokenizer(origin.tokenizer).encode(origin.texts)]
     profile = sorted({int(length) for length in np.quantile(lengths, SHARES)})
     return [(count, length) for count in sorted({1, batch}) for length in profile]
 

@@ -80,6 +80,7 @@ def export(
         origin = sources.read(source, data, gathered, columns)
         check_examples(origin, terms)
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
+        origin = sources.with_tokenizer(origin, Path(work, "tokenizer"))
         found = _found(origin, teacher, terms, trim_vocabulary, Path(work), say)
         asked = None if teacher is None else teacher.source(bundle)
         return _sealed(bundle, account.describe(origin, found, asked, bundle, terms), found, signer, say)

@@ -4,17 +4,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from bertline.artifacts import encoder, places, run, tables
+from bertline.artifacts import encoder, imports, places, run, tables
 from bertline.artifacts.bundle import Source
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import INPUTS
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import ProblemType, TaskName, TaskSettings, Tokens
 from bertline.export.gathering import checkpoint
+from bertline.export.quiet import quiet
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Text
@@ -32,6 +33,8 @@ class Origin:
     """The place that the run had started from; `place` where there was no run."""
     folder: Path
     """A Hugging Face folder: config.json, weights, tokenizer."""
+    tokenizer: Path
+    """A folder of config.json and tokenizer.json, by which texts are read: the same, or what `with_tokenizer` made."""
     config: dict[str, Any]
     settings: TaskSettings
     metric: str
@@ -86,7 +89,7 @@ def opened(place: str, bundle: Path) -> str:
 def is_checkpoint(place: str, asked: bool) -> bool:
     """Whether `place` is to be read as a DeepSpeed checkpoint: a model's weights beside one go first, unless asked."""
     folder = places.expanded(place)
-    if _is_run(RunFolder(folder)) or (not asked and any(folder.glob("*.safetensors"))):
+    if RunFolder(folder).exists or (not asked and any(folder.glob("*.safetensors"))):
         return False
     return bool(checkpoint.found(folder))
 
@@ -110,9 +113,27 @@ def read(place: str, data: Path | None, gathered: Path | None = None, columns: M
     if gathered is not None:
         return _model(place, data, columns, gathered, "checkpoint")
     folder = RunFolder(places.expanded(place))
-    if _is_run(folder):
+    if folder.exists:
         return _run(place, folder, data, columns)
     return _model(place, data, columns, places.model_folder(place), "model")
+
+
+def with_tokenizer(origin: Origin, folder: Path) -> Origin:
+    """The same, read by the tokenizer that `make_tokenizer` makes; a run has the one that it was trained with."""
+    return origin if origin.kind == "run" else replace(origin, tokenizer=make_tokenizer(origin.folder, folder))
+
+
+def make_tokenizer(model: Path, folder: Path) -> Path:
+    """Make a folder of a model's config.json and a tokenizer.json that says what transformers reads; returns it.
+
+    Raises:
+        InputError: none can be made of what the model has.
+    """
+    with quiet():
+        with imports.lean():
+            from bertline.bench import tokenizer_json
+
+        return tokenizer_json.make_beside_config(model, folder)
 
 
 def calibration(origin: Origin) -> tuple[list[Text], str | None]:
@@ -124,10 +145,6 @@ def calibration(origin: Origin) -> tuple[list[Text], str | None]:
     return origin.texts, "scales of static quantization were taken from the texts that the candidates were measured on"
 
 
-def _is_run(folder: RunFolder) -> bool:
-    return folder.summary.exists() or folder.recipe.exists()
-
-
 def _run(place: str, folder: RunFolder, data: Path | None, columns: Mapping[str, str]) -> Origin:
     summary = run.verify(folder.path)
     return Origin(
@@ -136,6 +153,7 @@ def _run(place: str, folder: RunFolder, data: Path | None, columns: Mapping[str,
         name=summary.name,
         model=summary.model,
         folder=folder.best,
+        tokenizer=folder.best,
         config=encoder.check(folder.best),
         settings=summary.alone,
         metric=summary.held_to,
@@ -160,6 +178,7 @@ def _model(
         name=called(place),
         model=place,
         folder=folder,
+        tokenizer=folder,
         config=config,
         settings=settings,
         metric=settings.scores[0],
@@ -190,15 +209,10 @@ def _settings(config: dict[str, Any], data: Path, columns: Mapping[str, str]) ->
 
 def _task(config: dict[str, Any]) -> TaskName | None:
     """By the architecture that config.json names."""
-    names = _architectures(config)
+    names = encoder.architectures(config)
     return next(
         (task for task, kind in catalog.TASKS.items() for name in names if name.endswith(kind.architecture)), None
     )
-
-
-def _architectures(config: dict[str, Any]) -> list[str]:
-    named = config.get("architectures") or []
-    return [str(name) for name in (named if isinstance(named, list) else [named])]
 
 
 def _head_faults(folder: Path, config: dict[str, Any]) -> list[str]:
@@ -206,10 +220,8 @@ def _head_faults(folder: Path, config: dict[str, Any]) -> list[str]:
     place, task = folder / "config.json", _task(config)
     if task is None:
         heads = ", ".join(kind.architecture for kind in catalog.TASKS.values())
-        return [
-            f"{place}: architectures is {', '.join(_architectures(config)) or 'none'}, none of {heads}; fine-tune the "
-            "model first: bertline train RECIPE"
-        ]
+        found = ", ".join(encoder.architectures(config)) or "none"
+        return [f"{place}: architectures is {found}, none of {heads}; fine-tune the model first: bertline train RECIPE"]
     if task == "question-answering":
         return []
     return [f"{place}: {fault}" for fault in _answer_faults(task, config)]

@@ -8,10 +8,10 @@ from bertline.export.sources import Origin
 
 def pytorch(origin: Origin) -> System:
     """The model as it is, which all graphs are held against."""
-    return System("pytorch", "pytorch", origin.folder, origin.folder, origin.settings)
+    return System("pytorch", "pytorch", origin.folder, origin.tokenizer, origin.settings)
 
 
 def system(origin: Origin, graph: Graph, cascade: Cascade | None = None) -> System:
     """A graph, to be measured."""
     share = None if cascade is None else cascade.share
-    return System(graph.name, graph.runtime, graph.path, origin.folder, origin.settings, share)
+    return System(graph.name, graph.runtime, graph.path, origin.tokenizer, origin.settings, share)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bertline.artifacts import bundle, encoder, files, machine, places, run
+from bertline.artifacts import bundle, encoder, files, machine, run
 from bertline.artifacts.bundle import Manifest
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.say import Say
@@ -58,9 +58,10 @@ def bench(
     if html is not None:
         files.check_new(html)
     manifest = bundle.verify(folder)
-    eager = [_eager(place, folder, manifest) for place in against or [_source(folder, manifest)]]
+    held_to = against or [_source(folder, manifest)]
     examples = _examples(folder, manifest, data, columns)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
+        eager = [_eager(place, folder, manifest, Path(work, f"tokenizer-{n}")) for n, place in enumerate(held_to)]
         say("onnxruntime-fp32: converting")
         onnx = convert.to_onnx(eager[0].model, eager[0].settings, Path(work))
         first = replace(eager[0], name="pytorch")
@@ -107,18 +108,24 @@ def _examples(folder: Path, manifest: Manifest, data: Path | None, columns: Mapp
     return catalog.make(manifest).read_file(data, columns)
 
 
-def _eager(place: str, folder: Path, manifest: Manifest) -> System:
+def _eager(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
     """A run or model in PyTorch. A run reads texts and decides as it was trained to, a model as the bundle does.
 
+    Args:
+        place: of it.
+        folder, manifest: of the bundle.
+        made: the folder to make for a model's tokenizer.
+
     Raises:
-        InputError: it has other labels than the bundle in `folder`.
+        InputError: it has other labels than the bundle, or no tokenizer.
     """
-    model, trained = run.model(place), run.RunFolder(places.expanded(place)).summary
-    own = run.read_summary(trained.parent).alone if trained.exists() else _as_labelled(model, manifest)
+    model, trained = run.find(place)
+    own = _as_labelled(model, manifest) if trained is None else trained.alone
     if _comparable(own) != _comparable(manifest):
         told = [f"{place}: {_told(own)}", f"{folder}: {_told(manifest)}", "they cannot be held against each other"]
         raise InputError("; ".join(told))
-    return System(f"pytorch {model}", "pytorch", model, model, own)
+    tokenizer = sources.make_tokenizer(model, made) if trained is None else model
+    return System(f"pytorch {model}", "pytorch", model, tokenizer, own)
 
 
 def _as_labelled(model: Path, manifest: Manifest) -> TaskSettings:

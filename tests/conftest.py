@@ -1,7 +1,9 @@
 """Tiny encoders made on the spot, so that a test takes seconds and needs no download."""
 
+import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -89,6 +91,16 @@ def make_model(folder: Path, labels: tuple[str, ...] | None = None, layers: int 
     model = BertModel(config) if labels is None else BertForSequenceClassification(config)
     model.save_pretrained(folder, safe_serialization=True)
     fast.save_pretrained(folder)
+    return folder
+
+
+def with_vocabulary_alone(model: Path, folder: Path) -> Path:
+    """A copy of a model of `make_model` with the tokenizer that older BERTs have: vocab.txt, and nothing else."""
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(model / name, folder)
+    words = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in sorted(words, key=words.__getitem__)))
     return folder
 
 

@@ -7,14 +7,11 @@ are read from and written as safetensors alone.
 import copy
 import math
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -23,7 +20,7 @@ from torch import nn
 from bertline.artifacts import encoder, files, machine
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Freeze, Training
-from bertline.bench import pytorch
+from bertline.bench import pytorch, tokenizer_json
 from bertline.tasks.task import Task
 from bertline.train.deepspeed_config import Precision
 
@@ -91,53 +88,23 @@ def schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -
 
 
 def keep_tokenizer(source: Path, cache: Path) -> Path:
-    """A folder with the tokenizer's files as `write_tokenizer` has them, made in `cache` if it is not there.
+    """A folder with the tokenizer's files as `tokenizer_json.write` has them, made in `cache` if it is not there.
 
     Raises:
-        InputError: as `write_tokenizer`.
+        InputError: as `tokenizer_json.write`.
     """
     made_of = {
-        "files": {path.name: files.sha256(path) for path in _tokenizer_files(source)},
+        "files": {path.name: files.sha256(path) for path in encoder.tokenizer_files(source)},
         "config": files.sha256(source / "config.json"),
-        "code": files.code("train/model.py"),
+        "code": files.code("bench/tokenizer_json.py"),
         "versions": machine.versions("tokenizers", "transformers"),
     }
     made = cache / f"tokenizer-{files.fingerprint(made_of)}"
     try:
-        files.make_once(made, partial(write_tokenizer, source))
+        files.make_once(made, partial(tokenizer_json.write, source))
     except OSError as error:
         raise InputError(f"{made}: could not be written ({error}); make room, or name another --run") from error
     return made
-
-
-@contextmanager
-def tokenizer_folder(source: Path) -> Iterator[Path]:
-    """A temporary folder with the tokenizer's files, for who has no run. See `write_tokenizer`."""
-    with tempfile.TemporaryDirectory(prefix="bertline-tokenizer-") as name:
-        write_tokenizer(source, Path(name))
-        yield Path(name)
-
-
-def write_tokenizer(source: Path, folder: Path) -> None:
-    """Put a tokenizer's files into a folder, tokenizer.json among them.
-
-    It is made where the source has none, or one that transformers reads in another way: the model knows what
-    transformers read, which goes by tokenizer_config.json and the defaults of the tokenizer's class as well.
-
-    Raises:
-        InputError: there is no tokenizer, or none that has a tokenizer.json.
-    """
-    tokenizer = _tokenizer(source)
-    if _is_as_written(tokenizer, source / "tokenizer.json"):
-        for path in _tokenizer_files(source):
-            shutil.copyfile(path, folder / path.name)
-    else:
-        try:
-            tokenizer.save_pretrained(folder)
-        except Exception as error:  # of tokenizers, which is compiled: a full disk is no OSError there
-            raise InputError(f"{folder}: the tokenizer could not be written ({error}); make room") from error
-    if not (folder / "tokenizer.json").is_file():
-        raise InputError(f"{source}: its tokenizer has no fast version, so no tokenizer.json can be made")
 
 
 def save(model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:
@@ -212,29 +179,3 @@ def layers(model: nn.Module) -> nn.ModuleList:
     count = model.config.num_hidden_layers  # type: ignore[union-attr]
     found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
     return found[0] if found else nn.ModuleList()
-
-
-def _tokenizer_files(source: Path) -> list[Path]:
-    return [source / name for name in encoder.TOKENIZER_FILES if (source / name).is_file()]
-
-
-def _tokenizer(source: Path) -> Any:
-    """As transformers reads it."""
-    try:
-        return transformers.AutoTokenizer.from_pretrained(
-            source, use_fast=True, trust_remote_code=False, local_files_only=True
-        )
-    except Exception as error:  # the tokenizers library raises bare Exception
-        found = "no tokenizer.json, and none" if not (source / "tokenizer.json").is_file() else "no tokenizer"
-        raise InputError(f"{source}: {found} can be made of what is there ({error})") from error
-
-
-def _is_as_written(tokenizer: Any, path: Path) -> bool:
-    """Whether transformers reads texts as a tokenizer.json says, but for their length and padding."""
-    if not (path.is_file() and tokenizer.is_fast):
-        return path.is_file()
-    both = tokenizer.backend_tokenizer, tokenizers.Tokenizer.from_file(str(path))
-    for one in both:
-        one.no_truncation()
-        one.no_padding()
-    return bool(both[0].to_str() == both[1].to_str())

@@ -63,10 +63,10 @@ class Workshop:
 
         That is the median, to which longer ones are cut.
         """
-        tokenizer = self.origin.task.tokenizer(self.origin.folder)
+        tokenizer = self.origin.task.tokenizer(self.origin.tokenizer)
         lengths = [len(one.input_ids) for one in tokenizer.encode(self._calibration)]
         length = int(np.median(lengths))
-        cut = Tokenizer(self.origin.folder, Tokens(max_length=length)).encode(self._calibration)
+        cut = Tokenizer(self.origin.tokenizer, Tokens(max_length=length)).encode(self._calibration)
         alike = [one for one in cut if len(one.input_ids) == length]
         return [tokenizer.pad([one]) for one in from_all_over(alike, self._count)]
 

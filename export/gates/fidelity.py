@@ -59,7 +59,7 @@ class Asked:
     @classmethod
     def read_by(cls, origin: Origin, real: Sequence[Text], hard: Sequence[Text]) -> "Asked":
         """The texts as the tokenizer of `origin` reads them."""
-        tokenizer = origin.task.tokenizer(origin.folder)
+        tokenizer = origin.task.tokenizer(origin.tokenizer)
         read = tokenizer.encode([*real, *hard])
         return cls(origin.task, tokenizer, [*real, *hard], len(real), read, few(read))
 
@@ -122,7 +122,7 @@ def read_alike(asked: Asked, origin: Origin, served: Origin) -> tuple[Asked, Ask
 
     Those of the user's all have: `vocabulary.trim` proves it.
     """
-    other = served.task.tokenizer(served.folder)
+    other = served.task.tokenizer(served.tokenizer)
     alike = [spelled(asked.tokenizer, text) == spelled(other, text) for text in asked.texts]
     kept = [text for text, same in zip(asked.texts, alike, strict=True) if same]
     real = sum(alike[: asked.real])

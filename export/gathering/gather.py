@@ -4,7 +4,6 @@ config.json says what the model is; the checkpoint has to have exactly its weigh
 safetensors, beside the tokenizer.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from bertline.artifacts.errors import InputError
 from bertline.export.gathering import checkpoint, shards
 from bertline.export.gathering.shards import Weights
 from bertline.export.quiet import quiet
-from bertline.export.sealing import hugging_face
 
 SHOWN = 3
 """How many names of a kind an error lists."""
@@ -52,9 +50,7 @@ def gather(place: Path, output: Path, model: str | None = None, trust: bool = Fa
         _fill(built, weights, folder, settings)
         with files.new_folder(output) as made:
             built.save_pretrained(made, safe_serialization=True)
-            for name in hugging_face.FILES:
-                if name != "config.json" and (settings / name).is_file():
-                    shutil.copyfile(settings / name, made / name)
+            encoder.copy_tokenizer(settings, made)
     return {
         "model": str(output),
         "checkpoint": str(folder),

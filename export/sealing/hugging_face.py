@@ -8,22 +8,18 @@ from typing import Any
 from bertline.artifacts import encoder, files
 from bertline.artifacts.task import TaskSettings
 
-FILES = ("config.json", *encoder.TOKENIZER_FILES)
-"""Copied where the model has them; nothing else of its folder is."""
-
 
 def write(folder: Path, model: Path, settings: TaskSettings, split: bool) -> None:
-    """Write a bundle's FILES.
+    """Write a bundle's config.json and its tokenizer's files.
 
     Args:
         folder: the bundle.
-        model: the Hugging Face folder that it was made of.
+        model: the folder of config.json and tokenizer that it was made of; nothing else of it is copied.
         settings: of its task.
         split: whether the weights lie in a file beside the ONNX model's.
     """
-    for name in FILES:
-        if (model / name).is_file():
-            shutil.copyfile(model / name, folder / name)
+    shutil.copyfile(model / "config.json", folder / "config.json")
+    encoder.copy_tokenizer(model, folder)
     # a browser would look for onnx/model_quantized.onnx: "fp32" means the plain name, whatever the weights are
     javascript = {"dtype": "fp32", **({"use_external_data_format": True} if split else {})}
     problem = {"problem_type": settings.problem_type} if settings.problem_type else {}

@@ -46,7 +46,7 @@ def seal(bundle: Path, origin: Origin, told: Account, result: dict[str, Any], si
     """
     with files.new_folder(bundle) as folder:
         split = _write_models(folder, told.graphs)
-        hugging_face.write(folder, origin.folder, told.manifest, split)
+        hugging_face.write(folder, origin.tokenizer, told.manifest, split)
         manifest = answered(folder, told.manifest, golden_texts(origin.examples))
         _write_papers(folder, manifest, result, origin.data)
         manifest = manifest.model_copy(update={"files": files.listing(folder)})

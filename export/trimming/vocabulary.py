@@ -46,18 +46,18 @@ def trim(origin: Origin, place: str, folder: Path) -> tuple[Origin, Vocabulary]:
         GateError: an evaluation text is read otherwise than before.
     """
     texts = [*origin.texts, *fidelity.of_mixed_lengths(origin.texts, origin.settings)]
-    windows = origin.task.tokenizer(origin.folder).encode(texts)
-    content = pieces.read(origin.folder / "tokenizer.json")
-    rows, seen = _seen(origin.folder, place)
+    windows = origin.task.tokenizer(origin.tokenizer).encode(texts)
+    content = pieces.read(origin.tokenizer / "tokenizer.json")
+    rows, seen = _seen(origin.tokenizer, place)
     known = pieces.closed(content, seen | _special(origin, content))
     kept = pieces.closed(content, known.union(*(window.input_ids.tolist() for window in windows)))
     new = {old: index for index, old in enumerate(sorted(kept))}
     folder.mkdir()
-    write_tokenizer(origin.folder, folder, new)
+    write_tokenizer(origin.tokenizer, folder, new)
     saved = _write_model(origin, folder, new)
     prove(texts, windows, origin.task.tokenizer(folder).encode(texts), new)
     apart = {window.text for window in windows if not known.issuperset(window.input_ids.tolist())}
-    return replace(origin, folder=folder, config=encoder.check(folder)), Vocabulary(
+    return replace(origin, folder=folder, tokenizer=folder, config=encoder.check(folder)), Vocabulary(
         kept=len(kept),
         of=len(pieces.tokens(content)),
         bytes_saved=saved,
@@ -141,7 +141,7 @@ def _is_words(value: Any) -> bool:
 def _special(origin: Origin, content: Json) -> set[int]:
     """The tokens that config.json and tokenizer_config.json name."""
     tokens = pieces.tokens(content)
-    path = origin.folder / "tokenizer_config.json"
+    path = origin.tokenizer / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     named = [value["content"] if isinstance(value, dict) else value for name, value in settings.items()
              if name.endswith("_token")]  # fmt: skip

@@ -84,15 +84,27 @@ def test_the_kernels_package_is_refused(tiny_model: Path, tmp_path: Path, monkey
     assert "pip uninstall kernels" in faults(tiny_model)[0]
 
 
-def test_pickled_weights_are_not_weights(tiny_model: Path) -> None:
-    (tiny_model / "model.safetensors").rename(tiny_model / "pytorch_model.bin")
-    (fault,) = faults(tiny_model)
-    assert "pytorch_model.bin: convert it to safetensors" in fault
-
-
-def test_a_folder_without_weights_is_refused(tiny_model: Path) -> None:
+@pytest.mark.parametrize(
+    ("holds", "told"),
+    [
+        (
+            ["pytorch_model.bin", "training_args.bin"],
+            "found pytorch_model.bin, and weights load from safetensors alone; transformers converts them: BertModel."
+            "from_pretrained('{folder}').save_pretrained(FOLDER), and AutoTokenizer likewise; then name FOLDER",
+        ),
+        (
+            ["onnx/model.onnx"],
+            "found onnx/model.onnx, and ONNX is no source; name the PyTorch model that it was made from",
+        ),
+        ([], "no weights among its files"),
+    ],
+)
+def test_a_folder_without_safetensors_is_refused_with_what_to_do(tiny_model: Path, holds: list[str], told: str) -> None:
     (tiny_model / "model.safetensors").unlink()
-    assert "the folder has no weights" in faults(tiny_model)[0]
+    for name in holds:
+        (tiny_model / name).parent.mkdir(exist_ok=True)
+        (tiny_model / name).touch()
+    assert faults(tiny_model) == (f"{tiny_model}/model.safetensors: missing; {told.format(folder=tiny_model)}",)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
@@ -108,7 +120,7 @@ def test_weights_that_may_not_be_read_are_not_called_missing(tiny_model: Path, m
 
     monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(PermissionError, match=r"Permission denied: .*model\.safetensors"):
-        list(encoder._weight_faults(tiny_model))
+        list(encoder._weight_faults(tiny_model, {}))
 
 
 @pytest.mark.parametrize("entry", [{}, {"data_offsets": [4]}, {"data_offsets": ["0", "4"]}, {"data_offsets": 4}])
@@ -131,7 +143,7 @@ def test_a_missing_shard_is_named(tiny_model: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (tiny_model / "model.safetensors.index.json").write_text(json.dumps(index))
     (fault,) = faults(tiny_model)
-    assert "model-00002-of-00002.safetensors: missing" in fault
+    assert fault == f"{tiny_model}/model-00002-of-00002.safetensors: missing"
 
 
 @pytest.mark.parametrize("tensors", [None, [], {}, {"a": 1}, {"a": ["b"]}, {"a": "../model.safetensors"}])

@@ -1,12 +1,17 @@
 """Local paths, pkg:// places and hub ids."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bertline.artifacts import places
 from bertline.artifacts.errors import InputError
+from tests.export.sealing.hub import running
 
 
 def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,3 +153,20 @@ def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="not a local folder, and the hub did not give it"):
         places.model_folder("no-such-organization/no-such-model")
+
+
+@pytest.mark.parametrize(
+    ("place", "called"), [("org/old", "'org/old'"), ("org/old@main", "'org/old', revision='main'")]
+)
+def test_a_hub_model_without_safetensors_is_told_with_the_ways_to_some(place: str, called: str, tmp_path: Path) -> None:
+    config = json.dumps({"model_type": "bert", "architectures": ["BertForSequenceClassification"]})
+    script = f"from bertline.artifacts import places; places.model_folder({place!r})"
+    with running() as hub:
+        hub.repos["org/old"] = {"config.json": config.encode(), "pytorch_model.bin": b"pickled", "vocab.txt": b""}
+        environment = os.environ | hub.environment(tmp_path)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.stderr.splitlines()[-1].endswith(
+        f"InputError: {place}: found pytorch_model.bin, and weights load from safetensors alone; transformers converts "
+        f"them: BertForSequenceClassification.from_pretrained({called}).save_pretrained(FOLDER), and AutoTokenizer "
+        "likewise; then name FOLDER. Or a pull request on the hub has converted it: org/old@refs/pr/N"
+    ), done.stderr

@@ -1,9 +1,12 @@
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +125,20 @@ def test_a_worker_that_has_answered_uses_no_processor(systems: list[System]) -> 
             time.sleep(0.3)
             spent.append(cpu_ticks(one._process.pid) - before)
         assert min(spent) <= 1  # of 100 ticks a second and thread
+
+
+def test_transformers_reads_by_the_models_own_folder_whatever_the_systems_tokenizer_is(
+    systems: list[System], tmp_path: Path
+) -> None:
+    """Or a tokenizer that was made would be held to itself."""
+    made = shutil.copytree(systems[0].tokenizer, tmp_path / "made")
+    content = json.loads((made / "tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    words["good"], words["bad"] = words["bad"], words["good"]
+    (made / "tokenizer.json").write_text(json.dumps(content))
+    with Worker(replace(systems[0], tokenizer=made), threads=1) as worker:
+        (window,) = worker.read([("good", None)]).windows
+    assert window.input_ids[1] == words["bad"]
 
 
 def test_the_first_repetition_is_not_counted() -> None:

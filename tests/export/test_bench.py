@@ -16,6 +16,7 @@ from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import Decision, Tokens
 from bertline.export import sources
 from bertline.launch import bench
+from tests.conftest import with_vocabulary_alone
 from tests.export.conftest import measure_briefly
 
 Exported = tuple[Path, dict[str, Any], list[str]]
@@ -85,15 +86,25 @@ def test_one_with_fewer_positions_reads_as_much_as_it_can(run: Path, bundle: Exp
     shorter = changed(run, tmp_path / "shorter", max_position_embeddings=16)
     manifest = manifests.read(bundle[0])
     windows = manifest.model_copy(update={"tokens": Tokens(max_length=48, stride=12, long="windows")})
-    assert bench._eager(shorter, bundle[0], windows).settings.tokens == Tokens(max_length=16, stride=4, long="windows")
-    assert bench._eager(changed(run, tmp_path / "same"), bundle[0], windows).settings.tokens == windows.tokens
+    settings = bench._eager(shorter, bundle[0], windows, tmp_path / "made").settings
+    assert settings.tokens == Tokens(max_length=16, stride=4, long="windows")
+    same = changed(run, tmp_path / "same")
+    assert bench._eager(same, bundle[0], windows, tmp_path / "read").settings.tokens == windows.tokens
+
+
+def test_one_without_a_tokenizer_json_gets_one(run: Path, bundle: Exported, tmp_path: Path) -> None:
+    older = with_vocabulary_alone(RunFolder(run).best, tmp_path / "older")
+    system = bench._eager(str(older), bundle[0], manifests.read(bundle[0]), tmp_path / "made")
+    assert (system.model, system.tokenizer) == (older, tmp_path / "made")
+    assert (system.tokenizer / "tokenizer.json").is_file()
+    assert system.max_tokens == 64
 
 
 def test_what_a_number_is_called_tells_no_two_models_apart(run: Path, bundle: Exported, tmp_path: Path) -> None:
     settings = {"problem_type": "regression", "labels": ["stars"], "decision": Decision()}
     manifest = manifests.read(bundle[0]).model_copy(update=settings)
     other = changed(run, tmp_path / "other", id2label={"0": "score"}, problem_type="regression")
-    assert bench._eager(other, bundle[0], manifest).settings.problem_type == "regression"
+    assert bench._eager(other, bundle[0], manifest, tmp_path / "made").settings.problem_type == "regression"
 
 
 def test_one_with_other_labels_is_refused_before_anything_is_converted(

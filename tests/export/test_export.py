@@ -21,7 +21,7 @@ from bertline.artifacts import bundle as bundles
 from bertline.artifacts import files, machine
 from bertline.artifacts.errors import DamagedError, GateError, InputError, install_advice
 from bertline.artifacts.run import RunFolder
-from bertline.artifacts.task import Decision, TaskSettings
+from bertline.artifacts.task import Decision, TaskSettings, Tokens
 from bertline.export.candidates.plans import EXACT, PLANS
 from bertline.export.contest import SHARES
 from bertline.export.conversion import convert
@@ -31,8 +31,8 @@ from bertline.export.terms import Terms
 from bertline.serve import variants
 from bertline.serve.engine import Bundle, Engine
 from bertline.tasks import catalog
-from bertline.tasks.tokens import Text
-from tests.conftest import WORDS, make_texts
+from bertline.tasks.tokens import Text, Tokenizer
+from tests.conftest import WORDS, make_texts, with_vocabulary_alone
 from tests.export.conftest import measure_briefly
 
 Sealed = tuple[Path, dict[str, Any], list[str]]
@@ -297,6 +297,31 @@ def test_too_few_examples_are_told_before_any_candidate_is_timed(run: Path, tmp_
         export(str(run), tmp_path / "bundles/tiny", Terms(0.01), say=said.append)
     assert not [line for line in said if "timed" in line]
     assert nothing_is_left(tmp_path / "bundles/tiny", quick)
+
+
+def test_a_model_with_a_vocabulary_alone_gets_a_tokenizer_json(run: Path, tmp_path: Path, quick: Path) -> None:
+    """What transformers reads of the model itself is what the bundle reads."""
+    older = with_vocabulary_alone(run / "best", tmp_path / "older")
+    data = RunFolder(run).split("validation")
+    export(str(older), tmp_path / "bundle", QUICK, data)
+    assert bundles.verify(tmp_path / "bundle").fidelity.tokens_compared > 3_000
+    own, theirs = (
+        Tokenizer(folder, Tokens(max_length=48)).encode([("a great film", None)])[0].input_ids.tolist()
+        for folder in (tmp_path / "bundle", run / "best")
+    )
+    assert own == theirs
+    assert sorted(path.name for path in older.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
+    assert list(quick.iterdir()) == []
+
+
+def test_a_model_without_a_tokenizer_is_told_before_it_is_converted(run: Path, tmp_path: Path, quick: Path) -> None:
+    none = with_vocabulary_alone(run / "best", tmp_path / "none")
+    (none / "vocab.txt").unlink()
+    said: list[str] = []
+    with pytest.raises(InputError, match=f"^{none}: no tokenizer.json, and none can be made of what is there"):
+        export(str(none), tmp_path / "bundles/none", QUICK, RunFolder(run).split("validation"), said.append)
+    assert [line for line in said if "converting" in line] == []
+    assert nothing_is_left(tmp_path / "bundles/none", quick)
 
 
 def test_an_existing_bundle_is_left_as_it_is(run: Path, tmp_path: Path) -> None:

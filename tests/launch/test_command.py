@@ -264,7 +264,7 @@ def test_doctor_tells_what_is_here() -> None:
     ("package", "extra", "command"),
     [
         ("deepspeed", "train", ["train", "RECIPE", "--run", "run"]),
-        ("torch", "train", ["check", "RECIPE"]),
+        ("transformers", "train", ["check", "RECIPE"]),
         ("onnx", "export", ["export", "run"]),
         ("torch", "export", ["gather", "run", "-o", "gathered"]),
         ("jinja2", "export", ["bench", "bundle"]),

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "launch" / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 SETTINGS = {
     # model, max_length, batch_size, learning_rate, epochs
-    "clinical-ner-biobert": ("dmis-lab/biobert-base-cased-v1.2", 256, 16, 3e-5, 10),
+    "clinical-ner-modernbert": ("thomas-sounack/BioClinical-ModernBERT-base", 256, 16, 3e-5, 10),
     "imdb-bert-base": ("google-bert/bert-base-uncased", 128, 16, 2e-5, 3),
     "imdb-distilbert": ("distilbert/distilbert-base-uncased", 512, 16, 2e-5, 3),
     "imdb-roberta-large": ("FacebookAI/roberta-large", 512, 32, 1e-5, 4),

@@ -21,9 +21,8 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.checkpoint import Index, State
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
-from bertline.bench import pytorch
+from bertline.bench import pytorch, tokenizer_json
 from bertline.train import loop, ranks, setup, watchdog
-from bertline.train import model as models
 from bertline.train.data import splitting
 from bertline.train.data.batches import Batch, Batches
 from bertline.train.loop import Trainer
@@ -140,7 +139,7 @@ def test_a_tokenizer_is_read_once_and_kept_where_nothing_is_left_over(
         assert not list((tmp_path / "temporary").glob("bertline-*"))
 
     train_here(recipe, tmp_path / "run", ["training.epochs=1"], look=look)
-    monkeypatch.setattr(models, "_tokenizer", None)
+    monkeypatch.setattr(tokenizer_json, "_as_transformers_reads", None)
     train_here(recipe, tmp_path / "again", ["training.epochs=1"], look=look)
 
 

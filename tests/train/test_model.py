@@ -15,9 +15,8 @@ from safetensors.torch import load_file, save_file
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.task import TaskSettings, Tokens
-from bertline.bench import pytorch
+from bertline.bench import pytorch, tokenizer_json
 from bertline.tasks import catalog
-from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
 from tests import encoders
 from tests.conftest import make_model
@@ -226,39 +225,11 @@ def test_code_in_a_model_folder_is_refused(model: Path, tmp_path: Path) -> None:
         models.load(tmp_path / "hostile", TASK, Training())
 
 
-def test_a_tokenizer_is_converted_where_there_is_no_fast_one(model: Path, tmp_path: Path) -> None:
-    vocabulary = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
-    (tmp_path / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)) + "\n")
-    shutil.copy(model / "config.json", tmp_path)
-    text = [("A great film", "it was bad")]
-    with models.tokenizer_folder(tmp_path) as made, models.tokenizer_folder(model) as copied:
-        assert Tokenizer(made, Tokens(max_length=32)).encode(text)[0].input_ids.tolist() == (
-            Tokenizer(copied, Tokens(max_length=32)).encode(text)[0].input_ids.tolist()
-        )
-    with pytest.raises(InputError, match=r"no tokenizer.json"), models.tokenizer_folder(tmp_path / "none"):
-        pass
-
-
-def test_a_tokenizer_that_transformers_reads_otherwise_is_written_as_it_reads_it(tmp_path: Path) -> None:
-    """BertTokenizerFast makes small letters unless tokenizer_config.json says no, whatever tokenizer.json says."""
-    source = encoders.make("bert-cased", tmp_path / "cased")
-    with models.tokenizer_folder(source) as same:
-        assert (same / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
-    settings = json.loads((source / "tokenizer_config.json").read_text())
-    (source / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "BertTokenizerFast"}))
-    text = "Anna Müller works in Berlin"
-    theirs = transformers.AutoTokenizer.from_pretrained(source)(text)["input_ids"]
-    assert Tokenizer(source, Tokens(max_length=32)).encode([(text, None)])[0].input_ids.tolist() != theirs
-    with models.tokenizer_folder(source) as made:
-        assert Tokenizer(made, Tokens(max_length=32)).encode([(text, None)])[0].input_ids.tolist() == theirs
-        assert transformers.AutoTokenizer.from_pretrained(made)(text)["input_ids"] == theirs
-
-
 def test_what_is_saved_tells_the_type_of_its_weights(model: Path, tmp_path: Path) -> None:
     """Whatever it was computed in: transformers' pipeline would compute in what config.json says."""
     classifier = models.load(model, TASK, Training())
     weights = {name: tensor.float() for name, tensor in classifier.state_dict().items()}
-    with models.tokenizer_folder(model) as tokenizer:
+    with tokenizer_json.temporary(model) as tokenizer:
         models.save(classifier.half(), weights, tokenizer, tmp_path / "best")
     assert transformers.AutoModel.from_pretrained(tmp_path / "best", dtype="auto").dtype == torch.float32
 
@@ -266,7 +237,7 @@ def test_what_is_saved_tells_the_type_of_its_weights(model: Path, tmp_path: Path
 def test_a_saved_folder_is_replaced_whole(model: Path, tmp_path: Path) -> None:
     classifier = models.load(model, TASK, Training())
     best = tmp_path / "best"
-    with models.tokenizer_folder(model) as tokenizer:
+    with tokenizer_json.temporary(model) as tokenizer:
         models.save(classifier, classifier.state_dict(), tokenizer, best)
         (best / "stale").touch()
         torch.nn.init.ones_(classifier.get_parameter("classifier.weight"))

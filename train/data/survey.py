@@ -13,9 +13,9 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.tables import from_all_over
 from bertline.artifacts.task import Tokens
+from bertline.bench import tokenizer_json
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Tokenizer
-from bertline.train import model
 from bertline.train.data import splitting
 from bertline.train.data.mapped import ROWS, batched
 from bertline.train.data.splitting import Splits
@@ -47,7 +47,10 @@ def survey(recipe: Recipe) -> dict[str, Any]:
     """
     model_folder = recipes.model_folder(recipe, weights=False)
     recipes.check_model(recipe, model_folder, weights=False)
-    with TemporaryDirectory(prefix="bertline-check-") as scratch, model.tokenizer_folder(model_folder) as folder:
+    with (
+        TemporaryDirectory(prefix="bertline-check-") as scratch,
+        tokenizer_json.temporary(model_folder) as folder,
+    ):
         splits = splitting.make(recipe, Path(scratch))
         tokenizer = splits.task.tokenizer(folder)
         return _told(recipe, splits, _whole_lengths(splits.train, folder), tokenizer)

@@ -93,7 +93,7 @@ def bundles(origin: Origin, folder: Path) -> list[System]:
     runtimes = [manifest.runtime, *(one.runtime for one in manifest.variants)]
     names = ("bundle", *("bundle, onnxruntime alone" for _ in manifest.variants))
     return [
-        System(name, one.name, folder / one.model, origin.folder, origin.settings)
+        System(name, one.name, folder / one.model, origin.tokenizer, origin.settings)
         for name, one in zip(names, runtimes, strict=True)
     ]
 
@@ -110,7 +110,9 @@ def base(origin: Origin, folder: Path) -> Origin:
         config.label2id = {label: index for index, label in config.id2label.items()}
         transformers.BertForSequenceClassification(config).save_pretrained(folder)
         transformers.AutoTokenizer.from_pretrained(origin.folder).save_pretrained(folder)
-    return replace(origin, kind="model", place=str(folder), folder=folder, examples=origin.examples[:200])
+    return replace(
+        origin, kind="model", place=str(folder), folder=folder, tokenizer=folder, examples=origin.examples[:200]
+    )
 
 
 def _texts(origin: Origin, path: Path) -> Path:

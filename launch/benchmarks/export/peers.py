@@ -40,7 +40,7 @@ def openvino(origin: Origin, fp32: Path, texts: Sequence[Text], folder: Path) ->
 
         model = ov.convert_model(fp32)
         inputs = {one.any_name for one in model.inputs}
-        tokenizer = origin.task.tokenizer(origin.folder)
+        tokenizer = origin.task.tokenizer(origin.tokenizer)
 
         def batches() -> Iterator[dict[str, object]]:
             for window in tokenizer.encode(texts[:CALIBRATION]):
@@ -51,11 +51,11 @@ def openvino(origin: Origin, fp32: Path, texts: Sequence[Text], folder: Path) ->
         )
         ov.save_model(quantized, folder / "nncf.xml")
     names = {"openvino": fp32, "openvino nncf int8": folder / "nncf.xml"}
-    return [System(name, "openvino", path, origin.folder, origin.settings) for name, path in names.items()]
+    return [System(name, "openvino", path, origin.tokenizer, origin.settings) for name, path in names.items()]
 
 
 def _system(origin: Origin, name: str, path: Path) -> System:
-    return System(name, "onnxruntime", path, origin.folder, origin.settings)
+    return System(name, "onnxruntime", path, origin.tokenizer, origin.settings)
 
 
 def _cli(*words: str) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from bertline.artifacts import files, places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
+from bertline.bench import tokenizer_json
 from bertline.launch.benchmarks.train.job import Counts, Device
-from bertline.train import model as models
 from bertline.train.data import prepared
 from bertline.train.data.batches import Batches
 from bertline.train.data.prepared import Prepared
@@ -52,7 +52,7 @@ def prepare(path: Path, work: Path, device: Device, precisions: list[str]) -> No
 
 def load(recipe: Recipe, work: Path) -> Prepared:
     """The data as bertline keeps it, for the runs in `work/runs`; made if need be."""
-    with models.tokenizer_folder(places.model_folder(recipe.model)) as tokenizer:
+    with tokenizer_json.temporary(places.model_folder(recipe.model)) as tokenizer:
         made = prepared.prepare(recipe, tokenizer, work / "runs" / prepared.FOLDER, Progress(speaks=False))
     return prepared.load(recipe, made)
 
@@ -61,7 +61,7 @@ def batches(recipe: Recipe, ready: Prepared, ranks: int) -> Batches:
     """The batches of bertline's rank 0."""
     task = ready.splits.task
     objective = Objective(Loss(task.settings, recipe.training, ready.train.windows.targets))
-    with models.tokenizer_folder(places.model_folder(recipe.model)) as tokenizer:
+    with tokenizer_json.temporary(places.model_folder(recipe.model)) as tokenizer:
         return Batches(ready.train, objective, task.tokenizer(tokenizer), recipe.training, rank=0, ranks=ranks)
 
 
@@ -78,7 +78,7 @@ def bert_base(tokenizer: Path, folder: Path) -> Path:
 
     torch.manual_seed(0)
     BertModel(BertConfig()).save_pretrained(folder, safe_serialization=True)
-    with models.tokenizer_folder(tokenizer) as found:
+    with tokenizer_json.temporary(tokenizer) as found:
         for file in found.iterdir():
             files.write_bytes(folder / file.name, file.read_bytes())
     return folder

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,13 @@ class Hub(ThreadingHTTPServer):
         self.private: set[str] = set()
         self.commits: list[list[str]] = []  # of each, what it did: "file README.md", "lfsFile …", "deletedFile …"
         self.stored: dict[str, bytes] = {}  # large files, by sha256
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Variables by which huggingface_hub knows it, and nothing of this machine's user."""
+        return {
+            "HF_ENDPOINT": self.endpoint, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+        }  # fmt: skip
 
 
 @contextmanager

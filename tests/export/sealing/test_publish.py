@@ -14,7 +14,7 @@ import pytest
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import files
 from bertline.serve.engine import Engine
-from tests.export.sealing.hub import TOKEN, Hub, running
+from tests.export.sealing.hub import Hub, running
 
 Sealed = tuple[Path, dict[str, Any], list[str]]
 
@@ -23,10 +23,7 @@ Sealed = tuple[Path, dict[str, Any], list[str]]
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub, and an environment that knows it and nothing of this machine's user."""
     with running() as hub:
-        for name, value in {
-            "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
-            "NO_PROXY": "127.0.0.1",
-        }.items():  # fmt: skip
+        for name, value in hub.environment(tmp_path / "home").items():
             monkeypatch.setenv(name, value)
         yield hub
 

@@ -12,7 +12,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student, Training
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.artifacts.task import TaskSettings, Tokens
-from bertline.bench import pytorch
+from bertline.bench import pytorch, tokenizer_json
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train import model as models
@@ -157,7 +157,7 @@ def test_a_head_of_other_labels_does_not_tell_what_matters(tmp_path: Path, label
 def test_outputs_without_names_are_those_that_the_recipe_names(teacher: RunFolder, tmp_path: Path) -> None:
     nameless: Any = pytorch.load(teacher.best, "ForSequenceClassification")
     nameless.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
-    with models.tokenizer_folder(teacher.best) as tokenizer:
+    with tokenizer_json.temporary(teacher.best) as tokenizer:
         models.save(nameless, nameless.state_dict(), tokenizer, tmp_path / "model")
     recipe = write(tmp_path, tmp_path / "model", student={"attention_heads": 2})
     with pytest.raises(InputError, match="the student is to learn"):
