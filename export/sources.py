@@ -13,12 +13,16 @@ from bertline.artifacts.bundle import Source
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import INPUTS
 from bertline.artifacts.run import RunFolder
-from bertline.artifacts.task import ProblemType, TaskName, TaskSettings, Tokens
+from bertline.artifacts.task import Decision, ProblemType, TaskName, TaskSettings, Tokens
 from bertline.export.gathering import checkpoint
 from bertline.export.quiet import quiet
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Text
+
+UNTUNED = Decision(no_answer_threshold=0.0)
+"""Of a model without a run, where some questions have no answer: that is given where it scores higher than any span, as
+by transformers' run_qa."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,9 @@ def _model(
     if data is None or faults:
         raise InputError(*faults)
     settings = _settings(config, data, columns)
+    examples = catalog.make(settings).read_file(data, columns)
+    if settings.task == "question-answering" and not all(example.gold for example in examples):
+        settings = settings.model_copy(update={"decision": UNTUNED})
     return Origin(
         kind=kind,
         place=place,
@@ -182,7 +189,7 @@ def _model(
         config=config,
         settings=settings,
         metric=settings.scores[0],
-        examples=catalog.make(settings).read_file(data, columns),
+        examples=examples,
         data=data.name,
     )
 

@@ -1,6 +1,6 @@
 """What is told of an export: the manifest, the JSON answer, and the words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, Runtime, Source, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
-from bertline.artifacts.task import Tokens
 from bertline.export import choose
 from bertline.export.candidates.plans import EXACT, Plan
 from bertline.export.contest import Outcome
@@ -86,20 +85,47 @@ def describe(origin: Origin, found: Findings, asked: Source | None, bundle: Path
         source=origin.source(bundle),
         teacher=found.teacher and found.teacher.source(bundle),
         cascade=cascade, packing=outcome.packing, vocabulary=found.vocabulary,
-        notices=[*outcome.notices, *notices(origin, found, cascade), *measured_elsewhere(target, here.cpu_class)],
+        notices=[*outcome.notices, *notices(origin, found, cascade, target, here.cpu_class)],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         golden=[], files=[],
     )  # fmt: skip
     return Account(manifest, {place: outcome.graphs[name] for name, (place, _) in places.items()})
 
 
-def notices(origin: Origin, found: Findings, cascade: Cascade | None) -> list[str]:
-    """What a reader of the figures has to know of the model."""
-    return [
-        *taught(found.teacher),
-        *shared(cascade, origin.settings.tokens),
-        *trimmed(found.vocabulary, len(origin.examples)),
-    ]
+def notices(origin: Origin, found: Findings, cascade: Cascade | None, target: str, here: str) -> Iterator[str]:
+    """What a reader of the figures has to know of the model.
+
+    Args:
+        origin: what was exported.
+        found: of it.
+        cascade: where two models answer.
+        target: the CPU class that it is meant for.
+        here: that which it was measured on.
+    """
+    if found.teacher is not None:
+        yield f"a student of {found.teacher.place}: PyTorch's figures are those of the teacher"
+    if origin.kind != "run" and origin.settings.decision.no_answer_threshold is not None:
+        yield (
+            "no answer is given where that scores higher than the best span, since some questions of the data have "
+            "none; the threshold, 0, was not tuned"
+        )
+    if cascade is not None:
+        assert cascade.source is not None, "which model is asked is known"
+        yield (
+            f"a cascade: {cascade.teacher} of {cascade.source.place} answered {cascade.share:.1%} of the validation "
+            f"{origin.settings.tokens.unit}, those that the student gave no label a probability of "
+            f"{cascade.threshold:.3f}; milliseconds are weighed by that share, and other texts have another: a "
+            "server's metrics tell it"
+        )
+    if (vocabulary := found.vocabulary) is not None:
+        yield (
+            f"vocabulary trimmed to {vocabulary.kept:,} of {vocabulary.of:,} tokens, those in {vocabulary.texts:,} "
+            f"rows of texts and in the {len(origin.examples):,} it was measured on; {vocabulary.unseen_share:.1%} of "
+            "the latter hold a token that is not in the rows: as many of other texts are read in shorter pieces, at a "
+            "cost that was not measured"
+        )
+    if target != here:
+        yield f"meant for {target}; latencies and answers were measured on {here}"
 
 
 def _variant(candidate: str, runtimes: Mapping[str, Runtime]) -> Variant:
@@ -134,40 +160,6 @@ def _suffix(plan: Plan, here: CpuClass) -> str:
 def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
     """As the manifest tells of a model."""
     return onnx_files.describe(graph.path, place).model_copy(update={"name": graph.runtime, "cpu_classes": classes})
-
-
-def taught(teacher: Origin | None) -> list[str]:
-    """A word where what is called PyTorch's is a teacher's."""
-    return [] if teacher is None else [f"a student of {teacher.place}: PyTorch's figures are those of the teacher"]
-
-
-def shared(cascade: Cascade | None, tokens: Tokens) -> list[str]:
-    """A word where two models answer."""
-    if cascade is None:
-        return []
-    assert cascade.source is not None, "which model is asked is known"
-    return [
-        f"a cascade: {cascade.teacher} of {cascade.source.place} answered {cascade.share:.1%} of the validation "
-        f"{tokens.unit}, those that the student gave no label a probability of {cascade.threshold:.3f}; milliseconds "
-        "are weighed by that share, and other texts have another: a server's metrics tell it"
-    ]
-
-
-def trimmed(vocabulary: Vocabulary | None, examples: int) -> list[str]:
-    """What a smaller vocabulary means for other texts than those it was measured on."""
-    if vocabulary is None:
-        return []
-    return [
-        f"vocabulary trimmed to {vocabulary.kept:,} of {vocabulary.of:,} tokens, those in {vocabulary.texts:,} rows "
-        f"of texts and in the {examples:,} it was measured on; {vocabulary.unseen_share:.1%} of the latter hold a "
-        "token that is not in the rows: as many of other texts are read in shorter pieces, at a cost that was not "
-        "measured"
-    ]
-
-
-def measured_elsewhere(target: str, here: str) -> list[str]:
-    """A word where the figures are another CPU class's."""
-    return [] if target == here else [f"meant for {target}; latencies and answers were measured on {here}"]
 
 
 def answer(bundle: Path, manifest: Manifest, outcome: Outcome) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertline.artifacts.errors import DamagedError, InputError
-from bertline.artifacts.task import Tokens
+from bertline.artifacts.task import Decision, Tokens
 from bertline.bench.pytorch import PyTorchRuntime
 from bertline.export import sources
 from bertline.serve.http import shelf
@@ -184,6 +184,18 @@ def test_heads_on_tokens_read_all_of_a_text(tiny_classifier: Path, tmp_path: Pat
     (tmp_path / "texts.jsonl").write_text(json.dumps(row) + "\n")
     origin = sources.read(str(tiny_classifier), tmp_path / "texts.jsonl")
     assert (origin.settings.task, origin.settings.labels, origin.metric) == ("question-answering", [], "f1")
+
+
+@pytest.mark.parametrize(("answers", "threshold"), [([{"text": "Bonn", "start": 3}], None), ([], 0.0)])
+def test_a_model_may_give_no_answer_where_some_questions_have_none(
+    tiny_classifier: Path, tmp_path: Path, answers: list[dict[str, object]], threshold: float | None
+) -> None:
+    change_config(tiny_classifier, architectures=["BertForQuestionAnswering"])
+    row = {"question": "where?", "context": "in Bonn", "answers": [{"text": "Bonn", "start": 3}]}
+    rows = [row, {**row, "answers": answers}]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    origin = sources.read(str(tiny_classifier), tmp_path / "texts.jsonl")
+    assert origin.settings.decision == Decision(no_answer_threshold=threshold)
 
 
 def test_a_config_that_names_code_is_refused(tiny_classifier: Path, data: Path) -> None:

@@ -1,14 +1,20 @@
-"""Where models go that are sealed side by side, and the CPU classes that each is for, whatever this CPU is."""
+"""Where models go that are sealed side by side, for which CPU classes each is; and what a reader has to know."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from bertline.artifacts.bundle import Cascade, Source
+from bertline.artifacts.bundle import Cascade, Fidelity, Source
 from bertline.artifacts.machine import CpuClass
-from bertline.artifacts.task import Tokens
+from bertline.artifacts.task import Decision, Long, Tokens
 from bertline.export.candidates.plans import EXACT, PLANS
 from bertline.export.choose import Trial
 from bertline.export.contest import Outcome
-from bertline.export.sealing.account import model_files, shared
+from bertline.export.sealing.account import Findings, model_files, notices
+from bertline.export.sources import Origin
+from tests.conftest import classifier
 
 COMMON = "onnx/model.onnx"
 
@@ -52,8 +58,29 @@ def test_where_models_go(here: CpuClass, names: list[str], expected: list[tuple[
     }
 
 
-def test_a_cascade_is_told_by_what_it_counts() -> None:
+def told(origin: Origin, cascade: Cascade | None = None) -> list[str]:
+    found = Findings(origin, None, None, Fidelity(max_abs_logit_diff=0.0, texts=1), outcome("int8-signed"))
+    return list(notices(origin, found, cascade, "avx2", "avx2"))
+
+
+def model(**settings: object) -> Origin:
+    """One that needs not be there."""
+    place = Path("model")
+    return Origin(
+        kind="model", place="model", name="model", model="model", folder=place, tokenizer=place, config={},
+        settings=classifier().model_copy(update=settings), metric="accuracy", examples=[], data="texts.csv",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("long", "unit"), [("head", "texts"), ("windows", "windows")])
+def test_a_cascade_is_told_by_what_it_counts(long: Long, unit: str) -> None:
     asked = Source(kind="run", place="../runs/a", model="b", weights_sha256="0" * 64)
-    told = Cascade(threshold=0.9, share=0.25, student="int8-signed", teacher="int8-signed", source=asked)
-    for tokens, unit in ((Tokens(max_length=8), "texts"), (Tokens(max_length=8, long="windows"), "windows")):
-        assert f"answered 25.0% of the validation {unit}, those that" in shared(told, tokens)[0]
+    cascade = Cascade(threshold=0.9, share=0.25, student="int8-signed", teacher="int8-signed", source=asked)
+    (notice,) = told(model(tokens=Tokens(max_length=8, long=long)), cascade)
+    assert f"answered 25.0% of the validation {unit}, those that" in notice
+
+
+@pytest.mark.parametrize(("kind", "count"), [("model", 1), ("run", 0)])
+def test_a_threshold_of_no_answer_is_told_where_no_run_has_tuned_it(kind: Literal["run", "model"], count: int) -> None:
+    origin = replace(model(decision=Decision(no_answer_threshold=0.0)), kind=kind)
+    assert len(told(origin)) == count
