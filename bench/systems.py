@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bertline.artifacts import bundle, encoder
-from bertline.artifacts.bundle import RuntimeName
+from bertline.artifacts import encoder
+from bertline.artifacts.bundle import Manifest, RuntimeName
 from bertline.artifacts.task import TaskSettings
 from bertline.serve import variants
 
@@ -44,9 +44,8 @@ class System:
         return encoder.max_tokens(encoder.check(self.tokenizer, weights=False))
 
 
-def from_bundle(folder: Path) -> System:
-    """The system that a bundle is on this machine. Raises what `bundle.read` raises."""
-    manifest = bundle.read(folder)
+def from_bundle(folder: Path, manifest: Manifest) -> System:
+    """The system that the bundle in `folder` is on this machine."""
     runtime = variants.pick(manifest).runtime
     cascade = manifest.cascade if runtime == manifest.runtime else None
     return System(

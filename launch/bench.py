@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bertline.artifacts import bundle, encoder, files, machine, run
+from bertline.artifacts import bundle, encoder, files, machine, run, signature
 from bertline.artifacts.bundle import Manifest
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.say import Say
@@ -35,6 +35,7 @@ def bench(
     html: Path | None,
     say: Say,
     columns: Mapping[str, str] = {},
+    signed: str | None = None,
 ) -> dict[str, Any]:
     """Measure a bundle beside what it is held against; write the page where one is asked for.
 
@@ -46,18 +47,20 @@ def bench(
         html: where to write the page, a new file.
         say: takes a line of progress.
         columns: what `data` calls its columns, where it calls them otherwise.
+        signed: the sha256 of the manifest that the bundle must have; None: any.
 
     Returns:
         The `bench` JSON.
 
     Raises:
         InputError: the bundle's source is gone or changed and nothing else is named; or as the readers raise.
+        DamagedError: the bundle is not as it should be, or not what was signed.
     """
     if columns and data is None:
         raise InputError("--column is of labelled examples: give --data FILE with it")
     if html is not None:
         files.check_new(html)
-    manifest = bundle.verify(folder)
+    manifest = _manifest(folder, signed)
     held_to = against or [_source(folder, manifest)]
     examples = _examples(folder, manifest, data, columns)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
@@ -66,7 +69,7 @@ def bench(
         onnx = convert.to_onnx(eager[0].model, eager[0].settings, Path(work))
         first = replace(eager[0], name="pytorch")
         exact = replace(first, name="onnxruntime-fp32", kind="onnxruntime", model=onnx)
-        compared = [first, *eager[1:], exact, systems.from_bundle(folder)]
+        compared = [first, *eager[1:], exact, systems.from_bundle(folder, manifest)]
         grid = compare.default_grid(compared)
         result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), compare.in_lines(say))
     if html is not None:
@@ -77,6 +80,13 @@ def bench(
 def show(result: dict[str, Any]) -> None:
     """Print a result as tables."""
     Console().print(benchmark.terminal(result))
+
+
+def _manifest(folder: Path, signed: str | None) -> Manifest:
+    """Of a bundle that was found to be as it should; its models are not kept."""
+    loaded = bundle.load(folder)
+    signature.demand_same(folder, signed, loaded.sha256)
+    return loaded.manifest
 
 
 def _source(folder: Path, manifest: Manifest) -> str:

@@ -280,8 +280,7 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
     """Measure BUNDLE beside the PyTorch model it came from and ONNX Runtime in fp32."""
     from bertline.launch import bench
 
-    _demand_signature(bundle, public_key)
-    result = bench.bench(bundle, say=_say, **options)
+    result = bench.bench(bundle, say=_say, signed=_demand_signature(bundle, public_key), **options)
     _print(result, as_json) if as_json else bench.show(result)
 
 
@@ -344,8 +343,7 @@ def inspect(folder: Path, public_key: Path | None, as_json: bool) -> None:
     """Tell what a folder is, where it comes from and what it measured; verify its checksums."""
     from bertline.launch import inspect
 
-    _demand_signature(folder, public_key)
-    _print(inspect.facts(folder), as_json)
+    _print(inspect.facts(folder, _demand_signature(folder, public_key)), as_json)
 
 
 @main.command()

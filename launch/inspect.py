@@ -8,22 +8,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts import bundle, places, run
+from bertline.artifacts import bundle, places, run, signature
 from bertline.artifacts.errors import InputError
-from bertline.serve.engine import Engine
+from bertline.serve.engine import Bundle
 
 
-def facts(folder: Path) -> dict[str, Any]:
+def facts(folder: Path, signed: str | None = None) -> dict[str, Any]:
     """The summary of a run or the manifest of a bundle, once every file has been found to be the recorded one.
+
+    Args:
+        folder: of either.
+        signed: the sha256 of the manifest that a bundle must have; None: any.
 
     Raises:
         InputError: `folder` is neither.
-        DamagedError: a file differs, is missing or does not belong there, or the bundle would not load here.
+        DamagedError: a file differs, is missing or does not belong there, or the bundle would not load here or is not
+            what was signed.
     """
     if (folder / bundle.MANIFEST).exists():
-        Engine.load(folder)
-        manifest = bundle.read(folder)
-        return {"kind": "bundle", "verified_files": len(manifest.files), **manifest.summary()}
+        opened = Bundle(folder)
+        signature.demand_same(folder, signed, opened.sha256)
+        opened.engine()
+        return {"kind": "bundle", "verified_files": len(opened.manifest.files), **opened.manifest.summary()}
     if run.RunFolder(folder).recipe.exists():
         summary = run.verify(folder)
         return {

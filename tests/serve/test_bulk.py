@@ -19,9 +19,8 @@ from pyarrow import ipc, parquet
 
 from bertline.artifacts import files, tables
 from bertline.artifacts.bundle import MANIFEST
-from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.errors import InputError
 from bertline.artifacts.tables import Attempt
-from bertline.launch.predict import predict as predict_texts
 from bertline.serve import Model, bulk, formats, load
 from bertline.serve.bulk import Seen
 from bertline.serve.unfinished import Unfinished
@@ -241,14 +240,6 @@ def test_what_is_gone_on_with_is_the_bundle_that_answers(
     monkeypatch.setattr(predict.model, "sha256", "another")
     with pytest.raises(InputError, match="but by another bundle"):
         predict(source, tmp_path / "out.jsonl")
-
-
-def test_what_answers_is_what_was_signed(sealed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another may have come into its place since the signature was verified."""
-    predict_texts(sealed, sha256(sealed), ["good"], None, None, None, {}, "local", as_json=False)
-    assert capsys.readouterr().out
-    with pytest.raises(DamagedError, match="not the bundle any more whose signature was verified"):
-        predict_texts(sealed, "another", ["good"], None, None, None, {}, "local", as_json=False)
 
 
 def test_a_full_disk_keeps_no_lock_and_takes_the_place_of_no_other_fault(sealed: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,19 +13,22 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from bertline.artifacts import bundle, files, graph
-from bertline.artifacts.bundle import MANIFEST, MODEL
+from bertline.artifacts import bundle, files, graph, signature
+from bertline.artifacts.bundle import MANIFEST, MODEL, SIGNATURE
 from bertline.artifacts.errors import DamagedError
 from bertline.launch import inspect
+from bertline.launch.command import main
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import OnnxRuntime
 from tests.artifacts.graphs import HIDE, elsewhere
 from tests.e2e.command import bertline
+from tests.keys import write_keys
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", MODEL)
 
@@ -46,7 +50,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def reseal(folder: Path, **changes: object) -> None:
     """Write the manifest anew, sizes and hashes as the files now are: what one does who wants not to be found out."""
-    listed = [entry.model_dump() for entry in files.listing(folder, exclude=[MANIFEST])]
+    listed = [entry.model_dump() for entry in files.listing(folder, exclude=[MANIFEST, SIGNATURE])]
     files.write_json(folder / MANIFEST, manifest(folder) | {"files": listed} | changes)
 
 
@@ -380,3 +384,26 @@ def test_a_manifest_with_random_damage_is_a_manifest_or_refused(
 
 def test_the_model_is_not_held_twice(tiny_bundle: Path) -> None:
     assert OnnxRuntime((tiny_bundle / MODEL).read_bytes())._session._model_bytes is None
+
+
+@pytest.mark.parametrize("command", [("predict", "a film"), ("inspect",), ("bench",)])
+def test_a_folder_that_takes_the_place_of_one_whose_signature_was_verified_is_refused(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    private, public = write_keys(tmp_path, "mine")
+    signature.signer(private)(tiny_bundle)
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
+    reseal(other, name="of somebody else")
+    verify = signature.verify
+
+    def replaced(folder: Path, public_key: Path) -> str:
+        found = verify(folder, public_key)
+        folder.rename(tmp_path / "before")
+        other.rename(folder)
+        return found
+
+    monkeypatch.setattr(signature, "verify", replaced)
+    name, *texts = command
+    result = CliRunner().invoke(main, [name, str(tiny_bundle), *texts, "--trust", str(public)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "not the bundle any more whose signature was verified" in result.stderr

@@ -181,8 +181,10 @@ def test_a_server_counts_who_answered(sealed: tuple[Path, dict[str, Any], list[s
 
 def test_bench_times_both_ways(sealed: tuple[Path, dict[str, Any], list[str]], run: Path) -> None:
     folder = sealed[0]
-    system = systems.from_bundle(folder)
-    assert system.share == bundles.read(folder).cascade.share  # type: ignore[union-attr]
+    manifest = bundles.read(folder)
+    system = systems.from_bundle(folder, manifest)
+    assert manifest.cascade is not None
+    assert system.share == manifest.cascade.share
     with Worker(system, threads=1) as worker:
         texts = [(row["text"], None) for row in make_texts(20)]
         (points,) = compare.time([worker], texts, [(1, 16), (4, 16)], rounds=1)
