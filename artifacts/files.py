@@ -28,6 +28,8 @@ TEMPORARY = re.compile("[a-z0-9_]{8}")
 """What `tempfile` ends a name with."""
 LOCK = ".lock"
 """In a temporary folder, held by who writes there. A file: other machines do not see a lock on a folder over NFS."""
+OF_HUBS = (".cache", ".gitattributes")
+"""What is beside the files of a folder that a hub's client has downloaded."""
 UMASK = os.umask(0o077)
 """Of this process, read once: to read it is to set it for a moment, in which another thread might make a file."""
 os.umask(UMASK)
@@ -342,9 +344,13 @@ def _compare_sets(folder: Path, names: Sequence[str], besides: Collection[str]) 
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise DamagedError(f"{path}: a link or special file; only regular files belong here")
+            cached = ", and a hub's cache holds links: hf download ORG/NAME --local-dir FOLDER"
+            raise DamagedError(
+                f"{path}: a link or special file; only regular files belong here{cached * path.is_symlink()}"
+            )
         if name not in folders if path.is_dir() else name not in listed and name not in besides:
-            raise DamagedError(f"{path}: not in the list of files that belong here")
+            added = "; a hub or its client adds it to a download: remove it" if name in OF_HUBS else ""
+            raise DamagedError(f"{path}: not in the list of files that belong here{added}")
         found.add(name)
     for name in names:
         if name not in found:

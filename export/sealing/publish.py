@@ -18,6 +18,10 @@ from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.say import Say
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+LAST_WORDS = (
+    "A repository that push makes is private. Edit no file there, not even README.md: the bundle would be refused "
+    "wherever it is loaded; to push it again mends that."
+)
 HUBS_OWN = {".gitattributes"}
 """Which file is stored how, as the hub writes it; it cannot be left out."""
 
@@ -50,7 +54,7 @@ def push(folder: Path, repo: str, dry_run: bool, say: Say) -> dict[str, Any]:
         say(f"{size:>15,}  {name}")
     say(f"{sum(sizes.values()):>15,}  bytes in {len(sizes)} files")
     commit = None if dry_run else _upload(folder, repo, manifest, list(sizes))
-    say(f"{repo}: nothing was sent" if commit is None else f"{commit}\nA repository that push makes is private.")
+    say(f"{repo}: nothing was sent" if commit is None else f"{commit}\n{LAST_WORDS}")
     return {
         "bundle": str(folder),
         "repo": repo,

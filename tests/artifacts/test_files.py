@@ -247,8 +247,13 @@ def test_a_folder_that_is_as_listed_passes(folder: Path) -> None:
         (lambda folder: (folder / "a.txt").write_text("aaaa"), "a.txt: 4 bytes where 3"),
         (lambda folder: (folder / "sub" / "b.txt").unlink(), "b.txt: missing"),
         (lambda folder: (folder / "c.txt").write_text(""), "c.txt: not in the list"),
-        (lambda folder: (folder / "c.txt").symlink_to("a.txt"), "c.txt: a link"),
+        (
+            lambda folder: (folder / "c.txt").symlink_to("a.txt"),
+            "c.txt: a link .*, and a hub's cache holds links: hf download ORG/NAME --local-dir FOLDER$",
+        ),
         (lambda folder: (folder / "sub" / "c").mkdir(), "sub/c: not in the list"),
+        (lambda folder: (folder / ".cache").mkdir(), ".cache: .* a hub or its client adds it to a download: remove it"),
+        (lambda folder: (folder / ".gitattributes").touch(), ".gitattributes: .* a hub or its client adds it"),
     ],
 )
 def test_every_difference_is_found(folder: Path, damage: object, told: str) -> None:
