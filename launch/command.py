@@ -102,7 +102,7 @@ class Group(click.Group):
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bertline")
 def main() -> None:
-    """A production line for encoder models: recipe -> train -> export -> bench -> predict."""
+    """A production line for encoder models: recipe -> train -> export -> bench, serve, predict."""
     signal.signal(signal.SIGTERM, _leave)  # as Ctrl-C does: what was half made is cleared away
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, _leave)
@@ -291,7 +291,8 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
     "--in",
     "source",
     type=path_type,
-    help="CSV, JSONL, Parquet, Arrow: columns text and text_pair, or question and context, as BUNDLE takes.",
+    help="CSV, TSV, JSON, JSONL, CoNLL, Parquet, Arrow: columns text and text_pair, or question and context, as BUNDLE "
+    "takes.",
 )
 @columns_option
 @click.option(
