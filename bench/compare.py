@@ -14,7 +14,7 @@ time of three where one takes longer than that; the first of them does not count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -31,10 +31,6 @@ from bertline.bench.worker import Worker
 from bertline.tasks import catalog
 from bertline.tasks.task import Answer, Example, Output, Task
 from bertline.tasks.tokens import Text
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with what was just done, how many steps are done, and how many there are."""
-
 
 GRID = ((1, 16), (1, 64), (1, 128), (1, 512), (32, 128))
 
@@ -74,11 +70,6 @@ def default_grid(systems: Sequence[System]) -> list[tuple[int, int]]:
     return [(batch, length) for batch, length in GRID if length <= longest] or [(1, longest)]
 
 
-def in_lines(say: Say) -> OnProgress:
-    """Progress as a line for each step."""
-    return lambda what, done, steps: say(f"[{done}/{steps}] {what}")
-
-
 @contextmanager
 def started(systems: Sequence[System], threads: int) -> Iterator[list[Worker]]:
     """A worker for each system; none of their processes is left behind."""
@@ -91,16 +82,16 @@ def time(
     texts: Sequence[Text],
     grid: Sequence[tuple[int, int]],
     rounds: int,
-    on_progress: OnProgress = lambda what, done, steps: None,
+    say: Say = lambda line: None,
 ) -> list[list[Point]]:
     """Time every system at every point (batch, length) of the grid in each round, in turns, from loading on.
 
-    Systems whose tokenizer.json is the same get the same token ids.
+    Each step is said. Systems whose tokenizer.json is the same get the same token ids.
 
     Raises:
         BertlineError, InputError: a system failed; the message names it.
     """
-    steps = _Steps(len(workers) + rounds * len(grid), on_progress)
+    steps = _Steps(len(workers) + rounds * len(grid), say)
     timed = _timed(workers, texts, grid, rounds, steps)
     return [one.points(grid, worker.system.share) for worker, one in zip(workers, timed, strict=True)]
 
@@ -110,14 +101,14 @@ def measure(
     texts: Sequence[Text],
     grid: Sequence[tuple[int, int]],
     rounds: int,
-    on_progress: OnProgress = lambda what, done, steps: None,
+    say: Say = lambda line: None,
 ) -> list[Measured]:
     """Time every system as `time` does, and let it score every text. Load time and peak memory are told in `Worker`.
 
     Raises:
         BertlineError, InputError: a system failed; the message names it.
     """
-    steps = _Steps(2 * len(workers) + rounds * len(grid), on_progress)
+    steps = _Steps(2 * len(workers) + rounds * len(grid), say)
     measured = []
     for worker, timed in zip(workers, _timed(workers, texts, grid, rounds, steps), strict=True):
         system, memory = worker.system, worker.peak_rss_bytes()  # so far of what is timed
@@ -199,7 +190,7 @@ def bench(
     grid: Sequence[tuple[int, int]],
     rounds: int,
     threads: int,
-    on_progress: OnProgress = lambda what, done, steps: None,
+    say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """The whole of `bertline bench`: measure and score the systems, the first being the one they are held against.
 
@@ -207,7 +198,7 @@ def bench(
         What `bertline bench --json` prints; plain values only.
     """
     with started(systems, threads) as workers:
-        measured = measure(workers, [example.texts for example in examples], grid, rounds, on_progress)
+        measured = measure(workers, [example.texts for example in examples], grid, rounds, say)
     answered = [answers(system, examples, each.outputs) for system, each in zip(systems, measured, strict=True)]
     return summarize(catalog.make(systems[0].settings), measured, examples, answered, rounds, threads)
 
@@ -261,11 +252,11 @@ def _row(
 
 
 class _Steps:
-    """Counts the steps done and tells of each."""
+    """Counts the steps done and says each."""
 
-    def __init__(self, total: int, on_progress: OnProgress) -> None:
-        self.done, self.total, self.tell = 0, total, on_progress
+    def __init__(self, total: int, say: Say) -> None:
+        self.done, self.total, self.say = 0, total, say
 
     def did(self, what: str) -> None:
         self.done += 1
-        self.tell(what, self.done, self.total)
+        self.say(f"[{self.done}/{self.total}] {what}")

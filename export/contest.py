@@ -138,9 +138,7 @@ class Contest:
         made = [plan for plan in plans if plan.name in self._workers]
         workers = [self._workers[plan.name] for plan in made]
         try:
-            timed = compare.time(
-                [self._yardstick, *workers], self.origin.texts, self._grid, rounds, compare.in_lines(self.say)
-            )
+            timed = compare.time([self._yardstick, *workers], self.origin.texts, self._grid, rounds, self.say)
         except BertlineError as error:
             self._drop(error)
             self._time(plans, rounds)

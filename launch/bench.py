@@ -71,7 +71,7 @@ def bench(
         exact = replace(first, name="onnxruntime-fp32", kind="onnxruntime", model=onnx)
         compared = [first, *eager[1:], exact, systems.from_bundle(folder, manifest)]
         grid = compare.default_grid(compared)
-        result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), compare.in_lines(say))
+        result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), say)
     if html is not None:
         files.write_text(html, benchmark.html(result, shlex.join(["bertline", *sys.argv[1:]])))
     return result

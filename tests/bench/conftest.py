@@ -66,7 +66,5 @@ def bench(systems: list[System]) -> Bench:
     texts = [example.texts for example in examples]
     told: list[str] = []
     with compare.started(systems, threads=1) as workers:
-        measured = compare.measure(
-            workers, texts, GRID, rounds=2, on_progress=lambda what, done, steps: told.append(f"{done}/{steps} {what}")
-        )
+        measured = compare.measure(workers, texts, GRID, rounds=2, say=told.append)
     return Bench(systems, texts, examples, measured, told)

@@ -54,16 +54,16 @@ def test_sizes_are_those_of_the_weights_on_disk(bench: Bench) -> None:
 
 def test_systems_take_turns(bench: Bench) -> None:
     assert bench.told == [
-        "1/10 pytorch: loaded",
-        "2/10 onnxruntime-fp32: loaded",
-        "3/10 round 1 of 2: 1 x 16 tokens timed",
-        "4/10 round 1 of 2: 1 x 64 tokens timed",
-        "5/10 round 1 of 2: 3 x 16 tokens timed",
-        "6/10 round 2 of 2: 1 x 16 tokens timed",
-        "7/10 round 2 of 2: 1 x 64 tokens timed",
-        "8/10 round 2 of 2: 3 x 16 tokens timed",
-        "9/10 pytorch: 50 texts scored",
-        "10/10 onnxruntime-fp32: 50 texts scored",
+        "[1/10] pytorch: loaded",
+        "[2/10] onnxruntime-fp32: loaded",
+        "[3/10] round 1 of 2: 1 x 16 tokens timed",
+        "[4/10] round 1 of 2: 1 x 64 tokens timed",
+        "[5/10] round 1 of 2: 3 x 16 tokens timed",
+        "[6/10] round 2 of 2: 1 x 16 tokens timed",
+        "[7/10] round 2 of 2: 1 x 64 tokens timed",
+        "[8/10] round 2 of 2: 3 x 16 tokens timed",
+        "[9/10] pytorch: 50 texts scored",
+        "[10/10] onnxruntime-fp32: 50 texts scored",
     ]
 
 

@@ -83,7 +83,7 @@ def measure(origin: Origin, terms: Terms, source: Path, work: Path, say: Say) ->
     openvino = peers.openvino(origin, optimum[0].model, texts, work)
     ours = bundles(origin, work / "bundle")
     compared = [systems.pytorch(origin), *optimum, *openvino, *ours]
-    found = compare.bench(compared, origin.examples, GRID, ROUNDS, machine.cores(), compare.in_lines(say))
+    found = compare.bench(compared, origin.examples, GRID, ROUNDS, machine.cores(), say)
     return {"chosen": made["chosen"], "systems": found["systems"], "ratios": ratios(found["systems"])}
 
 
