@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, field_validator
 
 from bertline.artifacts import files, graph, places, strict_json
 from bertline.artifacts.errors import DamagedError, InputError
@@ -158,7 +158,10 @@ class Manifest(TaskSettings):
     examples: int
     """In the validation split that value and drop were measured on."""
     fidelity: Fidelity
-    candidates: list[Candidate]
+    candidates: list[Candidate] = Field(
+        json_schema_extra={"contains": {"properties": {"chosen": {"const": True}}}, "maxContains": 1}
+    )
+    """What was tried, one of which was chosen."""
     target: str
     """The CPU class that the bundle is meant for."""
     machine: Machine
@@ -181,6 +184,18 @@ class Manifest(TaskSettings):
     created: str
     files: list[FileEntry]
     """Every file of the bundle but bertline.json."""
+
+    @property
+    def chosen(self) -> Candidate:
+        """The one that `runtime` is of."""
+        return next(one for one in self.candidates if one.chosen)
+
+    @field_validator("candidates")
+    @classmethod
+    def _one_is_chosen(cls, candidates: list[Candidate]) -> list[Candidate]:
+        if sum(one.chosen for one in candidates) != 1:
+            raise ValueError("exactly one of them is chosen")
+        return candidates
 
     def summary(self) -> dict[str, Any]:
         """All but the file list and the golden texts, for people."""

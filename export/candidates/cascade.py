@@ -42,8 +42,7 @@ class Setting(NamedTuple):
 def asked(folder: Path) -> Graph:
     """The model of a bundle that cascades ask: the one for ONNX Runtime, by its candidate's name."""
     manifest = bundle.verify(folder)
-    (chosen,) = (one.name for one in manifest.candidates if one.chosen)
-    models = {chosen: manifest.runtime, **{one.candidate: one.runtime for one in manifest.variants}}
+    models = {manifest.chosen.name: manifest.runtime, **{one.candidate: one.runtime for one in manifest.variants}}
     return next(Graph(name, folder / one.model) for name, one in models.items() if one.name == "onnxruntime")
 
 

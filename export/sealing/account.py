@@ -165,10 +165,8 @@ def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
 def answer(bundle: Path, manifest: Manifest, outcome: Outcome) -> dict[str, Any]:
     """The `export` JSON."""
     told = manifest.model_dump(mode="json", include=ANSWERED)
-    chosen = next(one.name for one in manifest.candidates if one.chosen)
-    measured_on = manifest.machine.cpu_class
     return {
-        "bundle": str(bundle), "chosen": chosen, **told, "measured_on": measured_on,
+        "bundle": str(bundle), "chosen": manifest.chosen.name, **told, "measured_on": manifest.machine.cpu_class,
         "pytorch_p50_ms": outcome.pytorch, "pytorch_size_bytes": outcome.pytorch_bytes,
     }  # fmt: skip
 

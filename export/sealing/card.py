@@ -27,14 +27,13 @@ def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int, data
     """
     golden = manifest.golden[0]
     texts = [text for text in (golden.text, golden.text_pair) if text is not None]
-    chosen = next(one for one in manifest.candidates if one.chosen)
     return render(
         "card.md.j2",
         manifest=manifest,
-        metadata=yaml.safe_dump(_metadata(manifest, chosen, data), sort_keys=False, allow_unicode=True),
+        metadata=yaml.safe_dump(_metadata(manifest, data), sort_keys=False, allow_unicode=True),
         purpose=_purpose(manifest),
         architecture=catalog.make(manifest).architecture,
-        chosen=chosen,
+        chosen=manifest.chosen,
         points=[point.replace("x", " × ") for point in pytorch],
         thresholds=TextClassification(manifest).thresholds,
         rows=[_pytorch_row(manifest, pytorch, size_bytes), *(_row(one) for one in manifest.candidates)],
@@ -58,18 +57,19 @@ def _purpose(manifest: Manifest) -> str:
     return f"Labels {asked} with {how} {', '.join(manifest.labels)}."
 
 
-def _metadata(manifest: Manifest, chosen: Candidate, data: str | None) -> dict[str, Any]:
+def _metadata(manifest: Manifest, data: str | None) -> dict[str, Any]:
     result = {
         "task": {"type": manifest.task},
         "dataset": _dataset(manifest.examples, data),
         "metrics": [{"type": manifest.metric, "value": manifest.value, "name": manifest.metric.replace("_", " ")}],
     }
+    bits, *_ = manifest.chosen.name.split("-")  # fp32, int8, int4
     base = {"base_model": manifest.source.model.partition("@")[0]} if places.is_hub_id(manifest.source.model) else {}
     return {
         **base,
         "library_name": "optimum",
         "pipeline_tag": manifest.task,
-        "tags": ["bertline", "onnx", "onnxruntime", "optimum", chosen.name.partition("-")[0]],  # fp32, int8, int4
+        "tags": ["bertline", "onnx", "onnxruntime", "optimum", bits],
         "model-index": [{"name": manifest.name, "results": [result]}],
     }
 

@@ -131,7 +131,7 @@ def test_every_candidate_is_told_with_its_figures_and_a_reason(bundle: Sealed) -
         assert one.why
         if one.drop is not None and one.drop_interval is not None:
             assert one.drop_interval[0] <= one.drop <= one.drop_interval[1]
-    (chosen,) = [one for one in manifest.candidates if one.chosen]
+    chosen = manifest.chosen
     assert chosen.name.startswith("int8")
     assert chosen.size_bytes == (bundle[0] / manifest.runtime.model).stat().st_size
     assert chosen.drop_interval is not None
@@ -148,7 +148,7 @@ def test_what_is_answered_is_what_the_manifest_says(bundle: Sealed) -> None:
     folder, result, said = bundle
     manifest = bundles.read(folder)
     assert result["bundle"] == str(folder)
-    assert result["chosen"] == next(one.name for one in manifest.candidates if one.chosen)
+    assert result["chosen"] == manifest.chosen.name
     assert result["candidates"] == [one.model_dump(mode="json") for one in manifest.candidates]
     assert set(result) >= {"metric", "baseline", "drop", "fidelity", "target", "measured_on", "notices"}
     assert json.loads(json.dumps(result)) == result
@@ -358,7 +358,7 @@ def test_a_portable_bundle_has_a_model_for_every_cpu(run: Path, tmp_path: Path, 
     export(str(run), folder, Terms(0.05, quick=True, portable=True))
     manifest = bundles.verify(folder)
     if not manifest.variants:  # what is fastest here is right everywhere
-        name = next(one.name for one in manifest.candidates if one.chosen)
+        name = manifest.chosen.name
         assert "unsigned" in name or machine.cpu_class() not in EXACT
         return
     (everywhere,) = manifest.variants

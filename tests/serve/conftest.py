@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertline.artifacts import bundle, files, machine
-from bertline.artifacts.bundle import Fidelity, Golden, Manifest, Runtime, Source
+from bertline.artifacts.bundle import Candidate, Fidelity, Golden, Manifest, Runtime, Source
 from tests.conftest import classifier, make_model
 
 
@@ -53,11 +53,16 @@ def seal(model: Path, folder: Path) -> Path:
     task = catalog.make(classifier())
     engine = Engine(task, task.tokenizer(folder), OnnxRuntime(folder / bundle.MODEL))
     golden = Golden(text="a good film", logits=engine.logits(("a good film", None)))
+    chosen = Candidate(
+        name="fp32", runtime="onnxruntime", value=0.5, drop=0.0, drop_interval=None, size_bytes=1, p50_ms={"1x16": 1.0},
+        chosen=True, why="",
+    )  # fmt: skip
     manifest = Manifest(
         **task.settings.model_dump(), schema_version=1, name="tiny", runtime=Runtime(opset=17, ir_version=8),
         metric="accuracy",
         baseline=0.5, value=0.5, drop=0.0, max_drop=0.01, examples=1,
-        fidelity=Fidelity(max_abs_logit_diff=0.0, texts=1), candidates=[], target="avx2", machine=machine.describe(),
+        fidelity=Fidelity(max_abs_logit_diff=0.0, texts=1), candidates=[chosen], target="avx2",
+        machine=machine.describe(),
         threads=1, versions={}, source=Source(kind="model", place="tiny", model="tiny", weights_sha256="0" * 64),
         golden=[golden], created="2026-01-01T00:00:00+00:00", files=files.listing(folder),
     )  # fmt: skip

@@ -210,6 +210,7 @@ def files_with(folder: Path, **entry: object) -> dict[str, Any]:
     ("change", "told"),
     [
         (lambda folder: {"schema_version": 2}, "schema_version: Input should be 1"),
+        (lambda folder: {"candidates": []}, "candidates: Value error, exactly one of them is chosen"),
         (lambda folder: {"comment": "mine"}, "comment: Extra inputs are not permitted"),
         (lambda folder: {"examples": "1"}, "examples: Input should be a valid integer"),
         (lambda folder: {"tokens": {"max_length": 0, "stride": 0, "long": "head"}}, "tokens.max_length"),
