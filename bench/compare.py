@@ -92,7 +92,7 @@ def time(
         BertlineError, InputError: a system failed; the message names it.
     """
     steps = _Steps(len(workers) + rounds * len(grid), say)
-    timed = _timed(workers, texts, grid, rounds, steps)
+    timed = _time_in_turns(workers, texts, grid, rounds, steps)
     return [one.points(grid, worker.system.share) for worker, one in zip(workers, timed, strict=True)]
 
 
@@ -110,7 +110,7 @@ def measure(
     """
     steps = _Steps(2 * len(workers) + rounds * len(grid), say)
     measured = []
-    for worker, timed in zip(workers, _timed(workers, texts, grid, rounds, steps), strict=True):
+    for worker, timed in zip(workers, _time_in_turns(workers, texts, grid, rounds, steps), strict=True):
         system, memory = worker.system, worker.peak_rss_bytes()  # so far of what is timed
         found = worker.outputs(texts)
         share = None if system.share is None else worker.asked_share()  # of these texts, which are answered now
@@ -134,7 +134,7 @@ class _Timed:
         ]
 
 
-def _timed(
+def _time_in_turns(
     workers: Sequence[Worker], texts: Sequence[Text], grid: Sequence[tuple[int, int]], rounds: int, steps: _Steps
 ) -> list[_Timed]:
     batches = [inputs.make(worker.system.tokenizer, texts, grid) for worker in workers]

@@ -68,7 +68,7 @@ def read(folder: Path, task: Task, texts: Sequence[Text], typed: bool) -> Readin
     if not typed or "token_type_ids" not in tokenizer.model_input_names:
         types = [[0] * len(one) for one in types]
     rows = zip(of, found["input_ids"], found["attention_mask"], types, strict=True)
-    return Reading([_cut(Window(*row), tokens.max_length) for row in rows], tokenizer.pad_token_id, typed)
+    return Reading([_keep_ends(Window(*row), tokens.max_length) for row in rows], tokenizer.pad_token_id, typed)
 
 
 def _open(folder: Path) -> Any:
@@ -81,7 +81,7 @@ def _open(folder: Path) -> Any:
     return tokenizer
 
 
-def _cut(window: Window, max_length: int) -> Window:
+def _keep_ends(window: Window, max_length: int) -> Window:
     """Head and tail of a window that is too long: transformers knows no such reading."""
     if len(window.input_ids) <= max_length:
         return window

@@ -128,9 +128,9 @@ class Worker:
     def _begin(self, question: str, *arguments: object) -> Callable[[], Any]:
         with self._alive():
             self._pipe.send((question, arguments))
-        return self._received
+        return self._receive
 
-    def _received(self) -> Any:
+    def _receive(self) -> Any:
         with self._alive():
             answer = self._pipe.recv()
         if isinstance(answer, _Failure):

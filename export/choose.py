@@ -112,13 +112,13 @@ def table(trials: Sequence[Trial], terms: Terms) -> str:
     """A line for each trial: value, drop with its interval, speed, size, and what is wrong with it."""
     width = max(len(trial.plan.name) for trial in trials)
     return "\n".join(
-        f"  {trial.plan.name:{width}}  {_scored(trial.score)}  {trial.milliseconds:.2f} ms  "
+        f"  {trial.plan.name:{width}}  {_score_in_words(trial.score)}  {trial.milliseconds:.2f} ms  "
         f"{trial.size_bytes / 1e6:.1f} MB  {fault(trial, terms) or ''}".rstrip()
         for trial in sorted(trials, key=lambda trial: order(trial, terms))
     )
 
 
-def _scored(score: Score | None) -> str:
+def _score_in_words(score: Score | None) -> str:
     if score is None:
         return "not scored"
     low, high = score.interval

@@ -25,7 +25,7 @@ from bertline.export.candidates.plans import Plan
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.choose import Trial
 from bertline.export.conversion.graphs import Graph
-from bertline.export.examples import Judge, counted
+from bertline.export.examples import Judge, count_answers
 from bertline.export.sources import Origin
 from bertline.export.systems import system
 from bertline.export.teacher import Teacher
@@ -108,17 +108,17 @@ class Contest:
             GateError: none is, and the message is a table of what was tried; or no candidate can be shown to be.
         """
         with ExitStack() as processes:
-            answered = self._asked_once(self._yardstick)  # most quantizers compute on one core
+            answered = self._ask_once(self._yardstick)  # most quantizers compute on one core
             self._make(plans, processes)
             self._judge = Judge.of(self.origin, self.terms, self._yardstick.system, answered())
             self._time(plans, self._rounds)
             asked = self.workshop.asked
-            chosen = self._alone(processes) if asked is None else self._cascade(asked, processes)
+            chosen = self._choose_alone(processes) if asked is None else self._choose_cascade(asked, processes)
             if chosen is None:
                 none = f"no candidate is known to lose at most {self.terms.max_drop:g}; no bundle was made. Tried:"
                 table = choose.table(list(self._trials.values()), self.terms)
                 raise GateError("\n".join([none, table, *self._notices]))
-            others = self._others(chosen)
+            others = self._choose_others(chosen)
         return self._outcome(self._trials[chosen.plan.name], others)
 
     def _outcome(self, chosen: Trial, others: list[Trial]) -> Outcome:
@@ -183,7 +183,7 @@ class Contest:
             self._workers.pop(name).close()
             self._trials.pop(name, None)
 
-    def _alone(self, processes: ExitStack) -> Trial | None:
+    def _choose_alone(self, processes: ExitStack) -> Trial | None:
         """The best that is right; where none is, the best of what is slower and loses less."""
         if (chosen := self._best(lambda plan: plan.quantized)) is None:
             self._mend(processes)
@@ -200,11 +200,11 @@ class Contest:
         """The best of those that fit and are right, scoring no more than it takes to know."""
         trials = [trial for trial in self._trials.values() if fit(trial.plan) and not choose.fault(trial, self.terms)]
         if self.terms.prefer == "accuracy":
-            trials = list(self._scored(trials))
+            trials = list(self._score_each(trials))
         ordered = sorted(trials, key=lambda trial: choose.order(trial, self.terms))
-        return next((trial for trial in self._scored(ordered) if not choose.fault(trial, self.terms)), None)
+        return next((trial for trial in self._score_each(ordered) if not choose.fault(trial, self.terms)), None)
 
-    def _scored(self, trials: Iterable[Trial]) -> Iterator[Trial]:
+    def _score_each(self, trials: Iterable[Trial]) -> Iterator[Trial]:
         """The trials with their scores, one after another, without those that fail."""
         for trial in trials:
             try:
@@ -238,7 +238,7 @@ class Contest:
             self._make(slower := remedies(fastest), processes)
             self._time(slower, self._rounds)
 
-    def _cascade(self, asked: Graph, processes: ExitStack) -> Trial | None:
+    def _choose_cascade(self, asked: Graph, processes: ExitStack) -> Trial | None:
         """The fastest candidate, which asks a larger model what it is not sure of; None where that is not right either.
 
         Alone none is scored: that they are not right is known.
@@ -249,18 +249,18 @@ class Contest:
             return None
         plan = min(tried, key=lambda trial: trial.milliseconds).plan
         with Worker(system(self.origin, asked), machine.cores()) as larger:
-            answered = self._asked_once(larger)()
+            answered = self._ask_once(larger)()
         student, name = self._workers[plan.name], f"{plan.name}-cascade"
         try:
             own = student.outputs(self.origin.texts)
         except BertlineError as error:
             self._drop(error)
-            return self._cascade(asked, processes)
+            return self._choose_cascade(asked, processes)
         look = self._look(name)
         found = cascade.lowest(
             own,
             answered,
-            lambda outputs: self._judge.passes(counted(self.origin, student.system, outputs), look),
+            lambda outputs: self._judge.passes(count_answers(self.origin, student.system, outputs), look),
         )
         if found is None:
             return None
@@ -270,7 +270,7 @@ class Contest:
         self._time(asking, ROUNDS)  # to be compared with other students
         return self._best(lambda plan: plan.cascade is not None)
 
-    def _others(self, chosen: Trial) -> list[Trial]:
+    def _choose_others(self, chosen: Trial) -> list[Trial]:
         """What is sealed beside the chosen one: for ONNX Runtime alone, and for every CPU class."""
         wanted: list[Callable[[Plan], bool]] = []
         if self.terms.portable and not chosen.plan.right_everywhere:
@@ -299,7 +299,7 @@ class Contest:
             raise GateError(f"{told} {doubt}; raise --max-drop")
         return scored
 
-    def _asked_once(self, worker: Worker) -> Callable[[], list[Output]]:
+    def _ask_once(self, worker: Worker) -> Callable[[], list[Output]]:
         """What waits for a worker's answers, unless they are known from another contest on the same examples."""
         model, texts = worker.system.model, self.origin.texts
         if model in self._answers:
@@ -310,7 +310,7 @@ class Contest:
 
     def _counts(self, worker: Worker) -> Counts:
         """What the scores of a system's answers are made of."""
-        return counted(self.origin, worker.system, worker.outputs(self.origin.texts))
+        return count_answers(self.origin, worker.system, worker.outputs(self.origin.texts))
 
 
 def remedies(plan: Plan) -> list[Plan]:

@@ -35,7 +35,7 @@ class Judge:
         Raises:
             GateError: these are too few to show that anything is right.
         """
-        before = counted(origin, pytorch, outputs)
+        before = count_answers(origin, pytorch, outputs)
         judge = cls(origin, before, bootstrap.dearest(origin.task, origin.metric, origin.examples, before), terms)
         refuse_too_few(judge.score(before, look=1), terms, "stays")
         return judge
@@ -104,7 +104,7 @@ def refuse_too_few(same: Score, terms: Terms, how: str) -> None:
         )
 
 
-def counted(origin: Origin, system: System, outputs: Sequence[Output]) -> Counts:
+def count_answers(origin: Origin, system: System, outputs: Sequence[Output]) -> Counts:
     """What the scores of a system's outputs for the examples are made of."""
     return origin.task.counts(origin.examples, compare.answers(system, origin.examples, outputs))
 

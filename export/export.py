@@ -71,83 +71,24 @@ def export(
         DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
     """
     terms.check()
-    check_only(Situation(terms, machine.cpu_class(), None, _openvino()))
+    check_only(Situation(terms, machine.cpu_class(), None, _has_openvino()))
     files.check_new(bundle)
     files.remove_left(bundle)
     signer = signature.signer(sign) if sign is not None else None
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as work:
-        gathered = _gathered(source, data, Path(work, "gathered"), model, trust, say)
+        gathered = _gather_checkpoint(source, data, Path(work, "gathered"), model, trust, say)
         origin = sources.read(source, data, gathered, columns)
         check_examples(origin, terms)
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
         origin = sources.with_tokenizer(origin, Path(work, "tokenizer"))
-        found = _found(origin, teacher, terms, trim_vocabulary, Path(work), say)
+        found = _convert_and_contend(origin, teacher, terms, trim_vocabulary, Path(work), say)
         asked = None if teacher is None else teacher.source(bundle)
-        return _sealed(bundle, account.describe(origin, found, asked, bundle, terms), found, signer, say)
+        return _seal(bundle, account.describe(origin, found, asked, bundle, terms), found, signer, say)
 
 
-def _found(
-    origin: Origin, teacher: Teacher | None, terms: Terms, texts: str | None, folder: Path, say: Say
-) -> Findings:
-    """Convert, hold against PyTorch, and let all candidates contend; held to the teacher, where there is one."""
-    judge = None if teacher is None else teacher.origin(origin.examples)
-    with ExitStack() as stack:
-        # from now: they import for seconds, while the model is converted
-        own = stack.enter_context(Worker(systems.pytorch(origin), machine.cores()))
-        yardstick = own if judge is None else stack.enter_context(Worker(systems.pytorch(judge), machine.cores()))
-        served, kept = origin, None
-        if texts is not None:
-            say(f"trimming the vocabulary to {texts}")
-            served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
-        graphs = exact.make(origin, served, own, folder, say)
-        return Findings(served, judge, kept, graphs.fidelity, _chosen(served, graphs, yardstick, teacher, terms, say))
-
-
-def _sealed(bundle: Path, told: Account, found: Findings, signer: Sign | None, say: Say) -> dict[str, Any]:
-    """Seal what was chosen; returns the JSON answer, and says the words."""
-    result = account.answer(bundle, told.manifest, found.outcome)
-    say(f"sealing {bundle}")
-    sealed = seal(bundle, found.served, told, result, signer)
-    for line in account.words(sealed, bundle):
-        say(line)
-    return {**result, "notices": sealed.notices}
-
-
-def _chosen(
-    origin: Origin, graphs: Exact, yardstick: Worker, teacher: Teacher | None, terms: Terms, say: Say
-) -> Outcome:
-    """The contest of all candidates that can win, with what is to be told of those that were left out."""
-    plans, notices = select(Situation(terms, machine.cpu_class(), graphs.why_not_fused, _openvino()))
-    texts, notice = sources.calibration(origin)
-    asked = None if teacher is None else teacher.graph()
-    workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration, asked)
-    outcome = Contest(origin, yardstick, workshop, terms, say, teacher).hold(plans)
-    if any(trial.plan.calibrated for trial in outcome.trials):
-        notices += workshop.used() + ([notice] if notice else [])
-    packed, lost = _packed(origin, outcome, terms)
-    return replace(outcome, notices=[*notices, *outcome.notices, *lost], packing=packed)
-
-
-def _packed(origin: Origin, outcome: Outcome, terms: Terms) -> tuple[Packing | None, list[str]]:
-    """How the chosen model packs short texts; nothing is known of another CPU than this.
-
-    A cascade packs none: for one text of which its student is not sure, all beside it would be the larger model's.
-    """
-    if terms.target not in ("auto", machine.cpu_class()) or outcome.chosen.plan.cascade is not None:
-        return None, []
-    chosen = systems.system(origin, outcome.graphs[outcome.chosen.plan.name])
-    try:
-        return packing.measure(chosen, origin.texts), []
-    except BertlineError as error:
-        return None, [f"short texts are not packed: what that is worth could not be measured ({error})"]
-
-
-def _openvino() -> bool:
-    """Whether candidates for OpenVINO can be made and measured."""
-    return installed("openvino") and importlib.util.find_spec("nncf") is not None
-
-
-def _gathered(source: str, data: Path | None, folder: Path, model: str | None, trust: bool, say: Say) -> Path | None:
+def _gather_checkpoint(
+    source: str, data: Path | None, folder: Path, model: str | None, trust: bool, say: Say
+) -> Path | None:
     """`folder` with the model of a checkpoint; None where `source` is none."""
     asked = model is not None or trust
     if not sources.is_checkpoint(source, asked):
@@ -161,3 +102,65 @@ def _gathered(source: str, data: Path | None, folder: Path, model: str | None, t
     say(f"{source}: gathering")
     gather(places.expanded(source), folder, model, trust)
     return folder
+
+
+def _convert_and_contend(
+    origin: Origin, teacher: Teacher | None, terms: Terms, texts: str | None, folder: Path, say: Say
+) -> Findings:
+    """Convert, hold against PyTorch, and let all candidates contend; held to the teacher, where there is one."""
+    judge = None if teacher is None else teacher.origin(origin.examples)
+    with ExitStack() as stack:
+        # from now: they import for seconds, while the model is converted
+        own = stack.enter_context(Worker(systems.pytorch(origin), machine.cores()))
+        yardstick = own if judge is None else stack.enter_context(Worker(systems.pytorch(judge), machine.cores()))
+        served, kept = origin, None
+        if texts is not None:
+            say(f"trimming the vocabulary to {texts}")
+            served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
+        graphs = exact.make(origin, served, own, folder, say)
+        outcome = _hold_contest(served, graphs, yardstick, teacher, terms, say)
+        return Findings(served, judge, kept, graphs.fidelity, outcome)
+
+
+def _hold_contest(
+    origin: Origin, graphs: Exact, yardstick: Worker, teacher: Teacher | None, terms: Terms, say: Say
+) -> Outcome:
+    """The contest of all candidates that can win, with what is to be told of those that were left out."""
+    plans, notices = select(Situation(terms, machine.cpu_class(), graphs.why_not_fused, _has_openvino()))
+    texts, notice = sources.calibration(origin)
+    asked = None if teacher is None else teacher.graph()
+    workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration, asked)
+    outcome = Contest(origin, yardstick, workshop, terms, say, teacher).hold(plans)
+    if any(trial.plan.calibrated for trial in outcome.trials):
+        notices += workshop.used() + ([notice] if notice else [])
+    packed, lost = _measure_packing(origin, outcome, terms)
+    return replace(outcome, notices=[*notices, *outcome.notices, *lost], packing=packed)
+
+
+def _measure_packing(origin: Origin, outcome: Outcome, terms: Terms) -> tuple[Packing | None, list[str]]:
+    """How the chosen model packs short texts; nothing is known of another CPU than this.
+
+    A cascade packs none: for one text of which its student is not sure, all beside it would be the larger model's.
+    """
+    if terms.target not in ("auto", machine.cpu_class()) or outcome.chosen.plan.cascade is not None:
+        return None, []
+    chosen = systems.system(origin, outcome.graphs[outcome.chosen.plan.name])
+    try:
+        return packing.measure(chosen, origin.texts), []
+    except BertlineError as error:
+        return None, [f"short texts are not packed: what that is worth could not be measured ({error})"]
+
+
+def _seal(bundle: Path, told: Account, found: Findings, signer: Sign | None, say: Say) -> dict[str, Any]:
+    """Seal what was chosen; returns the JSON answer, and says the words."""
+    result = account.answer(bundle, told.manifest, found.outcome)
+    say(f"sealing {bundle}")
+    sealed = seal(bundle, found.served, told, result, signer)
+    for line in account.words(sealed, bundle):
+        say(line)
+    return {**result, "notices": sealed.notices}
+
+
+def _has_openvino() -> bool:
+    """Whether candidates for OpenVINO can be made and measured."""
+    return installed("openvino") and importlib.util.find_spec("nncf") is not None

@@ -95,7 +95,7 @@ def is_checkpoint(place: str, asked: bool) -> bool:
     folder = places.expanded(place)
     if RunFolder(folder).exists or (not asked and any(folder.glob("*.safetensors"))):
         return False
-    return bool(checkpoint.found(folder))
+    return bool(checkpoint.find(folder))
 
 
 def read(place: str, data: Path | None, gathered: Path | None = None, columns: Mapping[str, str] = {}) -> Origin:

@@ -39,4 +39,4 @@ class Teacher:
 
     def graph(self) -> Graph | None:
         """The model that is asked."""
-        return None if self.asked is None else cascade.asked(self.asked)
+        return None if self.asked is None else cascade.read_asked(self.asked)

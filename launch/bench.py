@@ -132,8 +132,8 @@ def _eager(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
     model, trained = run.find(place)
     own = _as_labelled(model, manifest) if trained is None else trained.alone
     if _comparable(own) != _comparable(manifest):
-        told = [f"{place}: {_told(own)}", f"{folder}: {_told(manifest)}", "they cannot be held against each other"]
-        raise InputError("; ".join(told))
+        both = f"{place}: {_describe(own)}; {folder}: {_describe(manifest)}"
+        raise InputError(f"{both}; they cannot be held against each other")
     tokenizer = sources.make_tokenizer(model, made) if trained is None else model
     return System(f"pytorch {model}", "pytorch", model, tokenizer, own)
 
@@ -164,6 +164,6 @@ def _comparable(settings: TaskSettings) -> tuple[object, ...]:
     return settings.task, settings.problem_type, settings.inputs, labels
 
 
-def _told(settings: TaskSettings) -> str:
+def _describe(settings: TaskSettings) -> str:
     kind = settings.problem_type or settings.task
     return f"{kind} of {' and '.join(settings.inputs)}, {', '.join(settings.labels) or 'no labels'}"

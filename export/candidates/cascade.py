@@ -39,7 +39,7 @@ class Setting(NamedTuple):
     """Of the validation texts, those it was less sure of."""
 
 
-def asked(folder: Path) -> Graph:
+def read_asked(folder: Path) -> Graph:
     """The model of a bundle that cascades ask: the one for ONNX Runtime, by its candidate's name."""
     manifest = bundle.verify(folder)
     models = {manifest.chosen.name: manifest.runtime, **{one.candidate: one.runtime for one in manifest.variants}}

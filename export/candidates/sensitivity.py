@@ -16,7 +16,7 @@ LAYER = re.compile(r"(.*?layers?[._]\d+)/|(.*)/")
 """A layer of the encoder, as torch names its nodes; of what stands outside of them, the module."""
 
 
-def ranked(fp32: Path, texts: Sequence[Batch], plan: Plan) -> list[list[str]]:
+def rank(fp32: Path, texts: Sequence[Batch], plan: Plan) -> list[list[str]]:
     """The products of each layer by name, the layer first whose quantization moves the logits most.
 
     Args:

@@ -101,5 +101,5 @@ class Workshop:
     def _layers(self, plan: Plan) -> list[list[str]]:
         key = (plan.fused, plan.signed)
         if key not in self._ranked:
-            self._ranked[key] = sensitivity.ranked(self._base(plan).path, from_all_over(self.texts, PROBES), plan)
+            self._ranked[key] = sensitivity.rank(self._base(plan).path, from_all_over(self.texts, PROBES), plan)
         return self._ranked[key]

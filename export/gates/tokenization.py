@@ -59,7 +59,7 @@ def _difference(tokenizer: Tokenizer, texts: Sequence[Text], ours: Sequence[Wind
     both = next(pair for pair in zip_longest(_tokens(ours), _tokens(theirs)) if pair[0] != pair[1])
     place = min(one[0] for one in both if one is not None)
     ours_told, theirs_told = (
-        _told(tokenizer, one[1]) if one is not None and one[0] == place else "nothing" for one in both
+        _describe(tokenizer, one[1]) if one is not None and one[0] == place else "nothing" for one in both
     )
     text, window, token = place
     where = f"text {text + 1} ({texts[text][0]!r:.60}), window {window + 1}, token {token + 1}"
@@ -74,6 +74,6 @@ def _tokens(windows: Iterable[Window]) -> Iterator[tuple[Place, Token]]:
         seen[text] += 1
 
 
-def _told(tokenizer: Tokenizer, token: Token) -> str:
+def _describe(tokenizer: Tokenizer, token: Token) -> str:
     index, mask, kind = token
     return f"{index} ({tokenizer.token(index)!r}, mask {mask}, type {kind})"

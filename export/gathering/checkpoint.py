@@ -28,7 +28,7 @@ class Files:
     """One a rank; none at ZeRO 0."""
 
 
-def found(place: Path) -> list[Path]:
+def find(place: Path) -> list[Path]:
     """The folders that hold a checkpoint's files: `place`, or those nearest below it, three levels down at most."""
     for inside in ("", "*/", "*/*/", "*/*/*/"):
         folders = {path.parent for path in place.glob(f"{inside}*mp_rank_*_model_states.pt")}
@@ -44,7 +44,7 @@ def choose(place: Path) -> Path:
         InputError: there is none, there are several, or `latest` names none of them.
     """
     place = Path(os.path.abspath(place))
-    folders = found(place)
+    folders = find(place)
     if not folders:
         raise InputError(f"{place}: no DeepSpeed checkpoint; neither it nor a folder in it holds *_model_states.pt")
     several = f"name one of {', '.join(map(str, folders))}"

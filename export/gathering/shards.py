@@ -79,7 +79,7 @@ def read(folder: Path, trust: bool) -> Weights:
     models = [load(path, trust) for path in found.model]
     optimizers = [load(path, trust) for path in found.optimizer]
     try:
-        return _together(folder, models, [states["optimizer_state_dict"] for states in optimizers])
+        return _put_together(folder, models, [states["optimizer_state_dict"] for states in optimizers])
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder}: not laid out as DeepSpeed does it ({error!r:.200})") from error
 
@@ -113,7 +113,7 @@ def load(path: Path, trust: bool) -> Any:
         raise DamagedError(f"{path}: cannot be loaded, damaged or cut off ({reason:.120})") from error
 
 
-def _together(folder: Path, models: Sequence[Any], optimizers: Sequence[Any]) -> Weights:
+def _put_together(folder: Path, models: Sequence[Any], optimizers: Sequence[Any]) -> Weights:
     model = models[0]
     buffers = frozenset(model["buffer_names"] or ())
     if not optimizers:

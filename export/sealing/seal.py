@@ -47,7 +47,7 @@ def seal(bundle: Path, origin: Origin, told: Account, result: dict[str, Any], si
     with files.new_folder(bundle) as folder:
         split = _write_models(folder, told.graphs)
         hugging_face.write(folder, origin.tokenizer, told.manifest, split)
-        manifest = answered(folder, told.manifest, golden_texts(origin.examples))
+        manifest = with_golden(folder, told.manifest, golden_texts(origin.examples))
         _write_papers(folder, manifest, result, origin.data)
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
@@ -86,7 +86,7 @@ def golden_texts(examples: Sequence[Example]) -> list[Text]:
     return list(dict.fromkeys(texts))
 
 
-def answered(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> Manifest:
+def with_golden(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> Manifest:
     """The manifest with what each of the bundle's models answers to the golden texts."""
     chosen = logits(folder, manifest, manifest.runtime, texts)
     golden = [Golden(text=one, text_pair=two, logits=own) for (one, two), own in zip(texts, chosen, strict=True)]

@@ -48,7 +48,7 @@ def trim(origin: Origin, place: str, folder: Path) -> tuple[Origin, Vocabulary]:
     texts = [*origin.texts, *fidelity.of_mixed_lengths(origin.texts, origin.settings)]
     windows = origin.task.tokenizer(origin.tokenizer).encode(texts)
     content = pieces.read(origin.tokenizer / "tokenizer.json")
-    rows, seen = _seen(origin.tokenizer, place)
+    rows, seen = _read_tokens(origin.tokenizer, place)
     known = pieces.closed(content, seen | _special(origin, content))
     kept = pieces.closed(content, known.union(*(window.input_ids.tolist() for window in windows)))
     new = {old: index for index, old in enumerate(sorted(kept))}
@@ -110,7 +110,7 @@ def _alike(one: Encoded, other: Encoded, new: Mapping[int, int]) -> bool:
     return ids == other.input_ids.tolist() and np.array_equal(one.offsets, other.offsets)
 
 
-def _seen(folder: Path, place: str) -> tuple[int, set[int]]:
+def _read_tokens(folder: Path, place: str) -> tuple[int, set[int]]:
     """How many rows `place` has, and the ids of all tokens in them."""
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()

@@ -246,7 +246,7 @@ def test_the_layer_that_int8_breaks_is_left_in_fp32(
 
 
 def test_layers_are_ranked_by_what_their_quantization_changes(workshop: Workshop, fp32: Graph) -> None:
-    ranked = sensitivity.ranked(fp32.path, workshop.texts[:4], dynamic(True, False))
+    ranked = sensitivity.rank(fp32.path, workshop.texts[:4], dynamic(True, False))
     layers = [own[0].split("/attention")[0] for own in ranked]
     assert {"/bert/encoder/layer.0", "/bert/encoder/layer.1"} < set(layers)
     assert [len(own) for own, layer in zip(ranked, layers, strict=True) if "layer" in layer] == [8, 8]
@@ -271,6 +271,6 @@ def test_remedies_are_other_calibrations_and_layers_in_fp32() -> None:
 def test_what_is_left_in_fp32_is_a_product_of_floats(workshop: Workshop) -> None:
     plan = remedies(dynamic(True, False))[0]
     nodes = {node.name: node.op_type for node in onnx.load(workshop.make(plan).path).graph.node}
-    kept = sensitivity.ranked(workshop.fp32.path, workshop.texts, plan)[0]
+    kept = sensitivity.rank(workshop.fp32.path, workshop.texts, plan)[0]
     assert all(nodes.get(name, nodes.get(f"{name}_MatMul")) in ("MatMul", "Gemm") for name in kept)
     assert "MatMulInteger" in nodes.values()

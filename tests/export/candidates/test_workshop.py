@@ -23,11 +23,11 @@ def words(texts: Sequence[Batch]) -> list[int]:
 def test_both_labels_of_a_sorted_file_are_seen(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probed: list[Batch] = []
 
-    def ranked(fp32: Path, texts: Sequence[Batch], plan: Plan) -> list[list[str]]:
+    def rank(fp32: Path, texts: Sequence[Batch], plan: Plan) -> list[list[str]]:
         probed.extend(texts)
         return [["/layer"]]
 
-    monkeypatch.setattr(sensitivity, "ranked", ranked)
+    monkeypatch.setattr(sensitivity, "rank", rank)
     monkeypatch.setattr(workshop, "quantize", lambda *arguments: None)
     given: list[Text] = [(WORDS[label][0], None) for label in ("positive", "negative") for _ in range(100)]
     made = Workshop(sources.read(str(run), None), Graph("fp32", tmp_path / "model.onnx"), None, given, 40)
