@@ -16,7 +16,19 @@ import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision
-from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Target, Task, of_each_text, string
+from bertline.tasks.task import (
+    IGNORED,
+    Answer,
+    Columns,
+    Counts,
+    Example,
+    Output,
+    Target,
+    Task,
+    of_each_text,
+    share,
+    string,
+)
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 BEST = 20
@@ -54,7 +66,9 @@ class QuestionAnswering(Task):
         question, context = string(row, columns.question, where), string(row, columns.context, where)
         if row.get("is_impossible") is True:
             return Example(question, context, [])
-        answers = [_checked(text, start, context, where) for text, start in _pairs(row.get(columns.answers), where)]
+        answers = [
+            _check_answer(text, start, context, where) for text, start in _read_answers(row.get(columns.answers), where)
+        ]
         return Example(question, context, answers)
 
     def lacks(self, names: Container[str], labelled: bool = False) -> list[str]:
@@ -115,15 +129,17 @@ class QuestionAnswering(Task):
             for (_, context), indices in zip(texts, own, strict=True)
         ]
 
-    def tune(self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output]) -> Decision:
-        """The threshold of "no answer" with the best F1, where some questions have none."""
+    def tune(
+        self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output], metric: str
+    ) -> Decision:
+        """The threshold of "no answer" with the best exact match, or else F1, where some questions have none."""
         decision = self.settings.decision
         if all(example.gold for example in examples):
             return decision
         always = decision.model_copy(update={"no_answer_threshold": np.inf})
         answers = self.with_decision(always).decode([example.texts for example in examples], windows, outputs)
-        given = self.counts(examples, answers)[:, 1]  # F1 of what is answered
-        silent = np.array([float(not example.gold) for example in examples])  # F1 of no answer
+        given = self.counts(examples, answers)[:, 0 if metric == "exact_match" else 1]  # what answering is worth
+        silent = np.array([float(not example.gold) for example in examples])  # what no answer is worth
         found = [answer["no_answer_score"] for answer in answers]
         scores = np.array([np.inf if score is None else score for score in found])
         return decision.model_copy(update={"no_answer_threshold": best_threshold(scores, given, silent)})
@@ -145,11 +161,11 @@ class QuestionAnswering(Task):
         """f1 and exact_match of all questions, of those with an answer, and the accuracy on those without; 0 to 1."""
         matched, overlap, all_of, has_matched, has_overlap, has, none_right, none = np.moveaxis(counts, -1, 0)
         return {
-            "f1": overlap / np.maximum(all_of, 1),
-            "exact_match": matched / np.maximum(all_of, 1),
-            "has_answer_f1": has_overlap / np.maximum(has, 1),
-            "has_answer_exact_match": has_matched / np.maximum(has, 1),
-            "no_answer_accuracy": none_right / np.maximum(none, 1),
+            "f1": share(overlap, all_of),
+            "exact_match": share(matched, all_of),
+            "has_answer_f1": share(has_overlap, has),
+            "has_answer_exact_match": share(has_matched, has),
+            "no_answer_accuracy": share(none_right, none),
         }
 
     def essence(self, answer: Answer) -> Any:
@@ -178,7 +194,7 @@ class QuestionAnswering(Task):
         found: dict[tuple[int, int], float] = {}
         for window, output in seen:
             for first, last, logit in self._pairs(window, output):
-                start, end = _trimmed(context, int(window.offsets[first, 0]), int(window.offsets[last, 1]))
+                start, end = _trim_blanks(context, int(window.offsets[first, 0]), int(window.offsets[last, 1]))
                 if start < end and logit > found.get((start, end), -np.inf):
                     found[start, end] = logit
         ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
@@ -254,13 +270,13 @@ def _shows(window: Encoded, context: str, start: int, end: int) -> bool:
     return not before.strip() and not after.strip()
 
 
-def _trimmed(context: str, start: int, end: int) -> tuple[int, int]:
+def _trim_blanks(context: str, start: int, end: int) -> tuple[int, int]:
     """The span without blanks at its ends: some tokenizers count the one before a word to it."""
     text = context[start:end]
     return start + len(text) - len(text.lstrip()), end - (len(text) - len(text.rstrip()))
 
 
-def _pairs(answers: Any, where: str) -> list[tuple[Any, Any]]:
+def _read_answers(answers: Any, where: str) -> list[tuple[Any, Any]]:
     """(text, start) of each answer, in any of the known layouts."""
     if isinstance(answers, dict) and isinstance(answers.get("text"), list):
         starts = answers.get("answer_start")
@@ -275,7 +291,7 @@ def _pairs(answers: Any, where: str) -> list[tuple[Any, Any]]:
     )
 
 
-def _checked(text: Any, start: Any, context: str, where: str) -> dict[str, Any]:
+def _check_answer(text: Any, start: Any, context: str, where: str) -> dict[str, Any]:
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"{where}: answer {text!r:.60} is no text; leave out an answer that is none")
     if not isinstance(start, int) or isinstance(start, bool) or start < 0:

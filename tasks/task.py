@@ -5,6 +5,7 @@ windows of a text, and counts it against what is right. Scores are made of those
 serves for a split, for a benchmark and for the bootstrap of a drop.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ Answer = dict[str, Any]
 Counts = npt.NDArray[np.float64]
 IGNORED = -100
 """A target that no loss is taken of, as PyTorch has it."""
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+"""A label that is called so: 1 might be its name or an index."""
 
 
 class Example(NamedTuple):
@@ -95,7 +98,7 @@ class Task(ABC):
 
     @abstractmethod
     def find_labels(self, examples: Iterable[Example]) -> list[str]:
-        """The labels that examples have, sorted, as `settings.labels` is to name the outputs."""
+        """The labels that examples have, as `sort_labels`, for `settings.labels` to name the outputs."""
 
     def name_labels(self, names: Sequence[str]) -> list[str]:
         """The labels of a model that tells `names` apart, as a recipe lists them."""
@@ -181,8 +184,12 @@ class Task(ABC):
             outputs: the model's, one a window.
         """
 
-    def tune(self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output]) -> Decision:
-        """The decision that scores best on a validation split; the present one where there is nothing to tune."""
+    def tune(
+        self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output], metric: str
+    ) -> Decision:
+        """The decision by which a validation split scores best in `metric`, or in what stands for it; the present one
+        where there is nothing to tune.
+        """
         return self.settings.decision
 
     def with_decision(self, decision: Decision) -> "Task":
@@ -199,10 +206,16 @@ class Task(ABC):
     def values(self, counts: Counts) -> dict[str, Counts]:
         """Scores by name, of sums of counts (…, counts): each (…,)."""
 
+    def per_label(self, counts: Counts) -> dict[str, dict[str, float]]:
+        """Of summed counts the scores of each label, where labels are found; as `score_labels`."""
+        return {}
+
     def score(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Any]:
-        """All scores of answers to labelled examples, plain values."""
+        """All scores of answers to labelled examples, plain values, and `per_label` where there is any."""
         summed = self.counts(examples, answers).sum(axis=0)
-        return {name: float(value) for name, value in self.values(summed).items()}
+        scores = {name: float(value) for name, value in self.values(summed).items()}
+        per_label = self.per_label(summed)
+        return {**scores, "per_label": per_label} if per_label else scores
 
     @abstractmethod
     def essence(self, answer: Answer) -> Any:
@@ -212,6 +225,31 @@ class Task(ABC):
         """The share of texts that two systems answer alike."""
         alike = [self.essence(one) == self.essence(other) for one, other in zip(answers, others, strict=True)]
         return float(np.mean(alike))
+
+
+def sort_labels(names: Iterable[str]) -> list[str]:
+    """Names as they are ordered where nobody orders them: by their value if all are numbers, else as strings."""
+    names = sorted(names)
+    return sorted(names, key=float) if all(map(NUMBER.fullmatch, names)) else names
+
+
+def share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Counts:
+    """What part of a whole; of nothing none is."""
+    return np.asarray(part / np.where(whole == 0, 1, whole))
+
+
+def find_scores(right: Counts, true: Counts, found: Counts) -> dict[str, Counts]:
+    """What finding is worth, by how many were found rightly, are there to be found, and were found."""
+    return {"f1": share(2 * right, true + found), "precision": share(right, found), "recall": share(right, true)}
+
+
+def score_labels(labels: Sequence[str], right: Counts, true: Counts, found: Counts) -> dict[str, dict[str, float]]:
+    """By label its `find_scores`, of (labels,) each, and how often it is to be found (support)."""
+    scores = find_scores(right, true, found)
+    return {
+        label: {**{name: float(each[index]) for name, each in scores.items()}, "support": int(true[index])}
+        for index, label in enumerate(labels)
+    }
 
 
 def string(row: Mapping[str, Any], column: str, where: str) -> str:

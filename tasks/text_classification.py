@@ -1,6 +1,5 @@
 """Text classification: a text or a pair gets one label of several, any number of labels, or a number (regression)."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,15 +8,31 @@ import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision
-from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Target, Task, of_each_text, string
-from bertline.tasks.tokens import Encoded, Text, refuse_lone_surrogates
+from bertline.tasks.task import (
+    IGNORED,
+    NUMBER,
+    Answer,
+    Columns,
+    Counts,
+    Example,
+    Output,
+    Target,
+    Task,
+    find_scores,
+    of_each_text,
+    score_labels,
+    share,
+    sort_labels,
+    string,
+)
+from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
 
 UNTUNED = 0.5
 """The probability from which a label of several is given where no threshold was tuned."""
+SWEEPS = 3
+"""Over all labels, where their thresholds are set together."""
 ONE, ZERO = ("1", "1.0", "true"), ("0", "0.0", "false")
 """How it is spelled that a row has a label or has it not, where each label has a column."""
-NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
-"""A label that is called so: 1 might be its name or an index."""
 
 
 class TextClassification(Task):
@@ -78,7 +93,7 @@ class TextClassification(Task):
         """The labels that examples have, sorted; the one output of a regression is called score."""
         if self.regression:
             return ["score"]
-        return sorted({name for example in examples for name in self._names(example)})
+        return sort_labels({name for example in examples for name in self._names(example)})
 
     def check(self, example: Example, where: str) -> Example:
         """The example with its labels as names: an index into `labels` is replaced by the name there.
@@ -133,12 +148,21 @@ class TextClassification(Task):
         """
         return [self._answer(row) for row in self.pooled(len(texts), windows, outputs)]
 
-    def tune(self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output]) -> Decision:
-        """For each of several labels the threshold with the best F1, halfway between two probabilities."""
+    def tune(
+        self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output], metric: str
+    ) -> Decision:
+        """For each of several labels a threshold, halfway between two probabilities.
+
+        By a mean over the labels (macro_f1, f1, precision, recall) each has the best F1 of its own label. By accuracy
+        (all labels right), and else by micro_f1, they are those of `best_together`.
+        """
         if not self.multi_label:
             return self.settings.decision
         probable, gold = _sigmoid(np.stack(self.pooled(len(examples), windows, outputs))), self._gold(examples)
-        thresholds = [best_threshold(probable[:, label], gold[:, label]) for label in range(len(self.labels))]
+        if metric in ("macro_f1", "f1", "precision", "recall"):
+            thresholds = [best_threshold(probable[:, label], gold[:, label]) for label in range(len(self.labels))]
+        else:
+            thresholds = best_together(probable, gold, exactly=metric == "accuracy")
         return self.settings.decision.model_copy(update={"thresholds": thresholds})
 
     def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
@@ -158,32 +182,19 @@ class TextClassification(Task):
             return _correlations(counts)
         right, true, found = np.split(counts[..., 2:], 3, axis=-1)
         one = slice(1, 2) if len(self.labels) == 2 and not self.multi_label else slice(None)
-        f1 = _share(2 * right, true + found)
+        each = find_scores(right, true, found)
         values = {
-            "accuracy": _share(counts[..., 0], counts[..., 1]),
-            "precision": _share(right, found)[..., one].mean(axis=-1),
-            "recall": _share(right, true)[..., one].mean(axis=-1),
-            "f1": f1[..., one].mean(axis=-1),
-            "macro_f1": f1.mean(axis=-1),
+            "accuracy": share(counts[..., 0], counts[..., 1]),
+            **{name: each[name][..., one].mean(axis=-1) for name in ("precision", "recall", "f1")},
+            "macro_f1": each["f1"].mean(axis=-1),
         }
         if self.multi_label:
-            values["micro_f1"] = _share(2 * right.sum(axis=-1), (true + found).sum(axis=-1))
+            values["micro_f1"] = share(2 * right.sum(axis=-1), (true + found).sum(axis=-1))
         return values
 
-    def score(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Any]:
-        """All values, and per_label those of each label with how many texts have it (support)."""
-        scores = super().score(examples, answers)
-        if self.regression:
-            return scores
-        right, true, found = np.split(self.counts(examples, answers).sum(axis=0)[2:], 3)
-        figures = zip(
-            self.labels, _share(right, found), _share(right, true), _share(2 * right, true + found), true, strict=True
-        )
-        scores["per_label"] = {
-            name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
-            for name, precision, recall, f1, support in figures
-        }
-        return scores
+    def per_label(self, counts: Counts) -> dict[str, dict[str, float]]:
+        """Of each label; none of a regression."""
+        return {} if self.regression else score_labels(self.labels, *np.split(counts[2:], 3))
 
     def essence(self, answer: Answer) -> Any:
         """The label or labels; nothing of a number, which `agreement` correlates."""
@@ -253,13 +264,62 @@ def best_threshold(probable: Output, true: npt.NDArray[np.bool_]) -> float:
     if not true.any():
         return UNTUNED
     order = np.argsort(-probable, kind="stable")
-    sorted_probable = probable[order]
-    right = np.cumsum(true[order])
-    f1 = 2 * right / (np.arange(1, len(order) + 1) + true.sum())
-    f1[:-1][sorted_probable[:-1] == sorted_probable[1:]] = -1  # equal probabilities cannot be told apart
-    last = int(np.argmax(f1))
-    below = sorted_probable[last + 1] if last + 1 < len(order) else 0.0
-    return float((sorted_probable[last] + below) / 2)
+    given = np.arange(len(order) + 1)
+    _, threshold = _best_cut(probable[order], share(2 * _sum_first(true[order]), given + true.sum()))
+    return threshold
+
+
+def best_together(probable: Output, true: npt.NDArray[np.bool_], exactly: bool) -> list[float]:
+    """Of all labels the thresholds that score best together, by micro-F1 or by texts with `exactly` the right labels.
+
+    They begin as UNTUNED. Each is then set to what is best as the others are, where that is better: so a label that the
+    model cannot tell is given to hardly a text, though its own F1 is best where nearly all have it (arXiv 1402.1892).
+
+    Args:
+        probable: (texts, labels) probabilities.
+        true: (texts, labels) whether they are right.
+        exactly: which of the two it is.
+    """
+    labels = true.shape[1]
+    thresholds, given = [UNTUNED] * labels, probable >= UNTUNED
+    order = np.argsort(-probable, axis=0, kind="stable")
+    for label in [*range(labels)] * SWEEPS:
+        ranks, count = order[:, label], given[:, label].sum()
+        worth = _worth(given, true, label, ranks, exactly)
+        best, threshold = _best_cut(probable[ranks, label], worth)
+        if worth[best] > worth[count]:
+            thresholds[label] = threshold
+            given[ranks, label] = np.arange(len(ranks)) < best
+    return thresholds
+
+
+def _worth(given: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_], label: int, ranks: Ids, exactly: bool) -> Counts:
+    """(texts + 1,) of giving a label to the first 0, 1, … of its ranked texts, the others being `given` as they are."""
+    mine = true[ranks, label]
+    if exactly:
+        others = np.delete(given == true, label, axis=1).all(axis=1)[ranks]
+        return share((others & ~mine).sum() + _sum_first(np.where(mine, 1, -1) * others), np.array(len(ranks)))
+    right = np.delete(given & true, label, axis=1).sum() + _sum_first(mine)
+    found = np.delete(given, label, axis=1).sum() + np.arange(len(right))
+    return share(2 * right, true.sum() + found)
+
+
+def _sum_first(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """(n + 1,) the sum of the first 0, 1, … n."""
+    return np.concatenate([[0], np.cumsum(values)])
+
+
+def _best_cut(ranked: Output, worth: Counts) -> tuple[int, float]:
+    """To how many texts a label is best given, and the threshold that gives it to these.
+
+    Args:
+        ranked: (texts,) probabilities, the largest first.
+        worth: (texts + 1,) of giving it to the first 0, 1, … of them.
+    """
+    edges = np.concatenate([[1.0], ranked.astype(np.float64), [0.0]])
+    apart = np.append(edges[:-2] > edges[1:-1], True)  # equal probabilities cannot be told apart
+    best = int(np.argmax(np.where(apart, worth, -1)))
+    return best, float(edges[best] + edges[best + 1]) / 2
 
 
 def _name(gold: Any, where: str) -> str:
@@ -304,10 +364,6 @@ def _number(gold: Any, where: str) -> float:
 
 def _sigmoid(logits: Output) -> Output:
     return np.asarray(1 / (1 + np.exp(-logits.astype(np.float64))), np.float64)
-
-
-def _share(part: Counts, whole: Counts) -> Counts:
-    return np.asarray(part / np.maximum(whole, 1))
 
 
 def _moments(gold: Sequence[float], found: Sequence[float]) -> Counts:

@@ -16,7 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
-from bertline.tasks.task import IGNORED, Answer, Columns, Counts, Example, Output, Target, Task, of_each_text, string
+from bertline.tasks.task import (
+    IGNORED,
+    Answer,
+    Columns,
+    Counts,
+    Example,
+    Output,
+    Target,
+    Task,
+    find_scores,
+    of_each_text,
+    score_labels,
+    sort_labels,
+    string,
+)
 from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
 from bertline.tasks.words import Span, words
 
@@ -39,7 +53,7 @@ class TokenClassification(Task):
     def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
         """The text of a row, or its tokens with blanks between. Raises InputError as `Task.read_texts`."""
         if row.get(columns.text) is None and row.get(columns.tokens) is not None:
-            return _joined(row, columns, where)[0], None
+            return _join_tokens(row, columns, where)[0], None
         return string(row, columns.text, where), None
 
     def read(self, row: Mapping[str, Any], columns: Columns, where: str) -> Example:
@@ -50,11 +64,11 @@ class TokenClassification(Task):
         """
         if row.get("entities") is not None:
             text = string(row, columns.text, where)
-            return Example(text, None, _entities(text, row["entities"], where))
+            return Example(text, None, _read_entities(text, row["entities"], where))
         if row.get(columns.tokens) is None:
             needed = f"columns {columns.text!r} and 'entities', or {columns.tokens!r} and {columns.tags!r}"
             raise InputError(f"{where}: nothing is labelled; {needed}, are expected")
-        text, places = _joined(row, columns, where)
+        text, places = _join_tokens(row, columns, where)
         tags = self._spelled_tags(row, columns.tags, where)
         if len(tags) != len(places):
             raise InputError(f"{where}: {len(places)} tokens but {len(tags)} tags; one tag for each token is expected")
@@ -65,7 +79,7 @@ class TokenClassification(Task):
         """The tags of a row, numbers by the labels that they are indices of."""
         value = row.get(column)
         if not isinstance(value, list) or not value or any(type(tag) is not int for tag in value):
-            return _strings(row, column, where)
+            return _read_strings(row, column, where)
         if not self.labels:
             advice = "name the types that they stand for: with data.labels [PER, LOC], 1 is B-PER, 2 I-PER, 3 B-LOC"
             raise InputError(f"{where}: column {column!r} holds numbers; {advice}")
@@ -88,7 +102,7 @@ class TokenClassification(Task):
 
     def find_labels(self, examples: Iterable[Example]) -> list[str]:
         """O, then B- and I- of each type of entity, types sorted."""
-        return self.name_labels(sorted({entity["label"] for example in examples for entity in example.gold}))
+        return self.name_labels(sort_labels({entity["label"] for example in examples for entity in example.gold}))
 
     def name_labels(self, names: Sequence[str]) -> list[str]:
         """O, then B- and I- of each type of entity."""
@@ -128,7 +142,7 @@ class TokenClassification(Task):
             return target
         found = words(example.text)
         index = {tag: number for number, tag in enumerate(self.labels)}
-        places, tags = first_tokens(example.text, found, window), _tags(found, example.gold)
+        places, tags = first_tokens(example.text, found, window), _tag_words(found, example.gold)
         for token, tag in zip(reversed(places.tolist()), reversed(tags), strict=True):
             if token != NONE:
                 target[token] = index[tag]
@@ -139,7 +153,7 @@ class TokenClassification(Task):
         own = of_each_text(len(texts), windows)
         return [
             {
-                "entities": self._found(
+                "entities": self._find_entities(
                     text, [windows[index] for index in indices], [outputs[index] for index in indices]
                 )
             }
@@ -160,23 +174,17 @@ class TokenClassification(Task):
     def values(self, counts: Counts) -> dict[str, Counts]:
         """f1, precision and recall of all entities together, each (…,). 0 of 0 is 0."""
         right, true, found = (part.sum(axis=-1) for part in np.split(counts, 3, axis=-1))
-        return _scores(right, true, found)
+        return find_scores(right, true, found)
 
-    def score(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Any]:
-        """All values, and per_label those of each type with how many true entities it has (support)."""
-        right, true, found = np.split(self.counts(examples, answers).sum(axis=0), 3)
-        scores = _scores(right, true, found)
-        per_label = {
-            label: {**{name: float(each[index]) for name, each in scores.items()}, "support": int(true[index])}
-            for index, label in enumerate(self.types)
-        }
-        return {**super().score(examples, answers), "per_label": per_label}
+    def per_label(self, counts: Counts) -> dict[str, dict[str, float]]:
+        """Of each type of entity."""
+        return score_labels(self.types, *np.split(counts, 3))
 
     def essence(self, answer: Answer) -> Any:
         """(label, start, end) of each entity."""
         return [(entity["label"], entity["start"], entity["end"]) for entity in answer["entities"]]
 
-    def _found(self, text: str, windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[dict[str, Any]]:
+    def _find_entities(self, text: str, windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[dict[str, Any]]:
         """The entities of a text of which these are all windows."""
         places = words(text)
         logits = np.zeros((len(places), len(self.labels)))
@@ -194,7 +202,7 @@ class TokenClassification(Task):
             tags[index] = re.sub("^B-", "I-", tags[index])  # words that share a token do not each begin an entity
         score = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)  # the softmax of the best
         return [
-            _found(text, label, places[read[first]][0], places[read[last]][1], score[first : last + 1])
+            _tell_entity(text, label, places[read[first]][0], places[read[last]][1], score[first : last + 1])
             for label, first, last in spans(tags)
         ]
 
@@ -251,7 +259,7 @@ def first_tokens(text: str, places: Sequence[Span], window: Encoded) -> Ids:
 _TAG = re.compile(r"([OBIESLU])(?:-(.*))?", re.DOTALL)
 
 
-def _strings(row: Mapping[str, Any], column: str, where: str) -> list[str]:
+def _read_strings(row: Mapping[str, Any], column: str, where: str) -> list[str]:
     """A column of strings, none blank, without blanks around them."""
     value = row.get(column)
     if not isinstance(value, list):
@@ -265,14 +273,14 @@ def _strings(row: Mapping[str, Any], column: str, where: str) -> list[str]:
     return [one.strip() for one in value]
 
 
-def _joined(row: Mapping[str, Any], columns: Columns, where: str) -> tuple[str, list[Span]]:
+def _join_tokens(row: Mapping[str, Any], columns: Columns, where: str) -> tuple[str, list[Span]]:
     """The text that tokens make with blanks between, and where each token is in it."""
-    tokens = _strings(row, columns.tokens, where)
+    tokens = _read_strings(row, columns.tokens, where)
     ends = np.cumsum([len(token) + 1 for token in tokens], dtype=int) - 1
     return " ".join(tokens), [(end - len(token), end) for token, end in zip(tokens, ends.tolist(), strict=True)]
 
 
-def _entities(text: str, value: Any, where: str) -> list[dict[str, Any]]:
+def _read_entities(text: str, value: Any, where: str) -> list[dict[str, Any]]:
     """What a column of entities holds, sorted."""
     if not isinstance(value, list):
         raise InputError(f"{where}: column 'entities' holds {value!r:.60}; a list of objects is expected")
@@ -308,11 +316,11 @@ def _entity(label: str, start: int, end: int) -> dict[str, Any]:
     return {"start": start, "end": end, "label": label}
 
 
-def _found(text: str, label: str, start: int, end: int, score: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _tell_entity(text: str, label: str, start: int, end: int, score: npt.NDArray[np.float64]) -> dict[str, Any]:
     return {"label": label, "score": float(score.mean()), "start": start, "end": end, "text": text[start:end]}
 
 
-def _tags(places: Sequence[Span], entities: Sequence[Mapping[str, Any]]) -> list[str]:
+def _tag_words(places: Sequence[Span], entities: Sequence[Mapping[str, Any]]) -> list[str]:
     """The tag of each word. A word that two entities touch is of the first."""
     tags = ["O"] * len(places)
     starts, ends = [start for start, _ in places], [end for _, end in places]
@@ -322,11 +330,3 @@ def _tags(places: Sequence[Span], entities: Sequence[Mapping[str, Any]]) -> list
         for word in free:
             tags[word] = f"{'B' if word == free[0] else 'I'}-{entity['label']}"
     return tags
-
-
-def _scores(right: Counts, true: Counts, found: Counts) -> dict[str, Counts]:
-    return {
-        "f1": 2 * right / np.maximum(true + found, 1),
-        "precision": right / np.maximum(found, 1),
-        "recall": right / np.maximum(true, 1),
-    }

@@ -144,17 +144,17 @@ class Tokenizer:
 
     def _windows(self, encoding: Any, index: int, cut: bool) -> list[Encoded]:
         if self.tokens.long == "windows":
-            first = _encoded(encoding, index, cut)
-            return [first, *(_typed_as(first, _encoded(one, index, cut)) for one in encoding.overflowing)]
-        whole = _encoded(encoding, index, len(encoding.ids) > self.tokens.max_length)
+            first = _as_encoded(encoding, index, cut)
+            return [first, *(_with_types_of(first, _as_encoded(one, index, cut)) for one in encoding.overflowing)]
+        whole = _as_encoded(encoding, index, len(encoding.ids) > self.tokens.max_length)
         if not whole.truncated:
             return [whole]
-        kept = self._kept(whole.sequence)
+        kept = self._choose_tokens(whole.sequence)
         arrays = (whole.input_ids, whole.type_ids, whole.offsets, whole.sequence)
         ids, types, offsets, sequence = (array[kept] for array in arrays)
         return [Encoded(ids, types, offsets, sequence, index, True)]
 
-    def _kept(self, sequence: Ids) -> Ids:
+    def _choose_tokens(self, sequence: Ids) -> Ids:
         """Which tokens are read of a text or pair that is too long."""
         length, long = self.tokens.max_length, self.tokens.long
         if long == "head+tail":
@@ -206,7 +206,7 @@ def _load(content: bytes, path: Path) -> Any:
         raise InputError(f"{path}: not a tokenizer ({error})") from None
 
 
-def _encoded(encoding: Any, index: int, truncated: bool) -> Encoded:
+def _as_encoded(encoding: Any, index: int, truncated: bool) -> Encoded:
     return Encoded(
         np.array(encoding.ids, np.int64),
         np.array(encoding.type_ids, np.int64),
@@ -217,7 +217,7 @@ def _encoded(encoding: Any, index: int, truncated: bool) -> Encoded:
     )
 
 
-def _typed_as(first: Encoded, window: Encoded) -> Encoded:
+def _with_types_of(first: Encoded, window: Encoded) -> Encoded:
     """A later window with the token types that the first one has.
 
     The library gives a second text type 1 there, whatever tokenizer.json says: RoBERTa's kind knows no type but 0.

@@ -28,7 +28,7 @@ def evaluate(
     loss: Loss,
     batch_size: int,
     progress: Progress,
-    tune: bool,
+    tune: str | None,
 ) -> tuple[dict[str, Any], Task]:
     """The task's scores of a model (or its engine) on a split, and the mean loss as `loss`.
 
@@ -40,7 +40,7 @@ def evaluate(
         loss: the one that is trained.
         batch_size: windows a rank computes at once.
         progress: shows how far it is.
-        tune: whether thresholds are set by this split first.
+        tune: the metric that thresholds are set by on this split first; None: they are not set.
 
     Returns:
         The scores, and the task as it decided.
@@ -52,7 +52,7 @@ def evaluate(
     watchdog.beat(f"{split.name}, scores")
     with watchdog.patient():  # every rank computes them by itself, of all texts
         if tune:
-            task = task.with_decision(task.tune(split.examples, split.windows, computed))
+            task = task.with_decision(task.tune(split.examples, split.windows, computed, tune))
         answers = task.decode([example.texts for example in split.examples], split.windows, computed)
         return {**task.score(split.examples, answers), "loss": _mean(loss, split.windows.targets, computed)}, task
 

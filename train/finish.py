@@ -31,7 +31,7 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
     size = micro_batch_size(recipe.training, dist.get_world_size())
     try:
         scores, _ = evaluation.evaluate(
-            kept, prepared.test, task, trainer.tokenizer, trainer.objective.labels, size, trainer.progress, tune=False
+            kept, prepared.test, task, trainer.tokenizer, trainer.objective.labels, size, trainer.progress, tune=None
         )
     except PreemptedError:
         where = f"{trainer.run.path}: stopped as asked while the test split was scored"

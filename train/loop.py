@@ -219,7 +219,7 @@ class Trainer:
                 self.objective.labels,
                 size,
                 self.progress,
-                tune=True,
+                tune=metric,
             )
         except PreemptedError:
             self.preempted = True

@@ -209,10 +209,21 @@ def test_tuning_needs_questions_without_an_answer() -> None:
     sure, unsure = np.array([[0, 0], [0, 0], [5, 5], [0, 0]]), np.array([[4, 4], [0, 0], [1, 1], [0, 0]])
     outputs = [each.astype(np.float32) for each in (sure, unsure)]
     examples = [Example("q", "a b", [{"text": "b", "start": 2}]), Example("q", "a b", [])]
-    assert task.tune(examples[:1], windows[:1], outputs[:1]) == Decision()
-    threshold = task.tune(examples, windows, outputs).no_answer_threshold
+    assert task.tune(examples[:1], windows[:1], outputs[:1], "f1") == Decision()
+    threshold = task.tune(examples, windows, outputs, "f1").no_answer_threshold
     assert threshold is not None
     assert -10 < threshold < 6
+
+
+@pytest.mark.parametrize(("metric", "answer"), [("f1", "x"), ("loss", "x"), ("exact_match", "")])
+def test_tuning_is_by_the_metric_that_is_asked_for(metric: str, answer: str) -> None:
+    """Half of an answer is worth more F1 than silence, and no exact match: silence is right once of four times."""
+    task, windows = make(), [window(2, text) for text in range(4)]
+    outputs = [np.array([[0, 0], [0, 0], [sure, sure], [0, 0]], np.float32) for sure in (6, 5, 5, 5)]
+    examples = [Example("q", "x y", []), *[Example("q", "x y", [{"text": "x y", "start": 0}])] * 3]
+    tuned = task.with_decision(task.tune(examples, windows, outputs, metric))
+    found = tuned.decode([example.texts for example in examples], windows, outputs)
+    assert [one["answer"] for one in found] == [answer] * 4
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, classification_report, f1_score, mea
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision, ProblemType, TaskSettings, Tokens
 from bertline.tasks.task import Answer, Columns, Example, Output
-from bertline.tasks.text_classification import TextClassification, best_threshold
+from bertline.tasks.text_classification import TextClassification, best_threshold, best_together
 from bertline.tasks.tokens import Encoded
 
 COLUMNS = Columns(text="review", label="stars")
@@ -136,6 +136,20 @@ def test_labels_may_be_names_or_indices(tmp_path: Path) -> None:
         make().read_file(path)
 
 
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        (["10", "2", "1"], ["1", "2", "10"]),
+        (["-1", "10.5", "2"], ["-1", "2", "10.5"]),
+        (["10", "2", "many"], ["10", "2", "many"]),
+        (["no", "10"], ["10", "no"]),
+    ],
+)
+def test_labels_are_found_in_order_numbers_by_value(names: list[str], ordered: list[str]) -> None:
+    assert make().find_labels([Example("a", None, name) for name in names]) == ordered
+    assert make(problem="multi_label_classification").find_labels([Example("a", None, names)]) == ordered
+
+
 def test_labels_that_are_numbers_are_names_alone() -> None:
     stars = ["1", "2", "3"]
     one, several = make(stars), make(stars, "multi_label_classification")
@@ -199,11 +213,49 @@ def test_tuning_sets_a_threshold_for_each_label() -> None:
     task = make("ab", "multi_label_classification")
     logits = np.array([[-3, 2], [-2, 1], [-1, 3], [0, 0]], np.float32)
     examples = [Example("", None, gold) for gold in ([], ["b"], ["a", "b"], ["a"])]
-    decision = task.tune(examples, windows(range(4)), list(logits))
+    decision = task.tune(examples, windows(range(4)), list(logits), "macro_f1")
     tuned = task.with_decision(decision)
     assert isinstance(tuned, TextClassification)
     assert [one["labels"] for one in answer(tuned, logits)] == [["b"], ["b"], ["a", "b"], ["a"]]
-    assert make().tune([], [], []) == Decision()
+    assert make().tune([], [], [], "accuracy") == Decision()
+
+
+def together(exactly: bool, true: np.ndarray, given: np.ndarray) -> float:
+    """What thresholds of all labels are set by."""
+    if exactly:
+        return float((true == given).all(axis=1).mean())
+    return float(2 * (true & given).sum() / max(true.sum() + given.sum(), 1))
+
+
+@pytest.mark.parametrize("exactly", [False, True])
+def test_thresholds_together_are_no_worse_than_untuned_ones(exactly: bool) -> None:
+    chance = np.random.default_rng(0)
+    for _ in range(50):
+        true = chance.random((40, 3)) < (0.1, 0.3, 0.6)
+        probable = np.round(0.2 * true + 0.8 * chance.random((40, 3)), 2).astype(np.float32)  # some are equal
+        found = together(exactly, true, probable >= best_together(probable, true, exactly))
+        assert found >= together(exactly, true, probable >= 0.5)
+        one, own = true[:, :1], probable[:, :1]
+        every = [together(exactly, one, own >= cut) for cut in [*own[:, 0], 0.0, 1.1]]
+        assert together(exactly, one, own >= best_together(own, one, exactly)) == pytest.approx(max(every))
+
+
+@pytest.mark.parametrize("metric", ["micro_f1", "loss", "accuracy"])
+def test_a_label_that_nothing_tells_is_given_to_hardly_a_text(metric: str) -> None:
+    """Its own F1 is best where nearly all have it, and leaves little of the micro-F1, where 0.5 of both is good."""
+    chance, task = np.random.default_rng(0), make("ab", "multi_label_classification")
+    true = chance.random((1000, 2)) < (0.5, 0.05)
+    told, untold = np.where(true[:, 0], 3, -3) + 2 * chance.normal(size=1000), -3 + 0.1 * chance.normal(size=1000)
+    examples = [Example("", None, [name for name, hot in zip("ab", row, strict=True) if hot]) for row in true]
+    rows = list(np.stack([told, untold], axis=1).astype(np.float32))
+
+    def score(decision: Decision) -> float:
+        tuned = task.with_decision(decision)
+        scores = tuned.score(examples, tuned.decode([("", None)] * 1000, windows(range(1000)), rows))
+        return float(scores[metric if metric in scores else "micro_f1"])
+
+    own, tuned = (score(task.tune(examples, windows(range(1000)), rows, each)) for each in ("macro_f1", metric))
+    assert tuned >= score(Decision()) > own + 0.2
 
 
 def test_two_labels_are_scored_on_the_second() -> None:

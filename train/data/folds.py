@@ -27,7 +27,7 @@ import numpy.typing as npt
 from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Recipe, Search
-from bertline.tasks.task import Example, Task
+from bertline.tasks.task import Example, Task, sort_labels
 from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Examples
 from bertline.train.data.sources import UNLABELLED
@@ -171,5 +171,5 @@ def _groups(recipe: Recipe, column: str, pool: Sequence[Example]) -> Indices:
 
 def _labels(recipe: Recipe, task: Task, pool: Iterable[Example]) -> list[str] | None:
     """What a fold's recipe calls the labels: of a rare one its run may see no row, and must know it all the same."""
-    found = sorted({name for example in pool for name in task.named(example)})
+    found = sort_labels({name for example in pool for name in task.named(example)})
     return recipe.data.labels or (found if task.name_labels(found) == task.labels else None)

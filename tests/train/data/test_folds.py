@@ -141,12 +141,15 @@ def test_a_fold_has_a_recipe_of_its_own(tmp_path: Path) -> None:
     assert [example.text for example in splits.test] == [row["text"] for row in second["test"]]
 
 
-def test_labels_with_few_rows_have_folds(tmp_path: Path) -> None:
-    rows: Rows = [{"text": f"text {index}", "label": f"label {index % 11}"} for index in range(110)]
+@pytest.mark.parametrize("kind", ["label ", ""])
+def test_labels_with_few_rows_have_folds(tmp_path: Path, kind: str) -> None:
+    """Each knows them all, in words or numbers."""
+    rows: Rows = [{"text": f"text {index}", "label": f"{kind}{index % 11}"} for index in range(110)]
     found = cut(recipe(tmp_path, rows, {"folds": 3}), tmp_path)
     for fold in found:
         assert all(len({row["label"] for row in fold[name]}) == 11 for name in ("train", "test"))
         assert fold["validation"]
+    assert len(folds.load(tmp_path / "folds")["labels"]) == 11
     few = recipe(tmp_path, rows[:33], {"folds": 2}, data={"take": {"validation": 11, "test": 11}})
     with pytest.raises(InputError, match="one row of each label; give more rows, or fewer folds"):
         folds.make(few, tmp_path / "few")
