@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from bertline.artifacts import dotted, encoder, files, recipe_faults, run
+from bertline.artifacts import dotted, encoder, files, recipe_faults, run, search_faults
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import MONITORS, Recipe
 
@@ -35,7 +35,7 @@ def load(path: Path, overrides: Sequence[str] = (), searches: bool = False) -> R
         _override(raw, override)
     if raw.get("teacher") is not None:
         raw.setdefault("model", raw["teacher"])
-    if faults := recipe_faults.of(raw, searches):
+    if faults := [*recipe_faults.of(raw), *search_faults.of(raw, searches)]:
         raise InputError(*(f"{path}: {fault}" for fault in faults))
     return Recipe.model_validate(raw)
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from bertline.artifacts import bundle, encoder, places, run, search_faults, tables, task
+from bertline.artifacts import bundle, encoder, places, run, tables, task
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import (
     COLUMNS,
@@ -63,19 +63,20 @@ FOREIGN = {
 
 SPARSE = (".jsonl", ".ndjson", ".json")
 """Kinds of data file whose rows may have other columns than the first."""
+FLAT = (".csv", ".tsv")
+"""Kinds of data file whose values are strings."""
+LISTS = {
+    "token-classification": "tokens, tags and entities are lists, and CSV and TSV have none; use .conll or JSON lines",
+    "question-answering": "answers are a list, and CSV and TSV have none; use JSON lines or SQuAD's JSON",
+}
+"""Why the examples of a task cannot stand in such a file."""
 
 
-def of(raw: dict[str, Any], searches: bool) -> list[str]:
-    """A sentence for each fault.
-
-    Args:
-        raw: the recipe as plain data.
-        searches: whether it must say what to search.
-    """
+def of(raw: dict[str, Any]) -> list[str]:
+    """A sentence for each fault of a recipe (as plain data), but for those of its `search`."""
     faults = of_schema(raw)
-    sound = _without(raw, faults)
-    found = [*faults.values(), *_of_task(sound), *_of_data(sound), *_of_models(sound)]
-    return [*found, *search_faults.of(sound, searches, of_schema, lambda raw: [*_of_task(raw), *_of_models(raw)])]
+    sound = without(raw, faults)
+    return [*faults.values(), *of_choices(sound), *_of_data(sound)]
 
 
 def of_schema(raw: dict[str, Any]) -> dict[str, str]:
@@ -91,7 +92,7 @@ def of_schema(raw: dict[str, Any]) -> dict[str, str]:
     return {key: _sentence(key, fault) for key, fault in faults.items()}
 
 
-def _without(raw: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+def without(raw: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """The recipe less the faulty keys, so that what remains can be held against the files it names."""
     sound = copy.deepcopy(raw)
     for key in keys:
@@ -100,6 +101,12 @@ def _without(raw: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
             section, (name, *parts) = section[name], parts
         section.pop(name, None)  # a list goes with the part of it that is faulty
     return sound
+
+
+def of_choices(raw: dict[str, Any]) -> Iterator[str]:
+    """What task and model do not allow."""
+    yield from _of_task(raw)
+    yield from _of_models(raw)
 
 
 def _key(location: tuple[int | str, ...]) -> str:
@@ -291,9 +298,19 @@ def _of_data(raw: dict[str, Any]) -> Iterator[str]:
             yield from (f"data.{name}: {fault}" for fault in error.faults)
             continue
         for path, columns in found:
+            if tables.kind(path)[0] in FLAT and _reads_lists(raw, name, columns):
+                yield f"data.{name}: {path}: {LISTS[raw['task']]}"
+                continue
             for key, column in _needed(raw, name, path, columns).items():
                 if column is not None and column not in columns:
                     yield f"{key}: {tables.lacking(path, [column], columns)}"
+
+
+def _reads_lists(raw: dict[str, Any], name: str, columns: Sequence[str]) -> bool:
+    """Whether what is read of a split is a list: its tokens, or what is right."""
+    if name == "unlabelled":
+        return raw.get("task") == "token-classification" and raw["data"].get("text", "text") not in columns
+    return raw.get("task") in LISTS
 
 
 def _needed(raw: dict[str, Any], name: str, path: Path, columns: Sequence[str]) -> dict[str, str | None]:

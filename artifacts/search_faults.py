@@ -5,11 +5,11 @@ told of itself is told of them.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations_with_replacement, product
 from typing import Any
 
-from bertline.artifacts import dotted
+from bertline.artifacts import dotted, recipe_faults
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Search
 
@@ -21,17 +21,14 @@ OF_LOSS = ("training.label_smoothing", "training.class_weights")
 Raw = dict[str, Any]
 
 
-def of(
-    raw: Raw, asked: bool, of_schema: Callable[[Raw], Mapping[str, str]], of_rest: Callable[[Raw], Iterable[str]]
-) -> Iterator[str]:
+def of(raw: Raw, asked: bool) -> Iterator[str]:
     """A sentence for each fault of a recipe's `search`.
 
     Args:
-        raw: the recipe as plain data, less the keys that its schema refuses.
+        raw: the recipe as plain data.
         asked: whether it must say what to search.
-        of_schema: tells what the schema refuses, by key.
-        of_rest: tells what task and model do not allow.
     """
+    raw = recipe_faults.without(raw, recipe_faults.of_schema(raw))
     search = raw.get("search") or {}
     given = [kind for kind in ("grid", "space") if search.get(kind)]
     if len(given) == 2:
@@ -45,12 +42,12 @@ def of(
     values = {}
     for kind in given:
         for key, value in search[kind].items():
-            values[key] = _looked_at(kind, value)
-            found |= dict.fromkeys(_of_key(raw, f"search.{kind}", key, value, values[key], of_schema))
-    yield from found or _of_pairs(raw, values, of_rest)
+            values[key] = _find_values(kind, value)
+            found |= dict.fromkeys(_of_key(raw, f"search.{kind}", key, value, values[key]))
+    yield from found or _of_pairs(raw, values)
 
 
-def _looked_at(kind: str, value: Any) -> list[Any]:
+def _find_values(kind: str, value: Any) -> list[Any]:
     """The values listed, or the ends of a range; none where it is neither."""
     if isinstance(value, list):
         return value
@@ -61,9 +58,7 @@ def _looked_at(kind: str, value: Any) -> list[Any]:
     return [low, high] if sound and low < high and (low > 0 or not log) else []
 
 
-def _of_key(
-    raw: Raw, place: str, key: str, value: Any, values: list[Any], of_schema: Callable[[Raw], Mapping[str, str]]
-) -> Iterator[str]:
+def _of_key(raw: Raw, place: str, key: str, value: Any, values: list[Any]) -> Iterator[str]:
     """What is wrong with a key and each of its values."""
     by_loss = (raw.get("training") or {}).get("best") == "loss"
     same = FIXED + OF_LOSS if by_loss else FIXED
@@ -76,24 +71,24 @@ def _of_key(
     if not values:
         ranged = ", or {low: 1e-5, high: 1e-4, log: true}, low under high" if place.endswith("space") else ""
         yield f"{place}.{key}: found {value!r:.60}; expected a list of values{ranged}"
-    before = of_schema(raw)
+    before = recipe_faults.of_schema(raw)
     for each in values:
         try:
-            told = of_schema(_put(raw, {key: each}))
+            told = recipe_faults.of_schema(_put(raw, {key: each}))
         except InputError as error:
             yield f"{place}.{key}: {error}"
             return
         yield from (f"{place}.{fault}" for at, fault in told.items() if at not in before)
 
 
-def _of_pairs(raw: Raw, values: Mapping[str, list[Any]], of_rest: Callable[[Raw], Iterable[str]]) -> Iterator[str]:
+def _of_pairs(raw: Raw, values: Mapping[str, list[Any]]) -> Iterator[str]:
     """What the values of any two keys are not allowed together, all other keys at their first."""
-    known = set(of_rest(raw))
+    known = set(recipe_faults.of_choices(raw))
     first = {key: some[0] for key, some in values.items()}
     for keys in combinations_with_replacement(values, 2):
         for pair in product(*(values[key] for key in keys)):
             settings = dict(zip(keys, pair, strict=True))
-            for fault in of_rest(_put(raw, first | settings)):
+            for fault in recipe_faults.of_choices(_put(raw, first | settings)):
                 if fault not in known:
                     known.add(fault)
                     yield f"search: {', '.join(f'{key}={value!r}' for key, value in settings.items())}: {fault}"

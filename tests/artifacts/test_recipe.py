@@ -279,6 +279,27 @@ def test_entities_are_marked_in_texts_or_told_by_tags(write: Callable[..., Path]
     assert len(faults(write(**entities))) == 2
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+@pytest.mark.parametrize(
+    ("asked", "columns", "told"),
+    [
+        ("token-classification", ["tokens", "tags"], "tokens, tags and entities are lists"),
+        ("token-classification", ["text", "entities"], "tokens, tags and entities are lists"),
+        ("question-answering", ["question", "context", "answers"], "answers are a list"),
+    ],
+)
+def test_a_file_that_has_no_lists_is_told_once(
+    write: Callable[..., Path], tmp_path: Path, tiny_model: Path, kind: str, asked: str, columns: list[str], told: str
+) -> None:
+    rows, texts = tmp_path / f"rows.{kind}", tmp_path / "texts.csv"
+    separator = {"csv": ",", "tsv": "\t"}[kind]
+    rows.write_text(f"{separator.join(columns)}\n{separator.join(columns)}\n")
+    texts.write_text("text,question,context\na,b,c\n")
+    learning = {"teacher": str(tiny_model), "data__unlabelled": str(texts)}
+    (fault,) = faults(write(task=asked, data__train=str(rows), **learning))
+    assert f"data.train: {rows}: {told}, and CSV and TSV have none; use " in fault
+
+
 def test_the_first_row_of_json_does_not_speak_for_the_others(write: Callable[..., Path], tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     first = {"question": "a?", "context": "b", "is_impossible": True}
