@@ -133,23 +133,17 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def locked(lock: Path, taken: str) -> Iterator[IO[str]]:
-    """Hold a lock, which is of one process at a time, while the block runs; yields its file.
+def locked(lock: Path, taken: str) -> IO[str]:
+    """Take a lock, which is of one process at a time, and is held until its file, which this is, is closed.
 
     Args:
-        lock: a file of its own, made where it is not there, and left; its owner may remove it.
+        lock: a file of its own, made where it is not there, and left; its owner may remove it. One that is removed as
+            it is taken is no lock, and is made anew.
         taken: what a person is told where another process holds it.
 
     Raises:
         InputError: another process does.
     """
-    with _taken(lock, taken) as stream:
-        yield stream
-
-
-def _taken(lock: Path, taken: str) -> IO[str]:
-    """The file of a lock that is held; one that its owner removed just now is no lock, and is made anew."""
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError), ExitStack() as opened:
@@ -294,12 +288,12 @@ def code(*patterns: str) -> list[str]:
     return [sha256(path) for paths in found.values() for path in paths]
 
 
-def listing(folder: Path, exclude: Collection[str] = ()) -> list[FileEntry]:
+def listing(folder: Path) -> list[FileEntry]:
     """Every regular file below `folder` with size and hash, sorted by path."""
     return [
-        FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256(path))
+        FileEntry(path=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=sha256(path))
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and (name := path.relative_to(folder).as_posix()) not in exclude
+        if path.is_file()
     ]
 
 

@@ -73,8 +73,6 @@ def computes_bf16() -> bool:
 
 def cores() -> int:
     """Physical cores that affinity and the control group leave to this process, at least 1."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
     siblings = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
                 for cpu in os.sched_getaffinity(0)}  # fmt: skip
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
@@ -87,7 +85,7 @@ def cores() -> int:
 def numa_nodes() -> int:
     """NUMA nodes with cores that this process may use, at least 1."""
     nodes = [str(node) for node in Path("/sys/devices/system/node").glob("node[0-9]*")]
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    allowed = os.sched_getaffinity(0)
     return max(1, sum(any(Path(node, f"cpu{cpu}").exists() for cpu in allowed) for node in nodes))
 
 

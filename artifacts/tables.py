@@ -89,9 +89,9 @@ def attempts(path: Path, raw: BufferedReader, choose: Choose = lambda names: nam
             empty = False
             yield attempt
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}" if error.strerror else _damaged(path, error)) from None
+        raise InputError(f"{path}: {error.strerror}" if error.strerror else _tell_damage(path, error)) from None
     except (EOFError, lzma.LZMAError, zlib.error) as error:
-        raise InputError(_damaged(path, error)) from None
+        raise InputError(_tell_damage(path, error)) from None
     if empty:
         raise InputError(f"{path}: empty, it has no rows")
 
@@ -159,7 +159,7 @@ def _text_rows(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
         yield from TEXTS[suffix](stream, path)
 
 
-def _damaged(path: Path, error: Exception) -> str:
+def _tell_damage(path: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())
     return f"{path}: not whole, or not what {path.suffix} says ({reason}); download or make the file again"
 
@@ -195,7 +195,7 @@ def _refuse(fault: InputError) -> None:
     raise fault
 
 
-def _delimited(stream: TextIO, path: Path) -> Iterator[Attempt]:
+def _read_delimited(stream: TextIO, path: Path) -> Iterator[Attempt]:
     delimiter = "\t" if kind(path)[0] == ".tsv" else ","
     records = _records(stream, path, delimiter)
     first = next(records, None)
@@ -249,7 +249,7 @@ def _records(stream: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, 
         yield begin, found
 
 
-def _json_lines(stream: TextIO, path: Path) -> Iterator[Attempt]:
+def _read_json_lines(stream: TextIO, path: Path) -> Iterator[Attempt]:
     faults: list[InputError] = []
     for number, line in enumerate(_lines(stream, path, faults.append), start=1):
         if line.strip():
@@ -265,15 +265,15 @@ def _object(line: str, where: str) -> dict[str, Any] | InputError:
     return row if isinstance(row, dict) else InputError(f"{where}: a {type(row).__name__} where an object is expected")
 
 
-def _conll(stream: TextIO, path: Path) -> Iterator[Attempt]:
-    return _numbered(conll.rows(_lines(stream, path, _refuse), path))
+def _read_conll(stream: TextIO, path: Path) -> Iterator[Attempt]:
+    return _number_rows(conll.rows(_lines(stream, path, _refuse), path))
 
 
-def _json(stream: TextIO, path: Path) -> Iterator[Attempt]:
-    return _numbered(squad.rows(io.StringIO("".join(_lines(stream, path, _refuse))), path))
+def _read_json(stream: TextIO, path: Path) -> Iterator[Attempt]:
+    return _number_rows(squad.rows(io.StringIO("".join(_lines(stream, path, _refuse))), path))
 
 
-def _numbered(found: Rows) -> Iterator[Attempt]:
+def _number_rows(found: Rows) -> Iterator[Attempt]:
     return (Attempt(where, number, row) for number, (where, row) in enumerate(found, start=1))
 
 
@@ -296,7 +296,7 @@ def _binary_rows(path: Path, raw: BufferedReader, choose: Choose) -> Iterator[At
                 row = InputError(f"{where}: holds a value that Python has none for ({row}); {advice}")
             yield Attempt(where, number, row)
     except pa.ArrowException as error:
-        raise InputError(_damaged(path, error)) from None
+        raise InputError(_tell_damage(path, error)) from None
 
 
 def _values(batch: Any) -> list[Any]:
@@ -310,27 +310,27 @@ def _values(batch: Any) -> list[Any]:
     return found
 
 
-def _parquet(stream: BinaryIO, path: Path, choose: Choose) -> Iterator[Any]:
+def _read_parquet(stream: BinaryIO, path: Path, choose: Choose) -> Iterator[Any]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(stream) as table:
-        names = _chosen(table.schema_arrow.names, choose, path)
+        names = _choose_columns(table.schema_arrow.names, choose, path)
         yield from table.iter_batches(batch_size=BATCH, columns=names)
 
 
-def _arrow(stream: BinaryIO, path: Path, choose: Choose) -> Iterator[Any]:
+def _read_arrow(stream: BinaryIO, path: Path, choose: Choose) -> Iterator[Any]:
     """The record batches of an IPC stream (what `datasets` saves) or an IPC file (Feather)."""
     from pyarrow import ipc
 
     is_file = stream.read(6) == b"ARROW1"
     stream.seek(0)
     with ipc.open_file(stream) if is_file else ipc.open_stream(stream) as table:
-        names = _chosen(table.schema.names, choose, path)
+        names = _choose_columns(table.schema.names, choose, path)
         batches = (table.get_batch(i) for i in range(table.num_record_batches)) if is_file else table
         yield from (batch.select(names) for batch in batches)
 
 
-def _chosen(names: Sequence[str], choose: Choose, path: Path) -> list[str]:
+def _choose_columns(names: Sequence[str], choose: Choose, path: Path) -> list[str]:
     """Those columns of a file that are read, each of whose names must be one column's."""
     wanted = choose(names)
     found = [name for name in names if name in wanted]
@@ -394,17 +394,20 @@ COMPRESSED: dict[str, Callable[[Path, BufferedReader], Any]] = {
     ".zst": _Zstd,
 }
 TEXTS: dict[str, Callable[[TextIO, Path], Iterator[Attempt]]] = {
-    ".csv": _delimited,
-    ".tsv": _delimited,
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _json,
-    ".conll": _conll,
-    ".iob": _conll,
-    ".bio": _conll,
-    ".txt": _conll,
+    ".csv": _read_delimited,
+    ".tsv": _read_delimited,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".json": _read_json,
+    ".conll": _read_conll,
+    ".iob": _read_conll,
+    ".bio": _read_conll,
+    ".txt": _read_conll,
 }
-CONLL = tuple(suffix for suffix, read in TEXTS.items() if read is _conll)
-BINARIES: dict[str, Callable[[BinaryIO, Path, Choose], Iterator[Any]]] = {".parquet": _parquet, ".arrow": _arrow}
+CONLL = tuple(suffix for suffix, read in TEXTS.items() if read is _read_conll)
+BINARIES: dict[str, Callable[[BinaryIO, Path, Choose], Iterator[Any]]] = {
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+}
 KINDS = (*TEXTS, *BINARIES)
 """The kinds of data file, by suffix."""

@@ -177,10 +177,10 @@ def mixed(batch: int, length: int, share: float, alone: Sequence[float], asked: 
     return Point(batch, length, p50, max(p50, float(p90)), max(p50, float(p99)), batch / p50 * 1000, fewer)
 
 
-def geometric_mean_speedup(fast: Measured, slow: Measured, batch: int = 1) -> float:
-    """How many times as fast `fast` is as `slow`: geometric mean of the medians' ratios over all lengths at `batch`."""
-    slow_ms = {point.length: point.p50_ms for point in slow.grid if point.batch == batch}
-    ratios = [slow_ms[point.length] / point.p50_ms for point in fast.grid if point.batch == batch]
+def geometric_mean_speedup(fast: Measured, slow: Measured) -> float:
+    """How many times as fast `fast` is as `slow`, one text at a time: geometric mean of the ratios at all lengths."""
+    slow_ms = {point.length: point.p50_ms for point in slow.grid if point.batch == 1}
+    ratios = [slow_ms[point.length] / point.p50_ms for point in fast.grid if point.batch == 1]
     return geometric_mean(ratios)
 
 
@@ -236,12 +236,13 @@ def summarize(
 def _row(
     task: Task, each: Measured, examples: Sequence[Example], own: list[Answer], first: list[Answer]
 ) -> dict[str, Any]:
-    scores, counts, main = task.score(examples, own), task.counts(examples, own), task.settings.shown[0]
+    counts, main = task.counts(examples, own), task.settings.shown[0]
+    scores = task.values(counts.sum(axis=0))
     loss = bootstrap.dearest(task, main, examples, counts)
     return {
         "name": each.name,
         "grid": [asdict(point) for point in each.grid],
-        **{metric: scores[metric] for metric in task.settings.shown},
+        **{metric: float(scores[metric]) for metric in task.settings.shown},
         "interval": list(bootstrap.interval(task, main, counts, loss)),
         "agreement": task.agreement(own, first),
         "size_bytes": each.size_bytes,

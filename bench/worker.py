@@ -18,7 +18,6 @@ import multiprocessing
 import re
 import resource
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -280,10 +279,10 @@ def peak_rss_bytes() -> int:
     Linux hands `ru_maxrss` of the parent down to the programs it starts, so it is the kernel's VmHWM that is read,
     which begins anew with each program.
     """
-    status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)):
+    status = Path("/proc/self/status").read_text()
+    if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
         return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # gVisor has no VmHWM
 
 
 def _failure(error: Exception) -> _Failure:

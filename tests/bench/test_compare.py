@@ -96,7 +96,6 @@ def test_geometric_mean_by_hand() -> None:
     fast = measured("fast", (1, 16, 1.0), (1, 512, 40.0), (32, 128, 100.0))
     assert compare.geometric_mean_speedup(fast, slow) == pytest.approx(4.0)  # √(8 · 2)
     assert compare.geometric_mean_speedup(slow, fast) == pytest.approx(0.25)
-    assert compare.geometric_mean_speedup(fast, slow, batch=32) == pytest.approx(9.0)
 
 
 def test_the_json_of_a_bench(bench: Bench) -> None:

@@ -110,7 +110,7 @@ def test_words_that_change_places_are_noticed_by_the_golden_texts(bundle: Sealed
     words[positive], words[negative] = words[negative], words[positive]
     files.write_json(folder / "tokenizer.json", tokenizer)
     manifest = json.loads((folder / "bertline.json").read_text())
-    listed = [entry.model_dump() for entry in files.listing(folder, exclude=["bertline.json"])]
+    listed = [entry.model_dump() for entry in files.listing(folder) if entry.path != "bertline.json"]
     files.write_json(folder / "bertline.json", manifest | {"files": listed})
     with pytest.raises(DamagedError, match=r"golden text \d: logits differ by"):
         Engine.load(folder)

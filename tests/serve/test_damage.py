@@ -50,7 +50,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def reseal(folder: Path, **changes: object) -> None:
     """Write the manifest anew, sizes and hashes as the files now are: what one does who wants not to be found out."""
-    listed = [entry.model_dump() for entry in files.listing(folder, exclude=[MANIFEST, SIGNATURE])]
+    listed = [entry.model_dump() for entry in files.listing(folder) if entry.path not in (MANIFEST, SIGNATURE)]
     files.write_json(folder / MANIFEST, manifest(folder) | {"files": listed} | changes)
 
 
