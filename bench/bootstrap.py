@@ -2,7 +2,7 @@
 
 Scores are functions of summed counts (see `Task.counts`), and the same of any multiple of them. Each example gets a
 weight by chance, exponential with a mean of 1 (Rubin, 1981); those with the same counts get one together, whose
-distribution is gamma. No example is ever left out, as whole draws do: of few losses these would tell too little.
+distribution is gamma. Whole draws would leave out some each time, and tell too little of losses that are few.
 """
 
 from collections.abc import Sequence
