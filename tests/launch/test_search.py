@@ -27,7 +27,7 @@ from tests.train.conftest import train_here, write_recipe
 
 LEARNS, DOES_NOT = 3e-3, 1e-8
 TAKE = "data.take={train: 60, validation: 20, test: 30}"
-SETS = ["training.epochs=3", "training.batch_size=8", "training.best=loss", TAKE]
+SETS = ["training.epochs=10", "training.batch_size=8", "training.best=loss", TAKE]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_what_a_search_does_not_go_on_with(rank: None, plain: Path, tmp_path: Pa
     with pytest.raises(InputError) as caught:
         search(other, tmp_path / "search", Trains())
     assert [fault.partition(" when ")[0] for fault in caught.value.faults] == [
-        "search.folds: 3 now, 2", "training.epochs: 2 now, 3",
+        "search.folds: 3 now, 2", "training.epochs: 2 now, 10",
     ]  # fmt: skip
     with pytest.raises(InputError, match=r"a search, not a run; go on with it: bertline search .*recipe\.yaml -o"):
         runs.read_summary(tmp_path / "search")

@@ -21,6 +21,8 @@ from bertline.train.losses import Objective, Terms
 Indices = npt.NDArray[np.int64]
 BUCKET = 50
 """Batches' worth of shuffled examples that are sorted by length: enough for like lengths, few enough for chance."""
+BUCKETS = 4
+"""Of an epoch, at least: within one bucket every epoch would have nearly the same batches."""
 
 
 def global_batches(lengths: npt.ArrayLike, batch_size: int, seed: int, epoch: int) -> list[Indices]:
@@ -28,16 +30,18 @@ def global_batches(lengths: npt.ArrayLike, batch_size: int, seed: int, epoch: in
 
     Args:
         lengths: tokens of each example.
-        batch_size: examples a step; where it does not divide, one batch is smaller.
+        batch_size: examples a step; where it does not divide, one batch is smaller, of any lengths.
         seed: of the run.
         epoch: counted from 0.
     """
     chance = np.random.default_rng((seed, epoch))
     lengths = np.asarray(lengths)
     order = chance.permutation(len(lengths))
-    buckets = (order[start : start + BUCKET * batch_size] for start in range(0, len(order), BUCKET * batch_size))
+    size = batch_size * max(1, min(BUCKET, len(lengths) // (BUCKETS * batch_size)))
+    left = len(lengths) % batch_size
+    buckets = [order[:left], *(order[start : start + size] for start in range(left, len(order), size))]
     alike = np.concatenate([bucket[np.argsort(lengths[bucket], kind="stable")] for bucket in buckets])
-    batches = [alike[start : start + batch_size] for start in range(0, len(alike), batch_size)]
+    batches = [batch for batch in np.split(alike, range(left, len(alike), batch_size)) if len(batch)]
     return [batches[position] for position in chance.permutation(len(batches))]
 
 

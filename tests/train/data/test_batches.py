@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,13 @@ from bertline.train.losses import Loss, Objective
 from tests.conftest import make_texts
 from tests.train.conftest import encode
 
-LENGTHS = random.Random(0).choices(range(4, 129), k=333)
+LENGTHS = random.Random(0).choices(range(4, 129), k=3333)
 
 
 def test_every_example_stands_in_exactly_one_batch() -> None:
     batches = global_batches(LENGTHS, 32, seed=1, epoch=0)
-    assert sorted(index for batch in batches for index in batch) == list(range(333))
-    assert sorted(map(len, batches)) == [13, *[32] * 10]
+    assert sorted(index for batch in batches for index in batch) == list(range(3333))
+    assert sorted(map(len, batches)) == [5, *[32] * 104]
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
@@ -33,13 +34,23 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 
 
 def test_batches_hold_like_lengths_in_no_order_of_length() -> None:
-    longest = [max(LENGTHS[index] for index in batch) for batch in global_batches(LENGTHS, 32, seed=1, epoch=0)]
-    spread = [
-        max(LENGTHS[index] for index in batch) - min(LENGTHS[index] for index in batch)
-        for batch in global_batches(LENGTHS, 32, seed=1, epoch=0)
-    ]
+    whole = [batch for batch in global_batches(LENGTHS, 32, seed=1, epoch=0) if len(batch) == 32]
+    longest = [max(LENGTHS[index] for index in batch) for batch in whole]
+    spread = [max(LENGTHS[index] for index in batch) - min(LENGTHS[index] for index in batch) for batch in whole]
     assert max(spread) < 20
     assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
+
+def test_no_two_epochs_have_the_same_batches_however_few_the_examples() -> None:
+    once, again = (together(global_batches(LENGTHS[:333], 32, seed=1, epoch=epoch)) for epoch in (0, 1))
+    assert len(once & again) < 0.4 * len(once)
+
+
+def test_a_batch_that_is_short_has_texts_of_any_length() -> None:
+    short = [min(global_batches(LENGTHS[:333], 32, seed=1, epoch=epoch), key=len) for epoch in range(20)]
+    assert {len(batch) for batch in short} == {13}
+    mean = np.mean([LENGTHS[index] for batch in short for index in batch])
+    assert mean == pytest.approx(np.mean(LENGTHS[:333]), rel=0.1)
 
 
 @pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (2, 1), (3, 2), (4, 3), (40, 1)])
@@ -98,7 +109,7 @@ def test_padding_is_less_than_without_sorting() -> None:
     order = [index for batch in global_batches(LENGTHS, 16, seed=1, epoch=0) for index in batch]
     assert padding(global_batches(LENGTHS, 16, seed=1, epoch=0)) < 0.05
     shuffled = random.Random(1).sample(order, len(order))
-    assert padding([shuffled[start : start + 16] for start in range(0, 333, 16)]) > 0.3
+    assert padding([shuffled[start : start + 16] for start in range(0, 3333, 16)]) > 0.3
 
 
 def texts(*batches: Batch) -> list[list[int]]:
@@ -108,6 +119,11 @@ def texts(*batches: Batch) -> list[list[int]]:
         lengths = part.inputs["attention_mask"].sum(dim=1)
         rows += [ids[:length].tolist() for ids, length in zip(part.inputs["input_ids"], lengths, strict=True)]
     return sorted(rows)
+
+
+def together(batches: list[Indices]) -> set[tuple[int, int]]:
+    """The pairs of examples that stand in one batch."""
+    return {pair for batch in batches for pair in combinations(sorted(batch.tolist()), 2)}
 
 
 def same(order: list[Indices], other: list[Indices]) -> bool:
