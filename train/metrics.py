@@ -7,6 +7,7 @@ The loss is that of the step's own global batch. The file is also what a resumed
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from bertline.artifacts.task import Decision
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
-    """Add a line."""
+    """Add a line; that of an evaluation is on the disk before any checkpoint that comes after it."""
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(line) + "\n")
+        if "validation" in line:
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """metrics.jsonl: read after a crash, cut back to a checkpoint, asked for the best."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,19 @@ def path(tmp_path: Path) -> Path:
     for line in LINES:
         metrics.append(tmp_path / "metrics.jsonl", line)
     return tmp_path / "metrics.jsonl"
+
+
+def test_an_evaluation_is_on_the_disk_before_anything_else_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else best/ might be of a step that nothing knows of, after the power was lost."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    sizes = []
+    for line in LINES:
+        metrics.append(tmp_path / "metrics.jsonl", line)
+        sizes += [(tmp_path / "metrics.jsonl").stat().st_size] if "validation" in line else []
+    assert synced == sizes
 
 
 def test_half_a_line_is_left_out(path: Path) -> None:
