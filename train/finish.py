@@ -22,7 +22,7 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
     """Score the model that best/ holds, as anyone would load it, in fp32; write run.json last."""
     started, recipe, state = perf_counter(), trainer.recipe, trainer.state
     metric = recipe.metric
-    chosen = metrics.best(trainer.run.metrics, metric)
+    chosen = ranks.from_first(lambda: metrics.best(trainer.run.metrics, metric))  # which alone writes there
     assert chosen is not None, "the last step evaluates"
     best, validation = chosen
     task = trainer.task.with_decision(best.decision)

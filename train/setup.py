@@ -69,7 +69,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         state = found.state.model_copy(update={"ranks": state.ranks})
     relations = None if compare is None else compare(started.module)
     run_folder.claim(asked, run, splits, state, None if found is None else found.checkpoint)
-    best = metrics.best(run.metrics, recipe.metric)
+    best = ranks.from_first(lambda: metrics.best(run.metrics, recipe.metric))
     progress.say(describe_engine(recipe, started, state, batches))
     with monitors.opened(asked, run, progress.say) as written:
         trainer = Trainer(
