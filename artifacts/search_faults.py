@@ -5,7 +5,7 @@ told of itself is told of them.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement, product
 from typing import Any
 
@@ -15,8 +15,10 @@ from bertline.artifacts.recipe_schema import Search
 
 FIXED = ("name", "task", "problem_type", "data", "training.seed", "training.best", "search")
 """What is the same in all trials: by these they are named, cut and compared."""
-OF_LOSS = ("training.label_smoothing", "training.class_weights")
-"""Which loss it is: where trials are compared by it, these are the same, too."""
+OF_LOSS = ("training.label_smoothing", "training.class_weights", "tokens.long")
+"""Which loss it is, and of what: where trials are compared by it, these are the same, too."""
+OF_WINDOWS = ("tokens.max_length", "tokens.stride")
+"""As well, where the loss is the mean over windows: how many there are of a text."""
 
 Raw = dict[str, Any]
 
@@ -60,12 +62,10 @@ def _find_values(kind: str, value: Any) -> list[Any]:
 
 def _of_key(raw: Raw, place: str, key: str, value: Any, values: list[Any]) -> Iterator[str]:
     """What is wrong with a key and each of its values."""
-    by_loss = (raw.get("training") or {}).get("best") == "loss"
-    same = FIXED + OF_LOSS if by_loss else FIXED
-    fixed = [each for each in same if f"{key}.".startswith(f"{each}.") or each.startswith(f"{key}.")]
+    fixed = [each for each in _same(raw) if f"{key}.".startswith(f"{each}.") or each.startswith(f"{key}.")]
     if fixed:
         rule = f"{fixed[0]} is the same in all trials, by which they are named, cut or compared"
-        other = ", or compare by another training.best than loss" if fixed[0] in OF_LOSS else ""
+        other = ", or compare by another training.best than loss" if fixed[0] not in FIXED else ""
         yield f"{place}.{key}: {rule}; search other keys, each by its own name{other}"
         return
     if not values:
@@ -79,6 +79,14 @@ def _of_key(raw: Raw, place: str, key: str, value: Any, values: list[Any]) -> It
             yield f"{place}.{key}: {error}"
             return
         yield from (f"{place}.{fault}" for at, fault in told.items() if at not in before)
+
+
+def _same(raw: Raw) -> Sequence[str]:
+    """The keys that are the same in all trials of a recipe."""
+    if (raw.get("training") or {}).get("best") != "loss":
+        return FIXED
+    windows = raw.get("task") != "text-classification" or (raw.get("tokens") or {}).get("long") == "windows"
+    return (*FIXED, *OF_LOSS, *(OF_WINDOWS if windows else ()))
 
 
 def _of_pairs(raw: Raw, values: Mapping[str, list[Any]]) -> Iterator[str]:

@@ -432,6 +432,15 @@ def test_trials_that_are_compared_by_a_loss_have_the_same_loss(write: Callable[.
     recipe.load(write(search={"grid": grid}, training__best="accuracy"), searches=True)
 
 
+@pytest.mark.parametrize("long", ["head", "windows"])
+def test_a_loss_over_windows_is_of_as_many_in_all_trials(write: Callable[..., Path], long: str) -> None:
+    grid = {"tokens.max_length": [16, 24], "tokens.long": ["head", "tail"]}
+    told = faults(write(search={"grid": grid}, training__best="loss", tokens={"max_length": 16, "long": long}))
+    fixed = [fault.split(": ")[2].partition(" is the same in all trials")[0] for fault in told]
+    assert fixed == ["tokens.long", *["tokens.max_length"] * (long == "windows")]
+    recipe.load(write(search={"grid": grid}, training__best="accuracy"), searches=True)
+
+
 @pytest.mark.parametrize(
     ("search", "words"),
     [
