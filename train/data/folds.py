@@ -172,4 +172,4 @@ def _groups(recipe: Recipe, column: str, pool: Sequence[Example]) -> Indices:
 def _labels(recipe: Recipe, task: Task, pool: Iterable[Example]) -> list[str] | None:
     """What a fold's recipe calls the labels: of a rare one its run may see no row, and must know it all the same."""
     found = sort_labels({name for example in pool for name in task.named(example)})
-    return recipe.data.labels or (found if task.name_labels(found) == task.labels else None)
+    return recipe.data.label_names or (found if task.name_labels(found) == task.labels else None)

@@ -141,6 +141,16 @@ def test_a_fold_has_a_recipe_of_its_own(tmp_path: Path) -> None:
     assert [example.text for example in splits.test] == [row["text"] for row in second["test"]]
 
 
+def test_columns_of_labels_name_them_in_their_order(tmp_path: Path) -> None:
+    """As a teacher does, whose student must have them alike."""
+    rows: Rows = [{"text": f"text {i}", "toxic": i % 2, "insult": 1} for i in range(60)]
+    asked = recipe(
+        tmp_path, rows, {"folds": 2}, data={"label": ["toxic", "insult"]}, problem_type="multi_label_classification"
+    )
+    cut(asked, tmp_path)
+    assert folds.of(asked, tmp_path / "folds", 1).data.labels == ["toxic", "insult"]
+
+
 @pytest.mark.parametrize("kind", ["label ", ""])
 def test_labels_with_few_rows_have_folds(tmp_path: Path, kind: str) -> None:
     """Each knows them all, in words or numbers."""
