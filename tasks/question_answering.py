@@ -91,6 +91,10 @@ class QuestionAnswering(Task):
         """Whether the context answers."""
         return "answerable" if example.gold else "unanswerable"
 
+    def unit(self, example: Example) -> Sequence[str | None]:
+        """The context: who has learned to answer one question about it has read it for all."""
+        return (example.text_pair,)
+
     def right(self, example: Example) -> Answer:
         """The first that is right, or none."""
         return {"answer": example.gold[0]["text"] if example.gold else ""}

@@ -120,6 +120,10 @@ class Task(ABC):
         """What splits keep in proportion; None where there is nothing of the kind."""
         return None
 
+    def unit(self, example: Example) -> Sequence[str | None]:
+        """What is cut whole: examples with the same are in one split."""
+        return example.texts
+
     @abstractmethod
     def right(self, example: Example) -> Answer:
         """The right answer, as far as it is counted."""

@@ -96,7 +96,7 @@ def test_answers(model: Path, tmp_path: Path, unanswerable: int) -> None:
         word = next(word for word in context.split() if word in WORDS[row["label"]])
         answers = {"text": [word], "answer_start": [f" {context} ".index(f" {word} ")]}
         if number < unanswerable:
-            context, answers = "the film was a movie with the plot", {"text": [], "answer_start": []}
+            context, answers = f"the film was a movie with the plot {number}", {"text": [], "answer_start": []}
         rows.append({"question": f"the {row['label']} word {number}", "context": context, "answers": answers})
     run = train_here(write(tmp_path, model, rows, task="question-answering"), tmp_path / "run")
     summary = runs.read_summary(run.path)

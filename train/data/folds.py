@@ -9,7 +9,7 @@
 
 The test split is cut first, as a run of the recipe cuts it, and none of its texts is in a fold; any other text is there
 once. The score of a fold is of rows that had no say in anything that its run decided. Labels are in proportion in every
-cut, and rows of one group are never on both sides of one.
+cut, and rows of one group are never on both sides of one; where the recipe names no groups, those are of one context.
 """
 
 import json
@@ -100,7 +100,8 @@ def cut(recipe: Recipe, task: Task, pool: Sequence[Example], validation: int) ->
     """
     folds, seed = recipe.search.folds, recipe.training.seed
     strata = np.array([task.stratum(example) or "" for example in pool])
-    groups = None if recipe.search.groups is None else _groups(recipe, recipe.search.groups, pool)
+    column = recipe.search.groups
+    groups = splitting.units(pool, task) if column is None else _groups(recipe, column, pool)
     _check(strata, groups, recipe.search)
     named = [task.named(example) for example in pool]
     labels = set(chain.from_iterable(named))
@@ -145,9 +146,10 @@ def _check(strata: Names, groups: Indices | None, search: Search) -> None:
         found = ", ".join(f"{name!r} has {count}" if name else f"there are {count}" for name, count in few.items())
         raise InputError(f"search.folds: {search.folds} folds need as many rows of each label, but {found}")
     if groups is not None and (count := len(np.unique(groups))) <= search.folds:
+        values = f"search.groups: {count} values of {search.groups!r}"
         raise InputError(
-            f"search.groups: {count} values of {search.groups!r} are too few for {search.folds} folds: each holds out "
-            "one at least, and trains and validates on two others"
+            f"{values if search.groups else f'search.folds: {count} contexts'} are too few for {search.folds} folds: "
+            "each holds out one at least, and trains and validates on two others"
         )
 
 
@@ -164,8 +166,8 @@ def _groups(recipe: Recipe, column: str, pool: Sequence[Example]) -> Indices:
         for where, row in sources.kept(places[name], name, recipe.data, set()) if name in places else ():
             if row.get(column) is None:
                 raise InputError(f"search.groups: {where}: nothing in column {column!r}")
-            found.setdefault(splitting.digest(task.read(row, columns, where)), str(row[column]))
-    names = [found[splitting.digest(example)] for example in pool]
+            found.setdefault(splitting.digest(task.read(row, columns, where).texts), str(row[column]))
+    names = [found[splitting.digest(example.texts)] for example in pool]
     return np.unique(names, return_inverse=True)[1]
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -176,10 +177,10 @@ class _Unique(NamedTuple):
 def _without_duplicates(train: Sequence[Example], held_out: Iterable[Sequence[Example]]) -> _Unique:
     kept: dict[bytes, int] = {}
     for example in chain.from_iterable(held_out):
-        kept.setdefault(digest(example), _gold(example))
+        kept.setdefault(digest(example.texts), _gold(example))
     elsewhere, unique, leaked, contradicting = frozenset(kept), [], 0, 0
     for index, example in enumerate(train):
-        text, gold = digest(example), _gold(example)
+        text, gold = digest(example.texts), _gold(example)
         leaked += text in elsewhere
         if text not in kept:
             kept[text] = gold
@@ -213,23 +214,33 @@ def _is_number(label: str) -> bool:
 
 def new(examples: Iterable[Example], splits: Iterable[Example]) -> Iterator[Example]:
     """Examples whose texts stand neither in a split nor earlier."""
-    seen = {digest(example) for example in splits}
+    seen = {digest(example.texts) for example in splits}
     for example in examples:
-        stands_for = digest(example)
+        stands_for = digest(example.texts)
         if stands_for not in seen:
             seen.add(stands_for)
             yield example
 
 
-def digest(example: Example) -> bytes:
-    """16 bytes that stand for the texts of an example: of a million million, two share them by a chance of 1e-15."""
-    return hashlib.blake2b(json.dumps(example.texts).encode(), digest_size=16).digest()
+def digest(texts: Sequence[str | None]) -> bytes:
+    """16 bytes that stand for texts: of a million million, two share them by a chance of 1e-15."""
+    return hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).digest()
+
+
+def units(examples: Iterable[Example], task: Task) -> Indices | None:
+    """A number for each example, the same for those that are cut whole; None where no two are."""
+    numbers: dict[bytes, int] = {}
+    found = [numbers.setdefault(digest(task.unit(example)), len(numbers)) for example in examples]
+    return np.array(found, np.int64) if len(numbers) < len(found) else None
 
 
 def _cut(
     rows: Sequence[Example], unique: Indices, take: Take, seed: int, splits: Sequence[str], task: Task
 ) -> dict[str, Indices]:
-    """Cut `splits` and then the training examples from the `unique` of the rows, stratified where there are strata."""
+    """Cut `splits` and then the training examples from the `unique` of the rows, stratified where there are strata.
+
+    Examples of one unit are in one split: sizes are then as near to what is asked for as whole units allow.
+    """
     sizes = {name: _size(getattr(take, name), len(unique)) for name in splits}
     left = len(unique) - sum(sizes.values())
     sizes["train"] = left if take.train is None else _size(take.train, len(unique))
@@ -237,10 +248,17 @@ def _cut(
         asked = ", ".join(f"{size:,} for {name}" for name, size in sizes.items())
         raise InputError(f"data.take: {len(unique):,} rows without duplicates are too few: {asked}; take less")
     strata = np.array([task.stratum(rows[index]) or "" for index in unique])
+    whole = units((rows[index] for index in unique), task)
     left_over, cut = np.arange(len(unique)), {}
-    for name, size in sizes.items():
-        chosen, left_over = _drawn(left_over, strata, size, seed, name)
+    for name in splits:
+        if whole is None:
+            chosen, left_over = _drawn(left_over, strata, sizes[name], seed, name)
+        else:
+            chosen, left_over = _drawn_whole(left_over, strata, whole, sizes[name], seed, name)
         cut[name] = unique[chosen]
+    if take.train is not None and sizes["train"] < len(left_over):
+        left_over, _ = _drawn(left_over, strata, sizes["train"], seed, "train")
+    cut["train"] = unique[left_over]
     return cut
 
 
@@ -252,8 +270,6 @@ def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, na
     """`size` of the rows, shuffled by the seed, with the strata in their proportion, and the rest."""
     from sklearn.model_selection import train_test_split
 
-    if size == len(rows):
-        return rows, rows[:0]
     counts = Counter(strata[rows].tolist())
     rarest, count = min(counts.items(), key=lambda item: item[1])
     if count < 2 or min(size, len(rows) - size) < len(counts):
@@ -265,6 +281,32 @@ def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, na
         )
     chosen, rest = train_test_split(rows, train_size=size, stratify=strata[rows] if rarest else None, random_state=seed)
     return chosen, rest
+
+
+def _drawn_whole(
+    rows: Indices, strata: npt.NDArray[np.str_], units: Indices, size: int, seed: int, name: str
+) -> tuple[Indices, Indices]:
+    """As `_drawn`, with none of the units on both sides, and as near to `size` as they allow.
+
+    Units with rows of the same strata take turns with the others, so that a part of all has a like part of each.
+    """
+    chance = np.random.default_rng(seed)
+    members: dict[int, list[int]] = {unit: [] for unit in chance.permutation(np.unique(units[rows])).tolist()}
+    if len(members) < 2:
+        raise InputError(
+            f"data.take.{name}: the {len(rows):,} rows that are left have one context, which is in one split; give "
+            f"rows with others, or name data.{name}"
+        )
+    for row in rows.tolist():
+        members[units[row]].append(row)
+    kinds: dict[frozenset[str], list[list[int]]] = {}
+    for unit in members.values():
+        kinds.setdefault(frozenset(strata[unit].tolist()), []).append(unit)
+    placed = [((number + 0.5) / len(kind), unit) for kind in kinds.values() for number, unit in enumerate(kind)]
+    order = [unit for _, unit in sorted(placed, key=itemgetter(0))]
+    nearest = int(np.abs(np.cumsum([len(unit) for unit in order]) - size).argmin()) + 1
+    count = min(nearest, len(order) - 1)  # something is left
+    return np.concatenate(order[:count]), np.concatenate(order[count:])
 
 
 def _check_labels(splits: Splits, data: Data) -> None:

@@ -30,6 +30,8 @@ RARE = {
     "question-answering": "f1 and exact_match tell little of the rarer",
 }
 """Where a rare label shows, by problem type or task."""
+LARGE = 5
+"""Of the mean or the standard deviation of numbers: as far as the default learning rate comes in a usual run."""
 WEIGHED = ("single_label_classification", "token-classification")
 """Where labels may have weights."""
 
@@ -137,12 +139,34 @@ def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterato
         times = f"{counts[commonest] / counts[rarest]:.0f} times"
         yield f"{commonest!r} stands {times} as often as {rarest!r}: {_advice(recipe)}"
     for name, examples in {"validation": splits.validation, "test": splits.test}.items():
-        if unseen := counts.keys() - _labels(splits.task, examples).keys():
-            labels = ", ".join(map(repr, sorted(unseen)))
-            yield f"no {name} example has {labels}: nothing is measured of it there, and a macro average counts it as 0"
+        yield from _of_held_out(name, examples, splits, recipe)
+    if recipe.problem_type == "regression":
+        yield from _of_numbers(splits)
     longer = float(np.mean(np.asarray(lengths) > recipe.tokens.max_length))
     if longer > 0.05 and recipe.settings([]).tokens.long != "windows":
         yield f"{longer:.0%} of the texts are longer than max_length {recipe.tokens.max_length} and are cut off"
+
+
+def _of_held_out(name: str, examples: Sequence[Example], splits: Splits, recipe: Recipe) -> Iterator[str]:
+    """Of what a split cannot show."""
+    which, what = (1, "context") if recipe.task == "question-answering" else (0, "first text")
+    trained = {splitting.digest(one.texts[which:][:1]) for one in splits.train if one.text_pair is not None}
+    if count := sum(splitting.digest(one.texts[which:][:1]) in trained for one in examples):
+        yield f"{count:,} {name} examples share their {what} with training examples: their scores flatter"
+    if unseen := _labels(splits.task, splits.train).keys() - _labels(splits.task, examples).keys():
+        labels = ", ".join(map(repr, sorted(unseen)))
+        yield f"no {name} example has {labels}: nothing is measured of it there, and a macro average counts it as 0"
+
+
+def _of_numbers(splits: Splits) -> Iterator[str]:
+    """What is told of numbers on a scale of their own."""
+    values = np.array([example.gold for example in splits.train], np.float64)
+    mean, deviation = values.mean(), values.std()
+    if max(abs(mean), deviation) > LARGE:
+        yield (
+            f"the numbers are {mean:,.4g} on average, with a standard deviation of {deviation:,.4g}; a model "
+            "begins near 0 and gets there slowly: subtract the mean and divide by the standard deviation"
+        )
 
 
 def _advice(recipe: Recipe) -> str:

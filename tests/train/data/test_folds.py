@@ -94,6 +94,14 @@ def test_groups_are_never_on_both_sides_of_a_cut(tmp_path: Path) -> None:
         assert sum(map(len, authors)) == len(set.union(*authors))
 
 
+def test_questions_about_one_context_are_a_group(tmp_path: Path) -> None:
+    rows: Rows = [{"question": f"{i}?", "context": f"red {i // 4}", "answers": []} for i in range(120)]
+    for fold in cut(recipe(tmp_path, rows, {"folds": 3}, task="question-answering"), tmp_path):
+        contexts = [{row["context"] for row in part} for part in fold.values()]
+        assert all(contexts)
+        assert sum(map(len, contexts)) == len(set.union(*contexts)) == 27
+
+
 @pytest.mark.parametrize("kind", ["token-classification", "text-classification"])
 def test_groups_are_of_rows_whose_labels_are_numbers(tmp_path: Path, kind: str) -> None:
     if kind == "token-classification":
@@ -195,6 +203,11 @@ def test_every_task_has_folds(tmp_path: Path, kind: str) -> None:
             {"folds": 3, "groups": "author"},
             "3 values of 'author' are too few for 3 folds",
         ),
+        (
+            [{"question": f"{index}?", "context": f"red {index % 4}", "answers": []} for index in range(60)],
+            {"folds": 3},
+            "search.folds: 3 contexts are too few for 3 folds",
+        ),
         ([*make_texts(60), {"text": "a", "label": "positive"}], {"groups": "author"}, "nothing in column 'author'"),
         (
             [{**row, "author": row["label"] == "positive" or index} for index, row in enumerate(make_texts(60))],
@@ -204,5 +217,7 @@ def test_every_task_has_folds(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_what_cannot_be_cut_is_told(tmp_path: Path, rows: Rows, search: dict[str, Any], message: str) -> None:
+    task = "question-answering" if "context" in rows[0] else "text-classification"
+    asked = recipe(tmp_path, rows, search, task=task)
     with pytest.raises(InputError, match=message):
-        folds.make(recipe(tmp_path, rows, search), tmp_path / "folds")
+        folds.make(asked, tmp_path / "folds")

@@ -151,6 +151,42 @@ def test_pairs(tmp_path: Path) -> None:
     assert load(tmp_path, rows, text_pair="other").train[0].text_pair == "it was"
 
 
+def questions(contexts: int) -> list[dict[str, Any]]:
+    """One to nine about each context, one after the other; of three contexts one answers nothing, another half."""
+    return [
+        {
+            "question": f"{number}?",
+            "context": f"red {context}",
+            "answers": [{"text": "red", "start": 0}] if context % 3 == 2 or (context % 3 and number % 2) else [],
+        }
+        for context in range(contexts)
+        for number in range(context * 7 % 9 + 1)
+    ]
+
+
+def test_questions_about_one_context_are_cut_together(tmp_path: Path) -> None:
+    rows, recipe = questions(90), {"task": "question-answering"}
+    splits = load(tmp_path, rows, recipe=recipe, take={"validation": 60, "test": 0.2})
+    contexts = [{one.text_pair for one in part} for part in (splits.train, splits.validation, splits.test)]
+    assert sum(map(len, contexts)) == len(set.union(*contexts)) == 90
+    counts = splits.counts()
+    assert sum(counts.values()) == len(rows)
+    assert abs(counts["validation"] - 60) <= 4
+    assert abs(counts["test"] - 0.2 * len(rows)) <= 4
+    share = sum(bool(row["answers"]) for row in rows) / len(rows)
+    for part in (splits.validation, splits.test):
+        assert sum(bool(one.gold) for one in part) / len(part) == pytest.approx(share, abs=0.1)
+    few = load(tmp_path, rows, recipe=recipe, take={"train": 50, "validation": 60, "test": 90})
+    assert few.counts()["train"] == 50
+    assert (
+        few.fingerprint
+        == load(tmp_path, rows, recipe=recipe, take={"train": 50, "validation": 60, "test": 90}).fingerprint
+    )
+    message = r"data\.take\.test: the \d rows that are left have one context, .* or name data\.test"
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, questions(2), recipe=recipe)
+
+
 def test_labels_come_from_the_data_where_absent(tmp_path: Path) -> None:
     rows = [{**row, "label": f"{row['label']}{index % 3}"} for index, row in enumerate(make_texts(120))]
     assert load(tmp_path, rows).task.labels == [f"{n}{i}" for n in ("negative", "positive") for i in range(3)]

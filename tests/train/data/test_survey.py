@@ -1,6 +1,7 @@
 """What is told of the data before training: counts, lengths, examples as they are read, and what is odd."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,32 @@ def test_a_label_of_which_nothing_is_measured_is_told(model: Path, tmp_path: Pat
     found = survey(recipes.load(write(tmp_path, model, rows[:60], test), ["tokens.max_length=64"]))
     words = "no test example has 'positive': nothing is measured of it there, and a macro average counts it as 0"
     assert found["warnings"] == [words]
+
+
+@pytest.mark.parametrize(("task", "what"), [("text-classification", "first text"), ("question-answering", "context")])
+def test_what_is_held_out_of_a_text_in_training_is_told(model: Path, tmp_path: Path, task: str, what: str) -> None:
+    def row(number: int, text: int) -> dict[str, Any]:
+        if task == "question-answering":
+            return {"question": f"{number}?", "context": f"red {text}", "answers": []}
+        return {"text": f"red {text}", "other": f"{number}", "label": "ab"[number % 2]}
+
+    rows, test = [row(number, number) for number in range(60)], [row(number + 100, 50 + number) for number in range(20)]
+    recipe = recipes.load(
+        write(tmp_path, model, rows, test, task=task),
+        ["data.text_pair=other"] if task == "text-classification" else [],
+    )
+    (told,) = [one for one in survey(recipe)["warnings"] if "share" in one]
+    assert re.fullmatch(rf"\d+ test examples share their {what} with training examples: their scores flatter", told)
+    assert 1 <= int(told.split()[0]) <= 10
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1.0, 0), (30.0, 1)])
+def test_numbers_that_are_far_from_0_are_told(model: Path, tmp_path: Path, scale: float, told: int) -> None:
+    rows = [{**row, "label": scale * (index % 5)} for index, row in enumerate(make_texts(80))]
+    path = write(tmp_path, model, rows[:60], rows[60:], problem_type="regression")
+    warnings = survey(recipes.load(path, ["tokens.max_length=64"]))["warnings"]
+    assert len(warnings) == told
+    assert all("a model begins near 0" in one and "subtract the mean" in one for one in warnings)
 
 
 def test_texts_without_labels_are_counted_and_shown(
