@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -167,24 +167,6 @@ def _welcome_readers(*paths: Path) -> None:
                 path.chmod(0o666 & ~UMASK)
 
 
-def make_once(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder that stands for its content, unless it is there: another process may be quicker to make the same.
-
-    Raises:
-        InputError: as `fill`, which puts the content into a temporary folder.
-        OSError: it cannot be written.
-    """
-    if path.exists():
-        return
-    try:
-        remove_left(path)
-        with new_folder(path) as temporary:
-            fill(temporary)
-    except (InputError, OSError):  # the last of the rename, where another has come between
-        if not path.exists():
-            raise
-
-
 def temporary_prefix(path: Path) -> str:
     """How the name of what is made beside `path`, to become it, begins: as nothing of a user's is called."""
     return f".{path.name}.bertline-"
@@ -270,22 +252,6 @@ def sha256(path: Path) -> str:
     """The hexadecimal sha256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def fingerprint(value: Any) -> str:
-    """A short name for what JSON can hold: equal values have one, others another."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def code(*patterns: str) -> list[str]:
-    """The hashes of our own files, for the fingerprint of what they make: made by others it is made anew.
-
-    Args:
-        patterns: of paths in the package.
-    """
-    found = {pattern: sorted(Path(__file__).parents[1].glob(pattern)) for pattern in patterns}
-    assert all(found.values()), "each names a file"
-    return [sha256(path) for paths in found.values() for path in paths]
 
 
 def listing(folder: Path) -> list[FileEntry]:

@@ -17,11 +17,12 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from bertline.artifacts import encoder, files, machine
+from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Freeze, Training
 from bertline.bench import pytorch, tokenizer_json
 from bertline.tasks.task import Task
+from bertline.train.cache import make_once, place
 from bertline.train.deepspeed_config import Precision
 
 AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -91,20 +92,14 @@ def keep_tokenizer(source: Path, cache: Path) -> Path:
     """A folder with the tokenizer's files as `tokenizer_json.write` has them, made in `cache` if it is not there.
 
     Raises:
-        InputError: as `tokenizer_json.write`.
+        InputError: as `tokenizer_json.write`; or there is no room to write.
     """
     made_of = {
         "files": {path.name: files.sha256(path) for path in encoder.tokenizer_files(source)},
         "config": files.sha256(source / "config.json"),
-        "code": files.code("bench/tokenizer_json.py"),
-        "versions": machine.versions("tokenizers", "transformers"),
     }
-    made = cache / f"tokenizer-{files.fingerprint(made_of)}"
-    try:
-        files.make_once(made, partial(tokenizer_json.write, source))
-    except OSError as error:
-        raise InputError(f"{made}: could not be written ({error}); make room, or name another --run") from error
-    return made
+    folder = place(cache, "tokenizer", made_of, ["bench/tokenizer_json.py"], ["tokenizers", "transformers"])
+    return make_once(folder, partial(tokenizer_json.write, source))
 
 
 def save(model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:

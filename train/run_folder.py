@@ -11,8 +11,7 @@ from bertline.artifacts.checkpoint import State
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
-from bertline.train import checkpoints, metrics, ranks
-from bertline.train.data import prepared
+from bertline.train import cache, checkpoints, metrics, ranks
 from bertline.train.data.splitting import Splits
 
 
@@ -28,7 +27,7 @@ def alone(run: RunFolder) -> Iterator[None]:
     with ExitStack() as held:
 
         def lock() -> None:
-            held.enter_context(files.locked(folder.parent / prepared.FOLDER / f"{folder.name}.lock", taken))
+            held.enter_context(files.locked(folder.parent / cache.FOLDER / f"{folder.name}.lock", taken))
 
         ranks.from_first(lock)
         yield

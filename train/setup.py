@@ -18,6 +18,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Training
 from bertline.artifacts.run import RunFolder
 from bertline.train import checkpoints, deepspeed_config, engine, memory, metrics, model, monitors, ranks, run_folder
+from bertline.train.cache import FOLDER
 from bertline.train.checkpoints import Found
 from bertline.train.data import prepared
 from bertline.train.data.batches import Batches
@@ -49,7 +50,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     engine.check(deepspeed_config.configure(recipe, dist.get_world_size(), precision))
     whole = recipes.model_folder(recipe)
     recipes.check_model(recipe, whole)
-    cache = run.path.parent / prepared.FOLDER
+    cache = run.path.parent / FOLDER
     tokenizer_folder = ranks.from_first(lambda: model.keep_tokenizer(whole, cache))
     given = material(recipe, whole, tokenizer_folder, precision, cache, progress)
     splits, task = given.ready.splits, given.ready.splits.task

@@ -126,32 +126,13 @@ def at_work(path: Path) -> Iterator[Path]:
             process.kill()
 
 
-@pytest.mark.parametrize("second", [files.remove_left, lambda path: files.make_once(path, lambda folder: None)])
-def test_what_a_killed_maker_left_goes_and_not_what_another_is_at_work_in(
-    tmp_path: Path, second: Callable[[Path], None]
-) -> None:
+def test_what_a_killed_maker_left_goes_and_not_what_another_is_at_work_in(tmp_path: Path) -> None:
     made = tmp_path / "made"
     with at_work(made) as theirs:
-        second(made)
+        files.remove_left(made)
         assert (theirs / "made").exists()
-    if made.exists():
-        made.rmdir()
-    second(made)
-    assert [path for path in tmp_path.iterdir() if path != made] == []
-
-
-@pytest.mark.parametrize("looks", [True, False])  # just before the rename, or a moment too early
-def test_what_another_makes_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: bool) -> None:
-    def fill(folder: Path) -> None:
-        (folder / "same").write_text("mine")
-        (tmp_path / "made").mkdir()
-        (tmp_path / "made/same").write_text("another's")
-
-    if not looks:
-        monkeypatch.setattr(files, "refuse_existing", lambda path: None)
-    files.make_once(tmp_path / "made", fill)
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
-    assert (tmp_path / "made/same").read_text() == "another's"
+    files.remove_left(made)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_locks_tell_nothing_what_may_be_held_stays_and_the_rest_goes(

@@ -1,7 +1,6 @@
 """The data of a run, read and tokenized once, on disk for all ranks and for every later run that would make the same.
 
-A folder is named by a fingerprint of all that it is made of: the content of the data files, what the recipe says of
-task, data and tokens, the tokenizer, and the code that reads them. It appears whole, by a rename. Any may be removed.
+It is made of the content of the data files, what the recipe says of task, data and tokens, and the tokenizer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,12 +8,13 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from bertline.artifacts import files, machine
+from bertline.artifacts import files
 from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.tasks.task import Example, Target, Task
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train import preemption
+from bertline.train.cache import make_once, place
 from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Windows, batched
 from bertline.train.data.sources import UNLABELLED
@@ -22,8 +22,6 @@ from bertline.train.data.split import Split
 from bertline.train.data.splitting import SPLITS, Splits
 from bertline.train.progress import Progress
 
-FOLDER = ".bertline-cache"
-"""Beside the run: on the disk that all ranks see, and found again by the next run there."""
 TEXTS = 4096
 """Tokenized at once."""
 CODE = ("artifacts/*.py", "tasks/*.py", "train/data/*.py")
@@ -54,14 +52,9 @@ def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) ->
         InputError: as `splitting.make`; or there is no room to write.
         PreemptedError: this process was asked to stop.
     """
-    folder = cache / fingerprint(recipe, tokenizer)
-    if not folder.exists():
-        _make(folder, recipe, tokenizer, progress)
-    return folder
 
-
-def _make(folder: Path, recipe: Recipe, tokenizer: Path, progress: Progress) -> None:
     def fill(temporary: Path) -> None:
+        progress.say(f"reading {recipe.data.train}")
         splits = splitting.make(recipe, temporary)
         reader = splits.task.tokenizer(tokenizer)
         texts = {"train": (splits.train, splits.unlabelled)}
@@ -69,14 +62,7 @@ def _make(folder: Path, recipe: Recipe, tokenizer: Path, progress: Progress) -> 
             parts = texts.get(name, (getattr(splits, name),))
             Windows.write(_path(temporary, name), windows(name, parts, splits.task, reader, progress))
 
-    progress.say(f"reading {recipe.data.train}")
-    try:
-        files.write_text(folder.parent / ".gitignore", "*\n")  # a run may stand in somebody's repository
-        files.make_once(folder, fill)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: the data could not be written ({error}); make room, or name another --run"
-        ) from error
+    return make_once(folder_of(recipe, tokenizer, cache), fill)
 
 
 def load(recipe: Recipe, folder: Path) -> Prepared:
@@ -92,18 +78,16 @@ def load(recipe: Recipe, folder: Path) -> Prepared:
     return Prepared(splits, *read)
 
 
-def fingerprint(recipe: Recipe, tokenizer: Path) -> str:
-    """A name for all that prepared data depends on; where the files lie is not of it."""
+def folder_of(recipe: Recipe, tokenizer: Path, cache: Path) -> Path:
+    """Where data is prepared, named by all that it depends on; where the files lie is not of it."""
     made_of = {
         "content": sources.content(recipe.data),
         "data": recipe.data.model_dump(mode="json", exclude={*SPLITS, UNLABELLED}),
         "settings": recipe.settings([]).model_dump(mode="json"),
         "seed": recipe.training.seed,
         "tokenizer": files.sha256(tokenizer / "tokenizer.json"),
-        "code": files.code(*CODE),
-        "versions": machine.versions(*PACKAGES),
     }
-    return files.fingerprint(made_of)
+    return place(cache, "data", made_of, CODE, PACKAGES)
 
 
 def windows(

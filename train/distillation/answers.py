@@ -9,14 +9,15 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-from bertline.artifacts import files, machine
-from bertline.artifacts.errors import InputError, PreemptedError
+from bertline.artifacts import files
+from bertline.artifacts.errors import PreemptedError
 from bertline.bench import pytorch
 from bertline.serve.engine import Engine
 from bertline.tasks.task import Output
 from bertline.tasks.text_classification import TextClassification
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train import evaluation, preemption, ranks, watchdog
+from bertline.train.cache import make_once, place
 from bertline.train.data.mapped import Outputs, batched
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import Precision
@@ -64,8 +65,7 @@ def outputs(
         PreemptedError: the run was asked to stop.
     """
     alike = reads_alike(teacher, ready.splits.task, tokenizer_folder)
-    named = partial(_fingerprint, teacher, ready, tokenizer_folder, precision)  # of the versions that rank 0 has
-    folder = cache / f"teacher-{ranks.from_first(named)}"
+    folder = ranks.from_first(lambda: _folder(teacher, ready, tokenizer_folder, precision, cache))  # by its versions
     if not ranks.from_first(folder.exists):
         progress.say(f"asking {teacher.place} about {len(ready.train.windows):,} windows of text")
         tokenizer = teacher.task.tokenizer(teacher.tokenizer)
@@ -146,7 +146,7 @@ def _keeping(answering: Answering, folder: Path) -> Answering:
             return kept
         said = answering(windows)
         if ranks.is_first():
-            _make(part, said)
+            make_once(part, partial(_fill, said))
         if ranks.sum_over_ranks(torch.tensor(float(preemption.asked.is_set()), device=ranks.device())):
             raise PreemptedError(f"{ASKING}: stopped as asked; what it has said so far is kept in {folder.parent}")
         return said
@@ -161,11 +161,8 @@ def _kept(part: Path) -> list[Output] | None:
         return None
 
 
-def _make(folder: Path, computed: Iterable[Output]) -> None:
-    def fill(temporary: Path) -> None:
-        Outputs.write(temporary / FILE, computed)
-
-    files.make_once(folder, fill)
+def _fill(computed: Iterable[Output], folder: Path) -> None:
+    Outputs.write(folder / FILE, computed)
 
 
 def _write(folder: Path, computed: Iterator[Output]) -> None:
@@ -175,23 +172,19 @@ def _write(folder: Path, computed: Iterator[Output]) -> None:
         InputError: there is no room.
     """
     if ranks.is_first():
-        try:
-            _make(folder, computed)
-        except OSError as error:
-            raise InputError(f"{folder}: the teacher's outputs could not be written ({error}); make room") from error
+        make_once(folder, partial(_fill, computed))
     for _ in computed:  # ranks compute together, whoever writes
         pass
     ranks.meet()
 
 
-def _fingerprint(teacher: Teacher, ready: Prepared, tokenizer: Path, precision: Precision) -> str:
+def _folder(teacher: Teacher, ready: Prepared, tokenizer: Path, precision: Precision, cache: Path) -> Path:
+    """Where what the teacher gives is kept, by all that it depends on."""
     made_of = {
         "teacher": teacher.sha256,
         "tokenizers": [files.sha256(folder / "tokenizer.json") for folder in (teacher.tokenizer, tokenizer)],
         "settings": [task.settings.model_dump(mode="json") for task in (teacher.task, ready.splits.task)],
         "texts": ready.splits.fingerprint,
         "precision": precision,
-        "code": files.code(*CODE),
-        "versions": machine.versions(*PACKAGES),
     }
-    return files.fingerprint(made_of)
+    return place(cache, "teacher", made_of, CODE, PACKAGES)

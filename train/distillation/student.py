@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from bertline.artifacts import encoder, files, machine
+from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Student
 from bertline.bench import pytorch
 from bertline.tasks.task import Task
+from bertline.train.cache import make_once, place
 from bertline.train.data.prepared import Prepared
 from bertline.train.distillation import pruning
 from bertline.train.losses import Loss
@@ -37,22 +38,21 @@ def cut(folder: Path, student: Student, cache: Path) -> Path:
     """A model folder with the layers that a student keeps, made in `cache` if it is not there; no tokenizer in it.
 
     Raises:
-        InputError: as `encoder.check`; the layers cannot be told apart, or would compute otherwise in another place.
+        InputError: as `encoder.check`; the layers cannot be told apart, or would compute otherwise in another place; or
+            there is no room to write.
     """
     kept = student.layers
     assert kept is not None
     config = encoder.check(folder)
     _check_places(config, kept)
-    named = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept, **_makers()}
-    made = cache / f"student-{files.fingerprint(named)}"
+    made_of = {"weights": encoder.weights_sha256(folder), "config": config, "layers": kept}
 
     def fill(temporary: Path) -> None:
         tensors = _renumbered(_tensors(folder), kept, encoder.layers(config), folder)
         files.write_json(temporary / "config.json", _with_layers(config, kept))
         save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
 
-    files.make_once(made, fill)
-    return made
+    return make_once(place(cache, "student", made_of, CODE, PACKAGES), fill)
 
 
 def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache: Path) -> Path:
@@ -66,19 +66,18 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
         cache: where it is kept.
 
     Raises:
-        InputError: as `pruning.prune`; the model has no trained head, or one for other labels.
+        InputError: as `pruning.prune`; the model has no trained head, or one for other labels; or there is no room to
+            write.
     """
     task = ready.splits.task
-    named = {
+    made_of = {
         "weights": encoder.weights_sha256(folder),
         "kept": recipe.student.model_dump(),
         "texts": ready.splits.fingerprint,
         "settings": task.settings.model_dump(mode="json"),
         "loss": recipe.training.model_dump(mode="json", include={"class_weights", "label_smoothing"}),
         "tokenizer": files.sha256(tokenizer / "tokenizer.json"),
-        **_makers(),
     }
-    made = cache / f"student-{files.fingerprint(named)}"
 
     def fill(temporary: Path) -> None:
         whole = pytorch.load(folder, task.architecture)
@@ -87,8 +86,7 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
         pruning.prune(whole, recipe.student, ready.train, loss, task.tokenizer(tokenizer))
         whole.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
 
-    files.make_once(made, fill)
-    return made
+    return make_once(place(cache, "student", made_of, CODE, PACKAGES), fill)
 
 
 def spread(count: int, config: dict[str, Any]) -> list[int]:
@@ -142,10 +140,6 @@ def _renamed(name: str, kept: list[int]) -> str | None:
         return name
     number = int(match["number"])
     return f"{match['before']}{kept.index(number)}{match['after']}" if number in kept else None
-
-
-def _makers() -> dict[str, Any]:
-    return {"code": files.code(*CODE), "versions": machine.versions(*PACKAGES)}
 
 
 def _turn(config: dict[str, Any]) -> int:

@@ -16,6 +16,7 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.bench import tokenizer_json
 from bertline.launch.benchmarks.train.job import Counts, Device
+from bertline.train.cache import FOLDER
 from bertline.train.data import prepared
 from bertline.train.data.batches import Batches
 from bertline.train.data.prepared import Prepared
@@ -53,7 +54,7 @@ def prepare(path: Path, work: Path, device: Device, precisions: list[str]) -> No
 def load(recipe: Recipe, work: Path) -> Prepared:
     """The data as bertline keeps it, for the runs in `work/runs`; made if need be."""
     with tokenizer_json.temporary(places.model_folder(recipe.model)) as tokenizer:
-        made = prepared.prepare(recipe, tokenizer, work / "runs" / prepared.FOLDER, Progress(speaks=False))
+        made = prepared.prepare(recipe, tokenizer, work / "runs" / FOLDER, Progress(speaks=False))
     return prepared.load(recipe, made)
 
 

@@ -31,7 +31,7 @@ def write(folder: Path, model: Path, rows: list[dict[str, Any]], name: str = "ro
 
 
 def name_of(recipe: Path, model: Path, *sets: str) -> str:
-    return prepared.fingerprint(recipes.load(recipe, sets), model)
+    return prepared.folder_of(recipes.load(recipe, sets), model, Path("cache")).name
 
 
 def test_a_second_run_finds_what_the_first_has_made(
