@@ -181,7 +181,7 @@ def _write(folder: Path, computed: Iterator[Output]) -> None:
 def _folder(teacher: Teacher, ready: Prepared, tokenizer: Path, precision: Precision, cache: Path) -> Path:
     """Where what the teacher gives is kept, by all that it depends on."""
     made_of = {
-        "teacher": teacher.sha256,
+        "teacher": [teacher.sha256, files.sha256(teacher.folder / "config.json")],
         "tokenizers": [files.sha256(folder / "tokenizer.json") for folder in (teacher.tokenizer, tokenizer)],
         "settings": [task.settings.model_dump(mode="json") for task in (teacher.task, ready.splits.task)],
         "texts": ready.splits.fingerprint,

@@ -72,6 +72,8 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
     task = ready.splits.task
     made_of = {
         "weights": encoder.weights_sha256(folder),
+        "config": encoder.check(folder),
+        "labels": recipe.data.label_names,  # by which a head without names is known
         "kept": recipe.student.model_dump(),
         "texts": ready.splits.fingerprint,
         "settings": task.settings.model_dump(mode="json"),

@@ -36,7 +36,7 @@ class Teacher:
     task: Task
     """As it was trained for it: how it reads, what it tells apart."""
     sha256: str
-    """Of what it computes."""
+    """Of its weights, or of a bundle's manifest."""
     tokenizer: Path
     """The folder of its tokenizer."""
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,18 @@ class TestRuns:
         monkeypatch.setattr(machine, "versions", lambda *packages: dict.fromkeys(packages, "another"))
         train_here(recipe, tmp_path / "after an upgrade")
         assert spied[2:] == [answers.ASKING, "validation", "test"]
+
+    def test_who_computes_otherwise_with_the_same_weights_is_asked_anew(
+        self, teacher: RunFolder, tmp_path: Path
+    ) -> None:
+        asked = shutil.copytree(teacher.best, tmp_path / "asked")
+        recipe = write(tmp_path, teacher.path, teacher=str(asked))
+        said: list[dict[str, Output]] = [{}, {}]
+        for seen, activation in zip(said, ["gelu", "relu"], strict=True):
+            config = json.loads((asked / "config.json").read_text())
+            (asked / "config.json").write_text(json.dumps({**config, "hidden_act": activation}))
+            train_here(recipe, tmp_path / activation, look=teaching(seen))
+        assert all(not np.array_equal(said[0][text], said[1][text]) for text in said[0])
 
     @pytest.mark.parametrize("sets", [[], ["tokens.max_length=4"]])  # window by window; text by text
     def test_who_is_asked_to_stop_asks_no_further_and_later_only_what_is_left(

@@ -1,5 +1,7 @@
 """What is taken out is what matters least, and what is left is read from its folder as it was made."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,16 @@ def test_what_a_pruned_student_is_measured_with_makes_it_another(teacher: RunFol
 
 
 @pytest.mark.usefixtures("rank")
+def test_who_computes_otherwise_with_the_same_weights_is_pruned_anew(teacher: RunFolder, tmp_path: Path) -> None:
+    recipe = write(tmp_path, shutil.copytree(teacher.best, tmp_path / "model"), student={"attention_heads": 2})
+    for number, activation in enumerate(["gelu", "relu"]):
+        config = json.loads((tmp_path / "model/config.json").read_text())
+        (tmp_path / "model/config.json").write_text(json.dumps({**config, "hidden_act": activation}))
+        run = train_here(recipe, tmp_path / f"run-{number}")
+        assert json.loads((run.best / "config.json").read_text())["hidden_act"] == activation
+
+
+@pytest.mark.usefixtures("rank")
 @pytest.mark.parametrize("labels", [["positive", "negative"], ["negative", "neutral", "positive"]])
 def test_a_head_of_other_labels_does_not_tell_what_matters(tmp_path: Path, labels: list[str]) -> None:
     task = catalog.make(SETTINGS.model_copy(update={"labels": labels}))
@@ -164,6 +176,8 @@ def test_outputs_without_names_are_those_that_the_recipe_names(teacher: RunFolde
         train_here(recipe, tmp_path / "run")
     run = train_here(recipe, tmp_path / "run", ["data.labels=[negative, positive]"])
     assert read_summary(run.path).labels == ["negative", "positive"]
+    with pytest.raises(InputError, match="the student is to learn"):  # though it is there by now
+        train_here(recipe, tmp_path / "again")
 
 
 @pytest.mark.usefixtures("rank")
