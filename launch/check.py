@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from bertline.export import choose
+from bertline.export.choose import Score
+
+MAX_DROP = 0.01
+"""That of an export that is asked for no other."""
 
 
 def show(found: dict[str, Any]) -> None:
@@ -17,6 +24,8 @@ def show(found: dict[str, Any]) -> None:
         f"tokens of a training text: {tokens['p50']:,} (median), {tokens['p90']:,} (90 %), {tokens['p99']:,} (99 %), "
         f"{tokens['max']:,} (longest); {tokens['longer_share']:.1%} have more than max_length {tokens['max_length']:,}"
     )
+    if found["provable_drop"] is not None:
+        screen.print(_provable(found["examples"]["validation"], found["provable_drop"]))
     for example in found["shown"]:
         windows = f", the first of {example['windows']} windows" if example["windows"] > 1 else ""
         cut = ", cut off" if example["truncated"] else ""
@@ -24,6 +33,13 @@ def show(found: dict[str, Any]) -> None:
         screen.print(f"  {example['read']}")
     for warning in found["warnings"]:
         screen.print(f"\nwarning: {warning}")
+
+
+def _provable(examples: int, drop: float) -> str:
+    """What the validation split can prove of an export, in a sentence."""
+    same = Score(1.0, 0.0, (0.0, drop), examples, drop)
+    more = f"; {choose.enough(same, MAX_DROP)} {MAX_DROP:g}" if choose.doubt(same, MAX_DROP) else ""
+    return f"validation: {examples:,} examples; export can show a drop of {ceil(1e4 * drop) / 1e4:g} at best{more}"
 
 
 def _words(gold: Any) -> str:

@@ -13,7 +13,7 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.tables import from_all_over
 from bertline.artifacts.task import Tokens
-from bertline.bench import tokenizer_json
+from bertline.bench import bootstrap, tokenizer_json
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train.data import splitting
@@ -41,8 +41,9 @@ def survey(recipe: Recipe) -> dict[str, Any]:
 
     Returns:
         examples and labels (counts by split), duplicates, leaked, contradicting, tokens (percentiles of length, and
-        what part of the texts is longer than max_length), shown (a few examples as the model reads them), and warnings
-        (sentences).
+        what part of the texts is longer than max_length), shown (a few examples as the model reads them),
+        provable_drop (the least drop that an export can show by the validation split, if every answer is right; None
+        where that is known by the answers alone), and warnings (sentences).
 
     Raises:
         InputError: as `splitting.make`; or the model has no tokenizer.
@@ -69,6 +70,7 @@ def _told(recipe: Recipe, splits: Splits, lengths: Sequence[int], tokenizer: Tok
         "contradicting": splits.contradicting,
         "tokens": _lengths(lengths, recipe.tokens.max_length),
         "shown": [_shown(example, tokenizer) for example in from_all_over(splits.train, SHOWN)],
+        "provable_drop": _provable_drop(splits, recipe),
         "warnings": list(_warnings(splits, lengths, recipe)),
     }
 
@@ -120,6 +122,15 @@ def _lengths(lengths: Sequence[int], most: int) -> dict[str, Any]:
         "max_length": most,
         "longer_share": round(longer, 4),
     }
+
+
+def _provable_drop(splits: Splits, recipe: Recipe) -> float | None:
+    task, examples = splits.task, list(splits.validation)
+    scores = task.settings.scores
+    metric = recipe.metric if recipe.metric in scores else scores[0]
+    if not bootstrap.has_constant_loss(task, metric, examples):
+        return None
+    return bootstrap.unseen(task, metric, examples) or None
 
 
 def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterator[str]:

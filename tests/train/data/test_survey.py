@@ -50,6 +50,32 @@ def test_sound_data_gives_no_warning(model: Path, tmp_path: Path) -> None:
     assert found["warnings"] == []
 
 
+@pytest.mark.parametrize(
+    ("count", "metric", "words"),
+    [
+        (200, "accuracy", r"0\.01\d+ at best; about \d{3} would tell 0\.01"),
+        (400, "accuracy", r"0\.00\d+ at best"),
+        (200, "macro_f1", None),  # it depends on the answers
+    ],
+)
+def test_what_an_export_can_show_is_told(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    count: int,
+    metric: str,
+    words: str | None,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = make_texts(500)
+    recipe = write(tmp_path, model, rows[:480], rows[480:])
+    check.show(survey(recipes.load(recipe, [f"data.take.validation={count}", f"training.best={metric}"])))
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("validation: ")]
+    assert len(told) == (words is not None)
+    assert all(re.fullmatch(f"validation: {count} examples; export can show a drop of {words}", one) for one in told)
+
+
 def test_a_label_of_which_nothing_is_measured_is_told(model: Path, tmp_path: Path) -> None:
     rows = make_texts(80)
     test = [row for row in rows[60:] if row["label"] == "negative"]
