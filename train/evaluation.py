@@ -15,14 +15,14 @@ from bertline.bench import pytorch
 from bertline.tasks.task import Output, Target, Task
 from bertline.tasks.tokens import Encoded, Tokenizer, by_length
 from bertline.train import preemption, ranks, watchdog
-from bertline.train.data.split import Split
+from bertline.train.data.prepared import Tokenized
 from bertline.train.losses import Loss
 from bertline.train.progress import Progress
 
 
 def evaluate(
     model: nn.Module,
-    split: Split,
+    split: Tokenized,
     task: Task,
     tokenizer: Tokenizer,
     loss: Loss,

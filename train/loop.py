@@ -25,7 +25,7 @@ from bertline.tasks.task import Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import checkpoints, evaluation, metrics, model, preemption, ranks, watchdog
 from bertline.train.data.batches import Batch, Batches
-from bertline.train.data.split import Split
+from bertline.train.data.prepared import Tokenized
 from bertline.train.deepspeed_config import micro_batch_size
 from bertline.train.distillation.relations import Relations
 from bertline.train.losses import Objective
@@ -47,7 +47,7 @@ class Trainer:
     """DeepSpeed's, around the model."""
     objective: Objective
     batches: Batches
-    validation: Split
+    validation: Tokenized
     state: State
     best: Best | None
     """The best evaluation so far, whose model is best/."""

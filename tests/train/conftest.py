@@ -12,10 +12,10 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.run import RunFolder
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Tokenizer
-from bertline.train.data.split import Split
 from tests.conftest import make_model, make_texts
 
 if TYPE_CHECKING:
+    from bertline.train.data.prepared import Tokenized
     from bertline.train.loop import Trainer
 
 RECIPE = """\
@@ -92,7 +92,7 @@ def train_here(
     return run
 
 
-def encode(examples: Sequence[Example], task: Task, tokenizer: Tokenizer) -> Split:
+def encode(examples: Sequence[Example], task: Task, tokenizer: Tokenizer) -> "Tokenized":
     """Examples as a training split, whose file is there as long as it is mapped."""
     from bertline.train.data import prepared
     from bertline.train.data.mapped import Windows
@@ -101,7 +101,7 @@ def encode(examples: Sequence[Example], task: Task, tokenizer: Tokenizer) -> Spl
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "windows.arrow"
         read = prepared.windows("train", (examples,), task, tokenizer, Progress(speaks=False))
-        return Split("train", examples, Windows.write(path, read))
+        return prepared.Tokenized("train", examples, Windows.write(path, read))
 
 
 def losses(run: RunFolder) -> list[float]:

@@ -14,7 +14,7 @@ import torch
 
 from bertline.artifacts.recipe_schema import Training
 from bertline.tasks.tokens import Tokenizer
-from bertline.train.data.split import Split
+from bertline.train.data.prepared import Tokenized
 from bertline.train.deepspeed_config import accumulation_steps, micro_batch_size
 from bertline.train.losses import Objective, Terms
 
@@ -98,7 +98,7 @@ class Batches:
     """The batches of a whole run, by step."""
 
     def __init__(
-        self, split: Split, objective: Objective, tokenizer: Tokenizer, training: Training, rank: int, ranks: int
+        self, split: Tokenized, objective: Objective, tokenizer: Tokenizer, training: Training, rank: int, ranks: int
     ) -> None:
         self._split, self._objective, self._tokenizer = split, objective, tokenizer
         self._lengths = split.windows.lengths

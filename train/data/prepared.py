@@ -4,6 +4,7 @@ It is made of the content of the data files, what the recipe says of task, data 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +12,13 @@ from typing import NamedTuple
 from bertline.artifacts import files
 from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.tasks.task import Example, Target, Task
+from bertline.tasks.task import Example, Output, Target, Task
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train import preemption
 from bertline.train.cache import make_once, place
 from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Windows, batched
 from bertline.train.data.sources import UNLABELLED
-from bertline.train.data.split import Split
 from bertline.train.data.splitting import SPLITS, Splits
 from bertline.train.progress import Progress
 
@@ -29,14 +29,25 @@ PACKAGES = ("tokenizers", "scikit-learn", "numpy", "pyarrow")
 """Those that what is prepared depends on, beside our own code."""
 
 
+@dataclass(frozen=True)
+class Tokenized:
+    """A split as the model reads it: a window for each text, or several of a long one."""
+
+    name: str
+    examples: Sequence[Example]
+    windows: Windows
+    teacher: Sequence[Output] | None = None
+    """A teacher's outputs, one a window."""
+
+
 class Prepared(NamedTuple):
     """Splits, and each as the model reads it."""
 
     splits: Splits
-    train: Split
+    train: Tokenized
     """Its windows are of the unlabelled texts, too, after those of its examples."""
-    validation: Split
-    test: Split
+    validation: Tokenized
+    test: Tokenized
 
 
 def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) -> Path:
@@ -74,7 +85,7 @@ def load(recipe: Recipe, folder: Path) -> Prepared:
     if not folder.exists():
         raise InputError(f"{folder}: not seen here; all nodes of a run must share the disk that --run names")
     splits = splitting.load(recipe, folder)
-    read = [Split(name, getattr(splits, name), Windows(_path(folder, name))) for name in SPLITS]
+    read = [Tokenized(name, getattr(splits, name), Windows(_path(folder, name))) for name in SPLITS]
     return Prepared(splits, *read)
 
 

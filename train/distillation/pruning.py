@@ -18,7 +18,7 @@ from bertline.artifacts.tables import from_all_over
 from bertline.bench import pytorch
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
-from bertline.train.data.split import Split
+from bertline.train.data.prepared import Tokenized
 from bertline.train.losses import Loss
 
 FAMILIES = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
@@ -50,7 +50,7 @@ class Importance(NamedTuple):
     """(layers, units)."""
 
 
-def prune(model: nn.Module, student: Student, split: Split, loss: Loss, tokenizer: Tokenizer) -> None:
+def prune(model: nn.Module, student: Student, split: Tokenized, loss: Loss, tokenizer: Tokenizer) -> None:
     """Take out of a trained model all but the heads and units that a student keeps.
 
     Args:
@@ -83,7 +83,7 @@ def prune(model: nn.Module, student: Student, split: Split, loss: Loss, tokenize
         model.prune_heads({number: sorted(everything - own) for number, own in kept.items()})  # type: ignore[operator]
 
 
-def measure(model: nn.Module, split: Split, loss: Loss, tokenizer: Tokenizer) -> Importance:
+def measure(model: nn.Module, split: Tokenized, loss: Loss, tokenizer: Tokenizer) -> Importance:
     """How much each head and unit matters to the loss of labelled texts, evenly from all over."""
     labelled = [i for i, window in enumerate(split.windows) if window.text < len(split.examples)]
     chosen = from_all_over(labelled, WINDOWS)

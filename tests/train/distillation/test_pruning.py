@@ -18,7 +18,7 @@ from bertline.bench import pytorch, tokenizer_json
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train import model as models
-from bertline.train.data.split import Split
+from bertline.train.data.prepared import Tokenized
 from bertline.train.distillation import pruning, student
 from bertline.train.losses import Loss
 from tests import encoders
@@ -42,7 +42,7 @@ class Measured:
         self.tokenizer = task.tokenizer(self.folder)
         self.model: Any = models.load(self.folder, task, Training(seed=3)).eval()
         examples = [Example(row["text"], None, row["label"]) for row in make_texts(40, seed=5)]
-        self.split: Split = encode(examples, task, self.tokenizer)
+        self.split: Tokenized = encode(examples, task, self.tokenizer)
         self.loss = Loss(SETTINGS, Training(), self.split.windows.targets)
 
     def prune(self, **kept: int) -> None:
