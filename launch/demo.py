@@ -1,6 +1,7 @@
 """`bertline demo`: the whole line on a packaged model and packaged reviews, with no network beyond pip.
 
-What an earlier demo finished is kept: an unfinished run is resumed, a finished one is not trained again.
+What an earlier demo finished is kept: an unfinished run is resumed, a finished one is not trained again. A run
+of another version's recipe is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
-from bertline.artifacts import encoder, places, recipe, run
+from bertline.artifacts import encoder, places, recipe
 from bertline.artifacts.errors import DamagedError
 from bertline.artifacts.say import Say
 from bertline.export.export import export
@@ -45,7 +46,7 @@ def demo(say: Say) -> dict[str, Any]:
     screen = Console(stderr=True, markup=False, emoji=False)  # paths are shown as they are
     check_model()
     screen.print(Rule(f"1/4  train: {RECIPE.stem} -> {RUN}"))
-    _train(say)
+    train.finished(RECIPE, RUN, say)
     bundle = _free(BUNDLE)
     page = bundle.with_name(f"{bundle.name}-bench.html")
     screen.print(Rule(f"2/4  export: {RUN} -> {bundle}"))
@@ -111,14 +112,6 @@ def words(exported: dict[str, Any], bundle: Path, page: Path) -> str:
         f"  open {page} and {bundle}/report.html\n"
         f"  copy {own} and put your own data in it: docs/recipe.md\n"
     )
-
-
-def _train(say: Say) -> None:
-    if run.RunFolder(RUN).summary.exists():
-        say(f"{RUN} is finished already and is used as it is; remove it to train again")
-        run.verify(RUN)
-    else:
-        train.start(RECIPE, run=RUN, resume=run.RunFolder(RUN).recipe.exists())
 
 
 def _free(folder: Path) -> Path:

@@ -319,22 +319,15 @@ def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Pat
     """The finished run of a student, trained or gone on with where it is not.
 
     Raises:
-        InputError: it was trained by another recipe, or is held against other examples than its teacher.
+        InputError: as `train.finished`; or it is held against other examples than its teacher.
     """
     folder = recipe.with_suffix("")
-    run = RunFolder(folder)
-    if run.summary.exists():
-        if recipes.differences(recipes.read(recipe), recipes.read(run.recipe), recipes.HARMLESS):
-            raise InputError(f"{folder}: a student of another recipe; move it away, or shrink as it was made")
-        runs.verify(folder)
-        say(f"{folder} is finished already and is used as it is")
-    else:
-        try:
-            train.start(recipe, run=folder, resume=run.recipe.exists(), **ranks)
-        except PreemptedError:
-            raise PreemptedError(f"{folder}: stopped as asked; the same command goes on") from None
+    try:
+        train.finished(recipe, folder, say, **ranks)
+    except PreemptedError:
+        raise PreemptedError(f"{folder}: stopped as asked; the same command goes on") from None
     for split in ("validation", "test"):
-        if files.sha256(run.split(split)) != files.sha256(RunFolder(place).split(split)):
+        if files.sha256(RunFolder(folder).split(split)) != files.sha256(RunFolder(place).split(split)):
             raise InputError(f"{place}: its data has changed: {folder} was held to other {split} examples; restore it")
     return folder
 

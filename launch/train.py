@@ -17,6 +17,7 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError, install_advice
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder, Summary
+from bertline.artifacts.say import Say
 from bertline.launch import deepspeed_launcher
 from bertline.train import deepspeed_config
 
@@ -70,20 +71,31 @@ def start(
     return folder
 
 
-def finished(path: Path, run: Path, overrides: Sequence[str] = ()) -> Summary:
+def finished(path: Path, run: Path, say: Say, overrides: Sequence[str] = (), **ranks: Any) -> Summary:
     """What a run of a recipe came to: trained, or gone on with, where it is not finished yet.
 
     Args:
         path: the recipe.
         run: the run's folder.
+        say: takes a line of progress.
         overrides: KEY=VALUE.
+        ranks: gpus, ranks or hostfile, as `start` takes them.
 
     Raises:
+        InputError: it is finished, and another recipe's.
+        DamagedError: best/ is not what the finished run has left.
         BertlineError: as `start`.
     """
-    if not RunFolder(run).summary.exists():
-        start(path, overrides, run=run, resume=RunFolder(run).recipe.exists())
-    return runs.read_summary(run)
+    folder = RunFolder(run)
+    if not folder.summary.exists():
+        start(path, overrides, run=run, resume=folder.recipe.exists(), **ranks)
+        return runs.read_summary(run)
+    other = recipes.differences(recipes.load(path, overrides), recipes.read(folder.recipe), recipes.HARMLESS)
+    if other:
+        keys = ", ".join(f"{key} was {then!r} and is {now!r}" for key, (now, then) in other.items())
+        raise InputError(f"{run}: a finished run of another recipe: {keys}; move it away, or remove it to train again")
+    say(f"{run} is finished already and is used as it is; remove it to train again")
+    return runs.verify(run)
 
 
 def deepspeed_configuration(recipe: Recipe, kind: str, ranks: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ DROP = 0.2
 def here(rank: None) -> Iterator[None]:
     """Students are trained in this process, which spares them the launcher's ten seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "start", lambda recipe, run, resume: train_here(recipe, run, resume=resume))
+        patch.setattr(train, "start", lambda recipe, sets, run, resume: train_here(recipe, run, sets, resume))
         yield
 
 
@@ -99,7 +99,10 @@ def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: 
     assert "PyTorch, fp32 (the teacher)" in (folder / "bundles" / "films-small" / "README.md").read_text()
 
 
-def test_a_finished_student_is_used_again_and_another_refused(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
+def test_a_finished_student_is_used_again_and_another_refused(
+    teacher: RunFolder, shrunk: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(teacher.path.parents[1])
     student = teacher.path.parents[1] / str(shrunk["curve"][0]["run"])
     before = runs.read_summary(student).finished
     with pytest.raises(InputError, match="bundles/films-small exists already"):
@@ -109,9 +112,9 @@ def test_a_finished_student_is_used_again_and_another_refused(teacher: RunFolder
     less = {"training.micro_batch_size": 4}  # as is advised where memory runs out
     recipes.save(recipes.with_settings(recipes.read(asked), less), asked)
     assert shrink.distilled(asked, teacher.path, said.append, {}) == student
-    assert said == [f"{student} is finished already and is used as it is"]
+    assert said == [f"{student} is finished already and is used as it is; remove it to train again"]
     assert runs.read_summary(student).finished == before
-    with pytest.raises(InputError, match="a student of another recipe; move it away, or shrink as it was made"):
+    with pytest.raises(InputError, match=r"finished run of another recipe: training\.epochs was 3 and is 1; move"):
         shrunken(teacher.path, "other", ("training.epochs=1",))
 
 

@@ -61,10 +61,10 @@ def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
     """All of one seed, in a folder."""
     teacher = folder / "teacher"
     sets = [f"training.seed={seed}"]
-    train.finished(RECIPE, teacher, sets)
+    train.finished(RECIPE, teacher, say, sets)
     kept = layers()
     alone = [*sets, f"student.layers={kept}", *STUDENTS]
-    labels = train.finished(RECIPE, folder / "labels-alone", alone)
+    labels = train.finished(RECIPE, folder / "labels-alone", say, alone)
     shrinking = Shrinking(teacher, folder / "bundle", Terms(MAX_DROP), str(texts), STUDENTS, {}, say)
     student = shrinking.student(Student(layers=kept))
     taught = runs.read_summary(distilled(student, teacher, say, {}))

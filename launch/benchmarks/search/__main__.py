@@ -39,8 +39,8 @@ def one_seed(seed: int, folder: Path) -> dict[str, Any]:
     best = Path(found["best"]["recipe"])
     return {
         "seed": seed,
-        "defaults": train.finished(RECIPE, folder / "defaults", sets).test["accuracy"],
-        "found": train.finished(best, folder / "found").test["accuracy"],
+        "defaults": train.finished(RECIPE, folder / "defaults", say, sets).test["accuracy"],
+        "found": train.finished(best, folder / "found", say).test["accuracy"],
         "set": found["best"]["set"],
         "expected": found["estimate"]["value"],
         "seconds": sum(trial["seconds"] for trial in found["trials"]),

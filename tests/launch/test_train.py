@@ -1,0 +1,26 @@
+"""A run that is finished is used as it is, where it is of the recipe asked for."""
+
+from pathlib import Path
+
+import pytest
+
+from bertline.artifacts import run as runs
+from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.run import RunFolder
+from bertline.launch import train
+from tests.conftest import make_model
+from tests.train.conftest import train_here, write_recipe
+
+
+def test_a_finished_run_is_used_and_one_of_another_recipe_refused(rank: None, tmp_path: Path) -> None:
+    recipe = write_recipe(make_model(tmp_path / "model"), tmp_path)
+    run = train_here(recipe, tmp_path / "run", ["training.epochs=1"])
+    said: list[str] = []
+    sets = ["training.epochs=1", "training.micro_batch_size=4"]  # of which the last is harmless
+    assert train.finished(recipe, run.path, said.append, sets) == runs.read_summary(run.path)
+    assert said == [f"{run.path} is finished already and is used as it is; remove it to train again"]
+    with pytest.raises(InputError, match=r"run: a finished run of another recipe: training\.epochs was 1 and is 2; mo"):
+        train.finished(recipe, run.path, said.append)
+    (RunFolder(run.path).best / "config.json").unlink()
+    with pytest.raises(DamagedError, match=r"config\.json: missing"):
+        train.finished(recipe, run.path, said.append, sets)
