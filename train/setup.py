@@ -23,7 +23,6 @@ from bertline.train.checkpoints import Found
 from bertline.train.data import prepared
 from bertline.train.data.batches import Batches
 from bertline.train.data.prepared import Prepared
-from bertline.train.data.splitting import Splits
 from bertline.train.deepspeed_config import Precision
 from bertline.train.distillation import answers, student, teacher
 from bertline.train.distillation.relations import Relations
@@ -41,55 +40,55 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         InputError: the run folder, recipe, data, model or checkpoint does not allow it; nothing has been changed then.
             Or a monitor does not start: the run is there, and may go on with other monitors.
     """
-    run_folder.check(recipe, run, resume)
+    run_folder.check(recipe, run, resume)  # again: before the run was held another process might have trained it
     ranks.from_first(lambda: monitors.check(recipe))
     precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
-    asked, recipe = recipe, deepspeed_config.staged(recipe, precision)
-    if recipe is not asked:
+    staged = deepspeed_config.staged(recipe, precision)
+    if staged is not recipe:
         progress.say("ZeRO 1 in the place of 0, in which DeepSpeed does not scale losses in fp16")
-    engine.check(deepspeed_config.configure(recipe, dist.get_world_size(), precision))
-    whole = recipes.model_folder(recipe)
-    recipes.check_model(recipe, whole)
+    engine.check(deepspeed_config.configure(staged, dist.get_world_size(), precision))
+    model_folder = recipes.model_folder(recipe)
+    recipes.check_model(recipe, model_folder)
     cache = run.path.parent / FOLDER
-    tokenizer_folder = ranks.from_first(lambda: model.keep_tokenizer(whole, cache))
-    given = material(recipe, whole, tokenizer_folder, precision, cache, progress)
-    splits, task = given.ready.splits, given.ready.splits.task
+    tokenizer_folder = ranks.from_first(lambda: model.keep_tokenizer(model_folder, cache))
+    material = gathered(staged, model_folder, tokenizer_folder, precision, cache, progress)
+    splits, task = material.ready.splits, material.ready.splits.task
     tokenizer = task.tokenizer(tokenizer_folder)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
     found = resumed_from(run, state, progress) if resume else None
     make_batches = partial(
-        Batches, given.ready.train, given.objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
+        Batches, material.ready.train, material.objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
     )
-    compare = comparing(recipe, given, tokenizer_folder, precision)
-    recipe = fitted(recipe, given, make_batches, precision, compare, progress)
-    batches = make_batches(recipe.training)
-    make = partial(engine.make, recipe, given.folder, task, precision, batches.steps)
-    started = engine.started(make, found, recipe.training.zero_stage)
+    make_relations = comparing(staged, material, tokenizer_folder, precision)
+    actual = fitted(staged, material, make_batches, precision, make_relations, progress)
+    batches = make_batches(actual.training)
+    make_engine = partial(engine.make, actual, material.folder, task, precision, batches.steps)
+    model_engine = engine.started(make_engine, found, actual.training.zero_stage)
     if found is not None:
         state = found.state.model_copy(update={"ranks": state.ranks})
-    relations = None if compare is None else compare(started.module)
-    run_folder.claim(asked, run, splits, state, None if found is None else found.checkpoint)
+    relations = None if make_relations is None else make_relations(model_engine.module)
+    run_folder.claim(recipe, run, splits, state, None if found is None else found.checkpoint)
     best = ranks.from_first(lambda: metrics.best(run.metrics, recipe.metric))
-    progress.say(describe_engine(recipe, started, state, batches))
-    with monitors.opened(asked, run, progress.say) as written:
+    progress.say(describe_engine(actual, model_engine, state, batches))
+    with monitors.opened(recipe, run, progress.say) as written:
         trainer = Trainer(
-            recipe=recipe,
+            recipe=actual,
             run=run,
             task=task,
             tokenizer=tokenizer,
             tokenizer_folder=tokenizer_folder,
-            engine=started,
-            objective=given.objective,
+            engine=model_engine,
+            objective=material.objective,
             batches=batches,
-            validation=given.ready.validation,
+            validation=material.ready.validation,
             state=state,
             best=None if best is None else best[0],
             progress=progress,
             monitors=written,
             relations=relations,
         )
-        yield trainer, given.ready
+        yield trainer, material.ready
 
 
 class Material(NamedTuple):
@@ -103,14 +102,14 @@ class Material(NamedTuple):
     teacher: Teacher | None
 
 
-def material(
-    recipe: Recipe, whole: Path, tokenizer_folder: Path, precision: Precision, cache: Path, progress: Progress
+def gathered(
+    recipe: Recipe, model_folder: Path, tokenizer_folder: Path, precision: Precision, cache: Path, progress: Progress
 ) -> Material:
     """Read the data, cut the student, ask the teacher: what another run beside this one has not done already.
 
     Args:
         recipe: of the run.
-        whole: the folder of the model that it names.
+        model_folder: of the model that it names.
         tokenizer_folder: of that model.
         precision: that the teacher computes in.
         cache: where all that is made is kept.
@@ -119,13 +118,13 @@ def material(
     Raises:
         InputError: as `prepared.prepare`, `student.cut`, `student.prune`, `teacher.find` and `answers.outputs`.
     """
-    cut = whole  # each node's own, as a hub's cache may be
+    cut = model_folder  # each node's own, as a hub's cache may be
     if recipe.student.layers is not None:
-        cut = ranks.from_first(lambda: student.cut(whole, recipe.student, cache))
+        cut = ranks.from_first(lambda: student.cut(model_folder, recipe.student, cache))
     made = ranks.from_first(lambda: prepared.prepare(recipe, tokenizer_folder, cache, progress))
     ready = prepared.load(recipe, made)
     task = ready.splits.task
-    progress.say(describe(ready.splits))
+    progress.say(describe(ready))
     if recipe.student.is_pruned:
         cut = ranks.from_first(lambda: student.prune(cut, recipe, ready, tokenizer_folder, cache))
     labels = Loss(task.settings, recipe.training, ready.train.windows.targets)
@@ -178,7 +177,7 @@ def fitted(
     material: Material,
     make_batches: Callable[[Training], Batches],
     precision: Precision,
-    compare: Callable[[nn.Module], Relations] | None,
+    make_relations: Callable[[nn.Module], Relations] | None,
     progress: Progress,
 ) -> Recipe:
     """The recipe with micro-batches that the GPUs have memory for; a CPU's memory gives way before it says no."""
@@ -187,7 +186,9 @@ def fitted(
     make_model = partial(model.load, material.folder, material.ready.splits.task, recipe.training)
     config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
     zero = DeepSpeedZeroConfig(**config["zero_optimization"])
-    training = memory.fit(recipe.training, zero, make_model, make_batches, material.objective, precision, compare)
+    training = memory.fit(
+        recipe.training, zero, make_model, make_batches, material.objective, precision, make_relations
+    )
     asked = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
     if training.micro_batch_size != asked:
         progress.say(
@@ -197,17 +198,20 @@ def fitted(
     return recipe.model_copy(update={"training": training})
 
 
-def describe(splits: Splits) -> str:
-    """The splits in a sentence."""
+def describe(ready: Prepared) -> str:
+    """The splits in a sentence, and how much of the texts is not read."""
+    splits, tokens = ready.splits, ready.splits.task.settings.tokens
     counts = ", ".join(f"{count:,} {name}" for name, count in splits.counts().items())
     duplicates = f"; {splits.left_out}" if splits.duplicates else ""
     labels = f"; labels: {', '.join(splits.task.labels)}" if splits.task.labels else ""
-    return f"texts: {counts}{labels}{duplicates}"
+    share = 0.0 if tokens.long == "windows" else float(ready.train.windows.truncated.mean())
+    cut = f"; {share:.0%} of the texts are longer than {tokens.max_length} tokens and are cut" if share >= 0.005 else ""
+    return f"texts: {counts}{labels}{duplicates}{cut}"
 
 
-def describe_engine(recipe: Recipe, started: Any, state: State, batches: Batches) -> str:
+def describe_engine(recipe: Recipe, model_engine: Any, state: State, batches: Batches) -> str:
     """Model, ranks and steps in a sentence."""
-    parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in started.module.parameters()]
+    parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model_engine.module.parameters()]
     trained = sum(count for count, trains in parameters if trains) / 1e6
     where = "CPU" if ranks.on_cpu() else "GPU"
     start = f", resumed at step {state.step}" if state.step else ""

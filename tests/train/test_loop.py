@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import resource
 import shutil
 import tempfile
@@ -23,9 +24,10 @@ from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
 from bertline.bench import pytorch, tokenizer_json
 from bertline.train import loop, ranks, setup, watchdog
-from bertline.train.data import splitting
+from bertline.train.data import prepared, splitting
 from bertline.train.data.batches import Batch, Batches
 from bertline.train.loop import Trainer
+from bertline.train.progress import Progress
 from bertline.train.ranks import Figures
 from tests.train import plain
 from tests.train.conftest import logged, losses, train_here
@@ -94,7 +96,7 @@ def test_offloading_changes_nothing_but_memory(
 def test_what_deepspeed_does_not_know_is_told_before_data_is_read(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, words: str
 ) -> None:
-    monkeypatch.delattr(setup, "material")
+    monkeypatch.delattr(setup, "gathered")
     with pytest.raises(InputError, match=f"deepspeed: {words}"):
         train_here(recipe, tmp_path / "run", [f"deepspeed.{wrong}"])
     assert not (tmp_path / "run").exists()
@@ -158,6 +160,21 @@ def test_a_slow_disk_is_no_standstill_when_best_is_loaded(
     monkeypatch.setattr(pytorch, "load", loading)
     train_here(recipe, tmp_path / "run", ["training.epochs=1"])
     assert limits[-1] == ("best", None)
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["tokens.max_length=16"], r"; \d\d% of the texts are longer than 16 tokens and are cut"),
+        (["tokens.max_length=16", "tokens.long=windows"], ""),
+        (["tokens.max_length=64"], ""),
+    ],
+)
+def test_how_many_texts_are_cut_is_told(recipe: Path, model: Path, tmp_path: Path, sets: list[str], told: str) -> None:
+    loaded = recipes.load(recipe, sets)
+    ready = prepared.load(loaded, prepared.prepare(loaded, model, tmp_path, Progress(speaks=False)))
+    words = "texts: 90 train, 20 validation, 30 test; labels: negative, positive"
+    assert re.fullmatch(f"{words}{told}", setup.describe(ready))
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(expected: list[float], recipe: Path, tmp_path: Path) -> None:

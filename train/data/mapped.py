@@ -7,7 +7,7 @@ read where they stand in the file, without a copy. https://arrow.apache.org/docs
 import itertools
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -103,9 +103,16 @@ class Windows(Mapped[Encoded]):
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """The tokens of each window, special ones included."""
-        batches = range(self._file.num_record_batches)
-        found = [np.diff(self._view(batch)["input_ids"][0]) for batch in batches]
-        return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
+        return self._of_all(lambda view: np.diff(view["input_ids"][0]))
+
+    @property
+    def truncated(self) -> npt.NDArray[np.bool_]:
+        """Of each window, whether its text is longer than what is read of it."""
+        return self._of_all(lambda view: view["truncated"]).astype(np.bool_)
+
+    def _of_all(self, look: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+        found = [look(self._view(batch)) for batch in range(self._file.num_record_batches)]
+        return np.concatenate([np.zeros(0, np.int64), *found])
 
     @classmethod
     def write(cls, path: Path, pairs: Iterable[tuple[Encoded, Target]]) -> "Windows":

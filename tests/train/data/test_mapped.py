@@ -47,6 +47,7 @@ def test_examples(tmp_path: Path, count: int) -> None:
 def test_windows(tmp_path: Path, kind: str, count: int) -> None:
     mapped = Windows.write(tmp_path / "a.arrow", ((window(n), target(kind, n)) for n in range(count)))
     assert mapped.lengths.tolist() == [n % 7 + 1 for n in range(count)]
+    assert mapped.truncated.tolist() == [n % 3 == 0 for n in range(count)]
     assert len(mapped) == len(mapped.targets) == count
     for number, (found, learned) in enumerate(zip(mapped, mapped.targets, strict=True)):
         for one, other in zip(found, window(number), strict=True):
