@@ -37,7 +37,8 @@ def test_a_run_by_hand(recipe: Path, tmp_path: Path) -> None:
     assert answer.stdout == ""
     assert (tmp_path / "runs/tiny/run.json").is_file()
     said = answer.stderr.splitlines()
-    assert said[1] == "texts: 90 train, 20 validation, 30 test; labels: negative, positive"
+    cut = "34% of the texts are longer than 32 tokens and are cut"
+    assert said[1] == f"texts: 90 train, 20 validation, 30 test; labels: negative, positive; {cut}"
     assert [line.split()[1] for line in said if line.startswith("step") and "tokens/s" in line] == ["6/12", "12/12"]
     again = ask(str(recipe), folder=tmp_path)
     assert again.returncode == 2
