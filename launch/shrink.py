@@ -3,8 +3,9 @@
 Sizes are tried from the smallest on: a student is cut from the run, distilled from it, and exported with its drop held
 to the run itself. The first that passes has the fewest layers that are right alone; then half of what each of these
 holds is taken out. Those that are not right alone are tried in a cascade, where they ask the fastest that is, or the
-run itself where none is, when they are not sure. The fastest of all that pass is handed over. Each student is a run
-beside the teacher's; one that is finished is used as it is, so that the same command goes on where it was stopped.
+run itself where none is, when they are not sure; of the fastest of these half is taken out as well. The fastest of all
+that pass is handed over. Each student is a run beside the teacher's; one that is finished is used as it is, so that the
+same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -85,22 +86,32 @@ class Shrinking:
     say: Say
 
     def students(self, model: Path) -> list[Attempt]:
-        """All that are tried: alone, and then in cascades those that are not right alone."""
+        """All that are tried: alone, then in cascades those that are not right alone, and the fastest of these halved."""
         alone = list(self.alone(model))
         larger = self.larger(alone)
-        return [one if one.made or larger is None else self.cascaded(one.tried, larger) for one in alone]
+        if larger is None:
+            return alone
+        tried = [one if one.made else self.cascaded(one.tried, larger) for one in alone]
+        return [*tried, *self.halved_asking(tried, larger)]
 
     def alone(self, model: Path) -> Iterator[Attempt]:
         """From the smallest up to the first that is right, and that one halved."""
         for kept in sizes(encoder.check(model)):
-            yield (attempt := self.attempt(kept))
+            tried = self.learned(kept)
+            yield (attempt := self.told(self.attempt(tried)))
             if attempt.made is not None:
-                if (less := halved(kept, RunFolder(Path(attempt.tried.run)).best)) is not None:
-                    yield self.attempt(less, attempt.tried.run)
+                if (less := halved(tried)) is not None:
+                    yield self.told(self.attempt(self.learned(less, tried.run)))
                 return
 
-    def attempt(self, kept: Student, layers_of: str | None = None) -> Attempt:
-        """Distill a student and export it, where it may be right alone.
+    def halved_asking(self, tried: Sequence[Attempt], larger: Larger) -> Iterator[Attempt]:
+        """The student of the fastest cascade, halved: it may ask hardly more often."""
+        asking = [(speedup(one.made), one.tried) for one in tried if one.made and one.made["cascade"]]
+        if asking and (less := halved(whole := max(asking, key=lambda one: one[0])[1])) is not None:
+            yield self.cascaded(self.learned(less, whole.run), larger)
+
+    def learned(self, kept: Student, layers_of: str | None = None) -> Tried:
+        """Distill a student, of which nothing is known but what it scores in PyTorch.
 
         Args:
             kept: of the run.
@@ -110,12 +121,15 @@ class Shrinking:
         self.say(f"{named(kept)}: distilling")
         folder = distilled(self.student(kept, layers_of), self.place, self.say, self.ranks)
         teacher, student = (runs.read_summary(one) for one in (self.place, folder))
-        metric = teacher.held_to
-        best, value = (float(one.validation[metric]) for one in (teacher, student))
-        tried = Tried(named(kept), str(folder), kept.model_dump(), value, round(best - value, 6), None, None, "")
+        best, value = (float(one.validation[teacher.held_to]) for one in (teacher, student))
+        drop = round(best - value, 6)
+        return Tried(named(kept), str(folder), kept.model_dump(), value, drop, None, None, f"loses {drop:.4f} in PyTorch")
+
+    def attempt(self, tried: Tried) -> Attempt:
+        """Export a student, where it may be right alone."""
         if tried.drop > self.terms.max_drop + ROUNDING:
-            return self.told(Attempt(replace(tried, why=f"loses {tried.drop:.4f} in PyTorch already"), None))
-        return self.told(self.exported(tried, self.terms, self.teacher))
+            return Attempt(replace(tried, why=f"{tried.why} already"), None)
+        return self.exported(tried, self.terms, self.teacher)
 
     def cascaded(self, tried: Tried, larger: Larger) -> Attempt:
         """A student that is not right alone, in a cascade with a larger one."""
@@ -297,16 +311,16 @@ def sizes(config: dict[str, Any]) -> list[Student]:
     return [Student(layers=spread(count, config)) for count in sorted(counts)]
 
 
-def halved(kept: Student, folder: Path) -> Student | None:
-    """The student with half of the heads and feed-forward units of its layers; None where these cannot be told."""
+def halved(tried: Tried) -> Student | None:
+    """A student with half of the heads and feed-forward units of its layers; None where these cannot be told."""
     from bertline.train.distillation import pruning
 
-    config = encoder.check(folder)
+    config = encoder.check(RunFolder(Path(tried.run)).best)
     if config["model_type"] not in pruning.FAMILIES or config.get("pruned_heads"):
         return None
     heads = config.get("num_attention_heads") or config["n_heads"]
     units = next(config[key] for key in pruning.SIZES if key in config)
-    return kept.model_copy(update={"attention_heads": max(1, heads // 2), "intermediate_size": units // 2})
+    return Student(**tried.kept | {"attention_heads": max(1, heads // 2), "intermediate_size": units // 2})
 
 
 def named(kept: Student) -> str:

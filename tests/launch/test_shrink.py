@@ -166,7 +166,8 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
     assert not list(tmp_path.glob(".bundle.*"))
     monkeypatch.setattr(cascade, "SHARES", (0.5, 0.95))
     monkeypatch.setattr(shrink, "sizes", lambda config: [Student(layers=[0]), Student(layers=[0, 2])])
-    monkeypatch.setattr(shrink, "halved", lambda kept, folder: None)
+    halved = shrink.halved
+    monkeypatch.setattr(shrink, "halved", lambda tried: halved(tried) if tried.student == "1 layer" else None)
     monkeypatch.setattr(shrink, "speedup", lambda made: float(made["cascade"] is not None))
     student = Shrinking.student
     monkeypatch.setattr(
@@ -176,9 +177,12 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
     )
     found = shrink.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
     assert 0.4 < found["cascade"]["share"] <= 0.95  # less than was asked for, where texts are alike
-    asking, asked = found["curve"]
+    asking, asked, half = found["curve"]
     assert asking["why"].startswith(f"passes: {found['chosen']}, which asks 2 layers about ")
     assert asked["why"] == f"passes: {found['cascade']['teacher']}"
+    assert half["student"] == "1 layer, halved"
+    assert half["why"].startswith(f"passes: {found['chosen']}, which asks 2 layers about ")
+    assert half["kept"] == {"layers": [0], "attention_heads": 2, "intermediate_size": 32}
     assert (found["student"], found["drop"] <= DROP) == ("1 layer", True)
     told = bundle.verify(tmp_path / "bundle").cascade
     assert told is not None
