@@ -160,10 +160,11 @@ def predict(
     formats.check(target)
     if source.is_fifo():
         raise InputError(f"{source}: a pipe, which cannot be read again after a kill; write it to a file first")
-    with tables.opened(source) as raw, Unfinished(target, errors, source, model.sha256, say, columns) as unfinished:
+    with Unfinished(target, errors, source, model.sha256, say, columns) as unfinished:
         if not unfinished.journal.ended:
             total = tables.count(source)
             size = source.stat().st_size
+            raw = unfinished.raw
             rest = islice(rows(model.task, source, raw, columns), unfinished.journal.rows, None)
             for outcome in answers(model, rest, columns):
                 _keep(unfinished, outcome, source, errors is not None)

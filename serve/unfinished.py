@@ -32,7 +32,7 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bertline.artifacts import files
+from bertline.artifacts import files, tables
 from bertline.artifacts.errors import InputError
 from bertline.serve import formats
 
@@ -54,9 +54,9 @@ class Identity(BaseModel):
     """Of its manifest."""
 
     @classmethod
-    def of(cls, source: Path, opened: IO[bytes], bundle_sha256: str, columns: Mapping[str, str]) -> Identity:
-        """The identity of the columns of a file as it is now and of a bundle."""
-        found = os.fstat(opened.fileno())
+    def of(cls, source: Path, opened: int, bundle_sha256: str, columns: Mapping[str, str]) -> Identity:
+        """The identity of the columns of a file, opened, as it is now and of a bundle."""
+        found = os.fstat(opened)
         return cls(
             input=_spell(source), size=found.st_size, mtime_ns=found.st_mtime_ns,
             columns=dict(columns), bundle_sha256=bundle_sha256,
@@ -100,8 +100,8 @@ class Unfinished:
         """Find or make the folder, whose journal then says what is done.
 
         Raises:
-            InputError: an output exists, cannot be made, or is made by another process; or the folder is of other rows
-                or another bundle.
+            InputError: an output exists, cannot be made, or is made by another process; the source cannot be opened; or
+                the folder is of other rows or another bundle.
         """
         self.target = target
         self.errors = errors
@@ -112,7 +112,10 @@ class Unfinished:
         files.sync_entry(self.folder.parent)
         try:
             files.refuse_existing(target)  # again, now that nobody else makes it
-            self._source = self._held.enter_context(source.open("rb"))
+            self.raw = self._held.enter_context(tables.opened(source))
+            """The bytes of the source, which whoever reads them closes."""
+            self._source = os.dup(self.raw.fileno())  # the same file, even where that path is another's by now
+            self._held.callback(os.close, self._source)
             self.journal = self._read(Identity.of(source, self._source, bundle_sha256, columns), say)
             self._hold_errors(None if errors is None else _spell(errors))
             if errors is not None:
@@ -148,11 +151,9 @@ class Unfinished:
         """Make the outputs, each by one rename, and remove the folder.
 
         Raises:
-            InputError: the input was changed meanwhile, and nobody knows which rows were read before that.
+            InputError: the input was changed meanwhile.
         """
-        stat = os.fstat(self._source.fileno())
-        now = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        self._demand_same(self.journal, self.journal.identity.model_copy(update=now))
+        self._demand_unchanged()
         self.journal.ended = True
         self._step()
         if self.errors is not None:  # first, since the answers are what tells a later call that all is done
@@ -201,6 +202,12 @@ class Unfinished:
         if journal.identity != identity:
             raise InputError(f"{self.target}: {_difference(journal, identity)}; {self._advice}")
 
+    def _demand_unchanged(self) -> None:
+        """Raise InputError where the input was changed since: nobody knows which rows were read before that."""
+        stat = os.fstat(self._source)
+        now = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        self._demand_same(self.journal, self.journal.identity.model_copy(update=now))
+
     @property
     def _advice(self) -> str:
         return f"remove {self.folder} to start anew, or name another output"
@@ -224,6 +231,7 @@ class Unfinished:
         counts = {name: getattr(self.journal, name) + count for name, count in {"rows": 1, **more}.items()}
         self.journal = self.journal.model_copy(update=counts)
         if monotonic() - self._saved > SECONDS:
+            self._demand_unchanged()  # not at the end alone: that may be days later
             self._step()
 
     def _step(self) -> None:

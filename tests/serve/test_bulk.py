@@ -5,6 +5,7 @@ import errno
 import fcntl
 import gzip
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from bertline.artifacts import files, tables
 from bertline.artifacts.bundle import MANIFEST
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.tables import Attempt
-from bertline.serve import Model, bulk, formats, load
+from bertline.serve import Model, bulk, formats, load, unfinished
 from bertline.serve.bulk import Seen
 from bertline.serve.unfinished import Unfinished
 from tests.conftest import make_texts
@@ -195,15 +196,22 @@ def test_what_is_of_another_input_or_bundle_is_refused_and_kept(
     assert (tmp_path / ".out.jsonl.unfinished/answers.jsonl").read_text() == '{"row": 1}\n'
 
 
-def test_an_input_that_is_changed_while_it_is_read_is_refused(model: Model, tmp_path: Path) -> None:
-    """The rows of a batch job that writes it still, or half of them before and half of them after a change."""
+@pytest.mark.parametrize(("seconds", "told"), [(math.inf, "5 rows"), (-math.inf, "2 rows")])
+def test_an_input_that_is_changed_while_it_is_read_is_refused(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, told: str
+) -> None:
+    """The rows of a batch job that writes it still, or half of them before and half of them after a change.
+
+    It is told at the end, and whenever a step is due.
+    """
+    monkeypatch.setattr(unfinished, "SECONDS", seconds)
     source, target = write_rows(tmp_path / "in.jsonl", 5), tmp_path / "out.jsonl"
 
     def change(seen: Seen) -> None:
         with source.open("a") as stream:
             stream.write('{"text": "more"}\n')
 
-    with pytest.raises(InputError, match=r"5 rows answered already, but .*/in\.jsonl has changed since; remove "):
+    with pytest.raises(InputError, match=rf"{told} answered already, but .*/in\.jsonl has changed since; remove "):
         bulk.predict(model, source, target, None, print, change)
     assert not target.exists()
 
