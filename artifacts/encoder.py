@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,12 @@ def architectures(config: dict[str, Any]) -> list[str]:
     return [str(name) for name in (named if isinstance(named, list) else [named])]
 
 
-def without_safetensors(names: Iterable[str], config: dict[str, Any], called: str) -> str:
+def pickled(names: Iterable[str]) -> list[str]:
+    """Those files of a model that hold its weights as transformers wrote them before safetensors."""
+    return sorted(name for name in names if fnmatch(name, "pytorch_model*.bin"))
+
+
+def without_safetensors(names: Sequence[str], config: dict[str, Any], called: str) -> str:
     """What a person is told of a model that has no safetensors, and what to do.
 
     Args:
@@ -102,9 +107,8 @@ def without_safetensors(names: Iterable[str], config: dict[str, Any], called: st
         config: of it.
         called: what from_pretrained takes to find it, as Python.
     """
-    pickles = sorted(name for name in names if fnmatch(name, "pytorch_model*.bin"))
     graphs = sorted(name for name in names if name.endswith(".onnx"))
-    if pickles:
+    if pickles := pickled(names):
         (kind, *_) = architectures(config) or ["AutoModel"]
         return (
             f"found {', '.join(pickles)}, and weights load from safetensors alone; transformers converts them: "
@@ -204,7 +208,7 @@ def _weight_faults(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     for path in weight_files(folder):
         if not path.is_file():
             names = [file.relative_to(folder).as_posix() for file in folder.rglob("*")]
-            other = not any(name.endswith(".safetensors") for name in names)  # else a shard is gone
+            other = not any(folder.glob("*.safetensors"))  # else a shard is gone
             told = f"; {without_safetensors(names, config, repr(str(folder)))}" if other else ""
             yield f"{path}: missing{told}"
             continue

@@ -175,4 +175,5 @@ def _without_safetensors(place: str, folder: Path) -> str:
         return f"{place}: its weights are not on this machine, and the hub did not give them ({_first_line(error)})"
     called = repr(name) if revision is None else f"{name!r}, revision={revision!r}"
     told = encoder.without_safetensors(files, encoder.check(folder, weights=False), called)
-    return f"{place}: {told}. Or a pull request on the hub has converted it: {name}@refs/pr/N"
+    converted = f". Or a pull request on the hub has converted it: {name}@refs/pr/N" if encoder.pickled(files) else ""
+    return f"{place}: {told}{converted}"

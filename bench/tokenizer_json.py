@@ -34,12 +34,7 @@ def write(source: Path, folder: Path) -> None:
     if _is_as_written(tokenizer, source / "tokenizer.json"):
         encoder.copy_tokenizer(source, folder)
     else:
-        try:
-            tokenizer.save_pretrained(folder)
-        except Exception as error:  # of tokenizers, which is compiled: a full disk is no OSError there
-            raise InputError(f"{folder}: the tokenizer could not be written ({error}); make room") from error
-    if not (folder / "tokenizer.json").is_file():
-        raise InputError(f"{source}: its tokenizer has no fast version, so no tokenizer.json can be made")
+        _save(tokenizer, source, folder)
 
 
 @contextmanager
@@ -51,14 +46,20 @@ def temporary(source: Path) -> Iterator[Path]:
 
 
 def make_beside_config(model: Path, folder: Path) -> Path:
-    """Make a folder of a model's config.json and its tokenizer's files, which a `System` reads texts by; returns it.
+    """A folder of a model's config.json and its tokenizer's files, which a `System` reads texts by.
+
+    Returns:
+        The model's own, where that will do: messages then name what the user has. Else `folder`, which is made.
 
     Raises:
         InputError: as `write`.
     """
+    tokenizer = _as_transformers_reads(model)
+    if _is_as_written(tokenizer, model / "tokenizer.json"):
+        return model
     folder.mkdir()
     shutil.copyfile(model / "config.json", folder / "config.json")
-    write(model, folder)
+    _save(tokenizer, model, folder)
     return folder
 
 
@@ -70,6 +71,15 @@ def _as_transformers_reads(source: Path) -> Any:
     except Exception as error:  # the tokenizers library raises bare Exception
         found = "no tokenizer.json, and none" if not (source / "tokenizer.json").is_file() else "no tokenizer"
         raise InputError(f"{source}: {found} can be made of what is there ({error})") from error
+
+
+def _save(tokenizer: Any, source: Path, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # of tokenizers, which is compiled: a full disk is no OSError there
+        raise InputError(f"{folder}: the tokenizer could not be written ({error}); make room") from error
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{source}: its tokenizer has no fast version, so no tokenizer.json can be made")
 
 
 def _is_as_written(tokenizer: Any, path: Path) -> bool:

@@ -38,7 +38,7 @@ class Origin:
     folder: Path
     """A Hugging Face folder: config.json, weights, tokenizer."""
     tokenizer: Path
-    """A folder of config.json and tokenizer.json, by which texts are read: the same, or what `with_tokenizer` made."""
+    """A folder of config.json and tokenizer.json, by which texts are read: the same, or what `make_tokenizer` made."""
     config: dict[str, Any]
     settings: TaskSettings
     metric: str
@@ -123,12 +123,15 @@ def read(place: str, data: Path | None, gathered: Path | None = None, columns: M
 
 
 def with_tokenizer(origin: Origin, folder: Path) -> Origin:
-    """The same, read by the tokenizer that `make_tokenizer` makes; a run has the one that it was trained with."""
+    """The same, read by what `make_tokenizer` returns; a run has the tokenizer that it was trained with."""
     return origin if origin.kind == "run" else replace(origin, tokenizer=make_tokenizer(origin.folder, folder))
 
 
 def make_tokenizer(model: Path, folder: Path) -> Path:
-    """Make a folder of a model's config.json and a tokenizer.json that says what transformers reads; returns it.
+    """A folder of a model's config.json and a tokenizer.json that says what transformers reads.
+
+    Returns:
+        The model's own, or `folder`, made where that one has none that will do.
 
     Raises:
         InputError: none can be made of what the model has.

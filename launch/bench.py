@@ -54,7 +54,7 @@ def bench(
 
     Raises:
         InputError: the bundle's source is gone or changed and nothing else is named; or as the readers raise.
-        DamagedError: the bundle is not as it should be, or not what was signed.
+        DamagedError: the bundle is not as it should be or not what was signed, before or after it was measured.
     """
     if columns and data is None:
         raise InputError("--column is of labelled examples: give --data FILE with it")
@@ -72,6 +72,7 @@ def bench(
         compared = [first, *eager[1:], exact, systems.from_bundle(folder, manifest)]
         grid = compare.default_grid(compared)
         result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), say)
+    _manifest(folder, signed)  # again, since a process of its own has loaded what was measured
     if html is not None:
         files.write_text(html, benchmark.html(result, shlex.join(["bertline", *sys.argv[1:]])))
     return result

@@ -11,9 +11,8 @@ from bertline.bench.transformers_tokens import Reading, Window
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 ADVICE = (
-    "transformers goes by tokenizer_config.json and by the defaults of the tokenizer's class as well; "
-    "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes a tokenizer.json that says the same; "
-    "no bundle was made"
+    "transformers, which goes by tokenizer_config.json as well, and tokenizers read it differently here; no bundle was "
+    "made; please report it with the name of the model"
 )
 Place = tuple[int, int, int]
 """Text, window of the text, token of the window."""

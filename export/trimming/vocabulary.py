@@ -166,7 +166,7 @@ def _write_model(origin: Origin, folder: Path, new: Mapping[int, int]) -> int:
         before = embeddings.weight.detach()
         if max(new) >= len(before):
             raise InputError(
-                f"{origin.folder / 'tokenizer.json'}: has a token of id {max(new)}; the model has {len(before)} rows"
+                f"{origin.tokenizer / 'tokenizer.json'}: has a token of id {max(new)}; the model has {len(before)} rows"
             )
         embeddings.weight = torch.nn.Parameter(before[list(new)])
         model.save_pretrained(folder)

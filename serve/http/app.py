@@ -225,7 +225,6 @@ def _paths(routes: Routes) -> list[Route]:
 def _describe(entry: Entry) -> dict[str, Any]:
     """What a page tells of a bundle."""
     manifest = entry.manifest
-    chosen = next((one for one in manifest.candidates if one.chosen), None)
     return {
         "name": entry.name,
         "version": entry.version,
@@ -243,8 +242,8 @@ def _describe(entry: Entry) -> dict[str, Any]:
             "value": manifest.value,
             "baseline": manifest.baseline,
             "examples": manifest.examples,
-            "candidate": chosen.name if chosen else None,
-            "p50_ms": chosen.p50_ms if chosen else {},
+            "candidate": manifest.chosen.name,
+            "p50_ms": manifest.chosen.p50_ms,
             "cpu": manifest.machine.cpu,
             "cpu_class": manifest.machine.cpu_class,
         },

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 UNREAD_BYTES = 1 << 16
-"""Of answers that a client does not read, what the system keeps (Linux: twice as much) before they count as not taken:
-left to itself it would be megabytes for each."""
+"""What the system keeps of answers that a client does not read (Linux: twice as much): left to itself, megabytes for
+each."""
 GRACE_SECONDS = 30
 """That requests have to end once the server was told to."""
 

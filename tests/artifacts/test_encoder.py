@@ -88,7 +88,7 @@ def test_the_kernels_package_is_refused(tiny_model: Path, tmp_path: Path, monkey
     ("holds", "told"),
     [
         (
-            ["pytorch_model.bin", "training_args.bin"],
+            ["pytorch_model.bin", "training_args.bin", "2_Dense/model.safetensors"],
             "found pytorch_model.bin, and weights load from safetensors alone; transformers converts them: BertModel."
             "from_pretrained('{folder}').save_pretrained(FOLDER), and AutoTokenizer likewise; then name FOLDER",
         ),

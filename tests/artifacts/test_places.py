@@ -155,18 +155,32 @@ def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -
         places.model_folder("no-such-organization/no-such-model")
 
 
-@pytest.mark.parametrize(
-    ("place", "called"), [("org/old", "'org/old'"), ("org/old@main", "'org/old', revision='main'")]
+CONVERTS = (
+    "found pytorch_model.bin, and weights load from safetensors alone; transformers converts them: "
+    "BertForSequenceClassification.from_pretrained({called}).save_pretrained(FOLDER), and AutoTokenizer likewise; then "
+    "name FOLDER. Or a pull request on the hub has converted it: org/old@refs/pr/N"
 )
-def test_a_hub_model_without_safetensors_is_told_with_the_ways_to_some(place: str, called: str, tmp_path: Path) -> None:
+
+
+@pytest.mark.parametrize(
+    ("place", "holds", "told"),
+    [
+        ("org/old", "pytorch_model.bin", CONVERTS.format(called="'org/old'")),
+        ("org/old@main", "pytorch_model.bin", CONVERTS.format(called="'org/old', revision='main'")),
+        (
+            "org/old",
+            "onnx/model.onnx",
+            "found onnx/model.onnx, and ONNX is no source; name the PyTorch model that it was made from",
+        ),
+    ],
+)
+def test_a_hub_model_without_safetensors_is_told_with_the_ways_to_some(
+    place: str, holds: str, told: str, tmp_path: Path
+) -> None:
     config = json.dumps({"model_type": "bert", "architectures": ["BertForSequenceClassification"]})
     script = f"from bertline.artifacts import places; places.model_folder({place!r})"
     with running() as hub:
-        hub.repos["org/old"] = {"config.json": config.encode(), "pytorch_model.bin": b"pickled", "vocab.txt": b""}
+        hub.repos["org/old"] = {"config.json": config.encode(), holds: b"weights", "vocab.txt": b""}
         environment = os.environ | hub.environment(tmp_path)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-    assert done.stderr.splitlines()[-1].endswith(
-        f"InputError: {place}: found pytorch_model.bin, and weights load from safetensors alone; transformers converts "
-        f"them: BertForSequenceClassification.from_pretrained({called}).save_pretrained(FOLDER), and AutoTokenizer "
-        "likewise; then name FOLDER. Or a pull request on the hub has converted it: org/old@refs/pr/N"
-    ), done.stderr
+    assert done.stderr.splitlines()[-1].endswith(f"InputError: {place}: {told}"), done.stderr

@@ -23,6 +23,10 @@ def test_it_is_made_where_there_is_a_vocabulary_alone(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model")
     older = with_vocabulary_alone(model, tmp_path / "older")
     text = ("A great film", "it was bad")
+    made_beside = tokenizer_json.make_beside_config(older, tmp_path / "made")
+    assert made_beside == tmp_path / "made"
+    assert read(made_beside, *text) == read(model, *text)
+    assert tokenizer_json.make_beside_config(model, tmp_path / "unmade") == model
     with tokenizer_json.temporary(older) as made, tokenizer_json.temporary(model) as copied:
         assert read(made, *text) == read(copied, *text)
     with pytest.raises(InputError, match=r"no tokenizer.json"), tokenizer_json.temporary(tmp_path / "none"):

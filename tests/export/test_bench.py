@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bertline.artifacts import bundle as manifests
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.files import sha256
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import Decision, Tokens
 from bertline.export import sources
@@ -46,6 +47,22 @@ def test_the_same_model_with_labels_in_another_order_answers_alike(
     own, other = found["systems"][:2]
     assert other["agreement"] == 1.0
     assert other["accuracy"] == own["accuracy"] > 0.5
+
+
+def test_a_bundle_that_is_another_after_it_was_measured_is_refused(
+    run: Path, bundle: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that is measured has loaded it by itself, later than it was verified."""
+    signed = shutil.copytree(bundle[0], tmp_path / "signed")
+    manifest = signed / manifests.MANIFEST
+
+    def exchanged(*_: object) -> dict[str, Any]:
+        manifest.write_text(manifest.read_text() + "\n")
+        return {}
+
+    monkeypatch.setattr("bertline.bench.compare.bench", exchanged)
+    with pytest.raises(DamagedError, match="not the bundle any more whose signature was verified"):
+        bench.bench(signed, [str(run)], RunFolder(run).split("validation"), None, print, signed=sha256(manifest))
 
 
 def test_what_a_bundle_was_made_from_is_found_from_a_link_to_it(run: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ function facts(model) {
   const { measured } = model;
   const medians = Object.entries(measured.p50_ms).map(([grid, ms]) => `${grid.replace("x", " × ")}: ${ms.toFixed(1)} ms`);
   const rows = [
-    ...(measured.candidate ? [["Candidate", measured.candidate]] : []),
+    ["Candidate", measured.candidate],
     ...(medians.length > 0 ? [["Median, texts × tokens", ...medians]] : []),
     ["Measured on", `${measured.cpu}, ${measured.cpu_class}`],
     ["Reads", `${model.long === "windows" ? "windows of " : ""}${count.format(model.max_tokens)} tokens`],

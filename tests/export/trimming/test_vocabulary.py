@@ -2,7 +2,9 @@
 
 import json
 import random
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,18 @@ def test_a_tokenizer_whose_words_have_no_pieces_is_refused(tmp_path: Path) -> No
     )
     with pytest.raises(InputError, match="of type WordLevel; only WordPiece, Unigram, BPE can be trimmed"):
         pieces.read(tmp_path / "tokenizer.json")
+
+
+def test_a_token_that_the_model_has_no_row_for_is_told_of_the_tokenizer_that_was_read(
+    run: Path, tmp_path: Path
+) -> None:
+    content = opened(run / "best")
+    content.add_tokens(["flawless"])
+    content.save(str(tmp_path / "tokenizer.json"))
+    origin = replace(sources.read(str(run), None), tokenizer=tmp_path)
+    more = write_rows(tmp_path / "more.jsonl", ["flawless"])
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}/tokenizer.json: has a token of id")):
+        vocabulary.trim(origin, str(more), tmp_path / "small")
 
 
 def test_texts_without_words_are_refused(run: Path, tmp_path: Path) -> None:
