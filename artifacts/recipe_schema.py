@@ -51,8 +51,12 @@ class Data(Section):
     """Where the examples are, and which columns hold what."""
 
     train: Places = Field(description="File, glob, list of files, pkg:// place or hub id. No default.")
-    validation: Places | None = Field(None, description="As train. Default: cut from train, stratified by label.")
-    test: Places | None = Field(None, description="As train. Default: cut from train, stratified by label.")
+    validation: Places | None = Field(
+        None, description="As train. Default: cut from train, stratified by label, questions by whole contexts."
+    )
+    test: Places | None = Field(
+        None, description="As train. Default: cut from train, stratified by label, questions by whole contexts."
+    )
     where: dict[str, Annotated[Any, BeforeValidator(_as_rows_have_it)]] = Field(
         {}, description="Rows kept: column equals value, or one of a list. Default: all."
     )
@@ -209,7 +213,9 @@ class Search(Section):
 
     folds: Whole = Field(3, ge=2, description="Parts of the data, each held out once. Default: 3.")
     groups: StrictStr | None = Field(
-        None, description="Column: rows that have the same value in it are in one fold. Default: none."
+        None,
+        description="Column: rows that have the same value in it are in one fold. Default: of questions the context, "
+        "else none.",
     )
     grid: dict[StrictStr, Any] = Field(
         {}, description="Values by key: every combination is a trial. Default: none, see space."

@@ -15,9 +15,9 @@ from bertline.artifacts.recipe_schema import Search
 
 FIXED = ("name", "task", "problem_type", "data", "training.seed", "training.best", "search")
 """What is the same in all trials: by these they are named, cut and compared."""
-OF_LOSS = ("training.label_smoothing", "training.class_weights", "tokens.long")
-"""Which loss it is, and of what: where trials are compared by it, these are the same, too."""
-OF_WINDOWS = ("tokens.max_length", "tokens.stride")
+OF_LOSS = ("training.label_smoothing", "training.class_weights")
+"""Which loss it is: where trials are compared by it, these are the same, too."""
+OF_WINDOWS = ("tokens.long", "tokens.max_length", "tokens.stride")
 """As well, where the loss is the mean over windows: how many there are of a text."""
 
 Raw = dict[str, Any]
@@ -41,11 +41,14 @@ def of(raw: Raw, asked: bool) -> Iterator[str]:
         if search.get(key, default := getattr(Search(), key)) != default:
             yield f"search.{key}: found {search[key]!r}; a grid has all its combinations tried: leave it out"
     found: dict[str, None] = {}
-    values = {}
+    values = {key: _find_values(kind, value) for kind in given for key, value in search[kind].items()}
+    same = _same(raw, values)
     for kind in given:
         for key, value in search[kind].items():
-            values[key] = _find_values(kind, value)
-            found |= dict.fromkeys(_of_key(raw, f"search.{kind}", key, value, values[key]))
+            if fixed := [each for each in same if f"{key}.".startswith(f"{each}.") or each.startswith(f"{key}.")]:
+                found[_of_fixed(f"search.{kind}.{key}", fixed[0])] = None
+            else:
+                found |= dict.fromkeys(_of_key(raw, f"search.{kind}", key, value, _find_values(kind, value)))
     yield from found or _of_pairs(raw, values)
 
 
@@ -60,14 +63,15 @@ def _find_values(kind: str, value: Any) -> list[Any]:
     return [low, high] if sound and low < high and (low > 0 or not log) else []
 
 
+def _of_fixed(place: str, key: str) -> str:
+    """That a key is not to be searched."""
+    rule = f"{key} is the same in all trials, by which they are named, cut or compared"
+    other = ", or compare by another training.best than loss" if key not in FIXED else ""
+    return f"{place}: {rule}; search other keys, each by its own name{other}"
+
+
 def _of_key(raw: Raw, place: str, key: str, value: Any, values: list[Any]) -> Iterator[str]:
-    """What is wrong with a key and each of its values."""
-    fixed = [each for each in _same(raw) if f"{key}.".startswith(f"{each}.") or each.startswith(f"{key}.")]
-    if fixed:
-        rule = f"{fixed[0]} is the same in all trials, by which they are named, cut or compared"
-        other = ", or compare by another training.best than loss" if fixed[0] not in FIXED else ""
-        yield f"{place}.{key}: {rule}; search other keys, each by its own name{other}"
-        return
+    """What is wrong with a key's values."""
     if not values:
         ranged = ", or {low: 1e-5, high: 1e-4, log: true}, low under high" if place.endswith("space") else ""
         yield f"{place}.{key}: found {value!r:.60}; expected a list of values{ranged}"
@@ -81,12 +85,20 @@ def _of_key(raw: Raw, place: str, key: str, value: Any, values: list[Any]) -> It
         yield from (f"{place}.{fault}" for at, fault in told.items() if at not in before)
 
 
-def _same(raw: Raw) -> Sequence[str]:
-    """The keys that are the same in all trials of a recipe."""
+def _same(raw: Raw, values: Mapping[str, list[Any]]) -> Sequence[str]:
+    """The keys that are the same in all trials of a recipe, by what they try."""
     if (raw.get("training") or {}).get("best") != "loss":
         return FIXED
-    windows = raw.get("task") != "text-classification" or (raw.get("tokens") or {}).get("long") == "windows"
-    return (*FIXED, *OF_LOSS, *(OF_WINDOWS if windows else ()))
+    return (*FIXED, *OF_LOSS, *(OF_WINDOWS if _has_windows(raw, values) else ()))
+
+
+def _has_windows(raw: Raw, values: Mapping[str, list[Any]]) -> bool:
+    """Whether any trial reads texts in windows, as far as the task is known."""
+    if raw.get("task") != "text-classification":
+        return "task" in raw
+    sections = [raw.get("tokens"), *values.get("tokens", [])]
+    read = [each.get("long") for each in sections if isinstance(each, dict)]
+    return "windows" in [*read, *values.get("tokens.long", [])]
 
 
 def _of_pairs(raw: Raw, values: Mapping[str, list[Any]]) -> Iterator[str]:

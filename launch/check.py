@@ -39,7 +39,7 @@ def _provable(examples: int, drop: float) -> str:
     """What the validation split can prove of an export, in a sentence."""
     same = Score(1.0, 0.0, (0.0, drop), examples, drop)
     more = f"; {choose.enough(same, MAX_DROP)} {MAX_DROP:g}" if choose.doubt(same, MAX_DROP) else ""
-    return f"validation: {examples:,} examples; export can show a drop of {ceil(1e4 * drop) / 1e4:g} at best{more}"
+    return f"validation: {examples:,} examples; export cannot show a drop below {ceil(1e4 * drop) / 1e4:g}{more}"
 
 
 def _words(gold: Any) -> str:

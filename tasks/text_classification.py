@@ -67,8 +67,8 @@ class TextClassification(Task):
         """The example of a row. Raises InputError as `Task.read`.
 
         A label may be a string, a whole number or a truth value, its name being its spelling; several labels are a
-        list of those, a string with commas between them, a 0 or 1 for each of `labels`, or 1 in the column of each; a
-        number may be spelled.
+        list of those, a string of names with commas between, a 0 or 1 for each of `labels`, or 1 in the column of each;
+        a number may be spelled.
         """
         if isinstance(columns.label, list):
             hot = [name for name in columns.label if _is_one(row.get(name), f"{where}: column {name!r}")]
@@ -78,11 +78,11 @@ class TextClassification(Task):
             raise InputError(f"{where}: no label in column {columns.label!r}")
         if self.multi_label and self._is_vector(gold):
             gold = [name for name, right in zip(self.labels, gold, strict=True) if right]
-        if self.multi_label and gold in ("0", "1") and self.labels and gold not in self.labels:
-            advice = "a row's labels stand in one column, with commas between; a recipe may name a column for each"
-            raise InputError(f"{where}: labels {gold!r}: a 0 or 1, of no label that is named; {advice}")
         reader = _number if self.regression else _names if self.multi_label else _name
-        return Example(*self.read_texts(row, columns, where), reader(gold, where))
+        found: Any = reader(gold, where)
+        if self.multi_label and self.labels and isinstance(gold, str):
+            self._refuse_numbers(found, f"{where}: labels {gold!r:.60}")
+        return Example(*self.read_texts(row, columns, where), found)
 
     def row(self, example: Example) -> dict[str, Any]:
         """The example as a line of a split file."""
@@ -231,6 +231,12 @@ class TextClassification(Task):
         """Whether it is a 0 or 1 for each label: no list of indices, which names none twice."""
         return isinstance(gold, list) and len(gold) == len(self.labels) > 2 and all(one in (0, 1) for one in gold)
 
+    def _refuse_numbers(self, names: Sequence[str], where: str) -> None:
+        """Refuse numbers of a string, where no label is called so: they may be indices, or a yes or no."""
+        if numbers := [name for name in names if name.isdecimal() and name not in self.labels]:
+            advice = "spell labels by their names, with commas between: a number may be an index, or a yes or no"
+            raise InputError(f"{where}: no label is called {numbers[0]}; {advice}")
+
     def _known(self, name: str, where: str) -> str:
         """The name of a label that is named or, where no label is called by a number, counted."""
         if name in self.labels:
@@ -280,28 +286,40 @@ def best_together(probable: Output, true: npt.NDArray[np.bool_], exactly: bool) 
         true: (texts, labels) whether they are right.
         exactly: which of the two it is.
     """
-    labels = true.shape[1]
-    thresholds, given = [UNTUNED] * labels, probable >= UNTUNED
+    thresholds, given = [UNTUNED] * true.shape[1], probable >= UNTUNED
     order = np.argsort(-probable, axis=0, kind="stable")
-    for label in [*range(labels)] * SWEEPS:
-        ranks, count = order[:, label], given[:, label].sum()
-        worth = _worth(given, true, label, ranks, exactly)
-        best, threshold = _best_cut(probable[ranks, label], worth)
-        if worth[best] > worth[count]:
-            thresholds[label] = threshold
-            given[ranks, label] = np.arange(len(ranks)) < best
+    wrong, named = (given != true).sum(axis=1), int(given.sum() + true.sum())  # kept: counted anew they take minutes
+    for _ in range(SWEEPS):
+        before = list(thresholds)
+        for label, ranks in enumerate(order.T):
+            own, mine = given[:, label], true[:, label]
+            count, others = int(own.sum()), wrong - (own != mine)
+            worth = _worth(mine[ranks], others[ranks], named - count, exactly)
+            best, threshold = _best_cut(probable[ranks, label], worth)
+            if worth[best] > worth[count]:
+                thresholds[label] = threshold
+                own[ranks] = np.arange(len(ranks)) < best  # and so `given`
+                wrong, named = others + (own != mine), named - count + best
+        if thresholds == before:
+            break
     return thresholds
 
 
-def _worth(given: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_], label: int, ranks: Ids, exactly: bool) -> Counts:
-    """(texts + 1,) of giving a label to the first 0, 1, … of its ranked texts, the others being `given` as they are."""
-    mine = true[ranks, label]
+def _worth(true: npt.NDArray[np.bool_], wrong: Ids, named: int, exactly: bool) -> Counts:
+    """(texts + 1,) of giving a label to the first 0, 1, … of its ranked texts, the others being as they are.
+
+    Args:
+        true: (texts,) whether it is right.
+        wrong: (texts,) how many others are given and not right, or right and not given.
+        named: how often any is right, and any other is given.
+        exactly: as `best_together`.
+    """
+    change = np.where(true, -1, 1)  # of what is wrong, where it is given
     if exactly:
-        others = np.delete(given == true, label, axis=1).all(axis=1)[ranks]
-        return share((others & ~mine).sum() + _sum_first(np.where(mine, 1, -1) * others), np.array(len(ranks)))
-    right = np.delete(given & true, label, axis=1).sum() + _sum_first(mine)
-    found = np.delete(given, label, axis=1).sum() + np.arange(len(right))
-    return share(2 * right, true.sum() + found)
+        alone = wrong == 0
+        return share((alone & ~true).sum() - _sum_first(change * alone), np.array(len(true)))
+    total = named + np.arange(len(true) + 1)
+    return share(total - (wrong.sum() + true.sum() + _sum_first(change)), total)
 
 
 def _sum_first(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -205,7 +205,7 @@ def describe(ready: Prepared) -> str:
     duplicates = f"; {splits.left_out}" if splits.duplicates else ""
     labels = f"; labels: {', '.join(splits.task.labels)}" if splits.task.labels else ""
     share = 0.0 if tokens.long == "windows" else float(ready.train.windows.truncated.mean())
-    cut = f"; {share:.0%} of the texts are longer than {tokens.max_length} tokens and are cut" if share >= 0.005 else ""
+    cut = f"; {share:.0%} of the texts are longer than {tokens.max_length} tokens and are cut" if share > 0.005 else ""
     return f"texts: {counts}{labels}{duplicates}{cut}"
 
 

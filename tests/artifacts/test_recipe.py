@@ -432,13 +432,37 @@ def test_trials_that_are_compared_by_a_loss_have_the_same_loss(write: Callable[.
     recipe.load(write(search={"grid": grid}, training__best="accuracy"), searches=True)
 
 
-@pytest.mark.parametrize("long", ["head", "windows"])
-def test_a_loss_over_windows_is_of_as_many_in_all_trials(write: Callable[..., Path], long: str) -> None:
-    grid = {"tokens.max_length": [16, 24], "tokens.long": ["head", "tail"]}
-    told = faults(write(search={"grid": grid}, training__best="loss", tokens={"max_length": 16, "long": long}))
-    fixed = [fault.split(": ")[2].partition(" is the same in all trials")[0] for fault in told]
-    assert fixed == ["tokens.long", *["tokens.max_length"] * (long == "windows")]
-    recipe.load(write(search={"grid": grid}, training__best="accuracy"), searches=True)
+@pytest.mark.parametrize(
+    ("long", "grid", "fixed"),
+    [
+        ("head", {"tokens.long": ["head", "tail", "head+tail"]}, []),
+        ("head", {"tokens.long": ["head", "windows"]}, ["tokens.long", "tokens.max_length"]),
+        ("windows", {"tokens.long": ["head", "tail"]}, ["tokens.long", "tokens.max_length"]),
+        ("windows", {}, ["tokens.max_length"]),
+    ],
+)
+def test_a_loss_over_windows_is_of_as_many_in_all_trials(
+    write: Callable[..., Path], long: str, grid: dict[str, Any], fixed: list[str]
+) -> None:
+    search = {"grid": {"tokens.max_length": [16, 24], **grid}}
+    path = write(search=search, training__best="loss", tokens={"max_length": 16, "long": long})
+    if fixed:
+        told = [fault.split(": ")[2].partition(" is the same in all trials")[0] for fault in faults(path)]
+        assert told == fixed
+        path = write(search=search, training__best="accuracy")
+    recipe.load(path, searches=True)
+
+
+def test_a_section_with_windows_is_no_value_of_a_search_by_loss(write: Callable[..., Path]) -> None:
+    sections = [{"max_length": 16, "long": long} for long in ("head", "windows")]
+    (told,) = faults(write(search={"grid": {"tokens": sections}}, training__best="loss"))
+    assert ": search.grid.tokens: tokens.long is the same in all trials" in told
+    recipe.load(write(search={"grid": {"tokens": sections[:1]}}, training__best="loss"), searches=True)
+
+
+def test_of_an_unknown_task_no_windows_are_told(write: Callable[..., Path]) -> None:
+    (told,) = faults(write(task="sorting", search={"grid": {"tokens.max_length": [16, 24]}}, training__best="loss"))
+    assert ": task: found " in told
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, classification_report, f1_score, mea
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision, ProblemType, TaskSettings, Tokens
 from bertline.tasks.task import Answer, Columns, Example, Output
-from bertline.tasks.text_classification import TextClassification, best_threshold, best_together
+from bertline.tasks.text_classification import SWEEPS, TextClassification, best_threshold, best_together
 from bertline.tasks.tokens import Encoded
 
 COLUMNS = Columns(text="review", label="stars")
@@ -52,7 +52,8 @@ def test_a_row_becomes_an_example(label: object, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "names"), [("b, a", ["a", "b"]), ("", []), ([], []), (["b", 1], ["1", "b"]), (["a", "a"], ["a"])]
+    ("label", "names"),
+    [("b, a", ["a", "b"]), ("", []), ([], []), (["b", 1], ["1", "b"]), (["a", "a"], ["a"]), (["1"], ["1"])],
 )
 def test_several_labels_are_a_list_or_have_commas_between(label: object, names: list[str]) -> None:
     task = make(problem="multi_label_classification")
@@ -97,7 +98,9 @@ def test_a_number_may_be_spelled(label: object, number: float) -> None:
         ("single_label_classification", {"review": "a", "stars": "\udc00"}, r"label holds a lone surrogate \(U\+DC00"),
         ("multi_label_classification", {"review": "a", "stars": ["b", "\ud800"]}, "label holds a lone surrogate"),
         ("multi_label_classification", {"review": "a", "stars": 3}, "row 2: labels 3: a list of names"),
-        ("multi_label_classification", {"review": "a", "stars": "1"}, "row 2: labels '1': a 0 or 1, of no label"),
+        ("multi_label_classification", {"review": "a", "stars": "1"}, "row 2: labels '1': no label is called 1; spell"),
+        ("multi_label_classification", {"review": "a", "stars": "0,1"}, "row 2: labels '0,1': no label is called 0;"),
+        ("multi_label_classification", {"review": "a", "stars": "bad, 2"}, "row 2: .*: no label is called 2; spell"),
         ("multi_label_classification", {"review": "a", "stars": [0.5]}, "row 2: label 0.5 is a float"),
         ("multi_label_classification", {"review": "a", "stars": [0, 1, 0]}, r"labels \[0, 1, 0\]: a vector of 0 and 1"),
         ("multi_label_classification", {"review": "a", "stars": [False] * 3}, "row 2: labels .*: a vector of 0 and 1"),
@@ -238,6 +241,25 @@ def test_thresholds_together_are_no_worse_than_untuned_ones(exactly: bool) -> No
         one, own = true[:, :1], probable[:, :1]
         every = [together(exactly, one, own >= cut) for cut in [*own[:, 0], 0.0, 1.1]]
         assert together(exactly, one, own >= best_together(own, one, exactly)) == pytest.approx(max(every))
+
+
+@pytest.mark.parametrize("exactly", [False, True])
+def test_each_threshold_in_its_turn_is_the_best_as_the_others_are(exactly: bool) -> None:
+    chance = np.random.default_rng(1)
+    for _ in range(20):
+        true = chance.random((20, 4)) < (0.1, 0.3, 0.5, 0.8)
+        probable = np.round(0.3 * true + 0.7 * chance.random((20, 4)), 2).astype(np.float32)  # some are equal
+        given = probable >= 0.5
+        for label in [*range(4)] * SWEEPS:
+            cuts = []
+            for cut in (1.1, *sorted({*probable[:, label]}, reverse=True)):
+                other = given.copy()
+                other[:, label] = probable[:, label] >= cut
+                cuts.append(other)
+            best = max(cuts, key=lambda each: together(exactly, true, each))
+            if together(exactly, true, best) > together(exactly, true, given):
+                given = best
+        assert ((probable >= best_together(probable, true, exactly)) == given).all()
 
 
 @pytest.mark.parametrize("metric", ["micro_f1", "loss", "accuracy"])

@@ -9,10 +9,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -175,6 +177,18 @@ def test_how_many_texts_are_cut_is_told(recipe: Path, model: Path, tmp_path: Pat
     ready = prepared.load(loaded, prepared.prepare(loaded, model, tmp_path, Progress(speaks=False)))
     words = "texts: 90 train, 20 validation, 30 test; labels: negative, positive"
     assert re.fullmatch(f"{words}{told}", setup.describe(ready))
+
+
+@pytest.mark.parametrize(("cut", "told"), [(1, False), (2, True)])
+def test_texts_that_are_cut_are_told_from_one_percent_on(
+    recipe: Path, model: Path, tmp_path: Path, cut: int, told: bool
+) -> None:
+    loaded = recipes.load(recipe)
+    ready = prepared.load(loaded, prepared.prepare(loaded, model, tmp_path, Progress(speaks=False)))
+    windows: Any = SimpleNamespace(truncated=np.arange(200) < cut)
+    words = setup.describe(ready._replace(train=replace(ready.train, windows=windows)))
+    assert ("; 1% of the texts are longer than 32 tokens and are cut" in words) == told
+    assert told or "cut" not in words
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(expected: list[float], recipe: Path, tmp_path: Path) -> None:

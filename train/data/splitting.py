@@ -239,7 +239,7 @@ def _cut(
 ) -> dict[str, Indices]:
     """Cut `splits` and then the training examples from the `unique` of the rows, stratified where there are strata.
 
-    Examples of one unit are in one split: sizes are then as near to what is asked for as whole units allow.
+    Examples of one unit are in one split: the sizes of those that are cut are then near to what is asked for.
     """
     sizes = {name: _size(getattr(take, name), len(unique)) for name in splits}
     left = len(unique) - sum(sizes.values())
@@ -250,14 +250,18 @@ def _cut(
     strata = np.array([task.stratum(rows[index]) or "" for index in unique])
     whole = units((rows[index] for index in unique), task)
     left_over, cut = np.arange(len(unique)), {}
-    for name in splits:
+    for number, name in enumerate(splits):
         if whole is None:
             chosen, left_over = _drawn(left_over, strata, sizes[name], seed, name)
         else:
-            chosen, left_over = _drawn_whole(left_over, strata, whole, sizes[name], seed, name)
+            after = len(splits) - number
+            chosen, left_over = _drawn_whole(left_over, strata, whole, sizes[name], seed, name, after)
         cut[name] = unique[chosen]
     if take.train is not None and sizes["train"] < len(left_over):
-        left_over, _ = _drawn(left_over, strata, sizes["train"], seed, "train")
+        if whole is None:
+            left_over, _ = _drawn(left_over, strata, sizes["train"], seed, "train")
+        else:  # by chance: of whole units a row may be left over, too few to be in proportion
+            left_over = np.random.default_rng(seed).permutation(left_over)[: sizes["train"]]
     cut["train"] = unique[left_over]
     return cut
 
@@ -284,11 +288,12 @@ def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, na
 
 
 def _drawn_whole(
-    rows: Indices, strata: npt.NDArray[np.str_], units: Indices, size: int, seed: int, name: str
+    rows: Indices, strata: npt.NDArray[np.str_], units: Indices, size: int, seed: int, name: str, after: int
 ) -> tuple[Indices, Indices]:
-    """As `_drawn`, with none of the units on both sides, and as near to `size` as they allow.
+    """As `_drawn`, with none of the units on both sides, near to `size`, and a unit left for each split `after` it.
 
-    Units with rows of the same strata take turns with the others, so that a part of all has a like part of each.
+    Units with rows of the same strata take turns with the others, so that a part of all has a like part of each. Those
+    with more than `size` rows are the last, the smallest first.
     """
     chance = np.random.default_rng(seed)
     members: dict[int, list[int]] = {unit: [] for unit in chance.permutation(np.unique(units[rows])).tolist()}
@@ -304,8 +309,9 @@ def _drawn_whole(
         kinds.setdefault(frozenset(strata[unit].tolist()), []).append(unit)
     placed = [((number + 0.5) / len(kind), unit) for kind in kinds.values() for number, unit in enumerate(kind)]
     order = [unit for _, unit in sorted(placed, key=itemgetter(0))]
+    order.sort(key=lambda unit: max(len(unit), size))
     nearest = int(np.abs(np.cumsum([len(unit) for unit in order]) - size).argmin()) + 1
-    count = min(nearest, len(order) - 1)  # something is left
+    count = max(1, min(nearest, len(order) - after))
     return np.concatenate(order[:count]), np.concatenate(order[count:])
 
 

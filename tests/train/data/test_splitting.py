@@ -187,6 +187,41 @@ def test_questions_about_one_context_are_cut_together(tmp_path: Path) -> None:
         load(tmp_path, questions(2), recipe=recipe)
 
 
+def about(*contexts: int) -> list[dict[str, Any]]:
+    """So many questions about each context, every second with an answer."""
+    return [
+        {
+            "question": f"{number}?",
+            "context": f"red {context}",
+            "answers": [{"text": "red", "start": 0}] if number % 2 else [],
+        }
+        for context, count in enumerate(contexts)
+        for number in range(count)
+    ]
+
+
+def test_one_question_that_whole_contexts_leave_over_is_left_out(tmp_path: Path) -> None:
+    sizes = {"train": 19, "validation": 8, "test": 8}
+    assert load(tmp_path, about(*[4] * 9), recipe={"task": "question-answering"}, take=sizes).counts() == sizes
+
+
+@pytest.mark.parametrize(
+    ("contexts", "sizes", "cut"),
+    [
+        ((200, 10, 10), {"validation": 0.1, "test": 0.1}, (10, 10)),
+        ((200, 30, 20, 8), {"validation": 10, "test": 10}, (8, 20)),
+        ((200, *[4] * 30), {"validation": 32, "test": 32}, (32, 32)),
+        ((200, 40, 40), {"validation": 10, "test": 10}, (40, 40)),
+    ],
+)
+def test_a_context_with_most_of_the_questions_is_for_training(
+    tmp_path: Path, contexts: tuple[int, ...], sizes: dict[str, float], cut: tuple[int, int]
+) -> None:
+    for seed in range(4):
+        splits = load(tmp_path, about(*contexts), seed, recipe={"task": "question-answering"}, take=sizes)
+        assert (len(splits.validation), len(splits.test), len(splits.train)) == (*cut, sum(contexts) - sum(cut))
+
+
 def test_labels_come_from_the_data_where_absent(tmp_path: Path) -> None:
     rows = [{**row, "label": f"{row['label']}{index % 3}"} for index, row in enumerate(make_texts(120))]
     assert load(tmp_path, rows).task.labels == [f"{n}{i}" for n in ("negative", "positive") for i in range(3)]
