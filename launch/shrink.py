@@ -86,7 +86,7 @@ class Shrinking:
     say: Say
 
     def students(self, model: Path) -> list[Attempt]:
-        """All that are tried: alone, then in cascades those that are not right alone, and the fastest of these halved."""
+        """All tried: alone, then in cascades those that are not right alone, and the fastest of these, halved."""
         alone = list(self.alone(model))
         larger = self.larger(alone)
         if larger is None:
@@ -123,7 +123,8 @@ class Shrinking:
         teacher, student = (runs.read_summary(one) for one in (self.place, folder))
         best, value = (float(one.validation[teacher.held_to]) for one in (teacher, student))
         drop = round(best - value, 6)
-        return Tried(named(kept), str(folder), kept.model_dump(), value, drop, None, None, f"loses {drop:.4f} in PyTorch")
+        why = f"loses {drop:.4f} in PyTorch"
+        return Tried(named(kept), str(folder), kept.model_dump(), value, drop, None, None, why)
 
     def attempt(self, tried: Tried) -> Attempt:
         """Export a student, where it may be right alone."""

@@ -1,6 +1,7 @@
 """DeepSpeed's engine: its configuration checked, made around a model, at the first step or at a checkpoint."""
 
 import copy
+import difflib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +25,11 @@ def check(config: dict[str, Any]) -> None:
     """Let DeepSpeed read its configuration before any data is.
 
     Raises:
-        InputError: each key that a section of it does not know, and each value.
+        InputError: each key that a section of it does not know, or that is spelled nearly as one; and each value.
     """
+    read = _Read(copy.deepcopy(config))
     try:
-        DeepSpeedConfig(copy.deepcopy(config))
+        DeepSpeedConfig(read)
     except ValidationError as error:
         faults = [(".".join(map(str, fault["loc"])), fault["input"], fault["msg"]) for fault in error.errors()]
         told = [f"deepspeed: {key}: found {found!r:.60}; {error.title}: {why}" for key, found, why in faults]
@@ -36,6 +38,34 @@ def check(config: dict[str, Any]) -> None:
         raise
     except Exception as error:  # of any kind: some keys are taken as they are
         raise InputError(f"deepspeed: {' '.join(str(error).split())}") from error
+    alike = {key: difflib.get_close_matches(key, read.asked, n=1, cutoff=0.8) for key in sorted({*config} - read.asked)}
+    told = [f"deepspeed: {key}: not a key; did you mean {known[0]}?" for key, known in alike.items() if known]
+    if told:
+        raise InputError(*told)
+
+
+class _Read(dict[str, Any]):
+    """A configuration that remembers for which keys it was asked: DeepSpeed has no list of them, and skips all others.
+
+    Some it asks for only where they are used, so that one which nobody has asked for may be right all the same.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.asked: set[str] = set()
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of any mapping."""
+        self.asked.add(key)
+        return super().get(key, default)
 
 
 def make(

@@ -89,6 +89,7 @@ def test_offloading_changes_nothing_but_memory(
             "compile={deepcompile: sometimes}",
             "deepcompile: found 'sometimes'; CompileConfig: .*a valid bool",
         ),
+        ("gradient_cliping=1.0", "gradient_cliping: not a key; did you mean gradient_clipping?"),
         ("wall_clock_breakdown=yes please", "unsupported operand"),
         ("flops_profiler=true", "'bool' object has no attribute"),
         ("elasticity={enabled: true}", "Elastic training has been removed"),
