@@ -1,7 +1,5 @@
 """JSON that all readers take alike (RFC 8259): no key twice in an object, no NaN, no depth that ends a reader."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Token ids for timing: cut from real texts, so that they are as varied as what a server sees, at exact lengths."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path

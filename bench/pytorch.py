@@ -3,8 +3,6 @@
 Imports torch and transformers: it is for the child process of a `worker`, and for those that train or convert a model.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from functools import cache

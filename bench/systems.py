@@ -3,8 +3,6 @@
 A `System` is plain data: it crosses to a process of its own before anything heavy is imported (see `worker`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

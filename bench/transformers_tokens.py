@@ -5,8 +5,6 @@ the tokenizer's class: lower case and accents of BERT's kind, the blank before a
 model without tokenizer.json it reads what older ones have.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

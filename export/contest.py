@@ -3,8 +3,6 @@
 What is slower than the one that is taken need not be scored, so most of the time goes into what can win.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Only where it is faster, and where a text is answered as it is alone: dynamic in
 batch holds, so that a text's answer would depend on who else asks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import median
 

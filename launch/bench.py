@@ -1,7 +1,5 @@
 """`bertline bench`: a bundle beside the PyTorch model it came from and that model in fp32 on ONNX Runtime."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """`bertline check`: what a recipe's data holds and what the model will see of it."""
 
-from __future__ import annotations
-
 from math import ceil
 from typing import Any
 

@@ -4,8 +4,6 @@ Words and progress go to stderr; `--json` prints one JSON object on stdout (`pre
 exit codes. Heavy imports stay inside the subcommands: `--help` is quick.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

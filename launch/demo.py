@@ -4,8 +4,6 @@ What an earlier demo finished is kept: an unfinished run is resumed, a finished 
 of another version's recipe is refused.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 from itertools import count

@@ -3,8 +3,6 @@
 Every part is asked for by itself, so that a machine with only the base dependencies gets an answer too.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import subprocess

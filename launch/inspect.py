@@ -3,8 +3,6 @@
 A bundle is loaded, so that what is refused here is what would be refused where it serves.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`bertline serve`: what the server needs is read and checked, then it runs."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Sequence

@@ -8,8 +8,6 @@ that pass is handed over. Each student is a run beside the teacher's; one that i
 same command goes on where it was stopped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """`bertline train`: check the recipe, start the ranks, read what they leave behind."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a bundle answers, typed: one class for each kind of question."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

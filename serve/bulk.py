@@ -6,8 +6,6 @@ order of the file; how many are under way is bounded by their number and by thei
 folder beside the output (`Unfinished`) until all is, and a second call goes on from there.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future

@@ -1,8 +1,6 @@
 """The kinds of file that answers are written as. JSON lines are what a bulk prediction keeps; the others are made of
 them at its end, when all columns are known."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

@@ -7,8 +7,6 @@ are packed into a batch only where that was measured to pay (`bundle.Packing`).
 One queue, first come first served, and a thread a core that takes from it.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """A bench result: two tables for the terminal, and a page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rich import box

@@ -1,7 +1,5 @@
 """An export: a page of all candidates, what each measured, and why one was chosen."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import geometric_mean
 

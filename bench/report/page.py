@@ -1,7 +1,5 @@
 """What pages have in common: tables, plots with what they say, the frame around them, and figures in words."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

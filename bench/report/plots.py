@@ -4,8 +4,6 @@ The same figures give the same bytes (no dates, no random ids). Colors are CSS v
 (--ink, --faint, --c0, --c1, …), so that a plot follows the page into the dark; text stays text, in the page's font.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterator, Sequence

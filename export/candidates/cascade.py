@@ -8,8 +8,6 @@ softmax probability of Hendrycks and Gimpel, arXiv 1610.02136), which is set on 
 passes the gate. The threshold stands in the file as an input with a default, which a measurement can override.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple

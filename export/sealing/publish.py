@@ -5,8 +5,6 @@ for a folder that holds more than its manifest lists is refused wherever it is l
 else is left alone.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

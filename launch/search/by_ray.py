@@ -6,8 +6,6 @@ what was done since the last checkpoint: its run is resumed on another.
 https://docs.ray.io/en/latest/ray-core/tasks.html
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -4,8 +4,6 @@ Of every trial that ran at all the score on the first fold is taken: the trials 
 different folds are not to be compared. https://automl.github.io/fanova
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import optuna

@@ -1,7 +1,5 @@
 """What a search found: its trials by rank, the best of them, and what to expect of it on data that nobody has seen."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta

@@ -5,8 +5,6 @@ chosen by a sampler whose seed is that of the recipe and the trial's number: wha
 the same. https://optuna.readthedocs.io/en/stable/reference/
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping
 from itertools import product

@@ -12,8 +12,6 @@ importance.svg         which keys mattered
 Nothing is done twice: a fold whose run.json is there is read, one that was interrupted resumes from its checkpoint.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The Ray cluster that RAY_ADDRESS names, or a new one on this machine: connected to, and looked at."""
 
-from __future__ import annotations
-
 import os
 import socket
 from typing import Any

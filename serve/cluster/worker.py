@@ -1,7 +1,5 @@
 """What a machine of the cluster does: hold the bundle, and answer texts on all of its cores. Knows nothing of Ray."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """From a request's texts to their answers: admitted if they can be in time, dropped when nobody waits for them."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Sequence

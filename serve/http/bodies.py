@@ -1,7 +1,5 @@
 """The body of a request: bounded in bytes before and after decompression, and JSON that all readers read alike."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 from typing import Any

@@ -9,8 +9,6 @@ server do. httptools takes what follows the head of such a request for the other
 lost or be read as the next request: the head is parsed a second time, without the offer.
 """
 
-from __future__ import annotations
-
 import asyncio
 import fcntl
 import json

@@ -7,8 +7,6 @@ of it, `truncated` says so in each part of its answer.
 See huggingface.co/docs/inference-providers/tasks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """Structured logs: a line of JSON for each request, with its id, and never its texts."""
 
-from __future__ import annotations
-
 import json
 import logging
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """What Prometheus is told: requests, seconds by stage, the queue, what was turned away, and which bundles answer."""
 
-from __future__ import annotations
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector

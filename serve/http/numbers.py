@@ -1,7 +1,5 @@
 """Whole numbers of JSON, which knows no others than numbers: 2.0 is 2, as JSON Schema has it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import BeforeValidator

@@ -12,8 +12,6 @@ and always truncated BOOL [n]: whether a text was longer than what the model rea
 See github.com/kserve/open-inference-protocol and Triton's protocol extension_binary_data.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The OpenAPI 3.1 document of a server: a path for each bundle, with the schema of its task."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from bertline import __version__

@@ -1,7 +1,5 @@
 """What is answered with 4xx or 503: a sentence for a person that names no path and no exception."""
 
-from __future__ import annotations
-
 
 class RefusedError(Exception):
     """A request that is not answered.

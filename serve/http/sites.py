@@ -1,7 +1,5 @@
 """The sites whose pages may ask, as browsers spell them in the header Origin: they are compared letter by letter."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from ipaddress import IPv6Address

@@ -6,8 +6,6 @@ are made when a request has ended: until then it costs nothing. No span holds a 
 strings, paths that nothing is at, messages of exceptions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from time import perf_counter, time_ns
 from typing import Any

@@ -7,8 +7,6 @@ half, distilled with the other 9,400 reviews as texts without labels; and the bu
 turns with the teacher in PyTorch. What is finished in DIR is used as it is, so a run that was cut goes on.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

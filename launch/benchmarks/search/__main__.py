@@ -7,8 +7,6 @@ epochs on the same texts. All are scored on the test split, which no trial has s
 it is, so a benchmark that was cut goes on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean

@@ -5,8 +5,6 @@
 Clients and server share the cores, as they would not in earnest: what HTTP is told to cost is more than it does.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import subprocess
