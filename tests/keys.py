@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from bertline.artifacts import signature
 
 
 def write_keys(folder: Path, name: str) -> tuple[Path, Path]:
@@ -16,3 +19,16 @@ def write_keys(folder: Path, name: str) -> tuple[Path, Path]:
         key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     return private, public
+
+
+def exchange_once_verified(monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
+    """As a folder's signature has been verified, another takes its place."""
+    verify = signature.verify
+
+    def exchanging(folder: Path, public_key: Path) -> str:
+        found = verify(folder, public_key)
+        folder.rename(folder.with_name("before"))
+        other.rename(folder)
+        return found
+
+    monkeypatch.setattr(signature, "verify", exchanging)

@@ -28,7 +28,7 @@ from bertline.serve.engine import Engine
 from bertline.serve.runtimes import OnnxRuntime
 from tests.artifacts.graphs import HIDE, elsewhere
 from tests.e2e.command import bertline
-from tests.keys import write_keys
+from tests.keys import exchange_once_verified, write_keys
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", MODEL)
 
@@ -395,15 +395,7 @@ def test_a_folder_that_takes_the_place_of_one_whose_signature_was_verified_is_re
     signature.signer(private)(tiny_bundle)
     other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
     reseal(other, name="of somebody else")
-    verify = signature.verify
-
-    def replaced(folder: Path, public_key: Path) -> str:
-        found = verify(folder, public_key)
-        folder.rename(tmp_path / "before")
-        other.rename(folder)
-        return found
-
-    monkeypatch.setattr(signature, "verify", replaced)
+    exchange_once_verified(monkeypatch, other)
     name, *texts = command
     result = CliRunner().invoke(main, [name, str(tiny_bundle), *texts, "--trust", str(public)])
     assert (result.exit_code, result.stdout) == (1, "")

@@ -23,7 +23,7 @@ from bertline.launch.benchmarks.serve.serving import Serving, serving
 from bertline.serve.http.limits import Limits
 from bertline.serve.http.shelf import Shelf
 from bertline.serve.lanes import Lanes
-from tests.keys import write_keys
+from tests.keys import exchange_once_verified, write_keys
 from tests.serve.http.watching import metrics, wait_for
 
 NOT_SWAPPED = "not swapped: the bundles that were loaded go on"
@@ -153,15 +153,7 @@ def test_a_folder_that_takes_the_place_of_a_verified_one_is_not_loaded(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     public, other = signed(tiny_bundle, tmp_path)
-    verify = signature.verify
-
-    def replaced(folder: Path, public_key: Path) -> str:
-        found = verify(folder, public_key)
-        folder.rename(tmp_path / "before")
-        other.rename(folder)
-        return found
-
-    monkeypatch.setattr(signature, "verify", replaced)
+    exchange_once_verified(monkeypatch, other)
     with pytest.raises(DamagedError, match="not the bundle any more whose signature was verified"):
         Shelf([tiny_bundle], Lanes(1), Limits(), public)
 
