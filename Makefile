@@ -26,22 +26,22 @@ test-gpu: .venv/installed  ## those that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
 bench-train: .venv/installed  ## training speed beside PyTorch's loop and the Trainer; the machine should be quiet
-	$(BIN)/python -m bertline.launch.benchmarks.train
+	$(BIN)/python -m bertline.benchmarks.train
 
 bench-train-accuracy: .venv/installed  ## whether batching by length or bf16 costs accuracy
-	$(BIN)/python -m bertline.launch.benchmarks.train.accuracy
+	$(BIN)/python -m bertline.benchmarks.train.accuracy
 
 bench-export: .venv/installed runs/demo/run.json  ## bundles beside optimum's files and OpenVINO; the machine should be quiet
-	$(BIN)/python -m bertline.launch.benchmarks.export runs/demo
+	$(BIN)/python -m bertline.benchmarks.export runs/demo
 
 bench-serve: .venv/installed bundles/demo/bertline.json  ## what HTTP costs; the machine should be quiet
-	$(BIN)/python -m bertline.launch.benchmarks.serve bundles/demo
+	$(BIN)/python -m bertline.benchmarks.serve bundles/demo
 
 bench-distill: .venv/installed  ## students with and without a teacher, and what shrink finds; hours for three seeds
-	$(BIN)/python -m bertline.launch.benchmarks.distill
+	$(BIN)/python -m bertline.benchmarks.distill
 
 bench-search: .venv/installed  ## what a search finds beside the defaults; an hour or more for three seeds
-	$(BIN)/python -m bertline.launch.benchmarks.search
+	$(BIN)/python -m bertline.benchmarks.search
 
 # Whether they are there is asked, not whether they are older: what is finished is not made again.
 bundles/demo/bertline.json: | runs/demo/run.json

@@ -25,10 +25,10 @@ import numpy as np
 
 from bertline.artifacts import machine
 from bertline.artifacts.say import Say
-from bertline.bench import bootstrap, inputs
+from bertline.bench import inputs
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
-from bertline.tasks import catalog
+from bertline.tasks import bootstrap, catalog
 from bertline.tasks.task import Answer, Example, Output, Task
 from bertline.tasks.tokens import Text
 

@@ -29,8 +29,8 @@ from typing import Any
 
 from bertline.artifacts import imports
 from bertline.artifacts.errors import BertlineError
-from bertline.bench import transformers_tokens
 from bertline.bench.systems import System
+from bertline.models import transformers_tokens
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import RUNTIMES, OnnxRuntime, Runtime, Tally
 from bertline.tasks import catalog
@@ -179,7 +179,7 @@ class _Inside:
     def prepare(self) -> None:
         if self.system.kind == "pytorch":
             with imports.lean():
-                from bertline.bench.pytorch import model_class
+                from bertline.models.pytorch import model_class
 
                 model_class(self.system.model, self.task.architecture)
         else:
@@ -229,7 +229,7 @@ class _Inside:
         return self.runtime.run(batch)
 
     def read(self, texts: list[Text]) -> transformers_tokens.Reading:
-        from bertline.bench.pytorch import PyTorchRuntime, input_names
+        from bertline.models.pytorch import PyTorchRuntime, input_names
 
         assert isinstance(self.runtime, PyTorchRuntime), "transformers reads for PyTorch alone"
         typed = "token_type_ids" in input_names(type(self.runtime.model).forward)
@@ -243,7 +243,7 @@ class _Inside:
     @cached_property
     def runtime(self) -> Runtime:
         if self.system.kind == "pytorch":
-            from bertline.bench.pytorch import PyTorchRuntime
+            from bertline.models.pytorch import PyTorchRuntime
 
             return PyTorchRuntime(self.system.model, self.task.architecture, self.threads)
         return RUNTIMES[self.system.kind](self.system.model, self.threads)

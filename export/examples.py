@@ -7,13 +7,14 @@ from pathlib import Path
 
 from bertline.artifacts import machine
 from bertline.artifacts.errors import GateError
-from bertline.bench import bootstrap, compare
+from bertline.bench import compare
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
 from bertline.export import choose, systems
 from bertline.export.choose import Score
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
+from bertline.tasks import bootstrap
 from bertline.tasks.task import Counts, Output
 
 

@@ -138,7 +138,7 @@ def make_tokenizer(model: Path, folder: Path) -> Path:
     """
     with quiet():
         with imports.lean():
-            from bertline.bench import tokenizer_json
+            from bertline.models import tokenizer_json
 
         return tokenizer_json.make_beside_config(model, folder)
 

@@ -10,7 +10,7 @@ from bertline.train import __main__ as program
 
 ENVIRONMENT = {**program.ENVIRONMENT, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 """Of the server, which there is one of."""
-PRELOAD = ["tests.train.killed", "bertline.bench.pytorch", "transformers.models.bert.modeling_bert"]
+PRELOAD = ["tests.train.killed", "bertline.models.pytorch", "transformers.models.bert.modeling_bert"]
 
 
 def context() -> ForkServerContext:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bertline.artifacts.errors import PreemptedError
-from bertline.bench import pytorch
+from bertline.models import pytorch
 from bertline.tasks.task import Output, Target, Task
 from bertline.tasks.tokens import Encoded, Tokenizer, by_length
 from bertline.train import preemption, ranks, watchdog

@@ -8,7 +8,7 @@ import deepspeed.comm as dist
 from bertline.artifacts import files, machine
 from bertline.artifacts.errors import PreemptedError
 from bertline.artifacts.run import Summary
-from bertline.bench import pytorch
+from bertline.models import pytorch
 from bertline.train import evaluation, metrics, ranks, watchdog
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import micro_batch_size

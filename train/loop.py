@@ -20,7 +20,7 @@ from bertline.artifacts.checkpoint import State
 from bertline.artifacts.errors import BertlineError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import Best, RunFolder
-from bertline.bench import pytorch
+from bertline.models import pytorch
 from bertline.tasks.task import Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import checkpoints, evaluation, metrics, model, preemption, ranks, watchdog

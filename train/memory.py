@@ -14,7 +14,7 @@ from deepspeed.runtime.zero.offload_config import OffloadDeviceEnum
 from torch import nn
 
 from bertline.artifacts.recipe_schema import Training
-from bertline.bench import pytorch
+from bertline.models import pytorch
 from bertline.train import ranks
 from bertline.train.data.batches import Batches, MicroBatch
 from bertline.train.deepspeed_config import Precision, accumulation_steps, micro_batch_size

@@ -20,7 +20,7 @@ from torch import nn
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Freeze, Training
-from bertline.bench import pytorch, tokenizer_json
+from bertline.models import pytorch, tokenizer_json
 from bertline.tasks.task import Task
 from bertline.train.cache import make_once, place
 from bertline.train.deepspeed_config import Precision
@@ -98,7 +98,7 @@ def keep_tokenizer(source: Path, cache: Path) -> Path:
         "files": {path.name: files.sha256(path) for path in encoder.tokenizer_files(source)},
         "config": files.sha256(source / "config.json"),
     }
-    folder = place(cache, "tokenizer", made_of, ["bench/tokenizer_json.py"], ["tokenizers", "transformers"])
+    folder = place(cache, "tokenizer", made_of, ["models/tokenizer_json.py"], ["tokenizers", "transformers"])
     return make_once(folder, partial(tokenizer_json.write, source))
 
 

@@ -34,7 +34,7 @@ def to_onnx(model: Path, settings: TaskSettings, folder: Path) -> Path:
             from optimum.exporters.onnx import onnx_export_from_model
             from optimum.exporters.tasks import TasksManager
 
-            from bertline.bench import pytorch
+            from bertline.models import pytorch
 
         known = TasksManager.get_supported_model_type_for_task(settings.task, "onnx")
         if config.get("model_type") not in known:

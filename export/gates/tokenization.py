@@ -7,7 +7,7 @@ from itertools import zip_longest
 import numpy as np
 
 from bertline.artifacts.errors import GateError, InputError
-from bertline.bench.transformers_tokens import Reading, Window
+from bertline.models.transformers_tokens import Reading, Window
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 ADVICE = (

@@ -159,7 +159,7 @@ def _write_model(origin: Origin, folder: Path, new: Mapping[int, int]) -> int:
     with quiet():
         import torch
 
-        from bertline.bench import pytorch
+        from bertline.models import pytorch
 
         model: Any = pytorch.load(origin.folder, origin.task.architecture)
         embeddings = model.get_input_embeddings()

@@ -14,7 +14,7 @@ import gc, sys
 from bertline.artifacts import imports
 
 with imports.lean():
-    import bertline.bench.pytorch, bertline.train.setup, optimum.exporters.onnx
+    import bertline.models.pytorch, bertline.train.setup, optimum.exporters.onnx
 from transformers import BertForSequenceClassification
 assert gc.isenabled()
 found = set(imports.UNUSED) & set(sys.modules)

@@ -150,7 +150,7 @@ def test_columns_of_labels_are_there_and_name_them(write: Callable[..., Path]) -
 def test_the_published_schema_is_that_of_the_code(write: Callable[..., Path]) -> None:
     assert json.loads((ROOT / "docs/recipe.schema.json").read_text()) == schema()
     found = Draft202012Validator(schema())
-    for path in [write(), *ROOT.glob("launch/recipes/*.yaml"), *ROOT.glob("launch/benchmarks/*/*.yaml")]:
+    for path in [write(), *ROOT.glob("launch/recipes/*.yaml"), *ROOT.glob("benchmarks/*/*.yaml")]:
         found.validate(yaml.safe_load(path.read_text()))
     resolved = recipe.load(write()).model_dump()
     found.validate(resolved)

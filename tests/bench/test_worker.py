@@ -14,9 +14,9 @@ import pytest
 
 from bertline.artifacts.errors import BertlineError, DamagedError, InputError
 from bertline.bench import compare, inputs, worker
-from bertline.bench.pytorch import PyTorchRuntime
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
+from bertline.models.pytorch import PyTorchRuntime
 from tests.conftest import classifier
 
 ORPHAN = """

@@ -15,7 +15,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from tritonclient import http as triton
 
-from bertline.launch.benchmarks.serve.serving import serving
+from bertline.benchmarks.serve.serving import serving
 from bertline.serve import Classification, Entities, QuestionAnswer, load
 from tests.e2e.tiny import TASKS
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bertline.launch.benchmarks.serve.serving import serving
+from bertline.benchmarks.serve.serving import serving
 from tests.e2e.tiny import TASKS
 
 KEY = "a-key-of-ours"

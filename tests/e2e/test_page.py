@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from bertline.launch.benchmarks.serve.serving import serving
+from bertline.benchmarks.serve.serving import serving
 
 TASKS = (
     "text-classification", "token-classification", "question-answering", "multi_label_classification", "regression",

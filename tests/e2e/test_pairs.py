@@ -14,7 +14,7 @@ from pyarrow import parquet
 from tritonclient import http as triton
 
 from bertline.artifacts import bundle
-from bertline.launch.benchmarks.serve.serving import serving
+from bertline.benchmarks.serve.serving import serving
 from bertline.serve import Classification, load
 from bertline.serve.engine import Engine
 from tests.conftest import make_model, make_texts

@@ -9,8 +9,8 @@ import pytest
 
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.task import Decision, Tokens
-from bertline.bench.pytorch import PyTorchRuntime
 from bertline.export import sources
+from bertline.models.pytorch import PyTorchRuntime
 from bertline.serve.http import shelf
 from tests.conftest import classifier
 from tests.export.conftest import write_texts

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bertline.artifacts.task import TaskName, TaskSettings, Tokens
-from bertline.bench.pytorch import PyTorchRuntime
+from bertline.models.pytorch import PyTorchRuntime
 from bertline.serve.engine import Engine
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Text, Tokenizer

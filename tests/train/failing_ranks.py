@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bertline.bench import pytorch
+from bertline.models import pytorch
 from bertline.train import __main__ as rank
 from bertline.train import watchdog
 

@@ -12,8 +12,8 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.run import RunFolder, read_summary
-from bertline.bench import pytorch
 from bertline.launch import deepspeed_launcher
+from bertline.models import pytorch
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train import engine, memory

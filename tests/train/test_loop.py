@@ -24,7 +24,7 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.checkpoint import Index, State
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import RunFolder
-from bertline.bench import pytorch, tokenizer_json
+from bertline.models import pytorch, tokenizer_json
 from bertline.train import loop, ranks, setup, watchdog
 from bertline.train.data import prepared, splitting
 from bertline.train.data.batches import Batch, Batches

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.task import TaskSettings, Tokens
-from bertline.bench import pytorch, tokenizer_json
+from bertline.models import pytorch, tokenizer_json
 from bertline.tasks import catalog
 from bertline.train import model as models
 from tests import encoders

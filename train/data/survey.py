@@ -13,7 +13,8 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.tables import from_all_over
 from bertline.artifacts.task import Tokens
-from bertline.bench import bootstrap, tokenizer_json
+from bertline.models import tokenizer_json
+from bertline.tasks import bootstrap
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train.data import splitting

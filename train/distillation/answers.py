@@ -11,7 +11,7 @@ import torch
 
 from bertline.artifacts import files
 from bertline.artifacts.errors import PreemptedError
-from bertline.bench import pytorch
+from bertline.models import pytorch
 from bertline.serve.engine import Engine
 from bertline.tasks.task import Output
 from bertline.tasks.text_classification import TextClassification
@@ -27,7 +27,7 @@ from bertline.train.progress import Progress
 
 FILE = "outputs.arrow"
 CODE = (
-    "bench/pytorch.py", "serve/*.py", "tasks/*.py", "train/evaluation.py", "train/data/mapped.py",
+    "models/pytorch.py", "serve/*.py", "tasks/*.py", "train/evaluation.py", "train/data/mapped.py",
     "train/distillation/answers.py", "train/distillation/teacher.py",
 )  # fmt: skip
 PACKAGES = ("torch", "transformers", "onnxruntime", "openvino", "tokenizers", "numpy")

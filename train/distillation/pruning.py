@@ -15,7 +15,7 @@ from torch import nn
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student
 from bertline.artifacts.tables import from_all_over
-from bertline.bench import pytorch
+from bertline.models import pytorch
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
 from bertline.train.data.prepared import Tokenized

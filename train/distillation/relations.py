@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bertline.artifacts.errors import InputError
-from bertline.bench import pytorch
+from bertline.models import pytorch
 from bertline.train import model as models
 from bertline.train.deepspeed_config import Precision
 from bertline.train.losses import NEVER, divergence

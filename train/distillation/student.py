@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Student
-from bertline.bench import pytorch
+from bertline.models import pytorch
 from bertline.tasks.task import Task
 from bertline.train.cache import make_once, place
 from bertline.train.data.prepared import Prepared
@@ -24,7 +24,7 @@ LAYER = re.compile(r"(?P<before>.*?\blayers?\.)(?P<number>\d+)(?P<after>\..+)")
 """The name of a layer's tensor: families differ in what stands before the number and after it."""
 
 CODE = (
-    "bench/pytorch.py",
+    "models/pytorch.py",
     "train/losses.py",
     "train/model.py",
     "train/distillation/pruning.py",

@@ -16,7 +16,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
-from bertline.bench import pytorch
+from bertline.models import pytorch
 from bertline.tasks import catalog
 from bertline.tasks.task import Task
 from bertline.tasks.text_classification import TextClassification

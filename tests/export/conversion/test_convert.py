@@ -11,9 +11,9 @@ import pytest
 from bertline.artifacts.bundle import Runtime
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Tokens
-from bertline.bench.pytorch import PyTorchRuntime
 from bertline.export.conversion import convert, onnx_files
 from bertline.export.conversion.graphs import Graph
+from bertline.models.pytorch import PyTorchRuntime
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.tokens import Tokenizer
 from tests.conftest import classifier, make_model, make_texts

@@ -12,13 +12,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bertline.artifacts.errors import GateError
-from bertline.bench import transformers_tokens
-from bertline.bench.pytorch import PyTorchRuntime
 from bertline.export import sources
 from bertline.export.conversion.graphs import Graph
 from bertline.export.gates import adversarial, fidelity, tokenization
 from bertline.export.gates.fidelity import Asked
 from bertline.export.sources import Origin
+from bertline.models import transformers_tokens
+from bertline.models.pytorch import PyTorchRuntime
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch, Tokenizer

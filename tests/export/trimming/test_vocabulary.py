@@ -21,11 +21,11 @@ from bertline.artifacts import bundle as bundles
 from bertline.artifacts import encoder, places, tables
 from bertline.artifacts.errors import GateError, InputError
 from bertline.artifacts.task import Tokens
-from bertline.bench.pytorch import PyTorchRuntime
 from bertline.export import sources
 from bertline.export.export import export
 from bertline.export.terms import Terms
 from bertline.export.trimming import pieces, vocabulary
+from bertline.models.pytorch import PyTorchRuntime
 from bertline.serve.engine import Engine
 from bertline.tasks.tokens import Text, Tokenizer
 from tests import encoders

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bertline.launch.benchmarks.serve.serving import serving
+from bertline.benchmarks.serve.serving import serving
 from bertline.launch.command import main
 from bertline.serve.http import server
 from bertline.serve.http.keys import ENVIRONMENT

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bertline.launch.benchmarks.serve.serving import Serving, serving
+from bertline.benchmarks.serve.serving import Serving, serving
 
 INFER = "/v2/models/bundle/infer"
 CPU_SECONDS = 3.0

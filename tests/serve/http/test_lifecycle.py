@@ -18,8 +18,8 @@ import pytest
 
 from bertline.artifacts import bundle, files, signature
 from bertline.artifacts.errors import DamagedError
-from bertline.launch.benchmarks.serve.clients import Clients, Outcome
-from bertline.launch.benchmarks.serve.serving import Serving, serving
+from bertline.benchmarks.serve.clients import Clients, Outcome
+from bertline.benchmarks.serve.serving import Serving, serving
 from bertline.serve.http.limits import Limits
 from bertline.serve.http.shelf import Shelf
 from bertline.serve.lanes import Lanes

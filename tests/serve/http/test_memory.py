@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bertline.launch.benchmarks.serve.clients import Clients
-from bertline.launch.benchmarks.serve.serving import Serving, serving
+from bertline.benchmarks.serve.clients import Clients
+from bertline.benchmarks.serve.serving import Serving, serving
 
 GROWTH = 0.05
 LEAK = """

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from bertline.artifacts.errors import InputError
-from bertline.launch.benchmarks.serve.clients import Clients
-from bertline.launch.benchmarks.serve.serving import Serving, serving
+from bertline.benchmarks.serve.clients import Clients
+from bertline.benchmarks.serve.serving import Serving, serving
 from bertline.serve.http.keys import ENVIRONMENT, Keys
 from tests.serve.http.watching import metrics, wait_for
 

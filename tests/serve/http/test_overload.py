@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bertline.launch.benchmarks.serve.clients import Clients, Outcome, goodput, percentile
-from bertline.launch.benchmarks.serve.serving import serving
+from bertline.benchmarks.serve.clients import Clients, Outcome, goodput, percentile
+from bertline.benchmarks.serve.serving import serving
 
 pytestmark = pytest.mark.quiet
 DEADLINE = 2.0

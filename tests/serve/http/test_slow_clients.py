@@ -16,8 +16,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from bertline.launch.benchmarks.serve.clients import Clients, percentile
-from bertline.launch.benchmarks.serve.serving import Serving, serving
+from bertline.benchmarks.serve.clients import Clients, percentile
+from bertline.benchmarks.serve.serving import Serving, serving
 from bertline.serve.http import connections
 from bertline.serve.http.connections import Connection
 from tests.serve.http.watching import wait_for

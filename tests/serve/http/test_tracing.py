@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from bertline.artifacts.errors import InputError
-from bertline.launch.benchmarks.serve.serving import serving
+from bertline.benchmarks.serve.serving import serving
 from bertline.serve.http import tracing
 
 TEXT = "nobody else has seen it"

@@ -6,7 +6,7 @@ from time import monotonic, sleep
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bertline.launch.benchmarks.serve.serving import Serving
+from bertline.benchmarks.serve.serving import Serving
 
 
 def metrics(server: Serving) -> dict[str, float]:

@@ -22,9 +22,9 @@ from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Distillation, Student, Training
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings, Tokens
-from bertline.bench import pytorch
 from bertline.export.export import export
 from bertline.export.terms import Terms as ExportTerms
+from bertline.models import pytorch
 from bertline.serve.engine import Engine
 from bertline.tasks.task import IGNORED, Output
 from bertline.tasks.tokens import Encoded

@@ -14,7 +14,7 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student, Training
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.artifacts.task import TaskSettings, Tokens
-from bertline.bench import pytorch, tokenizer_json
+from bertline.models import pytorch, tokenizer_json
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train import model as models

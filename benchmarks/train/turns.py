@@ -13,13 +13,13 @@ from bertline.artifacts import machine, places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.artifacts.say import Say
+from bertline.benchmarks.train import figures, flops, ranks
+from bertline.benchmarks.train.figures import Figures
+from bertline.benchmarks.train.job import WARM_UP, Counts, Device, Job, Kind
 from bertline.launch import deepspeed_launcher
-from bertline.launch.benchmarks.train import figures, flops, ranks
-from bertline.launch.benchmarks.train.figures import Figures
-from bertline.launch.benchmarks.train.job import WARM_UP, Counts, Device, Job, Kind
 from bertline.train.__main__ import ENVIRONMENT
 
-PACKAGE = "bertline.launch.benchmarks.train"
+PACKAGE = "bertline.benchmarks.train"
 
 
 class System(NamedTuple):

@@ -1,6 +1,6 @@
 """What a search is worth: the settings that it finds beside the recipe's defaults, on real reviews.
 
-    python -m bertline.launch.benchmarks.search [--seed N]... [--work DIR] [--json FILE]
+    python -m bertline.benchmarks.search [--seed N]... [--work DIR] [--json FILE]
 
 Of each seed: a search; a run of the recipe as it is; and a run of the recipe that the search has written, of as many
 epochs on the same texts. All are scored on the test split, which no trial has seen. What is finished in DIR is used as
@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bertline.artifacts import files
+from bertline.benchmarks.report import Command, dated, say
 from bertline.launch import train
-from bertline.launch.benchmarks.report import Command, dated, say
 from bertline.launch.search import search
 from bertline.launch.search.results import words
 

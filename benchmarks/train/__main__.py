@@ -1,6 +1,6 @@
 """Training speed beside a bare PyTorch loop, the Hugging Face Trainer and the loop of tutorials.
 
-    python -m bertline.launch.benchmarks.train [--steps N] [--rounds N] [--json FILE]
+    python -m bertline.benchmarks.train [--steps N] [--rounds N] [--json FILE]
 
 Every system runs in processes of its own, alone, in turns: the same texts, token ids, model, optimizer, learning rate,
 precision, batch size and number of steps. Figures are medians over the rounds. The machine should be quiet.
@@ -16,8 +16,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from bertline.artifacts import files
-from bertline.launch.benchmarks.report import Command, dated
-from bertline.launch.benchmarks.train import turns
+from bertline.benchmarks.report import Command, dated
+from bertline.benchmarks.train import turns
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
 

@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader
 from bertline.artifacts import places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.bench import pytorch
-from bertline.launch.benchmarks.train.job import Clock, Counts, Job
+from bertline.benchmarks.train.job import Clock, Counts, Job
+from bertline.models import pytorch
 
 
 def bare(job: Job, clock: Clock) -> Counts:
     """The loop bertline is held against: the same batches, built ahead; fused AdamW; clipped gradients."""
-    from bertline.launch.benchmarks.train import prepare
+    from bertline.benchmarks.train import prepare
 
     torch.backends.cuda.enable_cudnn_sdp(False)  # as train/ranks.py has it
     recipe = recipes.read(job.recipe)

@@ -8,7 +8,7 @@ import transformers
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Tokens
-from bertline.bench import tokenizer_json
+from bertline.models import tokenizer_json
 from bertline.tasks.tokens import Tokenizer
 from tests import encoders
 from tests.conftest import make_model, with_vocabulary_alone

@@ -1,6 +1,6 @@
 """What a teacher is worth: students with and without one, and what `bertline shrink` makes of it, on real reviews.
 
-    python -m bertline.launch.benchmarks.distill [--seed N]... [--work DIR] [--json FILE]
+    python -m bertline.benchmarks.distill [--seed N]... [--work DIR] [--json FILE]
 
 Of each seed: a teacher on 4,000 labelled reviews; half of its layers, fine-tuned on the same labels alone; the same
 half, distilled with the other 9,400 reviews as texts without labels; and the bundle that `shrink` finds, timed in
@@ -22,9 +22,9 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Student
 from bertline.artifacts.say import Say
+from bertline.benchmarks.report import Command, dated, say
 from bertline.export.terms import Terms
 from bertline.launch import train
-from bertline.launch.benchmarks.report import Command, dated, say
 from bertline.launch.shrink import Shrinking, distilled, shrink, speedup
 
 RECIPE = Path(__file__).with_name("reviews.yaml")

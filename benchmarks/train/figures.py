@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from bertline.launch.benchmarks.train.job import WARM_UP, Counts, Told
+from bertline.benchmarks.train.job import WARM_UP, Counts, Told
 
 
 class Figures(NamedTuple):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from bertline.launch.benchmarks.train import job as jobs
+from bertline.benchmarks.train import job as jobs
 from bertline.train import loop, preemption, setup
 from bertline.train.__main__ import main
 from bertline.train.data.batches import Batch

@@ -1,6 +1,6 @@
 """Whether batching by length, or bf16, costs accuracy: the same trainings with and without, by seed.
 
-    python -m bertline.launch.benchmarks.train.accuracy [--seeds N] [--json FILE]
+    python -m bertline.benchmarks.train.accuracy [--seeds N] [--json FILE]
 
 A seed decides the splits, the order, dropout and the head, and the trainings of a seed differ in nothing but what is
 compared: differences are taken within seeds. Nothing is timed, so the machine may be busy. Where bf16 would be emulated
@@ -21,8 +21,8 @@ from rich.table import Table
 from bertline.artifacts import files, machine
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError
-from bertline.launch.benchmarks.report import Command, dated
-from bertline.launch.benchmarks.train import ranks
+from bertline.benchmarks.report import Command, dated
+from bertline.benchmarks.train import ranks
 
 RECIPE = Path(__file__).with_name("accuracy.yaml")
 
@@ -39,7 +39,7 @@ def ways(native: bool) -> dict[str, Way]:
     precision = "bf16" if native else "fp32"
     found = {
         f"{precision}, by length": Way(ranks.PROGRAM, precision),
-        f"{precision}, at random": Way("bertline.launch.benchmarks.train.random_batches", precision),
+        f"{precision}, at random": Way("bertline.benchmarks.train.random_batches", precision),
     }
     return {**found, "fp32, by length": Way(ranks.PROGRAM, "fp32")}
 

@@ -1,6 +1,6 @@
 """A bundle beside PyTorch, optimum's fp32 and int8 files, and OpenVINO: latency, accuracy and size, in one run.
 
-    python -m bertline.launch.benchmarks.export RUN [--json FILE]
+    python -m bertline.benchmarks.export RUN [--json FILE]
 
 RUN is a finished run of reviews, as `bertline demo` leaves it: its test split is what all are scored on. Then the same
 is timed of BERT-base with random weights, whose scores say nothing. Every system has a process of its own, the same
@@ -26,13 +26,13 @@ from bertline.artifacts.run import RunFolder
 from bertline.artifacts.say import Say
 from bertline.bench import compare
 from bertline.bench.systems import System
+from bertline.benchmarks.export import peers
+from bertline.benchmarks.report import Command, dated, say
 from bertline.export import sources, systems
 from bertline.export.export import export
 from bertline.export.quiet import quiet
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
-from bertline.launch.benchmarks.export import peers
-from bertline.launch.benchmarks.report import Command, dated, say
 from bertline.launch.demo import MAX_DROP
 
 GRID = ((1, 16), (1, 64), (1, 128), (1, 512))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bertline.artifacts.errors import BertlineError
-from bertline.launch.benchmarks.export import peers
+from bertline.benchmarks.export import peers
 
 
 def test_what_a_failing_command_said_at_its_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,11 @@ import pytest
 from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import BertlineError
-from bertline.launch.benchmarks.train import __main__ as command
-from bertline.launch.benchmarks.train import accuracy, figures, flops, job, turns, worker
-from bertline.launch.benchmarks.train.figures import Figures
-from bertline.launch.benchmarks.train.job import WARM_UP, Counts, Job, Kind, Told
-from bertline.launch.benchmarks.train.turns import System
+from bertline.benchmarks.train import __main__ as command
+from bertline.benchmarks.train import accuracy, figures, flops, job, turns, worker
+from bertline.benchmarks.train.figures import Figures
+from bertline.benchmarks.train.job import WARM_UP, Counts, Job, Kind, Told
+from bertline.benchmarks.train.turns import System
 from tests.conftest import make_model
 from tests.train.conftest import write_recipe
 
@@ -91,7 +91,7 @@ def test_the_recipes_are_sound() -> None:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `prepare` makes of a tiny recipe of six batches an epoch, in fp32."""
-    from bertline.launch.benchmarks.train import prepare
+    from bertline.benchmarks.train import prepare
 
     folder = tmp_path_factory.mktemp("recipe")
     recipe = write_recipe(make_model(folder / "model"), folder)
@@ -111,7 +111,7 @@ def on_cpu() -> Iterator[None]:
 
 
 def counts(work: Path, ranks: int) -> Counts:
-    from bertline.launch.benchmarks.train import prepare
+    from bertline.benchmarks.train import prepare
 
     recipe = recipes.read(work / "fp32.yaml")
     return prepare.count(prepare.batches(recipe, prepare.load(recipe, work), ranks))

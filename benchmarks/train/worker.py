@@ -1,12 +1,12 @@
 """One system that is not bertline, in a process of its own.
 
-python -m bertline.launch.benchmarks.train.worker JOB
+python -m bertline.benchmarks.train.worker JOB
 """
 
 import sys
 from pathlib import Path
 
-from bertline.launch.benchmarks.train import job as jobs
+from bertline.benchmarks.train import job as jobs
 
 
 def main(path: Path) -> None:
@@ -14,11 +14,11 @@ def main(path: Path) -> None:
     job = jobs.read(path)
     clock = jobs.Clock(job)
     if job.kind in ("trainer", "grouped"):
-        from bertline.launch.benchmarks.train import trainer
+        from bertline.benchmarks.train import trainer
 
         counts = trainer.train(job, clock)
     else:
-        from bertline.launch.benchmarks.train import plain
+        from bertline.benchmarks.train import plain
 
         counts = plain.bare(job, clock) if job.kind == "bare" else plain.tutorial(job, clock)
     clock.tell(counts)

@@ -8,8 +8,8 @@ import transformers
 
 from bertline.artifacts import places
 from bertline.artifacts import recipe as recipes
-from bertline.launch.benchmarks.train import plain
-from bertline.launch.benchmarks.train.job import Clock, Counts, Job
+from bertline.benchmarks.train import plain
+from bertline.benchmarks.train.job import Clock, Counts, Job
 
 
 class Ticking(transformers.TrainerCallback):  # type: ignore[misc]

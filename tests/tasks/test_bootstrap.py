@@ -8,8 +8,7 @@ import pytest
 from scipy import stats
 
 from bertline.artifacts.task import Input, TaskSettings, Tokens
-from bertline.bench import bootstrap
-from bertline.tasks import catalog
+from bertline.tasks import bootstrap, catalog
 from bertline.tasks.task import Counts, Example
 from tests.conftest import classifier
 

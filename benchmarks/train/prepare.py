@@ -1,6 +1,6 @@
 """The data of the measurement, made once for all systems, and the same texts and token ids for each.
 
-    python -m bertline.launch.benchmarks.train.prepare RECIPE WORK DEVICE PRECISION...
+    python -m bertline.benchmarks.train.prepare RECIPE WORK DEVICE PRECISION...
 
 In the folder WORK: a resolved recipe for each precision, `runs/` with the data as bertline keeps it, `examples.json`
 with the rows that the other systems read, and `counts.json` with the tokens of bertline's batches by number of ranks.
@@ -14,8 +14,8 @@ from typing import Any
 from bertline.artifacts import files, places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.bench import tokenizer_json
-from bertline.launch.benchmarks.train.job import Counts, Device
+from bertline.benchmarks.train.job import Counts, Device
+from bertline.models import tokenizer_json
 from bertline.train.cache import FOLDER
 from bertline.train.data import prepared
 from bertline.train.data.batches import Batches

@@ -1,6 +1,6 @@
 """Latency and throughput of a bundle by itself and over HTTP, in turns; start and memory. The machine should be quiet.
 
-    python -m bertline.launch.benchmarks.serve bundles/demo
+    python -m bertline.benchmarks.serve bundles/demo
 
 Clients and server share the cores, as they would not in earnest: what HTTP is told to cost is more than it does.
 """
@@ -20,9 +20,9 @@ import click
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError
-from bertline.launch.benchmarks.report import Command
-from bertline.launch.benchmarks.serve.clients import Clients, goodput, percentile
-from bertline.launch.benchmarks.serve.serving import Serving, serving
+from bertline.benchmarks.report import Command
+from bertline.benchmarks.serve.clients import Clients, goodput, percentile
+from bertline.benchmarks.serve.serving import Serving, serving
 from bertline.serve import Model, load
 
 WORDS = "The film takes its time, but the actors are a joy to watch and the ending moved me more than I had expected. "

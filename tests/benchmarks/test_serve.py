@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from bertline.launch.benchmarks.serve import __main__ as command
-from bertline.launch.benchmarks.serve.clients import Clients, Outcome, goodput, percentile
+from bertline.benchmarks.serve import __main__ as command
+from bertline.benchmarks.serve.clients import Clients, Outcome, goodput, percentile
 
 NOBODY = "http://127.0.0.1:9"
 
