@@ -20,24 +20,24 @@ from bertline.export.terms import LAYOUTS, PREFERENCES, TARGETS, Terms
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_type = click.Path(path_type=Path)
 model_option = click.option(
-    "--model", help="Model that a DeepSpeed checkpoint is of: a folder with config.json.  [default: the one beside it]"
+    "--model", help="Model of the DeepSpeed checkpoint: a folder with config.json.  [default: the one beside it]"
 )
 trust_option = click.option(
-    "--trust-checkpoint", "trust", is_flag=True, help="Let a DeepSpeed checkpoint's pickles run code as they load."
+    "--trust-checkpoint", "trust", is_flag=True, help="Allow the checkpoint's pickles to run code as they load."
 )
 gpus_option = click.option("--gpus", type=click.IntRange(1), help="GPUs of this machine to use.  [default: all]")
 ranks_option = click.option(
-    "--ranks", type=click.IntRange(1), help="CPU ranks, where there is no GPU.  [default: one a NUMA node]"
+    "--ranks", type=click.IntRange(1), help="CPU ranks, where there is no GPU.  [default: one per NUMA node]"
 )
 hostfile_option = click.option(
-    "--hostfile", type=path_type, help="DeepSpeed hostfile: one line a machine, 'NAME slots=GPUS'."
+    "--hostfile", type=path_type, help="DeepSpeed hostfile: one line per machine, 'NAME slots=GPUS'."
 )
 drop_option = click.option(
     "--max-drop",
     type=click.FloatRange(0, 1),
     default=0.01,
     show_default=True,
-    help="Largest loss of the metric.",
+    help="Largest drop of the metric to accept.",
 )
 overrides_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe."
@@ -56,10 +56,14 @@ def _named(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) 
 
 columns_option = click.option(
     "--column", "columns", metavar="NAME=COLUMN", multiple=True, callback=_named,
-    help="What the file calls a column: text=body.",
+    help="Map an input to a column of the file, e.g. text=body.",
 )  # fmt: skip
 signature_option = click.option(
-    "--trust", "public_key", type=path_type, metavar="PUBLIC_KEY", help="Demand a signature of BUNDLE by this key, PEM."
+    "--trust",
+    "public_key",
+    type=path_type,
+    metavar="PUBLIC_KEY",
+    help="Require BUNDLE to be signed by this public key (PEM).",
 )
 
 EXTRAS = {
@@ -113,8 +117,10 @@ def main() -> None:
 @ranks_option
 @hostfile_option
 @click.option("--run", type=path_type, help="Folder of the run.  [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run.")
-@click.option("--dry-run", is_flag=True, help="Print recipe, DeepSpeed's configuration and the command line.")
+@click.option("--resume", is_flag=True, help="Continue from the newest checkpoint of the run.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the recipe, DeepSpeed's configuration and the command line, and exit."
+)
 @json_option
 def train(recipe: Path, as_json: bool, **options: Any) -> None:
     """Fine-tune a model as RECIPE says, with DeepSpeed."""
@@ -130,7 +136,7 @@ def train(recipe: Path, as_json: bool, **options: Any) -> None:
 @overrides_option
 @json_option
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Tell what the data of RECIPE holds and what the model will see of it; loads no model."""
+    """Show what the data of RECIPE contains and what the model will see of it. Loads no model."""
     from bertline.artifacts import recipe as recipes
     from bertline.launch import check
     from bertline.train.data.survey import survey
@@ -145,14 +151,14 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @gpus_option
 @ranks_option
 @hostfile_option
-@click.option("-o", "--output", type=path_type, metavar="DIR", help="Folder to search in.  [default: searches/NAME]")
+@click.option("-o", "--output", type=path_type, metavar="DIR", help="Folder of the search.  [default: searches/NAME]")
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-    help="ray: runs side by side on the cluster that RAY_ADDRESS names; --gpus or --ranks are of each.",
+    help="ray: run trials side by side on the cluster that RAY_ADDRESS names, each with --gpus or --ranks.",
 )  # fmt: skip
 @json_option
 def search(recipe: Path, as_json: bool, **options: Any) -> None:
-    """Try the settings that RECIPE names, by cross-validation; again, it goes on where it was."""
+    """Try the settings that RECIPE lists, by cross-validation. Run it again to continue."""
     _hear_schedulers()
     from bertline.launch import search
 
@@ -175,17 +181,21 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @click.option("--portable", is_flag=True, help="Seal a model for every CPU class.")
 @click.option(
     "--prefer", type=click.Choice(PREFERENCES), default="latency", show_default=True,
-    help="What to choose by, among those that lose no more.",
+    help="What to optimize among the candidates within --max-drop.",
 )  # fmt: skip
 @click.option("--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="Largest model to accept.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Texts at once to be fast for as well as one."
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Optimize for batches of this size, too."
 )
 @click.option("--only", metavar="NAME", multiple=True, help="Try this candidate, and no other.")
-@click.option("--quick", is_flag=True, help="Try the usual winners, timed once.")
-@click.option("--allow-fp32", is_flag=True, help="Accept an fp32 model where no other passes.")
+@click.option("--quick", is_flag=True, help="Try only the usual winners, timed once.")
+@click.option("--allow-fp32", is_flag=True, help="Accept the fp32 model if no other passes.")
 @click.option(
-    "--calibration", type=click.IntRange(1), default=100, show_default=True, help="Most texts for static scales."
+    "--calibration",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Calibration texts for static quantization, at most.",
 )
 @click.option(
     "--layout",
@@ -197,14 +207,18 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
 @columns_option
 @click.option(
-    "--trim-vocabulary", metavar="TEXTS", help="Keep only the tokens of this file of texts and of the measured ones."
+    "--trim-vocabulary",
+    metavar="TEXTS",
+    help="Keep only tokens found in this file of texts and in the examples measured.",
 )
 @model_option
 @trust_option
-@click.option("--sign", type=path_type, metavar="KEY", help="Sign the bundle: a private elliptic-curve key, PEM.")
+@click.option(
+    "--sign", type=path_type, metavar="KEY", help="Sign the bundle with this private elliptic-curve key (PEM)."
+)
 @json_option
 def export(source: str, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Make a bundle: the fastest int8 ONNX model of a run that is still right on this CPU."""
+    """Make a bundle: the fastest int8 ONNX model shown to stay within --max-drop on this CPU."""
     from bertline.export import sources
     from bertline.export.export import export as make
 
@@ -218,7 +232,11 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
 @main.command()
 @click.argument("place", metavar="RUN", type=path_type)
 @drop_option
-@click.option("--unlabelled", metavar="FILE", help="Texts for the students, which RUN labels: file, glob, hub id.")
+@click.option(
+    "--unlabelled",
+    metavar="FILE",
+    help="More texts for RUN to label and the students to learn from: file, glob or hub id.",
+)
 @click.option("-o", "--output", type=path_type, metavar="BUNDLE", help="Folder to make.  [default: bundles/NAME-small]")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the students' recipe.")
 @gpus_option
@@ -226,7 +244,7 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
 @hostfile_option
 @json_option
 def shrink(place: Path, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Make a bundle of the fastest student of RUN that is shown to lose no more than asked."""
+    """Make a bundle of the fastest student of RUN shown to stay within --max-drop."""
     _hear_schedulers()
     from bertline.export import sources
     from bertline.launch import shrink
@@ -240,10 +258,10 @@ def shrink(place: Path, output: Path | None, as_json: bool, **options: Any) -> N
 @main.command()
 @click.argument("bundle", type=path_type)
 @click.argument("repo", metavar="ORG/NAME")
-@click.option("--dry-run", is_flag=True, help="Tell what would go; ask nothing of the network.")
+@click.option("--dry-run", is_flag=True, help="Show what would be uploaded, without using the network.")
 @json_option
 def push(bundle: Path, repo: str, dry_run: bool, as_json: bool) -> None:
-    """Upload BUNDLE to a model hub in one commit; a repository that is missing is made, private."""
+    """Upload BUNDLE to a model hub in one commit. Creates a private repository if there is none."""
     from bertline.export.sealing import publish
 
     result = publish.push(bundle, repo, dry_run, _say)
@@ -258,7 +276,7 @@ def push(bundle: Path, repo: str, dry_run: bool, as_json: bool) -> None:
 @trust_option
 @json_option
 def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_json: bool) -> None:
-    """Make a Hugging Face folder of a DeepSpeed CHECKPOINT: safetensors, of all its ranks' pieces."""
+    """Convert a DeepSpeed CHECKPOINT to a Hugging Face folder, merging the shards of all ranks."""
     from bertline.export.gathering.gather import gather as make
 
     _print(make(checkpoint, output, model, trust), as_json)
@@ -267,15 +285,18 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
 @main.command()
 @click.argument("bundle", type=path_type)
 @click.option(
-    "--against", metavar="RUN|MODEL", multiple=True, help="What to compare with.  [default: what it was made from]"
+    "--against",
+    metavar="RUN|MODEL",
+    multiple=True,
+    help="Model to compare with.  [default: the one BUNDLE was made from]",
 )
 @click.option("--data", type=path_type, help="Labelled examples to score.  [default: the run's test split]")
 @columns_option
-@click.option("--html", type=path_type, help="Write the report as a page that stands alone.")
+@click.option("--html", type=path_type, help="Write the report as a self-contained page.")
 @signature_option
 @json_option
 def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) -> None:
-    """Measure BUNDLE beside the PyTorch model it came from and ONNX Runtime in fp32."""
+    """Measure BUNDLE beside the PyTorch model it came from, and that model in ONNX Runtime fp32."""
     from bertline.launch import bench
 
     result = bench.bench(bundle, say=_say, signed=_demand_signature(bundle, public_key), **options)
@@ -297,16 +318,16 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
     "--out", "target", type=path_type, help="File of answers: .jsonl, .jsonl.gz, .csv, .parquet.  [default: stdout]"
 )
 @click.option(
-    "--errors", type=path_type, help="JSON lines file of bad rows.  [default: the first one ends the command]"
+    "--errors", type=path_type, help="JSON lines file for bad rows.  [default: the first one ends the command]"
 )
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-    help="ray: on all machines of the cluster that RAY_ADDRESS names.",
+    help="ray: use all machines of the cluster that RAY_ADDRESS names.",
 )  # fmt: skip
 @signature_option
 @json_option
 def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
-    """Answer TEXTs, or the rows of a file, with BUNDLE. A bundle on pairs takes TEXTs two by two."""
+    """Answer TEXTs, or the rows of a file, with BUNDLE. A bundle for pairs takes TEXTs two by two."""
     from bertline.launch import predict
 
     predict.predict(bundle, _demand_signature(bundle, public_key), **options)
@@ -314,17 +335,33 @@ def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
 
 @main.command()
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=path_type)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all interfaces."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 for any that is free.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Cores to compute on.  [default: all physical ones]")
-@click.option("--api-keys", "keys", type=path_type, metavar="FILE", help="Ask for a key of FILE, one a line.")
-@click.option("--cors", "origins", metavar="ORIGIN", multiple=True, help="Let pages of ORIGIN ask.  [default: none]")
+@click.option(
+    "--api-keys", "keys", type=path_type, metavar="FILE", help="Require an API key listed in FILE, one per line."
+)
+@click.option(
+    "--cors",
+    "origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="Allow cross-origin requests from ORIGIN.  [default: none]",
+)
 @click.option(
     "--limit",
     "limits",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Of a request: body_bytes, texts, characters, seconds.",
+    help="Limit per request: body_bytes, texts, characters or seconds.",
 )
 @signature_option
 def serve(bundles: tuple[Path, ...], **options: Any) -> None:
@@ -339,7 +376,7 @@ def serve(bundles: tuple[Path, ...], **options: Any) -> None:
 @signature_option
 @json_option
 def inspect(folder: Path, public_key: Path | None, as_json: bool) -> None:
-    """Tell what a folder is, where it comes from and what it measured; verify its checksums."""
+    """Show what a folder is, where it comes from and what it measured. Verifies its checksums."""
     from bertline.launch import inspect
 
     _print(inspect.facts(folder, _demand_signature(folder, public_key)), as_json)
@@ -360,7 +397,7 @@ def demo(as_json: bool) -> None:
 @main.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Tell what this machine can do: GPUs, DeepSpeed ops, CPU instruction sets, runtimes, versions."""
+    """Show what this machine can do: GPUs, DeepSpeed ops, CPU instruction sets, runtimes, versions."""
     from bertline.launch import doctor
 
     _print(doctor.facts(), as_json)
