@@ -2,8 +2,9 @@
 
 Systems are timed in turns (A, B, C, A, B, C, …), so that a machine that slows down for a while slows all of them, and
 one at a time: the others are blocked on a pipe and use no processor (see `worker`). A turn is one point of the grid:
-with the whole grid as a turn, eight copies of one model differed three times as much. Percentiles are those of all
-repetitions of all rounds. Nothing here knows what is good: that is for the reader, or for `export`, to say.
+with the whole grid as a turn, eight copies of one model differed three times as much. Before each repetition a system
+computes another point, untimed, since a server hardly ever gets two texts of one length in a row. Percentiles are those
+of all repetitions of all rounds. Nothing here knows what is good: that is for the reader, or for `export`, to say.
 
 What a cascade takes depends on the text, so each of its two ways is timed by itself: its median is the mean of both
 medians, weighed by how many of the texts go them, and its other percentiles are those of such a mixture.
@@ -137,7 +138,8 @@ class _Timed:
 def _time_in_turns(
     workers: Sequence[Worker], texts: Sequence[Text], grid: Sequence[tuple[int, int]], rounds: int, steps: _Steps
 ) -> list[_Timed]:
-    batches = [inputs.make(worker.system.tokenizer, texts, grid) for worker in workers]
+    made = {tokenizer: inputs.make(tokenizer, texts, grid) for tokenizer in {one.system.tokenizer for one in workers}}
+    batches = [made[worker.system.tokenizer] for worker in workers]
     for worker in workers:
         worker.prepare()
     loads = []
@@ -148,10 +150,17 @@ def _time_in_turns(
     for turn in range(rounds):
         for place, (batch, length) in enumerate(grid):
             for worker, own, points in zip(workers, batches, seconds, strict=True):
-                for so_far, more in zip(points[place], worker.time(own[place]), strict=True):
+                between = own[_other_point(grid, place)] if len(grid) > 1 else None
+                for so_far, more in zip(points[place], worker.time(own[place], between), strict=True):
                     so_far += more
             steps.did(f"round {turn + 1} of {rounds}: {batch} x {length} tokens timed")
     return [_Timed(load, points) for load, points in zip(loads, seconds, strict=True)]
+
+
+def _other_point(grid: Sequence[tuple[int, int]], place: int) -> int:
+    """Where the smallest of the other points stands in a grid of two or more."""
+    others = [other for other in range(len(grid)) if other != place]
+    return min(others, key=lambda other: grid[other][0] * grid[other][1])
 
 
 def point(batch: int, length: int, seconds: Sequence[float]) -> Point:

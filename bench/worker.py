@@ -85,12 +85,15 @@ class Worker:
         """How many there are to answer a text: two of a cascade."""
         return 1 if self.system.share is None else len(SURE_OF_ALL_AND_OF_NONE)
 
-    def time(self, batch: Batch) -> list[list[float]]:
+    def time(self, batch: Batch, between: Batch | None) -> list[list[float]]:
         """One turn: for each of its ways the seconds of each repetition, warm-up left out.
 
-        Of a cascade as if the student was sure of all texts, then as if of none.
+        Args:
+            batch: what is timed; of a cascade as if the student was sure of all texts, then as if of none.
+            between: what is computed before every repetition, untimed, if anything. A server hardly ever gets two texts
+                of one length in a row, and OpenVINO takes longer whenever the length changes.
         """
-        seconds: list[list[float]] = self._ask("time", batch, WARM_UP_SECONDS, TURN_SECONDS)
+        seconds: list[list[float]] = self._ask("time", batch, between, WARM_UP_SECONDS, TURN_SECONDS)
         return seconds
 
     def outputs(self, texts: Sequence[Text]) -> list[Output]:
@@ -193,8 +196,13 @@ class _Inside:
         settle()
         return seconds
 
-    def time(self, batch: Batch, warm_up_seconds: float, turn_seconds: float) -> list[list[float]]:
-        times = [repeat(partial(way, batch), warm_up_seconds, turn_seconds) for way in self.ways]
+    def time(
+        self, batch: Batch, between: Batch | None, warm_up_seconds: float, turn_seconds: float
+    ) -> list[list[float]]:
+        times = []
+        for way in self.ways:
+            prepare = partial(way, between) if between is not None else None
+            times.append(repeat(partial(way, batch), warm_up_seconds, turn_seconds, prepare))
         settle()
         return times
 
@@ -249,18 +257,35 @@ class _Inside:
         return RUNTIMES[self.system.kind](self.system.model, self.threads)
 
 
-def repeat(run: Callable[[], object], warm_up_seconds: float, turn_seconds: float) -> list[float]:
-    """Seconds of each repetition: as many as fit in a turn, at least MIN_REPETITIONS, after a warm-up."""
-    warm = perf_counter() + warm_up_seconds
-    run()
-    while perf_counter() < warm:
+def repeat(
+    run: Callable[[], object],
+    warm_up_seconds: float,
+    turn_seconds: float,
+    prepare: Callable[[], object] | None = None,
+) -> list[float]:
+    """Seconds of each repetition: as many as fit in a turn, at least MIN_REPETITIONS, after a warm-up.
+
+    Args:
+        run: what is timed.
+        warm_up_seconds, turn_seconds: how long both take, together with `prepare`.
+        prepare: called before every repetition, untimed.
+    """
+
+    def once() -> float:
+        if prepare is not None:
+            prepare()
+        start = perf_counter()
         run()
+        return perf_counter() - start
+
+    warm = perf_counter() + warm_up_seconds
+    once()
+    while perf_counter() < warm:
+        once()
     seconds: list[float] = []
     end = perf_counter() + turn_seconds
     while len(seconds) < MIN_REPETITIONS or perf_counter() < end:
-        start = perf_counter()
-        run()
-        seconds.append(perf_counter() - start)
+        seconds.append(once())
     return seconds
 
 

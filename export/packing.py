@@ -40,7 +40,7 @@ def measure(system: System, texts: Sequence[Text]) -> Packing | None:
 
 
 def _seconds(worker: Worker, batch: Batch) -> float:
-    (seconds,) = worker.time(batch)
+    (seconds,) = worker.time(batch, None)
     return median(seconds)
 
 

@@ -71,6 +71,11 @@ def test_the_default_grid_ends_where_the_positions_do(systems: list[System]) -> 
     assert compare.default_grid(systems) == [(1, 16), (1, 64)]  # the tiny model holds 64
 
 
+def test_another_length_is_computed_in_between() -> None:
+    grid = [(1, 64), (1, 16), (32, 16)]
+    assert [compare._other_point(grid, place) for place in range(3)] == [1, 0, 1]
+
+
 def test_percentiles_by_hand() -> None:
     point = compare.point(2, 16, [ms / 1000 for ms in (3, 1, 2, 5, 4, 11, 7, 6, 8, 9, 10)])
     assert asdict(point) == pytest.approx(

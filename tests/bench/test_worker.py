@@ -17,6 +17,8 @@ from bertline.bench import compare, inputs, worker
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
 from bertline.models.pytorch import PyTorchRuntime
+from bertline.tasks.task import Output
+from bertline.tasks.tokens import Batch
 from tests.conftest import classifier
 
 ORPHAN = """
@@ -120,7 +122,7 @@ def test_a_worker_that_has_answered_uses_no_processor(systems: list[System]) -> 
         one.load(batch)
         spent = []
         for _ in range(5):
-            one.time(batch)
+            one.time(batch, None)
             before = cpu_ticks(one._process.pid)
             time.sleep(0.3)
             spent.append(cpu_ticks(one._process.pid) - before)
@@ -145,6 +147,22 @@ def test_the_first_repetition_is_not_counted() -> None:
     calls: list[None] = []
     seconds = worker.repeat(lambda: calls.append(None), warm_up_seconds=0.0, turn_seconds=0.0)
     assert worker.MIN_REPETITIONS <= len(seconds) < len(calls)
+
+
+def test_every_repetition_comes_after_another_length(systems: list[System]) -> None:
+    """OpenVINO is slower whenever the length changes, which it does from text to text."""
+    lengths = []
+
+    class Recording:
+        def run(self, batch: Batch) -> Output:
+            lengths.append(batch["input_ids"].shape[1])
+            return np.zeros((1, 2), np.float32)
+
+    inside = worker._Inside(systems[0], threads=1)
+    vars(inside)["runtime"] = Recording()
+    batch, between = inputs.make(systems[0].tokenizer, [("a good film", None)], [(1, 64), (1, 16)])
+    (seconds,) = inside.time(batch, between, 0.0, 0.0)
+    assert lengths == [16, 64] * (1 + len(seconds))  # a warm-up before them
 
 
 def test_a_model_without_its_head_is_refused(tiny_model: Path) -> None:
