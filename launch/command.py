@@ -122,12 +122,16 @@ def main() -> None:
     "--dry-run", is_flag=True, help="Print the recipe, DeepSpeed's configuration and the command line, and exit."
 )
 @json_option
-def train(recipe: Path, as_json: bool, **options: Any) -> None:
+def train(recipe: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Fine-tune a model as RECIPE says, with DeepSpeed."""
     from bertline.launch import train
 
+    if dry_run:
+        plan = train.plan(recipe, **options)
+        _print(plan.as_json(), as_json) if as_json else click.echo(plan.words())
+        return
     folder = train.start(recipe, **options)
-    if folder is not None and as_json:
+    if as_json:
         _print(train.result(folder), as_json)
 
 
@@ -325,7 +329,7 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
     help="ray: use all machines of the cluster that RAY_ADDRESS names.",
 )  # fmt: skip
 @signature_option
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per TEXT on stdout, as for a file.")
 def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
     """Answer TEXTs, or the rows of a file, with BUNDLE. A bundle for pairs takes TEXTs two by two."""
     from bertline.launch import predict

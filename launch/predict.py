@@ -54,6 +54,8 @@ def predict(
             extra [ray] is not installed where its engine is asked for, or what `bulk.predict` raises.
         DamagedError: what was loaded is not what was signed.
     """
+    if as_json and target is not None:
+        raise InputError("--json prints on stdout what --out writes to a file: give one of them")
     _check(texts, source, target, errors, columns, engine)
     if engine == "ray" and source is not None and target is not None:
         # Ray prints on stdout what it has to tell of workers that died

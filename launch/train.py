@@ -3,11 +3,10 @@
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import click
 
 from bertline.artifacts import machine
 from bertline.artifacts import recipe as recipes
@@ -29,9 +28,8 @@ def start(
     hostfile: Path | None = None,
     run: Path | None = None,
     resume: bool = False,
-    dry_run: bool = False,
-) -> Path | None:
-    """Train as a recipe says, in processes of DeepSpeed's launcher; returns the run's folder, or None after a dry run.
+) -> Path:
+    """Train as a recipe says, in processes of DeepSpeed's launcher; returns the run's folder.
 
     Args:
         path: the recipe.
@@ -40,8 +38,7 @@ def start(
         ranks: on the CPU, where there is no GPU.
         hostfile: DeepSpeed's, for several machines.
         run: the run's folder; runs/NAME by default.
-        resume: go on from its newest checkpoint.
-        dry_run: print the resolved recipe, DeepSpeed's configuration and the command line, and start nothing.
+        resume: continue from its newest checkpoint.
 
     Raises:
         InputError: of the recipe, the folder or the machine; before anything is started where that can be known.
@@ -51,10 +48,6 @@ def start(
     recipe = recipes.load(path, overrides)
     folder = run or Path("runs", recipe.name)
     line = deepspeed_launcher.command(path, overrides, folder, resume, gpus, ranks, hostfile)
-    if dry_run:
-        config = json.dumps(deepspeed_configuration(recipe, *deepspeed_launcher.where(gpus, ranks, hostfile)), indent=2)
-        click.echo(f"{recipes.dump(recipe)}---\n{config}\n---\n{shlex.join(line)}")
-        return None
     if find_spec("deepspeed") is None:  # it is started, not imported
         raise InputError(f"deepspeed is not installed; {install_advice('train')}")
     variables = deepspeed_launcher.environment(gpus, ranks, hostfile)
@@ -67,6 +60,45 @@ def start(
         kind = InputError if code == InputError.exit_code else BertlineError
         raise kind(f"{folder}: training ended with exit code {code}; the reason is above")
     return folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `start` would do."""
+
+    recipe: Recipe
+    deepspeed: dict[str, Any]
+    """DeepSpeed's configuration."""
+    command: list[str]
+
+    def words(self) -> str:
+        """All three as they would be written by hand."""
+        config = json.dumps(self.deepspeed, indent=2)
+        return f"{recipes.dump(self.recipe)}---\n{config}\n---\n{shlex.join(self.command)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """All three as plain values."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
+            "deepspeed": self.deepspeed,
+            "command": self.command,
+        }
+
+
+def plan(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    gpus: int | None = None,
+    ranks: int | None = None,
+    hostfile: Path | None = None,
+    run: Path | None = None,
+    resume: bool = False,
+) -> Plan:
+    """What `start` would do with the same arguments; nothing is started, and it raises what `start` raises before."""
+    recipe = recipes.load(path, overrides)
+    line = deepspeed_launcher.command(path, overrides, run or Path("runs", recipe.name), resume, gpus, ranks, hostfile)
+    return Plan(recipe, deepspeed_configuration(recipe, *deepspeed_launcher.where(gpus, ranks, hostfile)), line)
 
 
 def finished(path: Path, run: Path, say: Say, overrides: Sequence[str] = (), **ranks: Any) -> Summary:
@@ -99,6 +131,8 @@ def finished(path: Path, run: Path, say: Say, overrides: Sequence[str] = (), **r
 def deepspeed_configuration(recipe: Recipe, kind: str, ranks: int) -> dict[str, Any]:
     """What a run's ranks give to DeepSpeed, if all have devices such as this machine's.
 
+    Where this machine has no GPU, those of a hostfile are taken to compute in bf16, as all since Ampere do.
+
     Args:
         recipe: of the run.
         kind: cpu, gpu or hosts.
@@ -108,16 +142,18 @@ def deepspeed_configuration(recipe: Recipe, kind: str, ranks: int) -> dict[str, 
         InputError: as `deepspeed_config.configure` and `choose_precision`.
     """
     on_cpu = kind == "cpu"
-    native = machine.computes_bf16() if on_cpu else _gpu_computes_bf16()
+    native = machine.computes_bf16() if on_cpu else _gpus_compute_bf16(elsewhere=kind == "hosts")
     precision = deepspeed_config.choose_precision(recipe.training.precision, on_cpu, native)
     return deepspeed_config.configure(deepspeed_config.staged(recipe, precision), ranks, precision)
 
 
-def _gpu_computes_bf16() -> bool:
+def _gpus_compute_bf16(elsewhere: bool) -> bool:
     """As `ranks.computes_bf16`, without DeepSpeed, whose import takes seconds."""
     import torch
 
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if not torch.cuda.is_available():
+        return elsewhere
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def result(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from bertline.launch import check, doctor
+from bertline.launch import check, doctor, train
 from bertline.launch.command import main
 
 FLAGS = {
@@ -95,6 +95,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["predict", "nowhere", "--in", "a.csv", "--engine", "ray"], "--engine ray is for files"),
         (["predict", "nowhere", "--in", "a.csv", "--out", "a.txt"], "a.txt: answers are written as .jsonl, .jsonl.gz"),
         (["predict", "nowhere", "--in", "a.csv", "--out", "a.csv", "--errors", "./a.csv"], "name two files"),
+        (["predict", "nowhere", "--in", "a.csv", "--out", "b.csv", "--json"], "give one of them"),
         (
             ["export", "./nowhere", "-o", "out", "--sign", "nokey"],
             "nokey: no such file; name one with a private elliptic-curve key",
@@ -297,4 +298,23 @@ def test_a_dry_run_starts_nothing(tmp_path: Path, tiny_model: Path, monkeypatch:
     assert "-m bertline.launch.deepspeed_launcher --log_level=critical" in result.stdout
     _, config, _ = result.stdout.split("---\n")
     assert json.loads(config)["train_micro_batch_size_per_gpu"] == 16
+    planned = json.loads(CliRunner().invoke(main, ["train", "dry.yaml", "--ranks", "2", "--dry-run", "--json"]).stdout)
+    assert planned["recipe"]["training"]["epochs"] == 3
+    assert planned["deepspeed"] == json.loads(config)
+    assert planned["command"][-2:] == ["--run", "runs/dry"]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_takes_gpus_of_other_machines_to_compute_in_bf16(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login node has none, and those of the ranks decide."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "data.jsonl").write_text('{"text": "a", "label": "x"}\n')
+    keys = ("name: dry", "task: text-classification", f"model: {tiny_model}", "data: {train: data.jsonl}")
+    (tmp_path / "dry.yaml").write_text("\n".join([*keys, "tokens: {max_length: 32}"]))
+    (tmp_path / "hosts").write_text("one slots=8\ntwo slots=8\n")
+    planned = train.plan(Path("dry.yaml"), hostfile=Path("hosts"))
+    assert planned.deepspeed["torch_autocast"]["enabled"]
+    assert "fp16" not in planned.deepspeed
