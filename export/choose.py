@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, log1p, sqrt
 from statistics import geometric_mean
 
 from bertline.artifacts.bundle import Candidate
@@ -12,6 +12,10 @@ from bertline.export.terms import Terms
 FP32 = "fp32: measured for comparison, chosen with --allow-fp32 only, where no other is right"
 ROUNDING = 1e-9
 """0.85 - 0.84 is a little more than 0.01 in binary; it is within 0.01 all the same."""
+
+
+ALL = 1 - ROUNDING
+"""Of a score: its logarithm is none."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,17 @@ def doubt(score: Score, max_drop: float) -> str | None:
 
 
 def enough(score: Score, max_drop: float) -> str:
-    """How many examples would do: with n times as many, what is not seen is an nth, and what varies a root of that."""
+    """How many examples would do.
+
+    With n times as many, what varies falls to a root of an nth. What is not seen is 1 - p^(1/examples), so it is the
+    logarithm of the rest that falls to an nth.
+    """
     spare = max_drop - score.drop
     if spare < ROUNDING:
         return "no number of them would tell"
     varies = max(score.interval[1] - score.drop - score.unseen, 0.0)
-    root = (varies + sqrt(varies**2 + 4 * score.unseen * spare)) / (2 * spare)
+    unseen = spare * log1p(-min(score.unseen, ALL)) / log1p(-min(spare, ALL))
+    root = (varies + sqrt(varies**2 + 4 * unseen * spare)) / (2 * spare)
     return f"about {ceil(score.examples * root**2):,} would tell"
 
 

@@ -51,13 +51,21 @@ def test_a_drop_must_be_shown_not_only_seen() -> None:
     expected = "loses 0.0050, but 2,000 examples let it be 0.0150: about 8,000 would tell"
     assert doubt(twice_too_wide, 0.01) == expected
     of_both = Score(0.845, 0.005, (-0.005, 0.015), 2000, 0.004)  # 0.006 / sqrt(f) + 0.004 / f is 0.005 for f = 45 / 16
-    assert "about 5,625 would tell" in str(doubt(of_both, 0.01))
+    # or nearly so: what is not seen falls by its logarithm
+    assert "about 5,624 would tell" in str(doubt(of_both, 0.01))
     assert doubt(score(0.01), 0.01) == "loses 0.0100, but 2,000 examples let it be 0.0140: no number of them would tell"
 
 
 def test_few_answers_that_all_stay_the_same_show_little() -> None:
     same = Score(0.85, 0.0, (0.0, 0.03), 100, 0.03)
-    assert doubt(same, 0.01) == "loses 0.0000, but 100 examples let it be 0.0300: about 300 would tell"
+    assert doubt(same, 0.01) == "loses 0.0000, but 100 examples let it be 0.0300: about 304 would tell"
+
+
+@pytest.mark.parametrize("examples", [6, 20, 100])
+def test_however_few_there_are_as_many_are_asked_for(examples: int) -> None:
+    """Of n answers that are all the same, a loss of 1 - 0.025^(1/n) is as likely as 2.5 %: 0.01 takes 368."""
+    same = Score(0.85, 0.0, (0.0, 1 - 0.025 ** (1 / examples)), examples, 1 - 0.025 ** (1 / examples))
+    assert "about 368 would tell" in str(doubt(same, 0.01))
 
 
 def test_the_bound_itself_is_within() -> None:
