@@ -191,7 +191,7 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Optimize for batches of this size, too."
 )
-@click.option("--only", metavar="NAME", multiple=True, help="Try this candidate, and no other.")
+@click.option("--only", metavar="NAME", multiple=True, help="Try this candidate only; may be repeated.")
 @click.option("--quick", is_flag=True, help="Try only the usual winners, timed once.")
 @click.option("--allow-fp32", is_flag=True, help="Accept the fp32 model if no other passes.")
 @click.option(
@@ -292,7 +292,7 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
     "--against",
     metavar="RUN|MODEL",
     multiple=True,
-    help="Model to compare with.  [default: the one BUNDLE was made from]",
+    help="Model to compare with.  [default: the one BUNDLE was held to]",
 )
 @click.option("--data", type=path_type, help="Labelled examples to score.  [default: the run's test split]")
 @columns_option

@@ -20,7 +20,7 @@ RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 SETTINGS = {
     # model, max_length, batch_size, learning_rate, epochs
     "clinical-ner-modernbert": ("thomas-sounack/BioClinical-ModernBERT-base", 256, 16, 3e-5, 10),
-    "imdb-bert-base": ("google-bert/bert-base-uncased", 128, 16, 2e-5, 3),
+    "imdb-bert-base": ("google-bert/bert-base-uncased", 512, 16, 2e-5, 3),
     "imdb-distilbert": ("distilbert/distilbert-base-uncased", 512, 16, 2e-5, 3),
     "imdb-roberta-large": ("FacebookAI/roberta-large", 512, 32, 1e-5, 4),
     "squad-bert-large": ("google-bert/bert-large-uncased", 512, 8, 2e-5, 4),
