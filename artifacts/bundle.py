@@ -10,7 +10,7 @@ from bertline.artifacts import files, graph, places, strict_json
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.files import FileEntry
 from bertline.artifacts.machine import CpuClass, Machine
-from bertline.artifacts.run import RunFolder
+from bertline.artifacts.run import Provenance, RunFolder
 from bertline.artifacts.strict_json import NotJsonError
 from bertline.artifacts.task import Part, TaskSettings
 
@@ -80,6 +80,12 @@ class Source(Part):
     model: str
     """What the run had started from; the model itself where there was no run."""
     weights_sha256: str
+    revision: str | None = None
+    """The commit of a model that was exported from a hub."""
+    recipe: dict[str, Any] | None = None
+    """The run's, as resolved, without the sections that say who else is told of a run."""
+    provenance: Provenance | None = None
+    """What the run was made of."""
 
 
 class Cascade(Part):
@@ -157,6 +163,10 @@ class Manifest(TaskSettings):
     max_drop: float
     examples: int
     """In the validation split that value and drop were measured on."""
+    data: FileEntry | None = None
+    """Their file, where that is not the run's validation split."""
+    options: dict[str, Any] = Field({})
+    """What was asked of the export, defaults included, by the options of the command."""
     fidelity: Fidelity
     candidates: list[Candidate] = Field(
         json_schema_extra={"contains": {"properties": {"chosen": {"const": True}}}, "maxContains": 1}

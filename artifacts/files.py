@@ -256,11 +256,13 @@ def sha256(path: Path) -> str:
 
 def listing(folder: Path) -> list[FileEntry]:
     """Every regular file below `folder` with size and hash, sorted by path."""
-    return [
-        FileEntry(path=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size, sha256=sha256(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
+    return [entry(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def entry(path: Path, folder: Path | None = None) -> FileEntry:
+    """A file with size and hash, by its path in `folder`, which is by default its own."""
+    name = path.relative_to(folder or path.parent).as_posix()
+    return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def compare(

@@ -18,6 +18,7 @@ from bertline.artifacts.errors import InputError, install_advice
 SETTINGS = ("*.json", "*.txt", "*.model")
 """Configuration and tokenizer, as files of a hub model."""
 WEIGHTS = ("*.safetensors",)
+_COMMIT = re.compile("[0-9a-f]{40}")
 _HUB_ID = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(:(?P<config>[^\s:@/\\<>|?*]+))?(@(?P<revision>[\w./-]+))?"
 )
@@ -62,6 +63,11 @@ def model_folder(place: str, weights: bool = True) -> Path:
     if not folder.is_dir():
         raise InputError(f"{place}: no such model folder{near(place)}; name a folder, pkg://PACKAGE/PATH or a hub id")
     return folder
+
+
+def revision(folder: Path) -> str | None:
+    """The commit that a folder of a hub client's cache is named after; None of any other folder."""
+    return folder.name if _COMMIT.fullmatch(folder.name) else None
 
 
 def near(place: str | Path) -> str:

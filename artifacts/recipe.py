@@ -52,6 +52,15 @@ def read(path: Path) -> Recipe:
     return Recipe.model_validate(raw)
 
 
+def published(path: Path) -> dict[str, Any]:
+    """The resolved recipe of a run of any version, without its monitors: their addresses are not for everyone.
+
+    Raises:
+        InputError: the file holds no recipe.
+    """
+    return dotted.without(_read(path), ["mlflow", *(f"deepspeed.{name}" for name in MONITORS)])
+
+
 def model_folder(recipe: Recipe, weights: bool = True) -> Path:
     """The folder of the model that a recipe names, as `run.model` finds it.
 

@@ -71,6 +71,28 @@ class Best(Part):
     """As tuned on that evaluation."""
 
 
+class DataFiles(Part):
+    """The files that a split was read from."""
+
+    revision: str | None = None
+    """The commit of a hub data set."""
+    files: list[FileEntry]
+    """In order, without their folders; of a hub data set its Arrow files, as the client keeps them."""
+
+
+class Provenance(Part):
+    """What a run was made of, by content: the places that its recipe names may hold something else by now."""
+
+    weights_sha256: str
+    """Of the model it started from."""
+    revision: str | None = None
+    """The commit of that model on a hub."""
+    teacher_sha256: str | None = None
+    """Of the teacher's weights, or of a bundle's manifest."""
+    data: dict[str, DataFiles]
+    """By the splits that the recipe names."""
+
+
 class Summary(TaskSettings):
     """run.json."""
 
@@ -78,6 +100,8 @@ class Summary(TaskSettings):
     name: str
     model: str
     """The place it started from, as the recipe names it."""
+    provenance: Provenance | None = None
+    """None in runs that were made before it was recorded."""
     metric: str
     best: Best
     validation: dict[str, Any]

@@ -83,7 +83,8 @@ def export(
         origin = sources.with_tokenizer(origin, Path(work, "tokenizer"))
         found = _convert_and_contend(origin, teacher, terms, trim_vocabulary, Path(work), say)
         asked = None if teacher is None else teacher.source(bundle)
-        return _seal(bundle, account.describe(origin, found, asked, bundle, terms), found, signer, say)
+        besides = {"trim_vocabulary": trim_vocabulary, "column": dict(columns), "model": model}
+        return _seal(bundle, account.describe(origin, found, asked, bundle, terms, besides), found, signer, say)
 
 
 def _gather_checkpoint(

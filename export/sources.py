@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from bertline.artifacts import encoder, imports, places, run, tables
+from bertline.artifacts import encoder, files, imports, places, run, tables
+from bertline.artifacts import recipe as recipes
 from bertline.artifacts.bundle import Source
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.files import FileEntry
 from bertline.artifacts.recipe_schema import INPUTS
-from bertline.artifacts.run import RunFolder
+from bertline.artifacts.run import Provenance, RunFolder
 from bertline.artifacts.task import Decision, ProblemType, TaskName, TaskSettings, Tokens
 from bertline.export.gathering import checkpoint
 from bertline.export.quiet import quiet
@@ -43,8 +45,12 @@ class Origin:
     settings: TaskSettings
     metric: str
     examples: list[Example]
-    data: str | None
-    """The name of their file; None: they are the run's validation split."""
+    data: FileEntry | None
+    """Their file; None: they are the run's validation split."""
+    recipe: dict[str, Any] | None = None
+    """Of a run."""
+    provenance: Provenance | None = None
+    """Of a run."""
 
     @property
     def task(self) -> Task:
@@ -64,6 +70,9 @@ class Origin:
             place=place,
             model=self.model if self.kind == "run" else place,
             weights_sha256=encoder.weights_sha256(self.folder),
+            revision=places.revision(self.folder),
+            recipe=self.recipe,
+            provenance=self.provenance,
         )
 
 
@@ -165,7 +174,9 @@ def _run(place: str, folder: RunFolder, data: Path | None, columns: Mapping[str,
         settings=summary.alone,
         metric=summary.held_to,
         examples=catalog.make(summary.alone).read_file(data or folder.split("validation"), columns),
-        data=None if data is None else data.name,
+        data=None if data is None else files.entry(data),
+        recipe=recipes.published(folder.recipe) if folder.recipe.is_file() else None,
+        provenance=summary.provenance,
     )
 
 
@@ -193,7 +204,7 @@ def _model(
         settings=settings,
         metric=settings.scores[0],
         examples=examples,
-        data=data.name,
+        data=files.entry(data),
     )
 
 

@@ -43,6 +43,7 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
         **task.settings.model_dump(),
         name=recipe.name,
         model=recipe.model,
+        provenance=trainer.provenance,
         metric=metric,
         best=best,
         validation=validation,

@@ -19,7 +19,7 @@ import torch
 from bertline.artifacts.checkpoint import State
 from bertline.artifacts.errors import BertlineError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.artifacts.run import Best, RunFolder
+from bertline.artifacts.run import Best, Provenance, RunFolder
 from bertline.models import pytorch
 from bertline.tasks.task import Task
 from bertline.tasks.tokens import Tokenizer
@@ -38,6 +38,7 @@ class Trainer:
     """A run in memory, on one rank."""
 
     recipe: Recipe
+    provenance: Provenance
     run: RunFolder
     task: Task
     tokenizer: Tokenizer

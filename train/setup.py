@@ -12,11 +12,12 @@ import deepspeed.comm as dist
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from torch import nn
 
+from bertline.artifacts import encoder, places
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.checkpoint import State
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Training
-from bertline.artifacts.run import RunFolder
+from bertline.artifacts.run import Provenance, RunFolder
 from bertline.train import checkpoints, deepspeed_config, engine, memory, metrics, model, monitors, ranks, run_folder
 from bertline.train.cache import FOLDER
 from bertline.train.checkpoints import Found
@@ -52,6 +53,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     cache = run.path.parent / FOLDER
     tokenizer_folder = ranks.from_first(lambda: model.keep_tokenizer(model_folder, cache))
     material = gathered(staged, model_folder, tokenizer_folder, precision, cache, progress)
+    provenance = ranks.from_first(lambda: provenance_of(model_folder, material))
     splits, task = material.ready.splits, material.ready.splits.task
     tokenizer = task.tokenizer(tokenizer_folder)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -74,6 +76,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     with monitors.opened(recipe, run, progress.say) as written:
         trainer = Trainer(
             recipe=actual,
+            provenance=provenance,
             run=run,
             task=task,
             tokenizer=tokenizer,
@@ -135,6 +138,16 @@ def gathered(
     outputs = answers.outputs(named, ready, tokenizer_folder, precision, size, cache, progress)
     objective = Objective(labels, TeacherLoss(task.settings, recipe.distillation), recipe.distillation.weight)
     return Material(cut, ready._replace(train=replace(ready.train, teacher=outputs)), objective, named)
+
+
+def provenance_of(model_folder: Path, material: Material) -> Provenance:
+    """What a run is made of, read before it begins: later it may be gone, or another."""
+    return Provenance(
+        weights_sha256=encoder.weights_sha256(model_folder),
+        revision=places.revision(model_folder),
+        teacher_sha256=None if material.teacher is None else material.teacher.sha256,
+        data=material.ready.files,
+    )
 
 
 def comparing(

@@ -1,7 +1,7 @@
 """What is told of an export: the manifest, the JSON answer, and the words."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,9 @@ class Account:
     graphs: dict[str, Graph]
 
 
-def describe(origin: Origin, found: Findings, asked: Source | None, bundle: Path, terms: Terms) -> Account:
+def describe(
+    origin: Origin, found: Findings, asked: Source | None, bundle: Path, terms: Terms, besides: Mapping[str, Any] = {}
+) -> Account:
     """Write down all that was found; golden texts and files are for `seal` to add.
 
     Args:
@@ -63,6 +65,7 @@ def describe(origin: Origin, found: Findings, asked: Source | None, bundle: Path
         asked: what the larger model of a cascade was made from.
         bundle: where it will be.
         terms: of the export.
+        besides: other options that the bundle depends on.
     """
     outcome, here = found.outcome, machine.describe()
     chosen, score = outcome.chosen, outcome.chosen.score
@@ -78,7 +81,7 @@ def describe(origin: Origin, found: Findings, asked: Source | None, bundle: Path
         runtime=runtimes[chosen.plan.name],
         variants=[_variant(one.plan.name, runtimes) for one in outcome.others],
         metric=origin.metric, baseline=outcome.baseline, value=score.value, drop=score.drop, max_drop=terms.max_drop,
-        examples=len(origin.examples),
+        examples=len(origin.examples), data=origin.data, options={**asdict(terms), **besides},
         fidelity=found.fidelity,
         candidates=choose.candidates(outcome.trials, chosen, outcome.others, terms),
         target=target, machine=here, threads=machine.cores(), versions=machine.versions(*PACKAGES),

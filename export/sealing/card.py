@@ -16,21 +16,20 @@ from bertline.tasks.text_classification import TextClassification
 from bertline.tasks.token_classification import TokenClassification
 
 
-def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int, data: str | None = None) -> str:
+def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> str:
     """Markdown with YAML metadata, a model-index of the measured metric among it.
 
     Args:
         manifest: of the bundle; its file list may be missing yet.
         pytorch: medians of the model it was made from, by BATCHxLENGTH, measured beside the candidates.
         size_bytes: of its weights.
-        data: the name of the file that it was measured on; None for the run's validation split.
     """
     golden = manifest.golden[0]
     texts = [text for text in (golden.text, golden.text_pair) if text is not None]
     return render(
         "card.md.j2",
         manifest=manifest,
-        metadata=yaml.safe_dump(_metadata(manifest, data), sort_keys=False, allow_unicode=True),
+        metadata=yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True),
         purpose=_purpose(manifest),
         architecture=catalog.make(manifest).architecture,
         chosen=manifest.chosen,
@@ -57,10 +56,10 @@ def _purpose(manifest: Manifest) -> str:
     return f"Labels {asked} with {how} {', '.join(manifest.labels)}."
 
 
-def _metadata(manifest: Manifest, data: str | None) -> dict[str, Any]:
+def _metadata(manifest: Manifest) -> dict[str, Any]:
     result = {
         "task": {"type": manifest.task},
-        "dataset": _dataset(manifest.examples, data),
+        "dataset": _dataset(manifest),
         "metrics": [{"type": manifest.metric, "value": manifest.value, "name": manifest.metric.replace("_", " ")}],
     }
     bits, *_ = manifest.chosen.name.split("-")  # fp32, int8, int4
@@ -74,10 +73,11 @@ def _metadata(manifest: Manifest, data: str | None) -> dict[str, Any]:
     }
 
 
-def _dataset(examples: int, data: str | None) -> dict[str, str]:
+def _dataset(manifest: Manifest) -> dict[str, str]:
     """What the figures are of."""
+    data = None if manifest.data is None else manifest.data.path
     which, split = ("", {"split": "validation"}) if data is None else (f" of {data}", {})
-    name = f"{examples} labelled texts{which}, on which candidates were compared"
+    name = f"{manifest.examples} labelled texts{which}, on which candidates were compared"
     kind = "validation" if data is None else re.sub(r"[^A-Za-z0-9_.-]+", "-", data).strip("-")  # as hubs take them
     return {"type": kind or "data", "name": name, **split}
 

@@ -48,7 +48,7 @@ def seal(bundle: Path, origin: Origin, told: Account, result: dict[str, Any], si
         split = _write_models(folder, told.graphs)
         hugging_face.write(folder, origin.tokenizer, told.manifest, split)
         manifest = with_golden(folder, told.manifest, golden_texts(origin.examples))
-        _write_papers(folder, manifest, result, origin.data)
+        _write_papers(folder, manifest, result)
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         Engine.load(folder, manifest.threads)
@@ -69,9 +69,9 @@ def _write_models(folder: Path, graphs: Mapping[str, Graph]) -> bool:
     return any(onnx_files.is_external(folder / place) for place in graphs)
 
 
-def _write_papers(folder: Path, manifest: Manifest, result: dict[str, Any], data: str | None) -> None:
+def _write_papers(folder: Path, manifest: Manifest, result: dict[str, Any]) -> None:
     """The model card and the report, and what Triton reads where the model is for it."""
-    readme = card(manifest, result["pytorch_p50_ms"], result["pytorch_size_bytes"], data)
+    readme = card(manifest, result["pytorch_p50_ms"], result["pytorch_size_bytes"])
     if (folder / triton.MODEL).exists():
         triton.write(folder, manifest)
         readme += triton.section(folder, manifest)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from bertline.artifacts import files, machine
-from bertline.artifacts.run import Best, RunFolder, Summary
+from bertline.artifacts.files import FileEntry
+from bertline.artifacts.run import Best, DataFiles, Provenance, RunFolder, Summary
 from bertline.export import sources
 from bertline.export.candidates import plans
 from bertline.export.candidates.workshop import Workshop
@@ -19,6 +20,15 @@ from tests import forks
 from tests.conftest import classifier, make_model, make_texts
 
 LABELS = ("negative", "positive")
+PROVENANCE = Provenance(
+    weights_sha256="1" * 64,
+    data={"train": DataFiles(files=[FileEntry(path="texts.csv", size_bytes=1, sha256="2" * 64)])},
+)
+RECIPE = """\
+name: tiny
+deepspeed: {wandb: {enabled: true, team: ours}}
+mlflow: {tracking_uri: "http://me:secret@tracking"}
+"""
 
 
 def train(folder: Path, steps: int = 40) -> None:
@@ -53,13 +63,13 @@ def write_run(folder: Path) -> Path:
     train(run.best)
     write_texts(run.split("validation"), 200)
     summary = Summary(
-        **classifier(48).model_dump(), name="tiny", model="pkg://somewhere/tiny", metric="f1",
-        best=Best(step=40, value=0.9), validation={}, test={}, data={"train": 1280, "validation": 200}, ranks=1,
-        precision="fp32", zero_stage=0, steps=40, seconds=1.0, tokens_per_second=1.0,
+        **classifier(48).model_dump(), name="tiny", model="pkg://somewhere/tiny", provenance=PROVENANCE,
+        metric="f1", best=Best(step=40, value=0.9), validation={}, test={}, data={"train": 1280, "validation": 200},
+        ranks=1, precision="fp32", zero_stage=0, steps=40, seconds=1.0, tokens_per_second=1.0,
         padding_share=0.1, machine=machine.describe(), versions={}, started="2026-01-01T00:00:00+00:00",
         finished="2026-01-01T00:00:01+00:00", files=files.listing(run.best),
     )  # fmt: skip
-    files.write_text(run.recipe, "name: tiny\n")
+    files.write_text(run.recipe, RECIPE)
     files.write_json(run.summary, summary.model_dump(mode="json"))
     return folder
 

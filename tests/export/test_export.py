@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import files, machine
 from bertline.artifacts.errors import DamagedError, GateError, InputError, install_advice
+from bertline.artifacts.files import FileEntry
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import Decision, TaskSettings, Tokens
 from bertline.export.candidates.plans import EXACT, PLANS
@@ -28,12 +29,13 @@ from bertline.export.conversion import convert
 from bertline.export.export import export
 from bertline.export.sealing import card
 from bertline.export.terms import Terms
+from bertline.launch import inspect
 from bertline.serve import variants
 from bertline.serve.engine import Bundle, Engine
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Text, Tokenizer
 from tests.conftest import WORDS, make_texts, with_vocabulary_alone
-from tests.export.conftest import measure_briefly
+from tests.export.conftest import PROVENANCE, measure_briefly
 
 Sealed = tuple[Path, dict[str, Any], list[str]]
 QUICK = Terms(0.05, quick=True)
@@ -93,6 +95,14 @@ def test_the_manifest_accounts_for_everything(bundle: Sealed, run: Path) -> None
     assert manifest.drop == pytest.approx(manifest.baseline - manifest.value)
     assert (bundle[0] / manifest.source.place).resolve() == run
     assert 4 <= len(manifest.golden) <= 8
+
+
+def test_a_bundle_tells_what_it_was_made_of_where_the_run_is_gone(bundle: Sealed, tmp_path: Path) -> None:
+    told = inspect.facts(Path(shutil.copytree(bundle[0], tmp_path / "tiny")))
+    assert told["source"]["recipe"] == {"name": "tiny", "deepspeed": {}}, "without the addresses of its monitors"
+    assert told["source"]["provenance"] == PROVENANCE.model_dump(mode="json")
+    assert (told["options"]["max_drop"], told["options"]["prefer"], told["options"]["only"]) == (0.05, "latency", [])
+    assert told["data"] is None, "measured on the run's validation split"
 
 
 def test_the_manifest_is_valid_by_the_published_schema(bundle: Sealed) -> None:
@@ -198,7 +208,8 @@ def test_the_model_card_is_read_by_the_hub(bundle: Sealed) -> None:
 @pytest.mark.parametrize(("file", "kind"), [("reviews.csv", "reviews.csv"), ("my reviews.csv", "my-reviews.csv")])
 def test_the_model_card_names_the_file_that_was_measured_on(bundle: Sealed, file: str, kind: str) -> None:
     """A hub takes no blank in a kind of data set."""
-    written = card.card(bundles.read(bundle[0]), {"1x16": 1.0}, 1, file)
+    data = FileEntry(path=file, size_bytes=1, sha256="0" * 64)
+    written = card.card(bundles.read(bundle[0]).model_copy(update={"data": data}), {"1x16": 1.0}, 1)
     (index,) = yaml.safe_load(written.split("---\n")[1])["model-index"]
     name = f"200 labelled texts of {file}, on which candidates were compared"
     assert index["results"][0]["dataset"] == {"type": kind, "name": name}

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bertline.artifacts import files
 from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import Decision, Tokens
 from bertline.export import sources
 from bertline.models.pytorch import PyTorchRuntime
@@ -33,7 +35,17 @@ def test_a_run_brings_its_labels_length_metric_and_validation_texts(run: Path) -
 
 def test_a_run_may_be_measured_on_other_texts(run: Path, data: Path) -> None:
     origin = sources.read(str(run), data)
-    assert (len(origin.examples), origin.data) == (20, "texts.jsonl")
+    assert (len(origin.examples), origin.data) == (20, files.entry(data))
+
+
+def test_a_run_of_before_has_no_provenance(run: Path, tmp_path: Path) -> None:
+    older = RunFolder(Path(shutil.copytree(run, tmp_path / "older")))
+    older.recipe.unlink()
+    summary = json.loads(older.summary.read_text())
+    del summary["provenance"]
+    files.write_json(older.summary, summary)
+    source = sources.read(str(older.path), None).source(tmp_path / "bundle")
+    assert (source.recipe, source.provenance, source.revision) == (None, None, None)
 
 
 def test_a_model_brings_its_labels_and_positions(tiny_classifier: Path, data: Path) -> None:

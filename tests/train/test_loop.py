@@ -19,11 +19,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.checkpoint import Index, State
 from bertline.artifacts.errors import BertlineError, InputError
-from bertline.artifacts.run import RunFolder
+from bertline.artifacts.run import DataFiles, RunFolder
 from bertline.models import pytorch, tokenizer_json
 from bertline.train import loop, ranks, setup, watchdog
 from bertline.train.data import prepared, splitting
@@ -286,6 +287,14 @@ def test_the_summary(finished: RunFolder) -> None:
     assert summary.validation[summary.metric] == summary.best.value
     assert 0 < summary.padding_share < 0.5
     assert json.loads((finished.best / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
+
+
+def test_the_summary_tells_what_the_run_was_made_of(finished: RunFolder, recipe: Path, model: Path) -> None:
+    found = runs.read_summary(finished.path).provenance
+    assert found is not None
+    assert found.weights_sha256 == files.sha256(model / "model.safetensors")
+    assert found.data == {"train": DataFiles(files=[files.entry(recipe.with_name("texts.jsonl"))])}
+    assert (found.revision, found.teacher_sha256) == (None, None)
 
 
 def test_held_out_texts_are_in_the_splits(finished: RunFolder) -> None:

@@ -3,6 +3,7 @@
 It is made of the content of the data files, what the recipe says of task, data and tokens, and the tokenizer.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from bertline.artifacts import files
 from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
+from bertline.artifacts.run import DataFiles
 from bertline.tasks.task import Example, Output, Target, Task
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train import preemption
@@ -22,6 +24,7 @@ from bertline.train.data.sources import UNLABELLED
 from bertline.train.data.splitting import SPLITS, Splits
 from bertline.train.progress import Progress
 
+FILES = "files.json"
 TEXTS = 4096
 """Tokenized at once."""
 CODE = ("artifacts/*.py", "tasks/*.py", "train/data/*.py")
@@ -48,6 +51,8 @@ class Prepared(NamedTuple):
     """Its windows are of the unlabelled texts, too, after those of its examples."""
     validation: Tokenized
     test: Tokenized
+    files: dict[str, DataFiles]
+    """That it was read from, by the splits that the recipe names."""
 
 
 def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) -> Path:
@@ -67,6 +72,8 @@ def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) ->
     def fill(temporary: Path) -> None:
         progress.say(f"reading {recipe.data.train}")
         splits = splitting.make(recipe, temporary)
+        read = {name: entry.model_dump() for name, entry in sources.provenance(recipe.data).items()}
+        files.write_json(temporary / FILES, read)
         reader = splits.task.tokenizer(tokenizer)
         texts = {"train": (splits.train, splits.unlabelled)}
         for name in SPLITS:
@@ -85,8 +92,10 @@ def load(recipe: Recipe, folder: Path) -> Prepared:
     if not folder.exists():
         raise InputError(f"{folder}: not seen here; all nodes of a run must share the disk that --run names")
     splits = splitting.load(recipe, folder)
-    read = [Tokenized(name, getattr(splits, name), Windows(_path(folder, name))) for name in SPLITS]
-    return Prepared(splits, *read)
+    train, validation, test = (Tokenized(name, getattr(splits, name), Windows(_path(folder, name))) for name in SPLITS)
+    listed = json.loads((folder / FILES).read_bytes())
+    read = {name: DataFiles.model_validate(entry) for name, entry in listed.items()}
+    return Prepared(splits, train, validation, test, read)
 
 
 def folder_of(recipe: Recipe, tokenizer: Path, cache: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 from bertline.artifacts import files, places, tables
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Places
+from bertline.artifacts.run import DataFiles
 from bertline.tasks.task import Columns, Example, Task
 
 UNLABELLED = "unlabelled"
@@ -139,8 +140,16 @@ def content(data: Data) -> dict[str, list[Any]]:
     Raises:
         InputError: there is no such file or hub data set.
     """
-    found = {name: _content(place, name) for name, place in named(data).items()}
-    return found if data.unlabelled is None else found | {UNLABELLED: _content(data.unlabelled, UNLABELLED)}
+    return {name: _content(place, name) for name, place in _all_named(data).items()}
+
+
+def provenance(data: Data) -> dict[str, DataFiles]:
+    """The files that hold all rows that a recipe names, by split. Raises what `content` raises."""
+    return {name: _files(place, name) for name, place in _all_named(data).items()}
+
+
+def _all_named(data: Data) -> dict[str, Places]:
+    return named(data) if data.unlabelled is None else named(data) | {UNLABELLED: data.unlabelled}
 
 
 def _content(place: Places, split: str) -> list[Any]:
@@ -149,6 +158,14 @@ def _content(place: Places, split: str) -> list[Any]:
         dataset = _hub(place, split)
         return [str(dataset.features), *(files.sha256(Path(file["filename"])) for file in dataset.cache_files)]
     return [[*tables.kind(path), files.sha256(path)] for path in places.data_files(place)]
+
+
+def _files(place: Places, split: str) -> DataFiles:
+    if not (isinstance(place, str) and places.is_hub_id(place)):
+        return DataFiles(files=[files.entry(path) for path in places.data_files(place)])
+    paths = [Path(file["filename"]) for file in _hub(place, split).cache_files]
+    revision = places.revision(paths[0].parent) if paths else None
+    return DataFiles(revision=revision, files=[files.entry(path) for path in paths])
 
 
 def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:

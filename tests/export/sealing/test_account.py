@@ -68,7 +68,7 @@ def model(**settings: object) -> Origin:
     place = Path("model")
     return Origin(
         kind="model", place="model", name="model", model="model", folder=place, tokenizer=place, config={},
-        settings=classifier().model_copy(update=settings), metric="accuracy", examples=[], data="texts.csv",
+        settings=classifier().model_copy(update=settings), metric="accuracy", examples=[], data=None,
     )  # fmt: skip
 
 

@@ -5,14 +5,16 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
 
+from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Recipe
-from bertline.artifacts.run import RunFolder
+from bertline.artifacts.run import DataFiles, RunFolder
 from bertline.tasks import catalog
 from bertline.train.data import sources, splitting
 from tests.conftest import make_texts
@@ -279,6 +281,15 @@ def test_hub_rows_have_names(
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set/train.parquet")
     found = list(sources.hub_rows(str(tmp_path / "set"), "train", Data(train="x", labels=labels)))
     assert found[0] == (f"{tmp_path}/set train row 1", {"text": "good", "label": expected})
+
+
+def test_the_commit_of_a_hub_data_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the client has it, which names the folder of what it keeps after the commit."""
+    kept = tmp_path / "org___set/default/0.0.0" / ("a" * 40) / "set-train.arrow"
+    files.write_text(kept, "rows")
+    monkeypatch.setattr(sources, "_hub", lambda place, split: SimpleNamespace(cache_files=[{"filename": str(kept)}]))
+    found = sources.provenance(Data(train="org/set"))
+    assert found == {"train": DataFiles(revision="a" * 40, files=[files.entry(kept)])}
 
 
 @pytest.mark.parametrize("unknown", [-1, None])
