@@ -17,11 +17,11 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         self.shelf = shelf
         self.requests = Counter(
-            "bertline_requests", "Requests answered.", ["route", "method", "status"], registry=self.registry
+            "bertline_requests", "Requests answered.", ["bundle", "route", "method", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "bertline_request_seconds", "From a request's head to its answer.", ["route"], registry=self.registry,
-            buckets=BUCKETS,
+            "bertline_request_seconds", "From a request's head to its answer.", ["bundle", "route"],
+            registry=self.registry, buckets=BUCKETS,
         )  # fmt: skip
         self.stages = Histogram(
             "bertline_stage_seconds", "Of a text: in the queue, tokenized, computed.", ["bundle", "stage"],

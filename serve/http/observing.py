@@ -67,9 +67,11 @@ class Observing:
     def _tell(self, scope: Scope, identity: str, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
         route = getattr(scope.get("route"), "path", "none")  # a path that no route is for is anyone's to invent
-        self.metrics.requests.labels(route, method, status).inc()
-        self.metrics.seconds.labels(route).observe(seconds)
-        texts = scope.get("state", {}).get("texts")
-        fields = {"request": identity, "method": method, "route": route, "status": status}
+        state = scope.get("state", {})
+        bundle = state.get("bundle", "")  # once it is known to be on the shelf: a name may be invented as well
+        self.metrics.requests.labels(bundle, route, method, status).inc()
+        self.metrics.seconds.labels(bundle, route).observe(seconds)
+        texts = state.get("texts")
+        fields = {"request": identity, "method": method, "route": route, "bundle": bundle, "status": status}
         fields |= {"ms": round(seconds * 1000, 2)} | ({} if texts is None else {"texts": texts})
         LOGGER.info("request", extra={"fields": fields})

@@ -164,7 +164,7 @@ def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path) ->
 
         def all_are_taken() -> bool:
             found = metrics(server)
-            done = found.get("bertline_requests_total POST / 200", 0)
+            done = found.get("bertline_requests_total bundle POST / 200", 0)
             return done >= 2 and found["bertline_queue_texts"] + done >= 58  # two are being computed
 
         def takes_no_more() -> bool:

@@ -73,7 +73,7 @@ def test_a_request_is_told_by_its_id_and_never_by_its_text(server: Serving) -> N
     told = logged(server)
     assert told["mine-7"] | {"ms": 0, "time": ""} == {
         "time": "", "level": "info", "message": "request", "request": "mine-7", "method": "POST", "route": "/",
-        "status": 200, "ms": 0, "texts": 1,
+        "bundle": "bundle", "status": 200, "ms": 0, "texts": 1,
     }  # fmt: skip
     assert "nobody else" not in server.log.read_text()
 
@@ -85,14 +85,32 @@ def test_metrics_count(server: Serving) -> None:
     ask(server, "/invented/by/clients")
     after = metrics(server)
     gained = {name: value - before.get(name, 0) for name, value in after.items() if not name.endswith("created")}
-    assert gained["bertline_requests_total POST / 200"] == 1
-    assert gained["bertline_requests_total POST / 422"] == 1
-    assert gained["bertline_requests_total GET none 404"] == 1
+    assert gained["bertline_requests_total bundle POST / 200"] == 1
+    assert gained["bertline_requests_total bundle POST / 422"] == 1
+    assert gained["bertline_requests_total  GET none 404"] == 1
     for stage in ("queue", "tokenize", "run"):
         assert gained[f"bertline_stage_seconds_count bundle {stage}"] == 3
     assert after["bertline_queue_texts"] == 0
     assert any(name.startswith("bertline_bundle_info bundle") for name in after)
     assert not any("invented" in name for name in after)
+
+
+def test_of_several_bundles_the_one_that_was_asked_is_told(sealed: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    other = tiny_bundle.rename(tmp_path / "other")
+    with serving(sealed, other) as running:
+        assert ask(running, "/models/other", {"inputs": 3}, x_request_id="mine-9")[0] == 422
+        assert ask(running, "/models/invented", {"inputs": TEXT}, x_request_id="mine-10")[0] == 404
+        assert ask(running, body={"inputs": TEXT})[0] == 200
+        wait_for(lambda: {"mine-9", "mine-10"} <= logged(running).keys())
+        assert (logged(running)["mine-9"]["bundle"], logged(running)["mine-10"]["bundle"]) == ("other", "")
+        found = metrics(running)
+    asked = {
+        name.split(" ", 1)[1]: value for name, value in found.items() if name.startswith("bertline_requests_total")
+    }
+    assert asked == {
+        "other POST /models/{name} 422": 1, " POST /models/{name} 404": 1, "bundle POST / 200": 1,
+    }  # fmt: skip
+    assert found["bertline_request_seconds_count other /models/{name}"] == 1
 
 
 def test_a_failure_is_answered_and_logged_with_its_id(sealed: Path, tmp_path: Path) -> None:
@@ -107,7 +125,7 @@ def test_a_failure_is_answered_and_logged_with_its_id(sealed: Path, tmp_path: Pa
         (told,) = running.lines("the server failed at a request")
         assert told["request"] == "mine-8"
         assert "RuntimeError: broken" in told["traceback"]
-        assert metrics(running)["bertline_requests_total GET /openapi.json 500"] == 1
+        assert metrics(running)["bertline_requests_total  GET /openapi.json 500"] == 1
         assert ask(running, body={"inputs": TEXT})[0] == 200
 
 
@@ -161,7 +179,7 @@ def test_a_request_that_came_too_slowly_is_told_by_what_it_was_answered_with(sea
             assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
         wait_for(lambda: "late" in logged(running))
         assert logged(running)["late"]["status"] == 408
-        assert metrics(running)["bertline_requests_total POST / 408"] == 1
+        assert metrics(running)["bertline_requests_total bundle POST / 408"] == 1
 
 
 def test_a_client_that_has_gone_frees_its_place(slow_bundle: Path) -> None:
