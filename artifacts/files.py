@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -311,7 +312,8 @@ def _compare_sets(folder: Path, names: Sequence[str], besides: Collection[str]) 
                 f"{path}: a link or special file; only regular files belong here{cached * path.is_symlink()}"
             )
         if name not in folders if path.is_dir() else name not in listed and name not in besides:
-            added = "; a hub or its client adds it to a download: remove it" if name in OF_HUBS else ""
+            hubs = [str(folder / one) for one in OF_HUBS if (folder / one).exists()]
+            added = f"; a hub's download adds it: rm -r {shlex.join(hubs)}" if name in OF_HUBS else ""
             raise DamagedError(f"{path}: not in the list of files that belong here{added}")
         found.add(name)
     for name in names:

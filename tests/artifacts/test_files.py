@@ -233,8 +233,12 @@ def test_a_folder_that_is_as_listed_passes(folder: Path) -> None:
             "c.txt: a link .*, and a hub's cache holds links: hf download ORG/NAME --local-dir FOLDER$",
         ),
         (lambda folder: (folder / "sub" / "c").mkdir(), "sub/c: not in the list"),
-        (lambda folder: (folder / ".cache").mkdir(), ".cache: .* a hub or its client adds it to a download: remove it"),
-        (lambda folder: (folder / ".gitattributes").touch(), ".gitattributes: .* a hub or its client adds it"),
+        (lambda folder: (folder / ".cache").mkdir(), r"/\.cache: .* a hub's download adds it: rm -r /\S+/\.cache$"),
+        (lambda folder: (folder / ".gitattributes").touch(), r"a hub's download adds it: rm -r /\S+/\.gitattributes$"),
+        (
+            lambda folder: [(folder / ".cache").mkdir(), (folder / ".gitattributes").touch()],
+            r"a hub's download adds it: rm -r /\S+/\.cache /\S+/\.gitattributes$",
+        ),
     ],
 )
 def test_every_difference_is_found(folder: Path, damage: object, told: str) -> None:
