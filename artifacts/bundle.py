@@ -242,11 +242,21 @@ class Loaded(NamedTuple):
 def demand(folder: Path) -> None:
     """Raise InputError if `folder` is no bundle."""
     if not folder.exists():
-        raise InputError(f"{folder}: no such folder{places.near(folder)}")
+        raise InputError(f"{folder}: no such folder{places.near(folder)}{_from_hub(folder)}")
     if not (folder / MANIFEST).is_file():
         if RunFolder(folder).summary.is_file():
             raise InputError(f"{folder}: a run, not a bundle; make one of it: bertline export {folder} -o BUNDLE")
         raise InputError(f"{folder}: not a bundle, it has no {MANIFEST}; bertline export makes one")
+
+
+def _from_hub(place: Path) -> str:
+    """How to get the bundle whose hub id may have been meant by a folder that is not there."""
+    if len(place.parts) != 2 or place.parent.exists() or not places.is_hub_id(str(place)):
+        return ""
+    name, _, revision = places.split_hub_id(str(place))
+    folder, asked = Path(name).name, f" --revision {revision}" if revision else ""
+    get = f"hf download {name}{asked} --local-dir {folder} --exclude .gitattributes && rm -r {folder}/.cache"
+    return f"; a bundle is not loaded from a hub, download it first: {get}"
 
 
 def read(folder: Path) -> Manifest:

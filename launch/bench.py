@@ -1,4 +1,4 @@
-"""`bertline bench`: a bundle beside the PyTorch model it came from and that model in fp32 on ONNX Runtime."""
+"""`bertline bench`: a bundle beside the PyTorch model it came from, in fp32 on ONNX Runtime too, or another bundle."""
 
 import shlex
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bertline.artifacts import bundle, encoder, files, machine, run, signature
+from bertline.artifacts import bundle, encoder, files, machine, places, run, signature
 from bertline.artifacts.bundle import Manifest
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.say import Say
@@ -39,8 +39,8 @@ def bench(
 
     Args:
         folder: the bundle.
-        against: runs or models; by default what the bundle was held to when it was made. The first is also measured in
-            fp32 on ONNX Runtime, and agreement is with it.
+        against: runs, models or other bundles; by default what the bundle was held to when it was made. Agreement is
+            with the first, which is also measured in fp32 on ONNX Runtime where it is no bundle.
         data: labelled examples; by default the test split of the run that the bundle was made from.
         html: where to write the page, a new file.
         say: takes a line of progress.
@@ -52,7 +52,7 @@ def bench(
 
     Raises:
         InputError: the bundle's source is gone or changed and nothing else is named; or as the readers raise.
-        DamagedError: the bundle is not as it should be or not what was signed, before or after it was measured.
+        DamagedError: a bundle is not as it should be or not what was signed, before or after it was measured.
     """
     if columns and data is None:
         raise InputError("--column is of labelled examples: give --data FILE with it")
@@ -62,12 +62,15 @@ def bench(
     held_to = against or [_source(folder, manifest)]
     examples = _examples(folder, manifest, data, columns)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
-        eager = [_eager(place, folder, manifest, Path(work, f"tokenizer-{n}")) for n, place in enumerate(held_to)]
-        say("onnxruntime-fp32: converting")
-        onnx = convert.to_onnx(eager[0].model, eager[0].settings, Path(work))
-        first = replace(eager[0], name="pytorch")
-        exact = replace(first, name="onnxruntime-fp32", kind="onnxruntime", model=onnx)
-        compared = [first, *eager[1:], exact, systems.from_bundle(folder, manifest)]
+        first, *others = [
+            _beside(place, folder, manifest, Path(work, f"tokenizer-{n}")) for n, place in enumerate(held_to)
+        ]
+        if first.kind == "pytorch":
+            say("onnxruntime-fp32: converting")
+            onnx = convert.to_onnx(first.model, first.settings, Path(work))
+            first = replace(first, name="pytorch")
+            others.append(replace(first, name="onnxruntime-fp32", kind="onnxruntime", model=onnx))
+        compared = [first, *others, systems.from_bundle(folder, manifest)]
         grid = compare.default_grid(compared)
         result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), say)
     _manifest(folder, signed)  # again, since a process of its own has loaded what was measured
@@ -117,8 +120,9 @@ def _examples(folder: Path, manifest: Manifest, data: Path | None, columns: Mapp
     return catalog.make(manifest).read_file(data, columns)
 
 
-def _eager(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
-    """A run or model in PyTorch. A run reads texts and decides as it was trained to, a model as the bundle does.
+def _beside(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
+    """Another bundle, or a run or model in PyTorch. A model reads texts and decides as the bundle does, a run as it was
+    trained to.
 
     Args:
         place: of it.
@@ -127,14 +131,23 @@ def _eager(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
 
     Raises:
         InputError: it has other labels than the bundle, or no tokenizer.
+        DamagedError: the other bundle is not as it should be.
     """
+    if (other := places.expanded(place)).joinpath(bundle.MANIFEST).is_file():
+        sealed = bundle.verify(other)
+        _demand_comparable(place, sealed, folder, manifest)
+        return replace(systems.from_bundle(other, sealed), name=f"bundle {other}")
     model, trained = run.find(place)
     own = _as_labelled(model, manifest) if trained is None else trained.alone
+    _demand_comparable(place, own, folder, manifest)
+    tokenizer = sources.make_tokenizer(model, made) if trained is None else model
+    return System(f"pytorch {model}", "pytorch", model, tokenizer, own)
+
+
+def _demand_comparable(place: str, own: TaskSettings, folder: Path, manifest: Manifest) -> None:
     if _comparable(own) != _comparable(manifest):
         both = f"{place}: {_describe(own)}; {folder}: {_describe(manifest)}"
         raise InputError(f"{both}; they cannot be held against each other")
-    tokenizer = sources.make_tokenizer(model, made) if trained is None else model
-    return System(f"pytorch {model}", "pytorch", model, tokenizer, own)
 
 
 def _as_labelled(model: Path, manifest: Manifest) -> TaskSettings:

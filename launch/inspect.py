@@ -27,7 +27,13 @@ def facts(folder: Path, signed: str | None = None) -> dict[str, Any]:
         opened = Bundle(folder)
         signature.demand_same(folder, signed, opened.sha256)
         opened.engine()
-        return {"kind": "bundle", "verified_files": len(opened.manifest.files), **opened.manifest.summary()}
+        return {
+            "kind": "bundle",
+            "version": opened.sha256[:12],
+            "sha256": opened.sha256,
+            "verified_files": len(opened.manifest.files),
+            **opened.manifest.summary(),
+        }
     if run.RunFolder(folder).recipe.exists():
         summary = run.verify(folder)
         return {

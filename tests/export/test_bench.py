@@ -49,6 +49,21 @@ def test_the_same_model_with_labels_in_another_order_answers_alike(
     assert other["accuracy"] == own["accuracy"] > 0.5
 
 
+def test_a_bundle_is_measured_beside_another(
+    run: Path, bundle: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure_briefly(monkeypatch)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    old = shutil.copytree(bundle[0], tmp_path / "old")
+    data = RunFolder(run).split("validation")
+    found = bench.bench(bundle[0], [str(old)], data, None, lambda line: None)
+    assert [(one["name"], one["agreement"]) for one in found["systems"]] == [(f"bundle {old}", 1.0), ("bundle", 1.0)]
+    manifest = json.loads((old / manifests.MANIFEST).read_text())
+    (old / manifests.MANIFEST).write_text(json.dumps(manifest | {"labels": ["bad", "good"]}))
+    with pytest.raises(InputError, match="they cannot be held against each other"):
+        bench.bench(bundle[0], [str(old)], data, None, print)
+
+
 def test_a_bundle_that_is_another_after_it_was_measured_is_refused(
     run: Path, bundle: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,15 +118,15 @@ def test_one_with_fewer_positions_reads_as_much_as_it_can(run: Path, bundle: Exp
     shorter = changed(run, tmp_path / "shorter", max_position_embeddings=16)
     manifest = manifests.read(bundle[0])
     windows = manifest.model_copy(update={"tokens": Tokens(max_length=48, stride=12, long="windows")})
-    settings = bench._eager(shorter, bundle[0], windows, tmp_path / "made").settings
+    settings = bench._beside(shorter, bundle[0], windows, tmp_path / "made").settings
     assert settings.tokens == Tokens(max_length=16, stride=4, long="windows")
     same = changed(run, tmp_path / "same")
-    assert bench._eager(same, bundle[0], windows, tmp_path / "read").settings.tokens == windows.tokens
+    assert bench._beside(same, bundle[0], windows, tmp_path / "read").settings.tokens == windows.tokens
 
 
 def test_one_without_a_tokenizer_json_gets_one(run: Path, bundle: Exported, tmp_path: Path) -> None:
     older = with_vocabulary_alone(RunFolder(run).best, tmp_path / "older")
-    system = bench._eager(str(older), bundle[0], manifests.read(bundle[0]), tmp_path / "made")
+    system = bench._beside(str(older), bundle[0], manifests.read(bundle[0]), tmp_path / "made")
     assert (system.model, system.tokenizer) == (older, tmp_path / "made")
     assert (system.tokenizer / "tokenizer.json").is_file()
     assert system.max_tokens == 64
@@ -121,7 +136,7 @@ def test_what_a_number_is_called_tells_no_two_models_apart(run: Path, bundle: Ex
     settings = {"problem_type": "regression", "labels": ["stars"], "decision": Decision()}
     manifest = manifests.read(bundle[0]).model_copy(update=settings)
     other = changed(run, tmp_path / "other", id2label={"0": "score"}, problem_type="regression")
-    assert bench._eager(other, bundle[0], manifest, tmp_path / "made").settings.problem_type == "regression"
+    assert bench._beside(other, bundle[0], manifest, tmp_path / "made").settings.problem_type == "regression"
 
 
 def test_one_with_other_labels_is_refused_before_anything_is_converted(

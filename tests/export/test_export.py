@@ -103,6 +103,8 @@ def test_a_bundle_tells_what_it_was_made_of_where_the_run_is_gone(bundle: Sealed
     assert told["source"]["provenance"] == PROVENANCE.model_dump(mode="json")
     assert (told["options"]["max_drop"], told["options"]["prefer"], told["options"]["only"]) == (0.05, "latency", [])
     assert told["data"] is None, "measured on the run's validation split"
+    assert told["sha256"] == files.sha256(bundle[0] / "bertline.json")
+    assert told["version"] == told["sha256"][:12], "as a server tells it"
 
 
 def test_the_manifest_is_valid_by_the_published_schema(bundle: Sealed) -> None:

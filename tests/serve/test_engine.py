@@ -93,6 +93,16 @@ def test_a_folder_that_is_missing_or_a_run_is_told_from_others(tmp_path: Path) -
         Engine.load(tmp_path / "tikets")
 
 
+def test_a_hub_id_is_told_to_be_downloaded_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    get = "hf download org/name --revision v1 --local-dir name --exclude .gitattributes && rm -r name/.cache"
+    with pytest.raises(InputError, match=rf"^org/name@v1: no such folder; .*: {get}$"):
+        Engine.load(Path("org/name@v1"))
+    (tmp_path / "bundles").mkdir()
+    with pytest.raises(InputError, match=r"no such folder$"):
+        Engine.load(Path("bundles/name"))
+
+
 def test_a_manifest_of_another_schema_is_refused(tiny_bundle: Path) -> None:
     manifest = json.loads((tiny_bundle / bundle.MANIFEST).read_text())
     files.write_json(tiny_bundle / bundle.MANIFEST, manifest | {"schema_version": 2})
