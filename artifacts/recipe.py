@@ -11,9 +11,11 @@ from bertline.artifacts import dotted, encoder, files, recipe_faults, run, searc
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import MONITORS, Recipe
 
+WATCHERS = ("mlflow", *(f"deepspeed.{name}" for name in MONITORS))
+"""Sections that say who else is told of a run; their addresses are not for everyone."""
 HARMLESS = (
     "training.gradient_checkpointing", "training.logging_steps", "training.micro_batch_size", "training.save_steps",
-    "training.save_total_limit", "training.timeout", "mlflow", *(f"deepspeed.{name}" for name in MONITORS),
+    "training.save_total_limit", "training.timeout", *WATCHERS,
 )  # fmt: skip
 """Keys, and sections, that a run may go on with other values of: its steps see the same batches, though a micro-batch
 of another size draws other dropout."""
@@ -53,12 +55,12 @@ def read(path: Path) -> Recipe:
 
 
 def published(path: Path) -> dict[str, Any]:
-    """The resolved recipe of a run of any version, without its monitors: their addresses are not for everyone.
+    """The resolved recipe of a run of any version, without WATCHERS.
 
     Raises:
         InputError: the file holds no recipe.
     """
-    return dotted.without(_read(path), ["mlflow", *(f"deepspeed.{name}" for name in MONITORS)])
+    return dotted.without(_read(path), WATCHERS)
 
 
 def model_folder(recipe: Recipe, weights: bool = True) -> Path:

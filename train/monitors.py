@@ -21,6 +21,7 @@ from deepspeed.monitor.monitor import MonitorMaster
 from pydantic import ValidationError
 
 from bertline.artifacts import dotted, files
+from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError, PreemptedError, install_advice
 from bertline.artifacts.recipe_schema import MONITORS, Recipe
 from bertline.artifacts.run import RunFolder
@@ -109,8 +110,14 @@ def start(recipe: Recipe, run: RunFolder) -> MonitorMaster:
         InputError: one of them does not start.
     """
     config = get_monitor_config(placed(recipe, run))
+    os.environ.setdefault("WANDB_NAME", recipe.name)  # DeepSpeed gives W&B no name
     try:
         master = MonitorMaster(config)
+        if master.wandb_monitor is not None:
+            import wandb
+
+            values = dotted.without(recipe.model_dump(mode="json"), recipes.WATCHERS)
+            wandb.config.update(values, allow_val_change=True)
     except Exception as error:  # each package has errors of its own
         names = " and ".join(f"deepspeed.{name}" for name in MONITORS if getattr(config, name).enabled)
         raise InputError(f"{names}: does not start: {' '.join(str(error).split())}") from error

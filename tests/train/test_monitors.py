@@ -2,12 +2,15 @@
 
 import csv
 import json
+import os
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,6 +116,21 @@ def test_defaults_of_bertline_and_values_of_the_recipe(recipe: Path) -> None:
         "tensorboard": {"output_path": "runs/a", "job_name": "tensorboard"},
     }
     assert placed == {name: section | added.get(name, {}) for name, section in given.items()}
+
+
+def test_wandb_is_told_the_name_and_the_recipe(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    fake = ModuleType("wandb")
+    begin = lambda **given: told.update(given, name=os.environ["WANDB_NAME"])  # noqa: E731
+    config = SimpleNamespace(update=lambda values, allow_val_change: told.update(config=values))
+    fake.__dict__.update(init=begin, config=config)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    asked = ["deepspeed.wandb={enabled: true, project: reviews}", "mlflow.tracking_uri='http://me:secret@tracking'"]
+    monitors.start(recipes.load(recipe, asked), RunFolder(tmp_path))
+    assert (told["project"], told["name"]) == ("reviews", "tiny")
+    assert told["config"]["training"]["learning_rate"] == 1e-3
+    assert "secret" not in str(told)
 
 
 @pytest.fixture
