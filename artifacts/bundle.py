@@ -253,9 +253,8 @@ def _from_hub(place: Path) -> str:
     """How to get the bundle whose hub id may have been meant by a folder that is not there."""
     if len(place.parts) != 2 or place.parent.exists() or not places.is_hub_id(str(place)):
         return ""
-    name, _, revision = places.split_hub_id(str(place))
-    folder, asked = Path(name).name, f" --revision {revision}" if revision else ""
-    get = f"hf download {name}{asked} --local-dir {folder} --exclude .gitattributes && rm -r {folder}/.cache"
+    folder = place.name.partition("@")[0]
+    get = f"{places.downloading(str(place), folder)} --exclude .gitattributes && rm -r {folder}/.cache"
     return f"; a bundle is not loaded from a hub, download it first: {get}"
 
 

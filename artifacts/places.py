@@ -70,6 +70,13 @@ def revision(folder: Path) -> str | None:
     return folder.name if _COMMIT.fullmatch(folder.name) else None
 
 
+def downloading(hub_id: str, folder: str | Path) -> str:
+    """The command that puts a copy of a hub's repository into a folder, where its files may be changed."""
+    name, _, revision = split_hub_id(hub_id)
+    asked = "" if revision is None else f" --revision {revision}"
+    return f"hf download {name}{asked} --local-dir {folder}"
+
+
 def near(place: str | Path) -> str:
     """What a message of a missing folder goes on with: those beside it that are named alike, if there are any."""
     path = expanded(place)

@@ -62,6 +62,19 @@ class Origin:
         """What the examples ask."""
         return [example.texts for example in self.examples]
 
+    @property
+    def names_sigmoid(self) -> bool:
+        """Whether the model says that sentence-transformers gives its scores through a sigmoid, which bertline does
+        not of a number: in config.json, under another key before its version 4, or in a file of its own.
+        """
+        own = self.folder / "config_sentence_transformers.json"
+        told = [
+            self.config.get("sentence_transformers"),
+            self.config.get("sbert_ce_default_activation_function"),
+            own.read_text(errors="replace") if own.is_file() else None,
+        ]
+        return any("torch.nn.modules.activation.Sigmoid" in str(one) for one in told)
+
     def source(self, bundle: Path) -> Source:
         """As the manifest of `bundle` tells it."""
         place = recorded(self.place, bundle)
@@ -184,13 +197,13 @@ def _model(
     place: str, data: Path | None, columns: Mapping[str, str], folder: Path, kind: Literal["model", "checkpoint"]
 ) -> Origin:
     config = encoder.check(folder)
-    faults = _head_faults(folder, config)
+    faults = _head_faults(place, folder, config)
     if data is None:
         faults.append(f"{place}: a model without a run is measured on texts of yours: add --data FILE (text, label)")
     if data is None or faults:
         raise InputError(*faults)
     settings = _settings(config, data, columns)
-    examples = catalog.make(settings).read_file(data, columns)
+    examples = _examples(place, folder, settings, data, columns)
     if settings.task == "question-answering" and not all(example.gold for example in examples):
         settings = settings.model_copy(update={"decision": UNTUNED})
     return Origin(
@@ -236,16 +249,35 @@ def _task(config: dict[str, Any]) -> TaskName | None:
     )
 
 
-def _head_faults(folder: Path, config: dict[str, Any]) -> list[str]:
+def _examples(
+    place: str, folder: Path, settings: TaskSettings, data: Path, columns: Mapping[str, str]
+) -> list[Example]:
+    """As `Task.read_file`. Where labels of the data are unknown since the model has no names for them, that is told."""
+    try:
+        return catalog.make(settings).read_file(data, columns)
+    except InputError as error:
+        nameless = settings.labels == [f"LABEL_{index}" for index in range(len(settings.labels))]
+        if not (nameless and "unknown label" in str(error)):
+            raise
+        advice = f"name the outputs 0, 1, … in id2label as the data does{_in_a_copy(place, folder)}"
+        raise InputError(*error.faults, f"{folder / 'config.json'}: {advice}") from None
+
+
+def _in_a_copy(place: str, folder: Path) -> str:
+    """What advice to change a file of a model ends with: nobody is to change a hub client's cache."""
+    return "" if places.revision(folder) is None else f", in a copy: {places.downloading(place, 'FOLDER')}"
+
+
+def _head_faults(place: str, folder: Path, config: dict[str, Any]) -> list[str]:
     """Why what its head answers cannot be told; one that is named but has no weights is found on loading."""
-    place, task = folder / "config.json", _task(config)
+    file, task = folder / "config.json", _task(config)
     if task is None:
         heads = ", ".join(kind.architecture for kind in catalog.TASKS.values())
         found = ", ".join(encoder.architectures(config)) or "none"
-        return [f"{place}: architectures is {found}, none of {heads}; fine-tune the model first: bertline train RECIPE"]
+        return [f"{file}: architectures is {found}, none of {heads}; fine-tune the model first: bertline train RECIPE"]
     if task == "question-answering":
         return []
-    return [f"{place}: {fault}" for fault in _answer_faults(task, config)]
+    return [f"{file}: {fault}{_in_a_copy(place, folder)}" for fault in _answer_faults(task, config)]
 
 
 def _answer_faults(task: TaskName, config: dict[str, Any]) -> Iterator[str]:

@@ -112,6 +112,11 @@ def notices(origin: Origin, found: Findings, cascade: Cascade | None, target: st
             "no answer is given where that scores higher than the best span, since some questions of the data have "
             "none; the threshold, 0, was not tuned"
         )
+    if origin.kind != "run" and origin.settings.problem_type == "regression" and origin.names_sigmoid:
+        yield (
+            "sentence-transformers' CrossEncoder gives the sigmoid of this model's logit, from 0 to 1; as a regression "
+            "the logit itself is given"
+        )
     if cascade is not None:
         assert cascade.source is not None, "which model is asked is known"
         yield (

@@ -146,6 +146,25 @@ def test_a_head_that_bertline_has_no_answer_for_is_refused(
         sources.read(str(tiny_classifier), data)
 
 
+def test_a_file_of_a_hub_clients_cache_is_changed_in_a_copy(
+    tiny_classifier: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tiny_classifier.rename(tiny_classifier.with_name("a" * 40))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: cached)
+    change_config(cached, id2label={"0": "fits"})
+    with pytest.raises(InputError, match=r"of that, in a copy: hf download org/name --revision v1 --local-dir FOLDER$"):
+        sources.read("org/name@v1", data)
+
+
+def test_data_that_names_what_the_model_does_not_is_told_where_to(tiny_classifier: Path, data: Path) -> None:
+    change_config(tiny_classifier, id2label=None)
+    with pytest.raises(InputError) as caught:
+        sources.read(str(tiny_classifier), data)
+    unknown, advice = caught.value.faults
+    assert "unknown label 'negative'; known are LABEL_0, LABEL_1" in unknown
+    assert advice == f"{tiny_classifier / 'config.json'}: name the outputs 0, 1, … in id2label as the data does"
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [

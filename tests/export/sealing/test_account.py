@@ -80,6 +80,23 @@ def test_a_cascade_is_told_by_what_it_counts(long: Long, unit: str) -> None:
     assert f"answered 25.0% of the validation {unit}, those that" in notice
 
 
+@pytest.mark.parametrize(
+    ("config", "kind", "count"),
+    [
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, "model", 1),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, "model", 1),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, "model", 0),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, "run", 0),
+    ],
+)
+def test_a_sigmoid_that_others_apply_to_a_number_is_told(
+    config: dict[str, object], kind: Literal["run", "model"], count: int
+) -> None:
+    origin = replace(model(problem_type="regression", labels=["score"]), config=config, kind=kind)
+    assert [notice for notice in told(origin) if "CrossEncoder gives the sigmoid" in notice] == told(origin)
+    assert len(told(origin)) == count
+
+
 @pytest.mark.parametrize(("kind", "count"), [("model", 1), ("run", 0)])
 def test_a_threshold_of_no_answer_is_told_where_no_run_has_tuned_it(kind: Literal["run", "model"], count: int) -> None:
     origin = replace(model(decision=Decision(no_answer_threshold=0.0)), kind=kind)
