@@ -11,11 +11,13 @@ WORKDIR /opt/bertline
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY artifacts/ artifacts/
 COPY tasks/ tasks/
+COPY models/ models/
 COPY serve/ serve/
 COPY bench/ bench/
 COPY export/ export/
 COPY train/ train/
 COPY launch/ launch/
+COPY benchmarks/ benchmarks/
 COPY bertline/ bertline/
 RUN pip install --no-cache-dir --constraint constraints.txt '.[train,export]'
 

@@ -1,10 +1,12 @@
 """The training image: there is no Docker here, so its instructions are read, and its copies made."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -49,17 +51,32 @@ def test_it_is_built_of_known_instructions() -> None:
     assert arguments("USER") == ["1000"]
 
 
+def test_each_link_of_the_package_leads_to_a_folder_that_is_copied(image: Path) -> None:
+    links = [path for path in (image / "bertline").iterdir() if path.is_symlink()]
+    assert links
+    assert [link.name for link in links if not link.is_dir()] == []
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         (["-c", "import bertline; print(bertline.__file__)"], "{image}/bertline/__init__.py"),
+        (["-c", "import bertline.train.setup, bertline.export.export; print('imported')"], "imported"),
         (["-m", "bertline.launch.command", "--version"], __version__),
         (["-m", "bertline.train", "--help"], "usage: bertline.train"),
     ],
 )
 def test_what_is_copied_is_all_that_runs(image: Path, line: list[str], said: str) -> None:
-    """From a folder of its own, with the packages that are installed here."""
-    done = subprocess.run([sys.executable, *line], cwd=image, capture_output=True, text=True)
+    """From a folder of its own, with the packages that are installed here, but not with bertline as it is installed."""
+    packages = os.pathsep.join([str(image), sysconfig.get_path("purelib")])
+    # -S: an editable install would serve from the checkout what was not copied
+    done = subprocess.run(
+        [sys.executable, "-S", *line],
+        cwd=image,
+        env={**os.environ, "PYTHONPATH": packages},
+        capture_output=True,
+        text=True,
+    )
     assert said.format(image=image) in done.stdout, done.stderr
 
 
