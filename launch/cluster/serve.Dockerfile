@@ -7,7 +7,7 @@
 FROM python:3.11-slim
 
 WORKDIR /opt/bertline
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY artifacts/ artifacts/
 COPY tasks/ tasks/
 COPY models/ models/
