@@ -9,23 +9,23 @@ demo: .venv/installed  ## train, export, measure and ask a real model on real re
 
 SHORT := not gpu and not faults and not matrix and not load
 
-test: .venv/installed  ## all tests but those that need a GPU or take long
+test: .venv/dev  ## all tests but those that need a GPU or take long
 	$(BIN)/python -m pytest -m "$(SHORT) and not quiet" --numprocesses 3 --dist loadfile
 	$(BIN)/python -m pytest -m "$(SHORT) and quiet"
 
-test-faults: .venv/installed  ## 200 kills of ranks, ranks that hang, runs that change their ranks, for minutes
+test-faults: .venv/dev  ## 200 kills of ranks, ranks that hang, runs that change their ranks, for minutes
 	$(BIN)/python -m pytest -m faults -rP
 
-test-load: .venv/installed  ## serving under load, slow and hostile clients, clusters of Ray, for minutes
+test-load: .venv/dev  ## serving under load, slow and hostile clients, clusters of Ray, for minutes
 	$(BIN)/python -m pytest -m load -rP
 
-test-matrix: .venv/installed  ## every encoder with every task by every candidate of export
+test-matrix: .venv/dev  ## every encoder with every task by every candidate of export
 	$(BIN)/python -m pytest -m matrix
 
-test-gpu: .venv/installed  ## those that need a GPU
+test-gpu: .venv/dev  ## those that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
-bench-train: .venv/installed  ## training speed beside PyTorch's loop and the Trainer; the machine should be quiet
+bench-train: .venv/dev  ## training speed beside PyTorch's loop and the Trainer; the machine should be quiet
 	$(BIN)/python -m bertline.benchmarks.train
 
 bench-train-accuracy: .venv/installed  ## whether batching by length or bf16 costs accuracy
@@ -50,13 +50,13 @@ bundles/demo/bertline.json: | runs/demo/run.json
 runs/demo/run.json: | .venv/installed
 	$(BIN)/bertline train launch/recipes/demo.yaml
 
-lint: .venv/installed  ## style, types, and the floors of the house
+lint: .venv/dev  ## style, types, and the floors of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/installed
+format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -65,9 +65,17 @@ schema: .venv/installed  ## docs/*.schema.json, of manifest and recipe as the co
 	$(BIN)/python -c "import json; from bertline.artifacts import recipe_schema; print(json.dumps(recipe_schema.schema(), indent=2))" > docs/recipe.schema.json
 
 # The exact versions of constraints.txt; made again when those or the project's own list change.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --use-pep517 --constraint constraints.txt --editable
+
 .venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bertline needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --use-pep517 --constraint constraints.txt --editable '.[train,search,export,serve,openvino,demo,dev]'
+	$(INSTALL) '.[train,search,export,serve,openvino,demo]'
+	touch $@
+
+# what only tests, lint and the Trainer that bench-train measures need
+.venv/dev: .venv/installed
+	$(INSTALL) '.[dev]'
 	touch $@
 
 clean:
