@@ -23,6 +23,8 @@ OBJECTS: dict[str, Any] = {one["kind"]: one for one in yaml.safe_load_all((CLUST
 POD: dict[str, Any] = OBJECTS["Deployment"]["spec"]["template"]["spec"]
 KSERVE: dict[str, Any] = yaml.safe_load((CLUSTER / "kserve.yaml").read_text())
 PREDICTOR: dict[str, Any] = KSERVE["spec"]["predictor"]
+TRACES_SECONDS = 10
+"""In which OpenTelemetry's exporter gives up by default."""
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
@@ -78,7 +80,9 @@ def test_a_container_may_do_little_and_has_whole_cores(container: dict[str, Any]
 
 def test_there_is_time_to_end() -> None:
     pause = int(POD["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert POD["terminationGracePeriodSeconds"] > pause + server.GRACE_SECONDS
+    assert POD["terminationGracePeriodSeconds"] > pause + server.GRACE_SECONDS + TRACES_SECONDS
+    (seconds,) = re.findall(r"--stop-timeout (\d+)", (CLUSTER / "serve.Dockerfile").read_text())
+    assert int(seconds) >= server.GRACE_SECONDS + TRACES_SECONDS
     assert POD["securityContext"]["runAsNonRoot"] is True
 
 
@@ -106,6 +110,7 @@ def test_kserve_calls_the_model_as_the_service(sealed: Path, tmp_path: Path) -> 
     assert secret == POD["containers"][0]["env"][0], "keys are asked for, unless somebody takes them out"
     assert (secret["name"], "optional" in secret["valueFrom"]["secretKeyRef"]) == (ENVIRONMENT, False)
     assert variables["MODEL"] == KSERVE["metadata"]["name"]
+    assert variables["STORAGE_URI"].endswith("/"), "the initializer fetches whatever begins so"
     line = container["args"][0].replace("/mnt/models", str(models)).replace("/names", str(names))
     made, _, served = line.replace("$MODEL", variables["MODEL"]).partition("&& exec bertline serve ")
     for _ in range(3):  # its folder outlives a container that is started again
