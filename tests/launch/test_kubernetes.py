@@ -30,6 +30,10 @@ def test_what_the_operator_asks_of_a_job() -> None:
     assert {replica["restartPolicy"] for replica in REPLICAS.values()} == {"ExitCode"}
     assert CONTAINER["name"] == "pytorch"
     assert isinstance(JOB["spec"]["nprocPerNode"], str)
+    assert JOB["spec"]["runPolicy"]["activeDeadlineSeconds"] > 0
+    assert {replica["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] for replica in REPLICAS.values()} == {
+        "false"
+    }
     assert JOB["spec"]["nprocPerNode"] == str(CONTAINER["resources"]["limits"]["nvidia.com/gpu"])
 
 
@@ -46,6 +50,20 @@ def work(tmp_path: Path) -> Path:
     recipe = write_recipe(make_model(tmp_path / "model"), tmp_path)
     recipe.write_text(recipe.read_text().replace("epochs: 2", "epochs: 20\n  eval_steps: 1000\n  save_steps: 1000"))
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("ends", "again"), [("exit 75", True), ("kill -TERM $$", True), ("kill -KILL $$", False), ("exit 2", False)]
+)
+def test_only_a_pod_that_was_asked_to_stop_is_started_again(tmp_path: Path, ends: str, again: bool) -> None:
+    """Two ranks, of which the first ends as it may, and the second fails therefore."""
+    rank = tmp_path / "python"
+    rank.write_text(f'#!/bin/bash\n[ "$LOCAL_RANK" = 1 ] && exit 1\n{ends}\n')
+    rank.chmod(0o755)
+    given = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RANK": "0", "PET_NPROC_PER_NODE": "2"}
+    given |= {"RECIPE": "recipe.yaml", "RUN": "run"}
+    done = subprocess.run([*CONTAINER["command"], *CONTAINER["args"]], cwd=tmp_path, env=given, stderr=subprocess.PIPE)
+    assert (done.returncode in RETRYABLE) is again, done.stderr
 
 
 def start(work: Path, pods: int, ranks: int) -> list["subprocess.Popen[str]"]:
