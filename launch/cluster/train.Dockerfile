@@ -1,7 +1,10 @@
 # The image that trains and exports, on NVIDIA GPUs or on CPUs:
 #
 #     docker build --file launch/cluster/train.Dockerfile --tag bertline-train .
-#     docker run --gpus all --ipc host --volume "$PWD:/work" bertline-train train recipe.yaml
+#     docker run --gpus all --ipc host --stop-timeout 120 --volume "$PWD:/work" bertline-train train recipe.yaml
+#
+# When it is stopped it saves a checkpoint after the step that is under way: --stop-timeout allows for both, in seconds;
+# without it Docker kills it after 10.
 #
 # torch's wheels bring CUDA; of the machine they need NVIDIA's driver and container toolkit alone. nvcc and g++ are left
 # out: only DeepSpeed ops would need them that a recipe's `deepspeed` section asks for.
@@ -19,7 +22,7 @@ COPY train/ train/
 COPY launch/ launch/
 COPY benchmarks/ benchmarks/
 COPY bertline/ bertline/
-RUN pip install --no-cache-dir --constraint constraints.txt '.[train,export]'
+RUN pip install --no-cache-dir --constraint constraints.txt '.[train,search,export,openvino]'
 
 # compute for CUDA, utility for nvidia-smi, which counts the GPUs
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
