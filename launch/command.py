@@ -105,6 +105,11 @@ class Group(click.Group):
 @click.version_option(__version__, prog_name="bertline")
 def main() -> None:
     """A production line for encoder models: recipe -> train -> export -> bench, serve, predict."""
+    if sys.platform != "linux":
+        raise InputError(
+            f"bertline runs on Linux, and this is {sys.platform}: use a container, whose images launch/cluster/ has "
+            "(serve.Dockerfile, train.Dockerfile), or on Windows WSL"
+        )
     signal.signal(signal.SIGTERM, _leave)  # as Ctrl-C does: what was half made is cleared away
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, _leave)

@@ -73,6 +73,15 @@ def test_help_imports_nothing_heavy() -> None:
     assert "click" in modules
 
 
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_another_system_than_linux_is_told_what_to_do(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    done = CliRunner().invoke(main, ["doctor"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"bertline runs on Linux, and this is {platform}: use a container")
+    assert len(done.output.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
