@@ -7,17 +7,18 @@ BIN := .venv/bin
 demo: .venv/installed  ## train, export, measure and ask a real model on real reviews
 	$(BIN)/bertline demo
 
+# as in pyproject.toml, which a -m replaces
 SHORT := not gpu and not faults and not matrix and not load
 
 test: .venv/dev  ## all tests but those that need a GPU or take long
-	$(BIN)/python -m pytest -m "$(SHORT) and not quiet" --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest -m "$(SHORT) and not quiet" --numprocesses 3 --dist loadfile --max-worker-restart 0
 	$(BIN)/python -m pytest -m "$(SHORT) and quiet"
 
 test-faults: .venv/dev  ## 200 kills of ranks, ranks that hang, runs that change their ranks, for minutes
-	$(BIN)/python -m pytest -m faults -rP
+	$(BIN)/python -m pytest -m faults -rP -o faulthandler_timeout=0
 
 test-load: .venv/dev  ## serving under load, slow and hostile clients, clusters of Ray, for minutes
-	$(BIN)/python -m pytest -m load -rP
+	$(BIN)/python -m pytest -m load -rP -o faulthandler_timeout=0
 
 test-matrix: .venv/dev  ## every encoder with every task by every candidate of export
 	$(BIN)/python -m pytest -m matrix
