@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from optuna import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +19,7 @@ from bertline.artifacts.recipe_schema import Recipe, Search
 from bertline.launch.search import study as studies
 from bertline.train import metrics
 
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+STATES = ("complete", "pruned", "failed")
 """In the order in which trials are ranked."""
 
 
@@ -47,19 +47,20 @@ def collect(study: Study, recipe: Recipe, best: Path) -> dict[str, Any]:
 
 
 def rank(study: Study, metric: str) -> list[dict[str, Any]]:
-    """The trials, the best first; those with equal settings are one."""
+    """The trials, the best first; those with equal settings are one, with the number that their runs have."""
     rows: dict[str, dict[str, Any]] = {}
     for trial in study.get_trials(deepcopy=False):
         row = _row(trial)
         before = rows.get(key := json.dumps(row["set"]))
-        if before is None or len(row["folds"]) > len(before["folds"]):
+        if before is None:
             rows[key] = row
-    order = list(STATES.values())
+        elif len(row["folds"]) > len(before["folds"]):
+            rows[key] = row | {"trial": before["trial"]}
     worst = float("inf")
     return sorted(
         rows.values(),
         key=lambda row: (
-            order.index(row["state"]),
+            STATES.index(row["state"]),
             -len(row["folds"]),
             worst if row["mean"] is None else -_sign(metric) * row["mean"],
         ),
@@ -67,12 +68,12 @@ def rank(study: Study, metric: str) -> list[dict[str, Any]]:
 
 
 def estimate(ranked: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
-    """What the best trial will score on new data: its mean, less what it owes to having been chosen.
+    """What the best trial will score on new data: its mean, less a part of what it owes to having been chosen.
 
     On each fold some trial beats the chosen one by some margin, though it was no better on all of them. The mean of
-    these margins is by how much a choice by scores flatters itself: Tibshirani and Tibshirani, A bias correction for
-    the minimum error rate in cross-validation, Annals of Applied Statistics 3 (2009), 822-829. Here trials that were
-    given up count on the folds that they had.
+    these margins is taken for what the choice flatters by: Tibshirani and Tibshirani, A bias correction for the minimum
+    error rate in cross-validation, Annals of Applied Statistics 3 (2009), 822-829. Here trials that were given up count
+    on the folds that they had, so that too little is taken off where folds are few: docs/search.md tells how much.
 
     Args:
         ranked: trials with their folds, the chosen one first.
@@ -125,7 +126,7 @@ def conclusion(found: Mapping[str, Any]) -> str:
     return (
         f"trial {best['trial']} is the best: {words(best['set'])}\n"
         f"{found['metric']} {best['mean']:.4f}, standard deviation over folds {best['std']:.4f}; to be expected of new "
-        f"data: {expected['value']:.4f}, {expected['optimism']:.4f} being luck of the choice\n"
+        f"data: {expected['value']:.4f} or a little worse; at least {expected['optimism']:.4f} is luck of the choice\n"
         f"next: bertline train {best['recipe']}, whose test split no trial has seen"
     )
 
@@ -144,7 +145,7 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
         "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "folds": scores,
         "seconds": trial.user_attrs.get("seconds", 0.0),
-        "state": STATES[trial.state],
+        "state": "failed" if studies.has_failed(trial) else trial.state.name.lower(),
     }
 
 

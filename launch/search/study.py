@@ -7,7 +7,7 @@ the same. https://optuna.readthedocs.io/en/stable/reference/
 
 import json
 from collections.abc import Collection, Mapping
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +23,9 @@ from bertline.train import metrics
 
 HALF = 2
 """Of the trials that reach as many folds as a power of this, one in so many goes on: successive halving."""
+
+FAILED, SUSPECTED = "failed", "suspected"
+"""Attributes of a trial that failed, and of one over whose failure the search was ended, lest it was the machine's."""
 
 
 def opened(recipe: Recipe, path: Path) -> Study:
@@ -82,6 +85,24 @@ def report(study: Study, trial: Trial, scores: list[float]) -> None:
     before = study.get_trials(deepcopy=False)[trial.number].intermediate_values
     if len(scores) not in before:  # else it was interrupted after that
         trial.report(float(np.mean(scores)), len(scores))
+
+
+def fail(study: Study, trial: Trial) -> None:
+    """Count a trial as failed. For Optuna it is given up: from what has the state FAIL its samplers learn nothing."""
+    trial.set_user_attr(FAILED, True)
+    study.tell(trial, state=TrialState.PRUNED)
+
+
+def has_failed(trial: FrozenTrial) -> bool:
+    """Whether a trial counts as failed."""
+    return trial.state == TrialState.PRUNED and FAILED in trial.user_attrs
+
+
+def failed_last(study: Study) -> list[FrozenTrial]:
+    """The trials that failed since one last succeeded or was given up, the last first."""
+    known = study.get_trials(deepcopy=False)
+    ended = sorted((one.datetime_complete, one.number) for one in known if one.datetime_complete is not None)
+    return list(takewhile(has_failed, (known[number] for _, number in reversed(ended))))
 
 
 def _combinations(search: Search) -> list[dict[str, str]]:

@@ -30,7 +30,7 @@ from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.artifacts.run import RunFolder, Summary
+from bertline.artifacts.run import RunFolder
 from bertline.artifacts.say import Say
 from bertline.launch.search import importance, results, study
 from bertline.train.data import folds, sources
@@ -41,6 +41,9 @@ Steps = Generator["Job", "BertlineError | None", None]
 """Of a trial: yields the run of a fold, is sent why it failed, if it did."""
 Engine = Callable[["Trials"], None]
 """Has the runs of all trials made."""
+
+MAY_CHANGE = (*recipes.HARMLESS, "search.trials")
+"""Keys that a search may go on with other values of: its trials are the same, or more."""
 
 
 def search(recipe: Recipe, folder: Path, engine: Engine, say: Say) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def search(recipe: Recipe, folder: Path, engine: Engine, say: Say) -> dict[str, 
     Raises:
         InputError: of the data or the folder, or as the engine.
         PreemptedError: it was asked to stop, and can go on.
-        BertlineError: a run failed before any had succeeded, two trials one after the other, or every trial.
+        BertlineError: a trial failed that may be tried again, the machine being suspected; or every trial did.
     """
     begin(recipe, folder, say)
     with files.locked(folder / "lock", f"{folder}: another process searches there; wait for it, or end it"):
@@ -89,7 +92,7 @@ def begin(recipe: Recipe, folder: Path, say: Say) -> None:
         raise InputError(f"{folder}: exists and is no search; name another folder with -o")
     faults = [
         f"{key}: {now!r} now, {then!r} when {folder} began; a search goes on with its own recipe: {kept}"
-        for key, (now, then) in recipes.differences(recipe, recipes.read(kept), recipes.HARMLESS).items()
+        for key, (now, then) in recipes.differences(recipe, recipes.read(kept), MAY_CHANGE).items()
     ]
     facts = folds.load(folder / "folds")
     if not faults and sources.content(recipe.data) != facts["content"]:
@@ -166,10 +169,12 @@ class Trials:
         seconds = 0.0
         for number in range(1, count + 1):
             job = self._job(study.number(self.study, trial), settings, number)
-            if not (yield from self._made(job)):
-                self._fail(trial)
+            if (fault := (yield from self._made(job))) is not None:
+                self._fail(trial, fault)
+                _clean(RunFolder(job.run))
                 return
-            summary = _cleaned(RunFolder(job.run))
+            summary = runs.read_summary(job.run)
+            _clean(RunFolder(job.run))
             scores.append(summary.test[summary.metric])
             seconds += summary.seconds
             trial.set_user_attr("seconds", round(seconds, 1))
@@ -189,11 +194,11 @@ class Trials:
         recipe = folds.of(recipe, self.folder / "folds", number)
         return Job(self.folder / "recipes" / f"{name}.yaml", self.folder / "runs" / name, recipe)
 
-    def _made(self, job: Job) -> Generator[Job, BertlineError | None, bool]:
+    def _made(self, job: Job) -> Generator[Job, BertlineError | None, BertlineError | None]:
         """Have a run made that is not there; one that fails goes on once more, for ranks are killed and machines lost.
 
         Returns:
-            whether it is there.
+            why it has failed for the second time; None where it is there.
 
         Raises:
             BertlineError: as `_steps`.
@@ -201,32 +206,37 @@ class Trials:
         run = RunFolder(job.run)
         for told in ("it is tried once more", "for the second time"):
             if run.summary.exists() or (fault := (yield job)) is None:
-                return True
-            self._check(fault)
+                return None
+            if isinstance(fault, PreemptedError):
+                raise PreemptedError(f"{self.folder}: stopped as asked; the same command goes on") from None
+            if isinstance(fault, InputError):
+                raise fault
             self.say(f"{fault}\n{run.path.name}: failed; {told}")
-        return False
+        return fault
 
-    def _check(self, fault: BertlineError) -> None:
-        """Settings may be at fault, a learning rate under which the loss grows; but only where others are not."""
-        if isinstance(fault, PreemptedError):
-            raise PreemptedError(f"{self.folder}: stopped as asked; the same command goes on") from None
-        if isinstance(fault, InputError) or not any((self.folder / "runs").glob("*/run.json")):
-            raise fault
-
-    def _fail(self, trial: Trial) -> None:
-        """Count a trial as failed; where the last that ended has failed as well, not before it has a chance more."""
-        known = self.study.get_trials(deepcopy=False)
-        ended = [(one.datetime_complete, one.number) for one in known if one.datetime_complete]
-        last = known[max(ended)[1]] if ended else None
-        if last is not None and last.state == TrialState.FAIL and "failed" not in trial.user_attrs:
-            trial.set_user_attr("failed", True)
-            failed = f"trials {last.number + 1} and {trial.number + 1} failed one after the other"
+    def _fail(self, trial: Trial, fault: BertlineError) -> None:
+        """Count a trial as failed, unless the machine may be at fault: then end the search, and try it again first."""
+        number = trial.number + 1
+        if study.SUSPECTED not in trial.user_attrs and (suspicion := self._suspicion(number, fault)) is not None:
+            trial.set_user_attr(study.SUSPECTED, True)
             raise BertlineError(
-                f"{self.folder}: {failed}; if that is the machine's fault, mend it: the same command tries trial "
-                f"{trial.number + 1} again and goes on"
+                f"{self.folder}: {suspicion}; if that is the machine's fault, mend it: the same command tries trial "
+                f"{number} again and goes on"
             )
-        self.study.tell(trial, state=TrialState.FAIL)
-        self.say(f"trial {trial.number + 1}: failed; it counts as one that scores nothing")
+        study.fail(self.study, trial)
+        self.say(f"trial {number}: failed; it counts as one that scores nothing")
+
+    def _suspicion(self, number: int, fault: BertlineError) -> str | None:
+        """Why a failure may not be that of the settings; None where a learning rate is too high, say, and others work.
+
+        Of several trials that fail in a row only one is suspicious: a grid has all combinations with a bad value there.
+        """
+        if not any((self.folder / "runs").glob("*/run.json")):
+            return f"trial {number} failed, and no run has succeeded yet ({fault})"
+        before = study.failed_last(self.study)
+        if not before or any(study.SUSPECTED in one.user_attrs for one in before):
+            return None
+        return f"trials {before[0].number + 1} and {number} failed one after the other"
 
 
 def one_by_one(train: Train) -> Engine:
@@ -258,12 +268,10 @@ def _fault(job: Job, train: Train) -> BertlineError | None:
     return None
 
 
-def _cleaned(run: RunFolder) -> Summary:
-    """What a run was; its weights are for nobody."""
-    summary = runs.read_summary(run.path)
+def _clean(run: RunFolder) -> None:
+    """Remove the weights of a run, which are for nobody."""
     for done_with in (run.best, run.checkpoints, run.path / "splits"):
         shutil.rmtree(done_with, ignore_errors=True)
-    return summary
 
 
 def _sizes(counts: Sequence[dict[str, int]]) -> str:

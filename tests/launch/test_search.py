@@ -86,7 +86,7 @@ def test_an_interrupted_search_goes_on_and_does_nothing_twice(rank: None, plain:
 def test_an_unpromising_trial_is_given_up_and_a_failed_one_told(rank: None, plain: Path, tmp_path: Path) -> None:
     recipe = asked(plain, folds=2, grid={"training.learning_rate": [LEARNS, DOES_NOT, 2 * LEARNS]})
     with pytest.raises(BertlineError, match="a rank died"):
-        search(recipe, tmp_path / "search", Trains(fail=["trial-1-fold-1"]))
+        search(recipe, tmp_path / "search", Trains(fail=["trial-1-fold-1"] * 2))
     train = Trains(fail=["trial-1-fold-2", "trial-3-fold-1", "trial-3-fold-1"])
     found = search(recipe, tmp_path / "search", train)
     numbers = ["1-fold-1", "1-fold-2", "1-fold-2", "2-fold-1", "3-fold-1", "3-fold-1"]
@@ -107,15 +107,37 @@ def test_an_unpromising_trial_is_given_up_and_a_failed_one_told(rank: None, plai
 def test_trials_that_fail_one_after_the_other_end_the_search_and_have_another_chance(
     rank: None, plain: Path, tmp_path: Path
 ) -> None:
-    recipe = asked(plain, folds=2, grid={"training.learning_rate": [LEARNS, 0.5, 1.0, DOES_NOT]})
+    """Once: the third in a row goes by what was seen of the second."""
+    recipe = asked(plain, folds=2, grid={"training.learning_rate": [LEARNS, 0.5, 0.7, 1.0, DOES_NOT]})
     failing = [f"trial-{number}-fold-1" for number in (2, 3, 4) for _ in range(2)]
-    for number in (3, 4):
-        told = rf"trials {number - 1} and {number} failed .* tries trial {number} again and"
-        with pytest.raises(BertlineError, match=told):
-            search(recipe, tmp_path / "search", Trains(fail=failing))
-    found = search(recipe, tmp_path / "search", Trains())
+    with pytest.raises(BertlineError, match=r"trials 2 and 3 failed .* tries trial 3 again and"):
+        search(recipe, tmp_path / "search", Trains(fail=failing))
+    left = tmp_path / "search/runs/trial-3-fold-1/checkpoints"
+    left.mkdir(parents=True)
+    found = search(recipe, tmp_path / "search", Trains(fail=failing))
     states = {row["trial"]: row["state"] for row in found["trials"]}
-    assert states == {1: "complete", 2: "failed", 3: "failed", 4: "pruned"}
+    assert states == {1: "complete", 2: "failed", 3: "failed", 4: "failed", 5: "pruned"}
+    assert not left.exists()
+
+
+def test_a_search_whose_first_trial_fails_goes_on_with_the_second(rank: None, plain: Path, tmp_path: Path) -> None:
+    recipe = asked(plain, folds=2, grid={"training.learning_rate": [1.0, LEARNS]})
+    failing = ["trial-1-fold-1"] * 2
+    with pytest.raises(BertlineError, match=r"no run has succeeded yet \(a rank died\)"):
+        search(recipe, tmp_path / "search", Trains(fail=failing))
+    train = Trains(fail=failing)
+    found = search(recipe, tmp_path / "search", train)
+    assert train.begun == [*failing, "trial-2-fold-1", "trial-2-fold-2"]
+    assert [(row["trial"], row["state"]) for row in found["trials"]] == [(2, "complete"), (1, "failed")]
+
+
+def test_a_search_may_be_given_more_trials(rank: None, plain: Path, tmp_path: Path) -> None:
+    space = {"training.learning_rate": {"low": LEARNS, "high": 1e-2}}
+    search(asked(plain, folds=2, space=space, trials=1), tmp_path / "search", Trains())
+    train = Trains()
+    found = search(asked(plain, folds=2, space=space, trials=2), tmp_path / "search", train)
+    assert train.begun[0] == "trial-2-fold-1"
+    assert sorted(row["trial"] for row in found["trials"]) == [1, 2]
 
 
 def test_the_best_recipe_trains_and_is_scored_on_texts_that_no_trial_saw(
@@ -212,6 +234,31 @@ def test_a_range_is_of_whole_numbers_where_its_key_is(plain: Path, tmp_path: Pat
     found = scored(asked(plain, space=ranges, trials=6), tmp_path / "study.log")
     assert len({one["training.weight_decay"] for one in found} - {0, 1}) == 6
     assert {type(one["training.epochs"]) for one in found} == {int}
+
+
+def test_a_sampler_learns_from_trials_that_fail(plain: Path, tmp_path: Path) -> None:
+    recipe = asked(plain, space={"training.dropout": {"low": 0.0, "high": 0.6}}, trials=30)
+    kept = study.opened(recipe, tmp_path / "study.log")
+    while (trial := study.following(kept, recipe)) is not None:
+        if (dropout := study.settings(trial)["training.dropout"]) > 0.1:
+            study.fail(kept, trial)
+        else:
+            study.report(kept, trial, [dropout])
+            kept.tell(trial, dropout)
+    assert sum(study.has_failed(trial) for trial in kept.trials[-10:]) <= 5
+    assert results.rank(kept, "accuracy")[-1]["state"] == "failed"
+
+
+def test_trials_with_equal_settings_have_the_number_of_their_runs(plain: Path, tmp_path: Path) -> None:
+    recipe = asked(plain, space={"training.zero_stage": [1]}, trials=2)
+    kept = study.opened(recipe, tmp_path / "study.log")
+    for scores in ([0.5], [0.5, 0.6]):
+        trial = study.following(kept, recipe)
+        assert trial is not None
+        assert study.number(kept, trial) == 1
+        study.report(kept, trial, scores)
+        kept.tell(trial, 0.5)
+    assert [(row["trial"], row["folds"]) for row in results.rank(kept, "accuracy")] == [(1, [0.5, 0.6])]
 
 
 def test_a_journal_that_a_kill_has_cut_off_is_read(plain: Path, tmp_path: Path) -> None:
