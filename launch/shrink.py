@@ -11,17 +11,17 @@ same command goes on where it was stopped.
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
-from bertline.artifacts import encoder, files
+from bertline.artifacts import checkpoint, encoder, files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
-from bertline.artifacts.errors import GateError, InputError, PreemptedError
+from bertline.artifacts.errors import DamagedError, GateError, InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe, Student
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.say import Say
@@ -83,18 +83,18 @@ class Shrinking:
     ranks: dict[str, Any]
     say: Say
 
-    def students(self, model: Path) -> list[Attempt]:
+    def students(self, smallest_first: Sequence[Student]) -> list[Attempt]:
         """All tried: alone, then in cascades those that are not right alone, and the fastest of these, halved."""
-        alone = list(self.alone(model))
+        alone = list(self.alone(smallest_first))
         larger = self.larger(alone)
         if larger is None:
             return alone
         tried = [one if one.made else self.cascaded(one.tried, larger) for one in alone]
         return [*tried, *self.halved_asking(tried, larger)]
 
-    def alone(self, model: Path) -> Iterator[Attempt]:
+    def alone(self, smallest_first: Sequence[Student]) -> Iterator[Attempt]:
         """From the smallest up to the first that is right, and that one halved."""
-        for kept in sizes(encoder.check(model)):
+        for kept in smallest_first:
             tried = self.learned(kept)
             yield (attempt := self.told(self.attempt(tried)))
             if attempt.made is not None:
@@ -240,8 +240,8 @@ def shrink(
         What `bertline export --json` prints of the bundle; `student`, of whom it is; `curve`, all who were tried.
 
     Raises:
-        InputError: no finished run; its data has changed; a student's run beside it is of another recipe; or
-            another process shrinks it.
+        InputError: no finished run, or of a model that has no layers to take out; its data has changed; a student's run
+            beside it is of another recipe or of another teacher; or another process shrinks it.
         GateError: no student is shown to lose so little; the message is a table of them.
         PreemptedError: training was asked to stop.
     """
@@ -251,10 +251,11 @@ def shrink(
     runs.verify(place)
     with _locked(place), _at_work(bundle):
         shrinking = Shrinking(place, bundle, Terms(max_drop), unlabelled, overrides, ranks, say)
+        smallest_first = sizes(encoder.check(RunFolder(place).best))
         origin = sources.read(str(place), None)
         check_examples(origin, shrinking.terms)
         check_answers(origin, shrinking.terms, shrinking.teacher.answers)  # no student can be shown to be right else
-        attempts = shrinking.students(RunFolder(place).best)
+        attempts = shrinking.students(smallest_first)
         curve = [one.tried for one in attempts]
         passed = [(tried, made) for tried, made in attempts if made is not None]
         if not passed:
@@ -299,10 +300,12 @@ def sizes(config: dict[str, Any]) -> list[Student]:
     """What is tried of a model: sixths of its layers, from all over, the fewest first.
 
     Raises:
-        InputError: it has a single layer, or none that is known.
+        InputError: it has a single layer, none that is known, or such as share their weights.
     """
     from bertline.train.distillation.student import spread  # imports torch
 
+    if config["model_type"] == "albert":
+        raise InputError("albert: its layers share their weights, so that none can be taken out; train another model")
     layers = encoder.layers(config)
     counts = {max(1, round(layers * part / 6)) for part in SIXTHS} & set(range(1, layers))
     if not counts:
@@ -332,9 +335,11 @@ def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Pat
     """The finished run of a student, trained or gone on with where it is not.
 
     Raises:
-        InputError: as `train.finished`; or it is held against other examples than its teacher.
+        InputError: as `train.finished`; it learned from what a run was before it was trained again; or it is held
+            against other examples than its teacher.
     """
     folder = recipe.with_suffix("")
+    _check_begun_after(recipes.read(recipe), RunFolder(folder))
     try:
         train.finished(recipe, folder, say, **ranks)
     except PreemptedError:
@@ -343,6 +348,28 @@ def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Pat
         if files.sha256(RunFolder(folder).split(split)) != files.sha256(RunFolder(place).split(split)):
             raise InputError(f"{place}: its data has changed: {folder} was held to other {split} examples; restore it")
     return folder
+
+
+def _check_begun_after(recipe: Recipe, student: RunFolder) -> None:
+    """Refuse a student that was begun before the runs it learns from were finished: it is of what they were before.
+
+    Its recipe does not tell: it names those runs, whatever they were trained with.
+    """
+    begun = min(_begun(student), default=None)
+    for place in {recipe.model, recipe.teacher or recipe.model}:
+        if begun and RunFolder(Path(place)).summary.exists() and begun < runs.read_summary(Path(place)).finished:
+            was = f"begun before {place} was finished, as a student of what was there then"
+            raise InputError(f"{student.path}: {was}; move it away, or remove it to train again")
+
+
+def _begun(student: RunFolder) -> Iterator[str]:
+    """When a run was begun; as its checkpoints tell, where it is not finished: they are gone on from."""
+    if student.summary.exists():
+        yield runs.read_summary(student.path).started
+        return
+    for index in student.checkpoints.glob(f"*/{checkpoint.INDEX}"):
+        with suppress(DamagedError):  # it is passed over then, too
+            yield checkpoint.verify_files(index.parent)["state"]["started"]
 
 
 def latencies(made: dict[str, Any]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bertline.artifacts import bundle, files
+from bertline.artifacts import bundle, encoder, files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import GateError, InputError
@@ -117,6 +117,24 @@ def test_a_finished_student_is_used_again_and_another_refused(
     assert runs.read_summary(student).finished == before
     with pytest.raises(InputError, match=r"finished run of another recipe: training\.epochs was 3 and is 1; move"):
         shrunken(teacher.path, "other", ("training.epochs=1",))
+
+
+def test_a_student_of_what_a_run_was_before_is_refused(
+    teacher: RunFolder, shrunk: dict[str, Any], tmp_path: Path
+) -> None:
+    """Finished or not: its recipe is the same."""
+    place = shutil.copytree(teacher.path, tmp_path / "films")
+    student = RunFolder(
+        shutil.copytree(teacher.path.parents[1] / shrunk["curve"][0]["run"], tmp_path / "films-1-layer")
+    )
+    raw = json.loads((place / "run.json").read_text())
+    files.write_json(place / "run.json", raw | {"finished": raw["finished"].replace("20", "21", 1)})
+    recipe = Shrinking(place, tmp_path / "b", Terms(DROP), None, (), {}, print).student(Student(layers=[0]))
+    with pytest.raises(InputError, match=r"films-1-layer: begun before \S+films was finished"):
+        shrink.distilled(recipe, place, print, {})
+    student.summary.unlink()
+    with pytest.raises(InputError, match=r"films-1-layer: begun before \S+films was finished"):
+        shrink.distilled(recipe, place, print, {})
 
 
 def test_a_run_is_shrunk_by_one_process_at_a_time(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
@@ -230,6 +248,16 @@ def test_sizes(key: str, layers: int, expected: list[int]) -> None:
     assert all(kept[0] == 0 and kept[-1] < layers for kept in found)
 
 
+def test_a_model_whose_layers_share_their_weights_is_refused_before_it_answers(
+    teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = encoder.check(teacher.best) | {"model_type": "albert"}
+    monkeypatch.setattr(encoder, "check", lambda folder: config)
+    monkeypatch.setattr(shrink, "check_answers", None)
+    with pytest.raises(InputError, match="albert: its layers share their weights"):
+        shrink.shrink(teacher.path, tmp_path / "bundle", DROP, None, (), print)
+
+
 def test_a_student_learns_from_the_teacher_and_not_by_what_weighs_labels(teacher: RunFolder, tmp_path: Path) -> None:
     recipe = recipes.read(teacher.recipe)
     weighed = recipes.with_settings(recipe, {"training.class_weights": "balanced", "training.label_smoothing": 0.1})
@@ -241,7 +269,7 @@ def test_a_student_learns_from_the_teacher_and_not_by_what_weighs_labels(teacher
 
 
 def test_a_run_may_be_where_one_is(teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def students(shrinking: Shrinking, _: Path) -> None:
+    def students(shrinking: Shrinking, _: list[Student]) -> None:
         raise GateError(shrinking.place.name)
 
     measure_briefly(monkeypatch)

@@ -66,7 +66,7 @@ def prune(model: nn.Module, student: Student, split: Tokenized, loss: Loss, toke
     config = cast(Any, model.config)
     if config.model_type not in FAMILIES:
         raise InputError(f"student: a model of type {config.model_type} is not pruned; {', '.join(FAMILIES)} are")
-    if student.attention_heads is not None and config.pruned_heads:  # how many a layer has left, nothing tells
+    if student.attention_heads is not None and config.pruned_heads:  # they cannot be measured
         raise InputError("student.attention_heads: heads of this model were taken out before; leave it out")
     found = measure(model, split, loss, tokenizer)
     if student.intermediate_size is not None:
@@ -84,10 +84,15 @@ def prune(model: nn.Module, student: Student, split: Tokenized, loss: Loss, toke
 
 
 def measure(model: nn.Module, split: Tokenized, loss: Loss, tokenizer: Tokenizer) -> Importance:
-    """How much each head and unit matters to the loss of labelled texts, evenly from all over."""
+    """How much each head and unit matters to the loss of labelled texts, evenly from all over.
+
+    Of a model whose heads were taken out before only units are measured, and heads are all 0: how many a layer has
+    left, its configuration does not tell.
+    """
     labelled = [i for i, window in enumerate(split.windows) if window.text < len(split.examples)]
     chosen = from_all_over(labelled, WINDOWS)
-    layers, heads = _layers(model), int(cast(Any, model.config).num_attention_heads)
+    config = cast(Any, model.config)
+    layers, heads = _layers(model), int(config.num_attention_heads)
     sums = [[torch.zeros(heads), torch.zeros(layer.joins_units.in_features)] for layer in layers]
     model.eval()
     for first in range(0, len(chosen), AT_ONCE):
@@ -98,8 +103,9 @@ def measure(model: nn.Module, split: Tokenized, loss: Loss, tokenizer: Tokenizer
             tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
             loss.sum(pytorch.outputs(model, tensors), targets, tensors["attention_mask"]).backward()  # type: ignore[no-untyped-call]
         for layer, total in zip(layers, sums, strict=True):
-            of_heads = _change(seen[layer.joins_heads])
-            total[0] += of_heads.reshape(len(of_heads), heads, -1).sum(2).abs().sum(0)
+            if not config.pruned_heads:
+                of_heads = _change(seen[layer.joins_heads])
+                total[0] += of_heads.reshape(len(of_heads), heads, -1).sum(2).abs().sum(0)
             total[1] += _change(seen[layer.joins_units]).abs().sum(0)
         model.zero_grad(set_to_none=True)
     return Importance(*(torch.stack([total[kind] for total in sums]) / len(chosen) for kind in (0, 1)))

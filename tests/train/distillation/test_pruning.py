@@ -135,6 +135,15 @@ def test_a_pruned_model_keeps_its_heads_as_layers_are_taken_out(tmp_path: Path) 
     measured.prune(intermediate_size=8)
 
 
+def test_units_are_taken_out_of_a_model_whose_layers_have_any_number_of_heads_left(tmp_path: Path) -> None:
+    measured = Measured("bert", tmp_path / "model")
+    config = transformers.BertConfig(**measured.model.config.to_dict() | {"num_attention_heads": 8})
+    measured.model = transformers.BertForSequenceClassification(config)
+    measured.prune(attention_heads=3)
+    measured.prune(intermediate_size=8)
+    assert {layer.joins_units.in_features for layer in pruning._layers(measured.model)} == {8}
+
+
 @pytest.mark.usefixtures("rank")
 def test_what_a_pruned_student_is_measured_with_makes_it_another(teacher: RunFolder, tmp_path: Path) -> None:
     kept = {"layers": [0, 2], "attention_heads": 2}
