@@ -29,6 +29,7 @@ from bertline.export.systems import system
 from bertline.export.teacher import Teacher
 from bertline.export.terms import Terms
 from bertline.tasks.task import Counts, Output
+from bertline.tasks.tokens import Encoded
 
 ROUNDS = 3
 SHARES = (0.125, 0.375, 0.625, 0.875)
@@ -87,7 +88,9 @@ class Contest:
         self._yardstick = yardstick
         self._teacher = teacher
         self._answers: dict[Path, list[Output]] = {} if teacher is None else teacher.answers
-        self._grid = grid(origin, terms.batch)
+        self._windows = origin.task.tokenizer(origin.tokenizer).encode(origin.texts)
+        """The examples as all candidates read them."""
+        self._grid = grid(self._windows, terms.batch)
         # a cascade is compared with what was measured of other students
         self._rounds = 1 if terms.quick and workshop.asked is None else ROUNDS
         self._graphs: dict[str, Graph] = {}
@@ -258,7 +261,7 @@ class Contest:
         found = cascade.lowest(
             own,
             answered,
-            lambda outputs: self._judge.passes(count_answers(self.origin, student.system, outputs), look),
+            lambda outputs: self._judge.passes(count_answers(self.origin, self._windows, outputs), look),
         )
         if found is None:
             return None
@@ -307,8 +310,8 @@ class Contest:
         return lambda: self._answers.setdefault(model, later())
 
     def _counts(self, worker: Worker) -> Counts:
-        """What the scores of a system's answers are made of."""
-        return count_answers(self.origin, worker.system, worker.outputs(self.origin.texts))
+        """What the scores of a candidate's answers are made of."""
+        return count_answers(self.origin, self._windows, worker.outputs(self.origin.texts))
 
 
 def remedies(plan: Plan) -> list[Plan]:
@@ -320,9 +323,9 @@ def remedies(plan: Plan) -> list[Plan]:
     return [*other, *kept]
 
 
-def grid(origin: Origin, batch: int) -> list[tuple[int, int]]:
+def grid(windows: Sequence[Encoded], batch: int) -> list[tuple[int, int]]:
     """(batch, length) of what is timed: the lengths of the texts, by quarters, one at a time and `batch` at once."""
-    lengths = [len(one.input_ids) for one in origin.task.tokenizer(origin.tokenizer).encode(origin.texts)]
+    lengths = [len(one.input_ids) for one in windows]
     profile = sorted({int(length) for length in np.quantile(lengths, SHARES)})
     return [(count, length) for count in sorted({1, batch}) for length in profile]
 

@@ -16,6 +16,7 @@ from bertline.export.sources import Origin
 from bertline.export.terms import Terms
 from bertline.tasks import bootstrap
 from bertline.tasks.task import Counts, Output
+from bertline.tasks.tokens import Encoded
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Judge:
         Raises:
             GateError: these are too few to show that anything is right.
         """
-        before = count_answers(origin, pytorch, outputs)
+        before = origin.task.counts(origin.examples, compare.answers(pytorch, origin.examples, outputs))
         judge = cls(origin, before, bootstrap.dearest(origin.task, origin.metric, origin.examples, before), terms)
         refuse_too_few(judge.score(before, look=1), terms, "stays")
         return judge
@@ -105,9 +106,15 @@ def refuse_too_few(same: Score, terms: Terms, how: str) -> None:
         )
 
 
-def count_answers(origin: Origin, system: System, outputs: Sequence[Output]) -> Counts:
-    """What the scores of a system's outputs for the examples are made of."""
-    return origin.task.counts(origin.examples, compare.answers(system, origin.examples, outputs))
+def count_answers(origin: Origin, windows: Sequence[Encoded], outputs: Sequence[Output]) -> Counts:
+    """What the scores of a candidate's outputs for the examples are made of.
+
+    Args:
+        origin: of the candidate.
+        windows: the examples as it reads them; they are tokenized once, and not for every score.
+        outputs: one for each of the windows.
+    """
+    return origin.task.counts(origin.examples, origin.task.decode(origin.texts, windows, outputs))
 
 
 def value(origin: Origin, counts: Counts) -> float:

@@ -5,7 +5,7 @@ candidate is right, on a model that int8 breaks in one layer.
 import errno
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from bertline.export.export import export
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
 from bertline.tasks.task import Example
+from bertline.tasks.tokens import Encoded, Text, Tokenizer
 from tests.conftest import classifier
 from tests.export.conftest import measure_briefly
 
@@ -114,6 +115,19 @@ def test_what_is_slower_than_the_right_one_is_not_scored(hold: Hold) -> None:
     assert outcome.chosen.plan.name == "int8-unsigned"
     assert answered == ["pytorch", "int8-signed", "int8-unsigned"]
     assert [trial.plan.name for trial in outcome.trials if trial.score] == answered[1:]
+
+
+def test_the_examples_are_tokenized_once_for_all_candidates(hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    encode = Tokenizer.encode
+
+    def counted(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Encoded]:
+        read.append(len(texts))
+        return encode(tokenizer, texts)
+
+    monkeypatch.setattr(Tokenizer, "encode", counted)
+    hold(Terms(0.05, prefer="accuracy"))
+    assert read.count(200) == 2, "once for PyTorch, whose tokenizer may be another"
 
 
 def test_where_accuracy_is_preferred_fp32_is_scored_last_and_what_is_too_large_never(hold: Hold) -> None:
