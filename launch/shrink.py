@@ -4,8 +4,8 @@ Sizes are tried from the smallest on: a student is cut from the run, distilled f
 to the run itself. The first that passes has the fewest layers that are right alone; then half of what each of these
 holds is taken out. Those that are not right alone are tried in a cascade, where they ask the fastest that is, or the
 run itself where none is, when they are not sure; of the fastest of these half is taken out as well. The fastest of all
-that pass is handed over. Each student is a run beside the teacher's; one that is finished is used as it is, so that the
-same command goes on where it was stopped.
+that pass is handed over. Each student is a run beside the teacher's; one that is finished is used as it is, and one
+that is not goes on, when the same command is given again. What was exported by then is exported again.
 """
 
 import hashlib
