@@ -14,7 +14,7 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
@@ -50,16 +50,22 @@ class Attempt(NamedTuple):
 
 Choose = Callable[[Sequence[str]], Collection[str]]
 """Those of a file's columns that are to be read."""
+Spell = Callable[[str, Sequence[str]], bool]
+"""Whether the whole numbers of a column are read as the names that the file has for 0, 1, …"""
 
 
-def rows(path: Path) -> Rows:
+def rows(path: Path, spell: Spell = lambda column, names: True) -> Rows:
     """Yield (where, row) for every row of `path`.
+
+    Args:
+        path: the file.
+        spell: of which columns numbers are read as names, where a Parquet or Arrow file names them as `datasets` does.
 
     Raises:
         InputError: the file is missing, empty, damaged, of another kind, not UTF-8, or a row is not like the others.
     """
     with opened(path) as raw:
-        for attempt in attempts(path, raw):
+        for attempt in attempts(path, raw, spell=spell):
             if isinstance(attempt.row, InputError):
                 raise attempt.row
             yield attempt.where, attempt.row
@@ -71,13 +77,19 @@ def from_all_over(given: Sequence[T], count: int) -> list[T]:
     return [given[index * len(given) // count] for index in range(count)]
 
 
-def attempts(path: Path, raw: BufferedReader, choose: Choose = lambda names: names) -> Iterator[Attempt]:
+def attempts(
+    path: Path,
+    raw: BufferedReader,
+    choose: Choose = lambda names: names,
+    spell: Spell = lambda column, names: True,
+) -> Iterator[Attempt]:
     """Yield every row of `path`, and in place of each that is bad what is wrong with it.
 
     Args:
         path: the file.
         raw: of it, from `opened`; how far it was read is how far the rows are. Closed at the end.
         choose: which columns of Parquet and Arrow files are read, which may have some that are large or no text.
+        spell: as in `rows`.
 
     Raises:
         InputError: the file is empty, damaged or of another kind, so that no row can be read from there on. A bad row
@@ -85,7 +97,7 @@ def attempts(path: Path, raw: BufferedReader, choose: Choose = lambda names: nam
     """
     empty = True
     try:
-        for attempt in _binary_rows(path, raw, choose) if kind(path)[0] in BINARIES else _text_rows(path, raw):
+        for attempt in _binary_rows(path, raw, choose, spell) if kind(path)[0] in BINARIES else _text_rows(path, raw):
             empty = False
             yield attempt
     except OSError as error:
@@ -277,7 +289,35 @@ def _number_rows(found: Rows) -> Iterator[Attempt]:
     return (Attempt(where, number, row) for number, (where, row) in enumerate(found, start=1))
 
 
-def _binary_rows(path: Path, raw: BufferedReader, choose: Choose) -> Iterator[Attempt]:
+def class_names(schema: Any) -> dict[str, list[str]]:
+    """By column of an Arrow schema what 0, 1, … stand for in it or in its lists, as a ClassLabel of `datasets` says."""
+    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info") or {}
+    found = {name: _names(feature) for name, feature in (told.get("features") or {}).items()}
+    return {name: names for name, names in found.items() if names}
+
+
+def _names(feature: Any) -> list[str] | None:
+    if isinstance(feature, list):  # as datasets before 4.0 wrote lists
+        return _names(feature[0])
+    if "feature" in feature:
+        return _names(feature["feature"])
+    return feature["names"] if feature.get("_type") == "ClassLabel" else None
+
+
+def spelled(row: dict[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The row, with the names of `classes` in place of their numbers; None where -1 says that there is no label."""
+    return row | {column: _spelled(row[column], names) for column, names in classes.items()}
+
+
+def _spelled(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_spelled(each, names) for each in value]
+    if not isinstance(value, int):  # nothing, or a name by now
+        return value
+    return names[value] if 0 <= value < len(names) else None
+
+
+def _binary_rows(path: Path, raw: BufferedReader, choose: Choose, spell: Spell) -> Iterator[Attempt]:
     suffix = kind(path)[0]
     try:
         import pyarrow as pa
@@ -287,7 +327,7 @@ def _binary_rows(path: Path, raw: BufferedReader, choose: Choose) -> Iterator[At
     try:
         batches = BINARIES[suffix](raw, path, choose)
         parts = (batch.slice(start, BATCH) for batch in batches for start in range(0, batch.num_rows, BATCH))
-        for number, row in enumerate(chain.from_iterable(map(_values, parts)), start=1):
+        for number, row in enumerate(chain.from_iterable(_values(part, spell) for part in parts), start=1):
             where = f"{path} row {number}"
             if isinstance(row, UnicodeDecodeError):
                 row = InputError(f"{where}: holds a string that is not UTF-8 ({row}); make the file again")
@@ -299,15 +339,17 @@ def _binary_rows(path: Path, raw: BufferedReader, choose: Choose) -> Iterator[At
         raise InputError(_tell_damage(path, error)) from None
 
 
-def _values(batch: Any) -> list[Any]:
+def _values(batch: Any, spell: Spell) -> list[Any]:
     """The rows of a batch; where one has bytes as text or a date after the year 9999, the error in place of it."""
+    named = class_names(batch.schema).items()
+    classes = {name: names for name, names in named if name in batch.schema.names and spell(name, names)}
     try:
         found: list[Any] = batch.to_pylist()
     except (OverflowError, ValueError) as error:
         if batch.num_rows == 1:
             return [error]
-        return [row for number in range(batch.num_rows) for row in _values(batch.slice(number, 1))]
-    return found
+        return [row for number in range(batch.num_rows) for row in _values(batch.slice(number, 1), spell)]
+    return [spelled(row, classes) for row in found] if classes else found
 
 
 def _read_parquet(stream: BinaryIO, path: Path, choose: Choose) -> Iterator[Any]:

@@ -30,6 +30,8 @@ IGNORED = -100
 """A target that no loss is taken of, as PyTorch has it."""
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 """A label that is called so: 1 might be its name or an index."""
+NAMELESS = re.compile(r"LABEL_\d+")
+"""What transformers calls a label that nobody has named."""
 
 
 class Example(NamedTuple):
@@ -156,14 +158,18 @@ class Task(ABC):
     def read_file(self, path: Path, named: Mapping[str, str] = {}) -> list[Example]:
         """All labelled examples of a split of a run, or of any file with those columns, or as they are `named`.
 
+        Numbers are read as the names that the file has for them, if any; where the model's have none, as its indices.
+
         Raises:
             InputError: as `columns`, `read` and `check`; or the first row lacks a column.
         """
         columns, names = self.columns(named), tables.columns(path)
+        nameless = all(map(NAMELESS.fullmatch, self.labels))
         if missing := self.missing(names, named, labelled=True):
             advice = f"labelled examples have these columns, or others that are named: --column {self.gold}=COLUMN"
             raise InputError(f"{tables.lacking(path, missing, names)}; {advice}")
-        return [self.check(self.read(row, columns, where), where) for where, row in tables.rows(path)]
+        rows = tables.rows(path, lambda column, names: not nameless)  # or its names would all be unknown
+        return [self.check(self.read(row, columns, where), where) for where, row in rows]
 
     # computing
 

@@ -94,6 +94,38 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
     assert read(path) == ROWS
 
 
+def write_classes(path: Path) -> None:
+    """A file with numbers that it names, as `datasets` writes Parquet and its folders."""
+    import datasets
+
+    names, tags = datasets.ClassLabel(names=["neg", "pos"]), datasets.ClassLabel(names=["O", "B-X"])
+    features = datasets.Features(label=names, tags=datasets.Sequence(tags))
+    rows = {"label": [1, -1, None], "tags": [[1, 0], [], [-1]]}
+    table = datasets.Dataset.from_dict(rows, features=features).data.table
+    if path.suffix == ".parquet":
+        parquet.write_table(table, path)
+    else:
+        feather.write_feather(table, str(path))
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_numbers_that_the_file_names_are_read_as_names(tmp_path: Path, name: str) -> None:
+    write_classes(tmp_path / name)
+    found = [(row["label"], row["tags"]) for row in read(tmp_path / name)]
+    assert found == [("pos", ["B-X", "O"]), (None, []), (None, [None])]
+    kept = [row["label"] for _, row in tables.rows(tmp_path / name, lambda column, names: "neg" not in names)]
+    assert kept == [1, -1, None]
+    with (tmp_path / name).open("rb") as raw:
+        assert len(list(tables.attempts(tmp_path / name, raw, lambda names: ["tags"]))) == 3
+
+
+def test_names_are_found_in_lists_as_older_datasets_wrote_them() -> None:
+    told = {"info": {"features": {"tags": [{"names": ["O"], "_type": "ClassLabel"}], "text": {"_type": "Value"}}}}
+    schema = pa.schema([("tags", pa.list_(pa.int64()))], {"huggingface": json.dumps(told)})
+    assert tables.class_names(schema) == {"tags": ["O"]}
+    assert tables.class_names(pa.schema([], {"huggingface": '{"info": null}'})) == {}
+
+
 def test_rows_of_many_batches_are_counted_through(tmp_path: Path) -> None:
     rows = [{"text": str(i)} for i in range(3000)]
     write_arrow(tmp_path / "stream.arrow", rows, max_chunksize=700)

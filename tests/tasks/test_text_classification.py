@@ -139,6 +139,19 @@ def test_labels_may_be_names_or_indices(tmp_path: Path) -> None:
         make().read_file(path)
 
 
+def test_numbers_that_a_file_names_are_not_taken_for_the_models(tmp_path: Path) -> None:
+    import datasets
+
+    path = tmp_path / "data.parquet"
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["good", "bad"]))
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features).to_parquet(path)
+    assert [example.gold for example in make().read_file(path)] == ["good", "bad"]
+    with pytest.raises(InputError, match="unknown label 'good'; known are GOOD, BAD"):
+        make(labels=["GOOD", "BAD"]).read_file(path)
+    nameless = make(labels=["LABEL_0", "LABEL_1"])
+    assert [example.gold for example in nameless.read_file(path)] == ["LABEL_0", "LABEL_1"]
+
+
 @pytest.mark.parametrize(
     ("names", "ordered"),
     [

@@ -126,12 +126,15 @@ def _asked(data: Data) -> dict[Value, Any]:
 
 
 def rows(place: Places, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) for each row of a split, from the hub or from files."""
+    """(where, row) for each row of a split, from the hub or from files; labels and tags by name where these name them.
+
+    Where the recipe's labels are others than these names, numbers are kept, to be named by its own.
+    """
     if isinstance(place, str) and places.is_hub_id(place):
         yield from hub_rows(place, split, data)
         return
     for path in places.data_files(place):
-        yield from tables.rows(path)
+        yield from tables.rows(path, _spell(data))
 
 
 def content(data: Data) -> dict[str, list[Any]]:
@@ -169,21 +172,19 @@ def _files(place: Places, split: str) -> DataFiles:
 
 
 def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a split, from a hub data set's of that name, labels and tags by name where the data set names them.
+    """The rows of a split, from a hub data set's of that name, as `rows`.
 
     Args:
         place: hub id, with :configuration and @revision where one is meant. A local folder is none in a recipe, which
             names the files in it.
         split: train, validation, test or unlabelled.
-        data: names the columns; where its labels are others than the data set's own, indices are kept, to be named by
-            these.
+        data: names the columns.
     """
-    dataset = _hub(place, split)
-    of_classes = [column for column in (data.label, data.tags) if isinstance(column, str)]
-    named = {column: _class_names(dataset.features.get(column), data.labels) for column in of_classes}
+    dataset, spell = _hub(place, split), _spell(data)
+    named = tables.class_names(dataset.features.arrow_schema).items()
+    classes = {column: names for column, names in named if spell(column, names)}
     for number, row in enumerate(dataset, 1):
-        spelled = {column: _spelled(row[column], names) for column, names in named.items() if names}
-        yield f"{place} {split} row {number}", {**row, **spelled}
+        yield f"{place} {split} row {number}", tables.spelled(row, classes)
 
 
 def _hub(place: str, split: str) -> Any:
@@ -201,14 +202,11 @@ def _hub(place: str, split: str) -> Any:
         raise InputError(f"data.{split}: {place}: {' '.join(str(error).split())}") from error
 
 
-def _class_names(feature: Any, labels: Sequence[str] | None) -> list[str] | None:
-    """What a column's whole numbers stand for, if it says so and the recipe does not name them otherwise."""
-    names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
-    return names if names and (labels is None or set(labels) <= set(names) or "O" in names) else None
+def _spell(data: Data) -> tables.Spell:
+    """Which columns are read by the names of their classes: labels and tags that the recipe does not name otherwise."""
 
+    def spell(column: str, names: Sequence[str]) -> bool:
+        is_read = column in (data.label, data.tags)
+        return is_read and (data.labels is None or set(data.labels) <= set(names) or "O" in names)
 
-def _spelled(value: Any, names: Sequence[str]) -> Any:
-    """The name of a class, or of each in a list; None for a row without one, where hub data sets have -1 or nothing."""
-    if isinstance(value, list):
-        return [_spelled(each, names) for each in value]
-    return names[value] if value is not None and 0 <= value < len(names) else None
+    return spell

@@ -272,15 +272,19 @@ def test_several_labels_of_which_no_row_has_any_are_no_task(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("labels", "expected"), [(None, "pos"), (["pos", "neg"], "pos"), (["negative", "positive"], 1)]
 )
-def test_hub_rows_have_names(
+def test_rows_of_the_hub_and_of_a_file_have_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str] | None, expected: str | int
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
     rows = {"text": ["good", "bad"], "label": [1, 0]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set/train.parquet")
-    found = list(sources.hub_rows(str(tmp_path / "set"), "train", Data(train="x", labels=labels)))
+    data = Data(train="x", labels=labels)
+    found = list(sources.hub_rows(str(tmp_path / "set"), "train", data))
     assert found[0] == (f"{tmp_path}/set train row 1", {"text": "good", "label": expected})
+    path = tmp_path / "set/train.parquet"
+    in_file = list(sources.rows(str(path), "train", data))
+    assert in_file[0] == (f"{path} row 1", {"text": "good", "label": expected})
 
 
 def test_the_commit_of_a_hub_data_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
