@@ -43,8 +43,13 @@ def _provable(examples: int, drop: float) -> str:
 def _words(gold: Any) -> str:
     """What is right of an example: a label or number as it is; entities and answers by their words."""
     if not isinstance(gold, list):
-        return str(gold)
-    return ", ".join(one if isinstance(one, str) else _span(one) for one in gold) or "nothing"
+        return _shown(str(gold))
+    return ", ".join(_shown(one) if isinstance(one, str) else _span(one) for one in gold) or "nothing"
+
+
+def _shown(label: str) -> str:
+    """A label in quotes where blanks would be lost on the screen."""
+    return label if label == " ".join(label.split()) else repr(label)
 
 
 def _span(span: dict[str, Any]) -> str:
@@ -61,5 +66,5 @@ def _counts(found: dict[str, Any]) -> Table:
     table.add_row("examples", *(f"{found['examples'][split]:,}" for split in splits))
     labelled = found["labels"]  # texts without labels are the last, and have an empty cell
     for label in sorted({label for counts in labelled.values() for label in counts}):
-        table.add_row(label, *(f"{labelled[split].get(label, 0):,}" for split in splits if split in labelled))
+        table.add_row(_shown(label), *(f"{labelled[split].get(label, 0):,}" for split in splits if split in labelled))
     return table

@@ -75,7 +75,9 @@ class TextClassification(Task):
             return Example(*self.read_texts(row, columns, where), hot)
         gold = row.get(columns.label)
         if gold is None or (gold == "" and not self.multi_label):
-            raise InputError(f"{where}: no label in column {columns.label!r}")
+            advice = f"; a recipe keeps only rows that have one by data.where: {{{columns.label}: [NAME, ...]}}"
+            one = not (self.multi_label or self.regression)
+            raise InputError(f"{where}: no label in column {columns.label!r}{advice if one else ''}")
         if self.multi_label and self._is_vector(gold):
             gold = [name for name, right in zip(self.labels, gold, strict=True) if right]
         reader = _number if self.regression else _names if self.multi_label else _name

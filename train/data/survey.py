@@ -1,7 +1,7 @@
 """What a run would really see, before a GPU is paid for: every row is read and tokenized, no model is loaded."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from bertline.artifacts.tables import from_all_over
 from bertline.artifacts.task import Tokens
 from bertline.models import tokenizer_json
 from bertline.tasks import bootstrap
-from bertline.tasks.task import Example, Task
+from bertline.tasks.task import NUMBER, Example, Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train.data import splitting
 from bertline.train.data.mapped import ROWS, batched
@@ -33,6 +33,8 @@ RARE = {
 """Where a rare label shows, by problem type or task."""
 LARGE = 5
 """Of the mean or the standard deviation of numbers: as far as the default learning rate comes in a usual run."""
+MISSING = {"nan", "none", "null"}
+"""What a file has where there was no label, as pandas, Python and JSON spell it."""
 WEIGHED = ("single_label_classification", "token-classification")
 """Where labels may have weights."""
 
@@ -146,6 +148,7 @@ def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterato
     if empty := sum(not any((part or "").strip() for part in example.texts) for example in everything):
         yield f"{empty:,} texts are empty"
     counts = _labels(splits.task, splits.train)
+    yield from _of_spelling(counts, recipe)
     if counts and max(counts.values()) > IMBALANCE * min(counts.values()):
         rarest, commonest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
         times = f"{counts[commonest] / counts[rarest]:.0f} times"
@@ -157,6 +160,21 @@ def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterato
     longer = float(np.mean(np.asarray(lengths) > recipe.tokens.max_length))
     if longer > 0.05 and recipe.settings([]).tokens.long != "windows":
         yield f"{longer:.0%} of the texts are longer than max_length {recipe.tokens.max_length} and are cut off"
+
+
+def _of_spelling(labels: Iterable[str], recipe: Recipe) -> Iterator[str]:
+    """Of names that are most likely one label, or none."""
+    alike: dict[str | float, list[str]] = {}
+    for label in labels:
+        folded = " ".join(label.split()).casefold()
+        alike.setdefault(float(folded) if NUMBER.fullmatch(folded) else folded, []).append(label)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"{', '.join(map(repr, names))} are {len(names)} labels: spell them alike if they are meant as one"
+    for name in MISSING & alike.keys():
+        one = recipe.settings([]).problem_type == "single_label_classification"
+        advice = f"; data.where: {{{recipe.data.label}: [the others]}} leaves such rows out" if one else ""
+        yield f"{alike[name][0]!r} is a label like any other, though it may stand for none{advice}"
 
 
 def _of_held_out(name: str, examples: Sequence[Example], splits: Splits, recipe: Recipe) -> Iterator[str]:

@@ -89,6 +89,12 @@ def test_duplicates_never_reach_training(tmp_path: Path) -> None:
     assert [example.text for example in splits.test] == [row["text"] for row in rows[:10]]
 
 
+def test_texts_that_differ_by_blanks_are_duplicates(tmp_path: Path) -> None:
+    rows = make_texts(60)
+    blanks = [{**row, "text": f" {row['text'].replace(' ', '  ')}\n"} for row in rows[:7]]
+    assert load(tmp_path, rows + blanks).duplicates == 7
+
+
 def test_duplicates_with_another_label_are_counted(tmp_path: Path) -> None:
     rows = make_texts(60)
     others = [{**row, "label": "negative"} for row in rows[:8]]  # of which each second is so already
@@ -125,6 +131,17 @@ def test_many_numbers_as_labels_are_most_likely_measured(tmp_path: Path) -> None
     rows = [{**row, "label": str(number / 4)} for number, row in enumerate(make_texts(60))]
     with pytest.raises(InputError, match=r"the 60 labels are numbers: if .* say problem_type: regression$"):
         load(tmp_path, rows)
+
+
+def test_rows_without_a_label_are_left_out_as_the_error_says(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        *make_texts(60),
+        {"text": "who knows", "label": None},
+        {"text": "nobody", "label": ""},
+    ]
+    with pytest.raises(InputError, match=r"rows that have one by data\.where: \{label: \[NAME, \.\.\.\]\}"):
+        load(tmp_path, rows)
+    assert sum(load(tmp_path, rows, where={"label": ["negative", "positive"]}).counts().values()) == 60
 
 
 def test_where_keeps_rows(tmp_path: Path) -> None:

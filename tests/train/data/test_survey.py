@@ -103,6 +103,33 @@ def test_what_is_held_out_of_a_text_in_training_is_told(model: Path, tmp_path: P
     assert 1 <= int(told.split()[0]) <= 10
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["positive", " Positive"], "' Positive', 'positive' are 2 labels: spell them alike if they are meant as one"),
+        (["1", "1.0"], "'1', '1.0' are 2 labels: spell them alike if they are meant as one"),
+        (["positive", "NaN"], "'NaN' is a label like any other, though it may stand for none; data.where: {label: "),
+    ],
+)
+def test_names_that_are_most_likely_one_label_or_none_are_told(
+    model: Path, tmp_path: Path, names: list[str], words: str
+) -> None:
+    rows = [{"text": f"red {index}", "label": ["negative", *names][index % 3]} for index in range(90)]
+    found = survey(recipes.load(write(tmp_path, model, rows[:60], rows[60:]), ["tokens.max_length=64"]))
+    (told,) = found["warnings"]
+    assert told.startswith(words)
+
+
+def test_labels_are_shown_with_the_blanks_that_tell_them_apart(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"red {index}", "label": ["bad", "good", "good "][index % 3]} for index in range(90)]
+    check.show(survey(recipes.load(write(tmp_path, model, rows[:60], rows[60:]), ["tokens.max_length=64"])))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("│")[1].strip() for line in lines if "good" in line and "│" in line] == ["good", "'good '"]
+    assert any(line.startswith("'good '  (") for line in lines)
+
+
 @pytest.mark.parametrize(("scale", "told"), [(1.0, 0), (30.0, 1)])
 def test_numbers_that_are_far_from_0_are_told(model: Path, tmp_path: Path, scale: float, told: int) -> None:
     rows = [{**row, "label": scale * (index % 5)} for index, row in enumerate(make_texts(80))]
