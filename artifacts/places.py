@@ -22,6 +22,8 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 _HUB_ID = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(:(?P<config>[^\s:@/\\<>|?*]+))?(@(?P<revision>[\w./-]+))?"
 )
+_SHARD = re.compile(r"(.+)-\d+-of-\d+\.")
+"""How datasets calls the parts of a split."""
 
 
 def is_hub_id(place: str) -> bool:
@@ -85,8 +87,12 @@ def near(place: str | Path) -> str:
     return f" (did you mean {' or '.join(alike)}?)" if alike else ""
 
 
-def data_files(place: str | Sequence[str]) -> list[Path]:
+def data_files(place: str | Sequence[str], split: str = "train") -> list[Path]:
     """The local files that `place` (a file, a glob, `pkg://…`, or a list of those) names, globs sorted.
+
+    Args:
+        place: of them.
+        split: what they are for; where a folder is named instead, the error names its files that are called so.
 
     Raises:
         InputError: one line for each name that matches no file.
@@ -103,24 +109,25 @@ def data_files(place: str | Sequence[str]) -> list[Path]:
         found = sorted({Path(match) for match in glob.glob(pattern, recursive=True)})
         files += [match for match in found if match.is_file()]
         if not any(match.is_file() for match in found):
-            unnamed = _unnamed(name, path) if path.is_dir() else None
+            unnamed = _unnamed(name, path, split) if path.is_dir() else None
             faults.append(unnamed or f"{name}: no such file; name a file, a glob, pkg://PACKAGE/PATH or a hub id")
     if faults:
         raise InputError(*faults)
     return files
 
 
-def _unnamed(name: str, folder: Path) -> str:
-    """What a person is told of a folder where files are asked for: a glob of those in it, tables before JSON."""
+def _unnamed(name: str, folder: Path, split: str) -> str:
+    """What a person is told of a folder where files are asked for: those of the split in it, tables before JSON."""
     inside = [file for depth in ("*", "*/*") for file in sorted(folder.glob(depth)) if file.is_file()]
-    kinds = (*tables.BINARIES, *tables.TEXTS)
-    found = sorted(
-        (file for file in inside if _looks_like_data(file)), key=lambda file: kinds.index(tables.kind(file)[0])
-    )
+    found = [file for file in inside if _looks_like_data(file) and not file.name.startswith("cache-")]  # of datasets
     if not found:
         return f"{name}: is a folder, without a data file; name a file, a glob, pkg://PACKAGE/PATH or a hub id"
-    pattern = found[0].with_name("*" + "".join(tables.kind(found[0]))).relative_to(folder)
-    return f"{name}: is a folder; name its files: {name.rstrip('/')}/{pattern}"
+    own = [file for file in found if any(part.startswith(split) for part in file.relative_to(folder).parts)]
+    kinds = (*tables.BINARIES, *tables.TEXTS)
+    first = min(own or found, key=lambda file: kinds.index(tables.kind(file)[0]))
+    suffix, shard = "".join(tables.kind(first)), _SHARD.match(first.name)
+    pattern = f"{shard[1]}-*{suffix}" if shard else first.name if first.name.startswith(split) else f"*{suffix}"
+    return f"{name}: is a folder; name its files: {name.rstrip('/')}/{first.with_name(pattern).relative_to(folder)}"
 
 
 def expanded(place: str | Path) -> Path:

@@ -293,7 +293,7 @@ def _of_data(raw: dict[str, Any]) -> Iterator[str]:
         if place is None or (isinstance(place, str) and places.is_hub_id(place)):
             continue
         try:
-            found = [(path, tables.columns(path)) for path in places.data_files(place)]
+            found = [(path, tables.columns(path)) for path in places.data_files(place, name)]
         except InputError as error:
             yield from (f"data.{name}: {fault}" for fault in error.faults)
             continue

@@ -47,19 +47,22 @@ def test_all_missing_files_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inside", "pattern"),
+    ("inside", "split", "pattern"),
     [
-        (["dataset_info.json", "data-00000-of-00001.arrow"], "*.arrow"),  # as datasets saves one split, and several
-        (["dataset_dict.json", "train/dataset_info.json", "train/data-00000-of-00001.arrow"], "train/*.arrow"),
-        (["a.csv.gz", "README.md"], "*.csv.gz"),
+        (["state.json", "cache-1f.arrow", "data-00000-of-00001.arrow"], "test", "data-*.arrow"),
+        (["test/data-00000-of-00001.arrow", "train/data-00000-of-00001.arrow"], "train", "train/data-*.arrow"),
+        (["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"], "test", "test-*.parquet"),
+        (["data/test-00000-of-00002.parquet", "data/train-00000-of-00002.parquet"], "train", "data/train-*.parquet"),
+        (["test.csv", "train.csv"], "train", "train.csv"),
+        (["a.csv.gz", "README.md"], "train", "*.csv.gz"),
     ],
 )
-def test_a_folder_is_told_from_a_missing_file(tmp_path: Path, inside: list[str], pattern: str) -> None:
+def test_a_folder_is_told_from_a_missing_file(tmp_path: Path, inside: list[str], split: str, pattern: str) -> None:
     for name in inside:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=rf"is a folder; name its files: {re.escape(f'{tmp_path}/{pattern}')}$"):
-        places.data_files(str(tmp_path))
+        places.data_files(str(tmp_path), split)
 
 
 def test_a_folder_without_data_is_told(tmp_path: Path) -> None:

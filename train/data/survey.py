@@ -179,6 +179,8 @@ def _of_spelling(labels: Iterable[str], recipe: Recipe) -> Iterator[str]:
 
 def _of_held_out(name: str, examples: Sequence[Example], splits: Splits, recipe: Recipe) -> Iterator[str]:
     """Of what a split cannot show."""
+    if more := len(examples) - len({splitting.digest(one.texts) for one in examples}):
+        yield f"{more:,} {name} examples have the text of one before them: it counts each time"
     which, what = (1, "context") if recipe.task == "question-answering" else (0, "first text")
     trained = {splitting.digest(one.texts[which:][:1]) for one in splits.train if one.text_pair is not None}
     if count := sum(splitting.digest(one.texts[which:][:1]) in trained for one in examples):

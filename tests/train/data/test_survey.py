@@ -78,6 +78,12 @@ def test_what_an_export_can_show_is_told(
     )
 
 
+def test_held_out_texts_that_stand_twice_are_told(model: Path, tmp_path: Path) -> None:
+    rows = make_texts(80)
+    found = survey(recipes.load(write(tmp_path, model, rows[:60], rows[60:] + rows[70:]), ["tokens.max_length=64"]))
+    assert found["warnings"] == ["10 test examples have the text of one before them: it counts each time"]
+
+
 def test_a_label_of_which_nothing_is_measured_is_told(model: Path, tmp_path: Path) -> None:
     rows = make_texts(80)
     test = [row for row in rows[60:] if row["label"] == "negative"]
