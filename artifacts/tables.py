@@ -209,7 +209,9 @@ def _refuse(fault: InputError) -> None:
 
 def _read_delimited(stream: TextIO, path: Path) -> Iterator[Attempt]:
     delimiter = "\t" if kind(path)[0] == ".tsv" else ","
-    records = _records(stream, path, delimiter)
+    top = stream.readline()
+    _check_delimiter(top, path, delimiter)
+    records = _records(chain([top] if top else [], stream), path, delimiter)
     first = next(records, None)
     if first is None:
         return
@@ -235,12 +237,26 @@ def _read_delimited(stream: TextIO, path: Path) -> Iterator[Attempt]:
             yield Attempt(where, number, dict(zip(header, fields, strict=True)), line)
 
 
+def _check_delimiter(top: str, path: Path, delimiter: str) -> None:
+    """Refuse a table whose fields something else separates: read by quotes, its faults would be told of each row."""
+    other = next((other for other in ",\t;|" if other in top), None)
+    if other is None or delimiter in top:
+        return
+    if named := {",": ".csv", "\t": ".tsv"}.get(other):
+        advice = f"name the file {named}"
+    else:
+        read = f"pandas.read_csv({path.name!r}, sep={other!r}, dtype=str, keep_default_na=False)"
+        advice = f"make another: {read}.to_csv(FILE, index=False)"
+    by = "commas" if delimiter == "," else "tabs"
+    raise InputError(f"{path} row 1: fields are separated by {other!r}, and {kind(path)[0]} is read by {by}; {advice}")
+
+
 def _swallows(field: str) -> bool:
     """Whether a field of a TSV file holds what would be rows, were it not for a quote that begins a text."""
     return "\t" in field and ("\n" in field or "\r" in field)
 
 
-def _records(stream: TextIO, path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | InputError]]:
+def _records(stream: Iterable[str], path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | InputError]]:
     """The line that each record begins at, and its fields or what is wrong with them."""
     csv.field_size_limit(LONGEST_FIELD)
     faults: list[InputError] = []
