@@ -159,12 +159,23 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: missing; a Hugging Face model folder holds one") from None
+        raise InputError(f"{path}: missing; {_no_model(path.parent)}") from None
     except (OSError, ValueError, RecursionError) as error:  # the last of what is nested thousands of times
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a {type(value).__name__}, not an object")
     return value
+
+
+def _no_model(folder: Path) -> str:
+    """What a person is told of a folder without a config.json, by what is there."""
+    if (folder / "adapter_config.json").is_file():
+        merge = "merge_and_unload() and save_pretrained(FOLDER), the tokenizer likewise"
+        return f"the folder holds an adapter of PEFT; make a whole model of it there, by {merge}, and name FOLDER"
+    if checkpoints := sorted(folder.glob("checkpoint-*/"), key=lambda path: (len(path.name), path.name)):
+        names = ", ".join(path.name for path in checkpoints)
+        return f"the folder holds {names}, as the Trainer makes them; name one: {checkpoints[-1]}"
+    return "a Hugging Face model folder holds one"
 
 
 def _kernels_fault() -> Iterator[str]:

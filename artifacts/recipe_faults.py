@@ -32,7 +32,9 @@ from bertline.artifacts.task import ProblemType
 
 FOREIGN = {
     "model_name_or_path": "model",
+    "model_revision": "model: NAME@REVISION",
     "dataset_name": "data.train, which takes a hub id",
+    "dataset_config_name": "data.train: NAME:CONFIGURATION",
     "train_file": "data.train",
     "validation_file": "data.validation",
     "test_file": "data.test",
@@ -49,6 +51,7 @@ FOREIGN = {
     "lr_scheduler": "training.lr_scheduler_type",
     "train_batch_size": "training.batch_size, over all ranks",
     "per_device_train_batch_size": "training.micro_batch_size, for a rank; training.batch_size is over all ranks",
+    "per_device_eval_batch_size": "training.micro_batch_size, by which evaluation goes, too",
     "gradient_accumulation_steps": "training.micro_batch_size: accumulation follows from it and training.batch_size",
     "fp16": "training.precision: fp16",
     "bf16": "training.precision: bf16",
@@ -57,9 +60,23 @@ FOREIGN = {
     "evaluation_strategy": "training.eval_steps; 0: at the end of each epoch",
     "eval_strategy": "training.eval_steps; 0: at the end of each epoch",
     "save_strategy": "training.save_steps; 0: at the end of each epoch",
+    "report_to": "deepspeed: its sections tensorboard, wandb, comet and csv_monitor; or mlflow",
 }
 """Keys of Hugging Face's TrainingArguments and example scripts, and what a recipe has in their place."""
-
+NEEDLESS = {
+    "num_labels": "labels are found in the data, or listed in data.labels",
+    "pad_to_max_length": "a micro-batch is padded to its longest text",
+    "output_dir": "bertline train --run DIR names the folder",
+    "optim": "training is by AdamW",
+    "group_by_length": "texts of like length are always batched together",
+    "compute_metrics": "all metrics of the task are computed; training.best names the one that counts",
+    "greater_is_better": "it follows from the metric",
+    "load_best_model_at_end": "best/ is always the best checkpoint",
+    "resume_from_checkpoint": "bertline train RECIPE --resume goes on with a run",
+    "push_to_hub": "hf upload ORG/NAME RUN/best uploads the model",
+    "hub_model_id": "hf upload ORG/NAME RUN/best uploads the model",
+}
+"""Those that a recipe has nothing in place of, and why."""
 
 SPARSE = (".jsonl", ".ndjson", ".json")
 """Kinds of data file whose rows may have other columns than the first."""
@@ -137,6 +154,8 @@ def _meant(key: str) -> str:
     name = key.rpartition(".")[2]
     if name in FOREIGN:
         return f"here that is {FOREIGN[name]}"
+    if name in NEEDLESS:
+        return f"leave it out: {NEEDLESS[name]}"
     if elsewhere := [known for known in _keys(Recipe) if known.endswith(f".{name}")]:
         return f"did you mean {' or '.join(elsewhere)}?"
     if near := difflib.get_close_matches(name, known := _siblings(key), n=1):

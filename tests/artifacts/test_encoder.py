@@ -27,6 +27,18 @@ def test_a_plain_folder_passes(tiny_model: Path) -> None:
     assert encoder.check(tiny_model)["model_type"] == "bert"
 
 
+def test_what_stands_in_place_of_a_model_is_told(tmp_path: Path) -> None:
+    assert faults(tmp_path) == (f"{tmp_path / 'config.json'}: missing; a Hugging Face model folder holds one",)
+    for step in (500, 1000):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    told = "the folder holds checkpoint-500, checkpoint-1000, as the Trainer makes them; name one: "
+    assert faults(tmp_path) == (f"{tmp_path / 'config.json'}: missing; {told}{tmp_path / 'checkpoint-1000'}",)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "the folder holds an adapter of PEFT; make a whole model of it there, by merge_and_unload()" in str(
+        faults(tmp_path)
+    )
+
+
 def test_a_config_that_does_not_say_what_it_is_of_is_refused(tiny_model: Path) -> None:
     edit(tiny_model / "config.json", model_type=None)
     assert faults(tiny_model) == (

@@ -180,6 +180,8 @@ def test_the_published_schema_is_that_of_the_code(write: Callable[..., Path]) ->
         ("data__label_column", "here that is data.label"),
         ("data__train_file", "here that is data.train"),
         ("tokens__max_seq_length", "here that is tokens.max_length"),
+        ("training__per_device_eval_batch_size", "here that is training.micro_batch_size"),
+        ("training__output_dir", "leave it out: bertline train --run DIR names the folder"),
         ("learning_rate", "did you mean training.learning_rate?"),
         ("data__layers", "did you mean student.layers or training.freeze.layers?"),
         ("training__checkpoint_every", "known are gradient_checkpointing, "),
@@ -195,7 +197,16 @@ def test_what_stands_for_foreign_keys_is_there() -> None:
     known = set(recipe_faults._keys(Recipe))
     for foreign, words in recipe_faults.FOREIGN.items():
         assert re.split("[,:;]", words)[0] in known, foreign
-        assert foreign not in {key.rpartition(".")[2] for key in known}, foreign
+    assert not {*recipe_faults.FOREIGN, *recipe_faults.NEEDLESS} & {key.rpartition(".")[2] for key in known}
+
+
+def test_every_key_that_the_docs_translate_is_known() -> None:
+    trainer = (ROOT / "docs/migrating.md").read_text().split("\n## ")[1]
+    rows = [line.split("|")[1] for line in trainer.splitlines() if line.startswith("| ")][1:]
+    told = {key for row in rows for key in re.findall(r"`(\w+)[`:]", row)}
+    known = {key.rpartition(".")[2] for key in recipe_faults._keys(Recipe)}
+    assert len(told) > 40
+    assert told <= {*recipe_faults.FOREIGN, *recipe_faults.NEEDLESS, *known}
 
 
 @pytest.mark.parametrize(
