@@ -1,6 +1,6 @@
 """Text classification: a text or a pair gets one label of several, any number of labels, or a number (regression)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,12 +67,13 @@ class TextClassification(Task):
         """The example of a row. Raises InputError as `Task.read`.
 
         A label may be a string, a whole number or a truth value, its name being its spelling; several labels are a
-        list of those, a string of names with commas between, a 0 or 1 for each of `labels`, or 1 in the column of each;
-        a number may be spelled.
+        list of those, a string of names with commas between, a 0 or 1 for each of `labels`, or 1 in the column of each,
+        which need not be told where there is no other; a number may be spelled.
         """
         if isinstance(columns.label, list):
-            hot = [name for name in columns.label if _is_one(row.get(name), f"{where}: column {name!r}")]
-            return Example(*self.read_texts(row, columns, where), hot)
+            return Example(*self.read_texts(row, columns, where), _given(columns.label, row, where))
+        if columns.label not in row and self._in_columns(row):
+            return Example(*self.read_texts(row, columns, where), _given(self.labels, row, where))
         gold = row.get(columns.label)
         if gold is None or (gold == "" and not self.multi_label):
             advice = f"; a recipe keeps only rows that have one by data.where: {{{columns.label}: [NAME, ...]}}"
@@ -85,6 +86,12 @@ class TextClassification(Task):
         if self.multi_label and self.labels and isinstance(gold, str):
             self._refuse_numbers(found, f"{where}: labels {gold!r:.60}")
         return Example(*self.read_texts(row, columns, where), found)
+
+    def missing(self, names: Iterable[str], named: Mapping[str, str], labelled: bool = False) -> list[str]:
+        """As `Task.missing`; nothing is missing where several labels stand in a column each."""
+        names = list(names)
+        missing = super().missing(names, named, labelled)
+        return [name for name in missing if name != self.gold or not self._in_columns(names)]
 
     def row(self, example: Example) -> dict[str, Any]:
         """The example as a line of a split file."""
@@ -233,6 +240,10 @@ class TextClassification(Task):
         """Whether it is a 0 or 1 for each label: no list of indices, which names none twice."""
         return isinstance(gold, list) and len(gold) == len(self.labels) > 2 and all(one in (0, 1) for one in gold)
 
+    def _in_columns(self, names: Container[str]) -> bool:
+        """Whether any number of labels may be right and each is the name of a column."""
+        return self.multi_label and bool(self.labels) and all(label in names for label in self.labels)
+
     def _refuse_numbers(self, names: Sequence[str], where: str) -> None:
         """Refuse numbers of a string, where no label is called so: they may be indices, or a yes or no."""
         if numbers := [name for name in names if name.isdecimal() and name not in self.labels]:
@@ -363,6 +374,10 @@ def _names(gold: Any, where: str) -> list[str]:
         advice = "name its labels, three or more, in data.labels; a list of names or indices would do, too"
         raise InputError(f"{where}: labels {gold!r:.60}: a vector of 0 and 1; {advice}")
     return sorted(names)
+
+
+def _given(labels: Sequence[str], row: Mapping[str, Any], where: str) -> list[str]:
+    return [label for label in labels if _is_one(row.get(label), f"{where}: column {label!r}")]
 
 
 def _is_one(value: Any, where: str) -> bool:

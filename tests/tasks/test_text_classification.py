@@ -139,6 +139,21 @@ def test_labels_may_be_names_or_indices(tmp_path: Path) -> None:
         make().read_file(path)
 
 
+def test_a_file_may_have_a_column_for_each_label(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("comment,toxic,insult\na,1,0\nb,0,0\nc,1,1\n")
+    task = make(labels=["toxic", "insult"], problem="multi_label_classification")
+    found = task.read_file(path, {"text": "comment"})
+    assert [example.gold for example in found] == [["toxic"], [], ["toxic", "insult"]]
+    with pytest.raises(InputError, match="no column 'label'; it has comment, toxic, insult"):
+        make(["toxic", "insult"]).read_file(path, {"text": "comment"})
+    with pytest.raises(InputError, match="no column 'kind'"):
+        task.read_file(path, {"text": "comment", "label": "kind"})
+    path.write_text("text,toxic,insult\na,1,maybe\n")
+    with pytest.raises(InputError, match="row 2: column 'insult': found 'maybe'"):
+        task.read_file(path)
+
+
 def test_numbers_that_a_file_names_are_not_taken_for_the_models(tmp_path: Path) -> None:
     import datasets
 
