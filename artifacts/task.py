@@ -10,12 +10,16 @@ Input = Literal["text", "text_pair", "question", "context"]
 Long = Literal["head", "tail", "head+tail", "windows"]
 
 SCORES: dict[str, tuple[str, ...]] = {
-    "single_label_classification": ("accuracy", "precision", "recall", "f1", "macro_f1"),
-    "multi_label_classification": ("micro_f1", "macro_f1", "precision", "recall", "f1", "accuracy"),
+    "single_label_classification": (
+        "accuracy", "precision", "recall", "f1", "macro_f1", "weighted_f1", "matthews_correlation",
+    ),
+    "multi_label_classification": (
+        "micro_f1", "macro_f1", "weighted_f1", "precision", "recall", "f1", "accuracy",
+    ),
     "regression": ("pearson", "spearman"),
     "token-classification": ("f1", "precision", "recall"),
     "question-answering": ("f1", "exact_match"),
-}
+}  # fmt: skip
 """What a task is measured in, by its name or, for text classification, by its problem type: 1 is best; the first is the
 one that counts where nothing else is said."""
 

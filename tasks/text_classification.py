@@ -162,13 +162,13 @@ class TextClassification(Task):
     ) -> Decision:
         """For each of several labels a threshold, halfway between two probabilities.
 
-        By a mean over the labels (macro_f1, f1, precision, recall) each has the best F1 of its own label. By accuracy
-        (all labels right), and else by micro_f1, they are those of `best_together`.
+        By a mean over the labels (macro_f1, weighted_f1, f1, precision, recall) each has the best F1 of its own label.
+        By accuracy (all labels right), and else by micro_f1, they are those of `best_together`.
         """
         if not self.multi_label:
             return self.settings.decision
         probable, gold = _sigmoid(np.stack(self.pooled(len(examples), windows, outputs))), self._gold(examples)
-        if metric in ("macro_f1", "f1", "precision", "recall"):
+        if metric in ("macro_f1", "weighted_f1", "f1", "precision", "recall"):
             thresholds = [best_threshold(probable[:, label], gold[:, label]) for label in range(len(self.labels))]
         else:
             thresholds = best_together(probable, gold, exactly=metric == "accuracy")
@@ -184,8 +184,9 @@ class TextClassification(Task):
         return np.hstack([exact, np.ones_like(exact), true & found, true, found]).astype(np.float64)
 
     def values(self, counts: Counts) -> dict[str, Counts]:
-        """accuracy (all labels right), precision, recall and f1 (of labels[1] of two, else macro), macro_f1; micro_f1
-        where several labels may be right. Regression: pearson, spearman, mse. 0 of 0 is 0.
+        """accuracy (all labels right), precision, recall and f1 (of labels[1] of two, else macro), macro_f1,
+        weighted_f1; micro_f1 where several labels may be right, else matthews_correlation. Regression: pearson,
+        spearman, mse. 0 of 0 is 0.
         """
         if self.regression:
             return _correlations(counts)
@@ -196,9 +197,12 @@ class TextClassification(Task):
             "accuracy": share(counts[..., 0], counts[..., 1]),
             **{name: each[name][..., one].mean(axis=-1) for name in ("precision", "recall", "f1")},
             "macro_f1": each["f1"].mean(axis=-1),
+            "weighted_f1": share((each["f1"] * true).sum(axis=-1), true.sum(axis=-1)),
         }
         if self.multi_label:
             values["micro_f1"] = share(2 * right.sum(axis=-1), (true + found).sum(axis=-1))
+        else:
+            values["matthews_correlation"] = _matthews(right, true, found)
         return values
 
     def per_label(self, counts: Counts) -> dict[str, dict[str, float]]:
@@ -399,6 +403,19 @@ def _number(gold: Any, where: str) -> float:
 
 def _sigmoid(logits: Output) -> Output:
     return np.asarray(1 / (1 + np.exp(-logits.astype(np.float64))), np.float64)
+
+
+def _matthews(right: Counts, true: Counts, found: Counts) -> Counts:
+    """Matthews' correlation of summed counts (…, labels), each text having one label; 0 where one side does not vary.
+
+    Of more than two labels it is R_K (Gorodkin, 2004).
+    """
+    count = true.sum(axis=-1)
+    product = right.sum(axis=-1) * count - (true * found).sum(axis=-1)
+    vary = (np.maximum(count**2 - (side**2).sum(axis=-1), 0) for side in (true, found))
+    spread = np.sqrt(np.prod(list(vary), axis=0))
+    least = 1e-9 * np.maximum(count, 1) ** 2  # weights are fractions: what does not vary seems to, by their last digits
+    return np.asarray(np.where(spread > least, product / np.maximum(spread, least), 0.0))
 
 
 def _moments(gold: Sequence[float], found: Sequence[float]) -> Counts:

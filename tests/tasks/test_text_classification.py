@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, classification_report, f1_score, mean_squared_error
+from sklearn.metrics import accuracy_score, classification_report, f1_score, matthews_corrcoef, mean_squared_error
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision, ProblemType, TaskSettings, Tokens
@@ -326,8 +326,20 @@ def test_more_labels_are_scored_as_the_mean_over_them() -> None:
     assert found["accuracy"] == pytest.approx(accuracy_score(gold, told))
     for name, key in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score"), ("macro_f1", "f1-score")):
         assert found[name] == pytest.approx(report["macro avg"][key])
+    assert found["weighted_f1"] == pytest.approx(report["weighted avg"]["f1-score"])
     assert found["per_label"]["d"] == {"precision": 0, "recall": 0, "f1": 0, "support": gold.count(3)}
     json.dumps(found)
+
+
+@pytest.mark.parametrize("labels", [2, 4])
+def test_matthews_correlation_is_that_of_scikit_learn(labels: int) -> None:
+    chance = np.random.default_rng(2)
+    gold = chance.integers(0, labels, 200)
+    told = np.where(chance.random(200) < 0.6, gold, chance.integers(0, labels, 200))
+    names = list("abcd")[:labels]
+    found = scores(told.tolist(), gold.tolist(), names)
+    assert found["matthews_correlation"] == pytest.approx(matthews_corrcoef(gold, told))
+    assert scores([0] * 200, gold.tolist(), names)["matthews_correlation"] == 0
 
 
 def test_several_labels_are_scored_as_scikit_learn_does() -> None:
@@ -340,6 +352,7 @@ def test_several_labels_are_scored_as_scikit_learn_does() -> None:
     assert found["accuracy"] == pytest.approx(accuracy_score(gold, logits >= 0))
     assert found["micro_f1"] == pytest.approx(report["micro avg"]["f1-score"])
     assert found["macro_f1"] == found["f1"] == pytest.approx(report["macro avg"]["f1-score"])
+    assert found["weighted_f1"] == pytest.approx(report["weighted avg"]["f1-score"])
     assert found["per_label"]["b"]["recall"] == pytest.approx(report["b"]["recall"])
 
 
