@@ -6,10 +6,8 @@ of a file is its suffix, in small letters or capitals. Memory stays flat but for
 
 import bz2
 import codecs
-import contextlib
 import csv
 import gzip
-import importlib
 import io
 import json
 import lzma
@@ -396,60 +394,21 @@ def _choose_columns(names: Sequence[str], choose: Choose, path: Path) -> list[st
     return found
 
 
-class _Zstd(io.RawIOBase):
-    """The bytes of a .zst file, all frames of it; one that is cut short raises EOFError, as those of gzip do."""
-
-    def __init__(self, path: Path, raw: BufferedReader) -> None:
-        self._chunks = _zstd_chunks(path, raw)
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._ready = memoryview(chunk)
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-
-def _zstd_chunks(path: Path, raw: BufferedReader) -> Iterator[bytes]:
-    new, fault = _zstd_of(path)
-    frame = None
-    data = b""
-    while data := data or raw.read(1 << 14):
-        frame = frame or new()
-        try:
-            yield frame.decompress(data)
-        except fault as error:
-            raise OSError(str(error)) from None
-        data = frame.unused_data
-        frame = None if frame.eof else frame
-    if frame is not None:
-        raise EOFError("the file ends within a frame")
-
-
-def _zstd_of(path: Path) -> tuple[Callable[[], Any], type[Exception]]:
-    """What makes a decompressor of one frame, and the error it raises: Python's own from 3.14 on, or zstandard's."""
-    with contextlib.suppress(ImportError):
-        own = importlib.import_module("compression.zstd")
-        return own.ZstdDecompressor, own.ZstdError
-    with contextlib.suppress(ImportError):
-        other = importlib.import_module("zstandard")
-        return lambda: other.ZstdDecompressor().decompressobj(), other.ZstdError
-    raise InputError(f"{path}: reading .zst needs zstandard; pip install zstandard, or decompress the file with unzstd")
+def _zstd(path: Path, raw: BufferedReader) -> Any:
+    """The bytes of a .zst file, all frames of it; one that is cut short raises OSError."""
+    try:
+        import pyarrow as pa
+    except ImportError:
+        advice = "pip install pyarrow, or decompress the file with unzstd"
+        raise InputError(f"{path}: reading .zst needs pyarrow; {advice}") from None
+    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
 
 
 COMPRESSED: dict[str, Callable[[Path, BufferedReader], Any]] = {
     ".gz": lambda path, raw: gzip.GzipFile(fileobj=raw),
     ".bz2": lambda path, raw: bz2.BZ2File(raw),
     ".xz": lambda path, raw: lzma.LZMAFile(raw),  # noqa: SIM115 - closed by who reads it
-    ".zst": _Zstd,
+    ".zst": _zstd,
 }
 TEXTS: dict[str, Callable[[TextIO, Path], Iterator[Attempt]]] = {
     ".csv": _read_delimited,
