@@ -14,7 +14,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 
@@ -73,6 +73,13 @@ def from_all_over(given: Sequence[T], count: int) -> list[T]:
     """`count` of them at most, evenly spaced: files may be sorted by label, and their heads have one."""
     count = min(count, len(given))
     return [given[index * len(given) // count] for index in range(count)]
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last with what is left."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 def attempts(

@@ -6,7 +6,6 @@ import gzip
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +80,13 @@ def _parquet(answers: Path, path: Path) -> None:
     from pyarrow import parquet
 
     schema = pa.schema([])
-    for batch in _batches(answers):
+    for batch in tables.batched(_lines(answers), ROWS):
         keys = dict.fromkeys(key for row in batch for key in row)
         columns = {key: pa.array([row.get(key) for row in batch]) for key in keys}
         schema = pa.unify_schemas([schema, pa.table(columns).schema], promote_options="permissive")
     with parquet.ParquetWriter(path, schema) as writer:
-        for batch in _batches(answers):
+        for batch in tables.batched(_lines(answers), ROWS):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-
-
-def _batches(answers: Path) -> Iterator[list[dict[str, Any]]]:
-    lines = _lines(answers)
-    while batch := list(islice(lines, ROWS)):
-        yield batch
 
 
 def _lines(answers: Path) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +115,8 @@ def _read_tokens(folder: Path, place: str) -> tuple[int, set[int]]:
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    rows, seen = _rows(place), set[int]()
-    count = 0
-    while batch := list(islice(rows, BATCH)):
+    count, seen = 0, set[int]()
+    for batch in tables.batched(_rows(place), BATCH):
         count += len(batch)
         for encoding in tokenizer.encode_batch_fast([text for texts in batch for text in texts]):
             seen.update(encoding.ids)

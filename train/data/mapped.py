@@ -7,7 +7,7 @@ read where they stand in the file, without a copy. https://arrow.apache.org/docs
 import itertools
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import ipc
 
+from bertline.artifacts.tables import batched
 from bertline.tasks.task import Example, Output, Target
 from bertline.tasks.tokens import Encoded
 
@@ -23,7 +24,6 @@ ROWS = 1024
 """Of a record batch; the last may have fewer."""
 
 Row = TypeVar("Row")
-Item = TypeVar("Item")
 
 
 class Mapped(Sequence[Row]):
@@ -195,10 +195,3 @@ def _list_view(column: pa.ListArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any]
 def _list_at(view: tuple[npt.NDArray[Any], npt.NDArray[Any]], row: int) -> npt.NDArray[Any]:
     begins, values = view
     return values[begins[row] : begins[row + 1]]
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last with what is left."""
-    rest = iter(items)
-    while some := list(itertools.islice(rest, size)):
-        yield some

@@ -14,12 +14,13 @@ from bertline.artifacts import files
 from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import DataFiles
+from bertline.artifacts.tables import batched
 from bertline.tasks.task import Example, Output, Target, Task
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train import preemption
 from bertline.train.cache import make_once, place
 from bertline.train.data import sources, splitting
-from bertline.train.data.mapped import Windows, batched
+from bertline.train.data.mapped import Windows
 from bertline.train.data.sources import UNLABELLED
 from bertline.train.data.splitting import SPLITS, Splits
 from bertline.train.progress import Progress

@@ -11,14 +11,14 @@ import numpy as np
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.artifacts.tables import from_all_over
+from bertline.artifacts.tables import batched, from_all_over
 from bertline.artifacts.task import Tokens
 from bertline.models import tokenizer_json
 from bertline.tasks import bootstrap
 from bertline.tasks.task import NUMBER, Example, Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.train.data import splitting
-from bertline.train.data.mapped import ROWS, batched
+from bertline.train.data.mapped import ROWS
 from bertline.train.data.splitting import Splits
 
 SHOWN = 10

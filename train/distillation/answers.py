@@ -11,6 +11,7 @@ import torch
 
 from bertline.artifacts import files
 from bertline.artifacts.errors import PreemptedError
+from bertline.artifacts.tables import batched
 from bertline.models import pytorch
 from bertline.serve.engine import Engine
 from bertline.tasks.task import Output
@@ -18,7 +19,7 @@ from bertline.tasks.text_classification import TextClassification
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train import evaluation, preemption, ranks, watchdog
 from bertline.train.cache import make_once, place
-from bertline.train.data.mapped import Outputs, batched
+from bertline.train.data.mapped import Outputs
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import Precision
 from bertline.train.distillation.teacher import Teacher, reads_alike
