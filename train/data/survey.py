@@ -20,6 +20,7 @@ from bertline.tasks.tokens import Tokenizer
 from bertline.train.data import splitting
 from bertline.train.data.mapped import ROWS
 from bertline.train.data.splitting import Splits
+from bertline.train.progress import Progress
 
 SHOWN = 10
 IMBALANCE = 10
@@ -40,7 +41,7 @@ WEIGHED = ("single_label_classification", "token-classification")
 
 
 def survey(recipe: Recipe) -> dict[str, Any]:
-    """Read all that a recipe names.
+    """Read all that a recipe names, and tell a person on stderr what takes long.
 
     Returns:
         examples and labels (counts by split), duplicates, leaked, contradicting, tokens (percentiles of length, and
@@ -57,9 +58,12 @@ def survey(recipe: Recipe) -> dict[str, Any]:
         TemporaryDirectory(prefix="bertline-check-") as scratch,
         tokenizer_json.temporary(model_folder) as folder,
     ):
+        progress = Progress(speaks=True)
+        progress.say(f"reading {recipe.data.train}")
         splits = splitting.make(recipe, Path(scratch))
-        tokenizer = splits.task.tokenizer(folder)
-        return _told(recipe, splits, _whole_lengths(splits.train, folder), tokenizer)
+        progress.say(f"tokenizing {len(splits.train):,} texts")
+        lengths = _whole_lengths(splits.train, folder, progress)
+        return _told(recipe, splits, lengths, splits.task.tokenizer(folder))
 
 
 def _told(recipe: Recipe, splits: Splits, lengths: Sequence[int], tokenizer: Tokenizer) -> dict[str, Any]:
@@ -78,11 +82,12 @@ def _told(recipe: Recipe, splits: Splits, lengths: Sequence[int], tokenizer: Tok
     }
 
 
-def _whole_lengths(examples: Sequence[Example], folder: Path) -> list[int]:
+def _whole_lengths(examples: Sequence[Example], folder: Path, progress: Progress) -> list[int]:
     """The tokens of each text, if nothing of it were cut off."""
     whole = Tokenizer(folder, Tokens(max_length=1 << 30))
-    texts = (example.texts for example in examples)
-    return [len(window.input_ids) for some in batched(texts, ROWS) for window in whole.encode(some)]
+    texts = batched((example.texts for example in examples), ROWS)
+    tracked = progress.track(texts, -(-len(examples) // ROWS), "tokenizing")
+    return [len(window.input_ids) for some in tracked for window in whole.encode(some)]
 
 
 def _shown(example: Example, tokenizer: Tokenizer) -> dict[str, Any]:

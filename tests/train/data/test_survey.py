@@ -44,10 +44,13 @@ def test_what_is_told_of_texts(model: Path, tmp_path: Path) -> None:
     json.dumps(found)
 
 
-def test_sound_data_gives_no_warning(model: Path, tmp_path: Path) -> None:
+def test_sound_data_gives_no_warning(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = make_texts(80)
     found = survey(recipes.load(write(tmp_path, model, rows[:60], rows[60:]), ["tokens.max_length=64"]))
     assert found["warnings"] == []
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [f"reading {tmp_path / 'train.jsonl'}", "tokenizing 54 texts"]
+    assert told.out == ""
 
 
 @pytest.mark.parametrize(
