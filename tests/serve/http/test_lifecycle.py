@@ -159,7 +159,7 @@ def test_a_folder_that_takes_the_place_of_a_verified_one_is_not_loaded(
 
 
 def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path) -> None:
-    with serving(slow_bundle, "--limit", "seconds=120") as server:
+    with serving(slow_bundle, "--threads", "2", "--limit", "seconds=120") as server:
         place = urlsplit(server.url)
 
         def all_are_taken() -> bool:

@@ -43,12 +43,12 @@ async def _ask(clients: Clients, count: int) -> None:
 
 @pytest.mark.parametrize("requests", [4_000, pytest.param(200_000, marks=pytest.mark.load)])
 def test_requests_leave_nothing_behind(tiny_bundle: Path, requests: int) -> None:
-    with serving(tiny_bundle) as server:
+    with serving(tiny_bundle, "--threads", "2") as server:
         assert asyncio.run(growth(server, requests)) < GROWTH
 
 
 def test_a_leak_is_caught(tiny_bundle: Path, tmp_path: Path) -> None:
     script = tmp_path / "leaking.py"
     script.write_text(LEAK)
-    with serving(tiny_bundle, script=script) as server:
+    with serving(tiny_bundle, "--threads", "2", script=script) as server:
         assert asyncio.run(growth(server, 4_000)) > GROWTH

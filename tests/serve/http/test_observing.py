@@ -190,7 +190,7 @@ def test_a_client_that_has_gone_frees_its_place(slow_bundle: Path) -> None:
             for one in leaving:
                 one.cancel()
 
-    with serving(slow_bundle, "--limit", "seconds=120") as running:
+    with serving(slow_bundle, "--threads", "2", "--limit", "seconds=120") as running:
         asyncio.run(crowd(running))
         wait_for(lambda: metrics(running).get("bertline_rejected_total gone", 0) > 60)
         gone = metrics(running)["bertline_rejected_total gone"]
@@ -212,7 +212,7 @@ def test_a_full_queue_is_counted_as_full(slow_bundle: Path) -> None:
         async with Clients(url, ["the film was good " * 8]) as clients:
             return {one.status for one in await asyncio.gather(*(clients.ask() for _ in range(200)))}
 
-    with serving(slow_bundle, "--limit", "seconds=0.5") as running:
+    with serving(slow_bundle, "--threads", "2", "--limit", "seconds=0.5") as running:
         statuses = asyncio.run(crowd(running.url))
         assert 503 in statuses
         assert statuses <= {200, 503}
@@ -223,7 +223,7 @@ def test_a_client_that_has_gone_frees_the_place_of_all_that_it_has_asked(slow_bu
     """Of two requests sent in a row the first is being answered as the client goes, and uvicorn tells the second."""
     body = json.dumps({"inputs": [TEXT] * 120}).encode()
     asked = f"POST / HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    with serving(slow_bundle) as running:
+    with serving(slow_bundle, "--threads", "2") as running:
         place = urlsplit(running.url)
         with socket.create_connection((place.hostname, place.port)) as connection:
             connection.sendall(2 * (asked.encode() + body))

@@ -22,7 +22,7 @@ KEPT = 0.9
 @pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.load)])
 def test_up_to_ten_times_its_capacity(slow_bundle: Path, seconds: float) -> None:
     """What is answered and what is turned away; how fast only where there is time to measure it."""
-    with serving(slow_bundle, "--limit", f"seconds={DEADLINE}") as server:
+    with serving(slow_bundle, "--threads", "2", "--limit", f"seconds={DEADLINE}") as server:
         asyncio.run(_ask(server.url, seconds))
         assert server.end() == 0
 
