@@ -46,7 +46,7 @@ def demo(say: Say) -> dict[str, Any]:
     screen.print(Rule(f"1/4  train: {RECIPE.stem} -> {RUN}"))
     train.finished(RECIPE, RUN, say)
     bundle = _free(BUNDLE)
-    page = bundle.with_name(f"{bundle.name}-bench.html")
+    page = _page(bundle)
     screen.print(Rule(f"2/4  export: {RUN} -> {bundle}"))
     exported = export(str(RUN), bundle, Terms(MAX_DROP), say=say)
     screen.print(Rule(f"3/4  bench: {bundle} against PyTorch"))
@@ -113,6 +113,11 @@ def words(exported: dict[str, Any], bundle: Path, page: Path) -> str:
 
 
 def _free(folder: Path) -> Path:
-    """`folder`, or the first of folder-2, folder-3, … that does not exist: a bundle is never replaced."""
+    """`folder`, or the first of folder-2, folder-3, … that is free, as is its page: neither is ever replaced."""
     names = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
-    return next(name for name in names if not name.exists())
+    return next(name for name in names if not name.exists() and not _page(name).exists())
+
+
+def _page(bundle: Path) -> Path:
+    """Where the measurement of a bundle is drawn."""
+    return bundle.with_name(f"{bundle.name}-bench.html")
