@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
+from bertline.serve.http import answering
 from bertline.serve.http.answering import Answering
 from bertline.serve.http.limits import Limits
 from bertline.serve.http.metrics import Metrics
@@ -28,10 +29,13 @@ async def ask(
 
     model = SimpleNamespace(expected=lambda texts: [seconds] * len(texts), submit=submit)
     entry: Any = SimpleNamespace(name="model", model=model)
+    await way(lanes).answer(Request({"type": "http"}), entry, [(text, None) for text in texts])
+
+
+def way(lanes: Lanes) -> Answering:
+    """The way to models that none of these tests has."""
     shelf: Any = SimpleNamespace(lanes=lanes, entries={})
-    await Answering(lanes, Limits(seconds=500), Metrics(shelf)).answer(
-        Request({"type": "http"}), entry, [(text, None) for text in texts]
-    )
+    return Answering(lanes, Limits(seconds=500), Metrics(shelf))
 
 
 def test_once_a_text_has_failed_the_others_of_its_request_leave_the_queue() -> None:
@@ -75,3 +79,28 @@ def test_what_is_never_answered_in_time_is_not_to_be_sent_again(
         asyncio.run(ask(lanes, compute, ["long"] * texts, expected))
     lanes.close()
     assert (raised.value.status, raised.value.sentence) == (status, words)
+
+
+def test_however_quick_a_model_is_no_more_texts_wait_than_memory_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those of a request nor, once they wait, a request more."""
+    monkeypatch.setattr(answering, "MOST_WAITING", 3)
+    begun, told = threading.Event(), threading.Event()
+
+    def compute(texts: Sequence[Text], alone: bool, left: Left) -> Computed:
+        begun.set()
+        assert told.wait(60)
+        return Computed([{}], 0.0, 0.0)
+
+    lanes = Lanes(1)
+    lanes.submit([("under way", None)], Answerer(compute))
+    assert begun.wait(60)
+    for waiting in (1, 2):
+        lanes.submit([("waits", None)], Answerer(compute))
+        with pytest.raises(RefusedError, match="more is asked than can be answered"):
+            asyncio.run(ask(lanes, compute, ["more"] * (4 - waiting)))
+        way(lanes).refuse_if_full()
+    lanes.submit([("waits", None)], Answerer(compute))
+    with pytest.raises(RefusedError, match="more is asked than can be answered"):
+        way(lanes).refuse_if_full()
+    told.set()
+    lanes.close()

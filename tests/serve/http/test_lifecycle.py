@@ -47,6 +47,15 @@ main()
 """
 """A server that never ends loading its bundles."""
 
+COUNTING = """
+import sys
+from bertline.launch.command import main
+from bertline.serve.http import server
+
+server.Lanes = lambda count: sys.exit(f"{count} lanes")
+main()
+"""
+
 
 def rename(folder: Path, name: str) -> None:
     """Another bundle of the same files: its manifest says another name."""
@@ -234,3 +243,9 @@ def test_wrong_input_is_one_line_and_code_2(tiny_bundle: Path, arguments: list[s
     given = [argument.replace("{bundle}", str(tiny_bundle)) for argument in arguments]
     done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, words in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+
+
+def test_as_many_lanes_as_threads_were_asked_for(sealed: Path) -> None:
+    command = [sys.executable, "-c", COUNTING, "serve", sealed, "--port", "0", "--threads", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "3 lanes\n"
