@@ -1,14 +1,22 @@
 """Short texts side by side: only up to where it gains, and only where nobody's answer changes."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from bertline.artifacts import machine
 from bertline.bench import inputs
 from bertline.bench.worker import Worker
+from bertline.export import export as exports
 from bertline.export import packing, systems
+from bertline.export.candidates.plans import PLANS
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.conversion.graphs import Graph
+from bertline.export.terms import Terms
 from bertline.serve.runtimes import OnnxRuntime
+from bertline.tasks.tokens import Batch
 
 
 @pytest.mark.parametrize(
@@ -26,6 +34,31 @@ def test_the_fp32_graph_answers_alike_in_a_pack(workshop: Workshop, fp32: Graph)
     (pack,) = inputs.make(system.tokenizer, origin.texts, [(packing.TEXTS, 32)])
     with Worker(system, 1) as worker:
         assert packing.answers_alike(worker, pack)
+
+
+@pytest.mark.parametrize(("seconds", "tokens"), [(4.0, 32), (8.0, None)])
+def test_a_gain_is_how_many_times_as_many_texts_a_second(
+    workshop: Workshop, fp32: Graph, monkeypatch: pytest.MonkeyPatch, seconds: float, tokens: int | None
+) -> None:
+    """Of a pack that takes so many seconds, a text alone taking one."""
+
+    def told(worker: Worker, batch: Batch) -> float:
+        return {1: 1.0, packing.TEXTS: seconds}[len(batch["input_ids"])]
+
+    monkeypatch.setattr(packing, "_seconds", told)
+    found = packing.measure(systems.system(workshop.origin, fp32), workshop.origin.texts)
+    assert (None if found is None else found.tokens) == tokens
+    assert found is None or found.gains == {"16": 2.0, "32": 2.0}  # the model reads 48 tokens
+
+
+def test_nothing_is_measured_for_another_cpu(workshop: Workshop, fp32: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = packing.packing({16: 2.0})
+    monkeypatch.setattr(packing, "measure", lambda *_: measured)
+    outcome: Any = SimpleNamespace(chosen=SimpleNamespace(plan=PLANS[0]), graphs={PLANS[0].name: fp32})
+    here = machine.cpu_class()
+    expected = {"auto": measured, here: measured, "avx2" if here == "arm64" else "arm64": None}
+    for target, packed in expected.items():
+        assert exports._measure_packing(workshop.origin, outcome, Terms(0.05, target=target)) == (packed, [])
 
 
 def test_one_whose_scales_are_the_batchs_is_never_packed(
