@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -142,6 +143,25 @@ class Writing:
         self._write()
 
     def load_checkpoint(self, *_: Any, **__: Any) -> None: ...
+
+
+def test_where_a_file_has_one_name_best_is_copied(
+    stopped: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on object stores, and on FAT."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(stopped.best, run.best)
+    checkpoints.save(Writing(lambda: None), State(ranks=1, precision="fp32", data="", started=""), run, keep=1)
+    (saved,) = checkpoints.found(run.checkpoints)
+    verify(saved)
+    shutil.rmtree(run.best)
+    checkpoints.restore_best(saved, run.best)
+    assert plain.weights(run.best).keys() == plain.weights(stopped.best).keys()
 
 
 def fail_on_the_device() -> None:

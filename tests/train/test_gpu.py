@@ -40,6 +40,7 @@ def gpu() -> Iterator[None]:
     before = dict(os.environ)
     os.environ.pop("DS_ACCELERATOR", None)
     ranks.start()
+    assert not ranks.on_cpu(), "DeepSpeed has chosen the CPU, once for this process: run these tests with -m gpu"
     yield
     ranks.stop()
     os.environ.clear()

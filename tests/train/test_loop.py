@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
-from bertline.artifacts.checkpoint import Index, State
+from bertline.artifacts.checkpoint import Index
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import DataFiles, RunFolder
 from bertline.models import pytorch, tokenizer_json
@@ -106,16 +106,19 @@ def test_what_deepspeed_does_not_know_is_told_before_data_is_read(
     assert not (tmp_path / "run").exists()
 
 
-def test_fp16_that_no_loss_scale_saves_is_told_as_any_divergence() -> None:
-    class Engine:
-        def step(self) -> None:
-            raise Exception("Current loss scale already at minimum - cannot decrease scale anymore. Exiting run.")
+def test_fp16_that_no_loss_scale_saves_is_told_as_any_divergence(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up() -> None:
+        raise Exception("Current loss scale already at minimum - cannot decrease scale anymore. Exiting run.")
 
-    trainer = object.__new__(Trainer)
-    trainer.engine, trainer.state = Engine(), State(ranks=1, precision="fp16", data="", started="")
-    words = r"step 7: the gradients are not finite, .* or training\.precision=fp32 would help"
+    def look(trainer: Trainer) -> None:
+        trainer.state.precision = "fp16"
+        monkeypatch.setattr(trainer.engine, "step", give_up)
+
+    words = r"step 1: the gradients are not finite, .* or training\.precision=fp32 would help"
     with pytest.raises(BertlineError, match=words):
-        trainer._update(7)
+        train_here(recipe, tmp_path / "run", look=look)
 
 
 def test_a_models_folder_is_of_the_node_that_reads_it(

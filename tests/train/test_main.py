@@ -19,7 +19,7 @@ def ask(*arguments: str, folder: Path, accelerator: str = "cpu") -> "subprocess.
         "PATH": os.defpath, "HOME": str(folder), "DS_ACCELERATOR": accelerator, "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
     line = [sys.executable, "-m", "bertline.train", *arguments]
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_faults_of_a_recipe(recipe: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -19,6 +18,7 @@ from bertline.launch import train as launched
 from bertline.train import preemption, watchdog
 from tests.train import plain
 from tests.train.conftest import logged, losses, train_here
+from tests.waiting import wait_for
 
 SETS = ["--set", "training.epochs=20", "--set", "training.save_steps=1000", "--set", "training.eval_steps=1000"]
 
@@ -43,8 +43,7 @@ def test_a_preempted_run_goes_on_where_it_was(
     """The command is told, or all processes of the job are, as by systemd."""
     run = RunFolder(tmp_path / "run")
     training = start(recipe, run, "--set", "training.micro_batch_size=1")  # its steps are slow ones
-    while training.poll() is None and steps(run) < 5:
-        time.sleep(0.05)
+    wait_for(lambda: training.poll() is not None or steps(run) >= 5, 600)
     for process in psutil.Process(training.pid).children(recursive=True) if everyone else []:
         process.send_signal(number)
     training.send_signal(number)

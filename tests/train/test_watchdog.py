@@ -5,18 +5,20 @@ import os
 import sys
 import time
 from pathlib import Path
-from threading import Event
 
 import psutil
 import pytest
 import torch
 
+from bertline.artifacts.errors import PreemptedError
 from bertline.launch import deepspeed_launcher
-from bertline.train import watchdog
+from bertline.train import ranks, watchdog
 from bertline.train.watchdog import Fault, Watch
+from tests.train.conftest import train_here
 from tests.train.failing_ranks import STEP
 
 ROOT = Path(__file__).parents[2]
+WATCH = Watch._watch
 WAYS = {
     "hang": f", step {STEP}, forward of micro-batch 1: no step forward for",
     "stop": " died or was stopped",
@@ -63,27 +65,90 @@ def test_a_path_at_which_nothing_can_be_is_one_line(capfd: pytest.CaptureFixture
     assert capfd.readouterr().err == "notes.txt: Not a directory\n"
 
 
+class Store:
+    """torch's store, in this process."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    def set(self, key: str, value: str) -> None:
+        self.held[key] = value.encode()
+
+    def get(self, key: str) -> bytes:
+        return self.held[key]
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.held for key in keys)
+
+    def compare_set(self, key: str, expected: str, wanted: str) -> bytes:
+        return self.held.setdefault(key, wanted.encode())
+
+
+class Ticks:
+    """The watch of rank 0 of two, whose ticks are told by hand; the other rank is steps ahead, and waits."""
+
+    def __init__(self, watch: Watch, store: Store) -> None:
+        self.watch, self.store = watch, store
+
+    def pass_by(self, count: int) -> list[Fault | None]:
+        """What is found in each of so many ticks."""
+        return [self._tick() for _ in range(count)]
+
+    def _tick(self) -> Fault | None:
+        self.watch._tick += 1
+        self.store.set("word/1", f"{self.watch._tick}\t1000\t0\telsewhere\tstep 9")
+        return self.watch._exchange()
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    """That of watches whose threads end at once."""
+    made = Store()
+    monkeypatch.setattr(ranks, "store", lambda *_: made)
+    monkeypatch.setattr(Watch, "_watch", lambda watch: None)
+    return made
+
+
+@pytest.fixture
+def ticks(store: Store) -> Ticks:
+    return Ticks(Watch(0, 2), store)
+
+
 def test_rank_0_may_be_gone_before_a_rank_that_has_said_why_it_ends(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def exchange(watch: Watch) -> None:
         raise RuntimeError("the store is gone")
 
+    watch = Watch(1, 2)
+    assert watch.fail(PreemptedError("stopped as asked")) == PreemptedError.exit_code
+    assert capfd.readouterr().err == "stopped as asked\n"
     monkeypatch.setattr(watchdog, "TICK", 0.01)
     monkeypatch.setattr(watchdog, "SILENCE", 1000)
     monkeypatch.setattr(Watch, "_exchange", exchange)
     monkeypatch.setattr(os, "_exit", sys.exit)
-    watch = object.__new__(Watch)
-    watch._rank, watch._doing, watch._tick, watch._heard, watch._left = 1, "step 7, checkpoint", 0, {}, Event()
-    watch._out = Event()
-    watch._ending = Fault(0, 75, "stopped as asked")
-    with pytest.raises(SystemExit, match="75"):
-        watch._watch()
+    with pytest.raises(SystemExit, match=str(PreemptedError.exit_code)):
+        WATCH(watch)
     assert capfd.readouterr().err == ""
-    watch._ending = None
-    with pytest.raises(SystemExit, match="1"):
-        watch._watch()
-    assert capfd.readouterr().err.startswith("rank 0 died: it is not reached any more")
+
+
+def test_a_rank_may_stand_still_for_several_times_as_long_as_ever_before(ticks: Ticks) -> None:
+    ticks.watch.allow(20)
+    ticks.watch.beat("step 1")
+    ticks.pass_by(10)
+    ticks.watch.beat("step 2")
+    *before, found = ticks.pass_by(watchdog.SLACK * 10 + 1)
+    assert set(before) == {None}
+    assert found == Fault(0, 1, "rank 0, step 2: no step forward for 51 seconds (training.timeout)")
+
+
+def test_the_first_step_may_take_longer_than_those_after_it(
+    rank: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[float | None] = []
+    monkeypatch.setattr(watchdog, "allow", allowed.append)
+    train_here(recipe, tmp_path / "run", ["training.epochs=1", "training.timeout=7"])
+    assert [seconds for seconds in allowed if seconds is not None][:2] == [watchdog.FIRST, 7]
 
 
 @pytest.mark.faults
