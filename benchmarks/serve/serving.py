@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import psutil
+
+STARTING_SECONDS = 300
+"""That a server may take until it listens, however large its bundles."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def serving(*arguments: object, script: Path | None = None) -> Iterator[Serving]
 
 
 def _url(process: subprocess.Popen[bytes], log: Path) -> str:
-    while process.poll() is None:
+    until = monotonic() + STARTING_SECONDS
+    while process.poll() is None and monotonic() < until:
         for line in log.read_text().splitlines():
             if line.endswith("}") and (told := json.loads(line))["message"] == "listening":
                 return str(told["url"])

@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError
 from bertline.launch import deepspeed_launcher
+from tests.waiting import wait_for
 
 RECIPE = Path("recipe.yaml")
 
@@ -154,15 +154,10 @@ def test_what_ends_the_command_ends_the_ranks(tmp_path: Path, number: signal.Sig
         f"d.run([sys.executable, '-c', {launcher!r}], dict(os.environ))"
     )
     process = subprocess.Popen([sys.executable, "-c", command], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()))
     process.send_signal(number)
     assert process.wait(60) != 0
-    while Path(f"/proc/{(tmp_path / 'pid').read_text()}/exe").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: not Path(f"/proc/{(tmp_path / 'pid').read_text()}/exe").exists())
 
 
 def test_a_terminal_that_closes_ends_nothing_under_nohup() -> None:

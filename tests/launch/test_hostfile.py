@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
 from tests.conftest import make_model
 from tests.train.conftest import losses, write_recipe
+from tests.waiting import wait_for
 
 # As pdsh 2.34 was seen to call ssh: %n is the number of the machine, %% is %; the greatest exit code is its own.
 PDSH = """#!/bin/bash
@@ -125,8 +125,7 @@ def test_a_preempted_run_saves_on_all_machines_and_goes_on(recipe: Path, machine
     run = RunFolder(tmp_path / "it's $HOME, 100%n")
     sets = ["--set", "training.epochs=60", "--set", "training.eval_steps=1000", "--set", "training.save_steps=1000"]
     training = train(recipe, machines, run, *sets)
-    while training.poll() is None and not (run.metrics.exists() and len(losses(run)) >= 5):
-        time.sleep(0.05)
+    wait_for(lambda: training.poll() is not None or (run.metrics.exists() and len(losses(run)) >= 5), 600)
     training.send_signal(signal.SIGTERM)
     _, words = training.communicate(timeout=600)
     assert training.returncode == PreemptedError.exit_code, words

@@ -152,11 +152,11 @@ def test_a_process_that_is_killed_at_any_moment_goes_on_where_it_was(
     command = [sys.executable, "-c", PROCESS, *map(str, files_given)]
     journal = tmp_path / ".out.jsonl.unfinished/journal.json"
     for place, lines in (("_step", 11), ("_step", 13), ("_step", 16), ("_step", 20), ("_append", 90)):
-        killed = subprocess.run([*command, place, str(lines)], stdout=subprocess.DEVNULL, check=False)
+        killed = subprocess.run([*command, place, str(lines)], stdout=subprocess.DEVNULL, check=False, timeout=600)
         assert killed.returncode == -signal.SIGKILL
         assert not (tmp_path / "out.jsonl").exists()
     assert 0 < json.loads(journal.read_text())["rows"] < 1001
-    last = subprocess.run([*command, "", "0"], check=True, capture_output=True, text=True)
+    last = subprocess.run([*command, "", "0"], check=True, capture_output=True, text=True, timeout=600)
     assert "rows done, going on from the next" in last.stdout
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert (tmp_path / "bad.jsonl").read_bytes() == (tmp_path / "whole-bad.jsonl").read_bytes()

@@ -333,7 +333,7 @@ import pickle
 pickle.loads(pickle.dumps(Path))
 assert "pickle.find_class" in found
 """
-    subprocess.run([sys.executable, "-c", script], check=True)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 @pytest.fixture(scope="session")

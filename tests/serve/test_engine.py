@@ -142,5 +142,5 @@ def test_nothing_is_written_or_told_beside_the_answers(tiny_bundle: Path, tmp_pa
     script = f"from bertline.serve import load\nwith load({str(tiny_bundle)!r}) as model: model.predict(['fine'])"
     own = {"HOME": str(home), "TMPDIR": str(home)}
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    subprocess.run([sys.executable, "-c", script], env=kept | own, check=True)
+    subprocess.run([sys.executable, "-c", script], env=kept | own, check=True, timeout=60)
     assert list(home.iterdir()) == []

@@ -336,7 +336,7 @@ def test_the_command_prints_one_object_and_needs_no_deepspeed(output: Path, mode
         str(tmp_path / "made"),
         "--json",
     ]
-    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=600)
     told = json.loads(done.stdout)
     assert list(told) == ["model", "checkpoint", "zero_stage", "ranks", "parameters", "weights_sha256"]
     assert (told["model"], told["zero_stage"], told["ranks"]) == (str(tmp_path / "made"), 3, 2)

@@ -31,7 +31,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def push(folder: Path, repo: str, *options: str) -> subprocess.CompletedProcess[str]:
     """The installed command: huggingface_hub reads its environment once, when it is imported."""
     command = [str(Path(sys.executable).with_name("bertline")), "push", str(folder), repo, *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ), timeout=600)
 
 
 def test_all_of_a_bundle_goes_in_one_commit_and_comes_back(bundle: Sealed, hub: Hub, tmp_path: Path) -> None:
@@ -52,7 +52,8 @@ def test_all_of_a_bundle_goes_in_one_commit_and_comes_back(bundle: Sealed, hub: 
     (line,) = [line for line in (bundle[0] / "README.md").read_text().splitlines() if line.startswith("hf download")]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     line = line.replace("ORG/NAME", "org/tiny").replace("NAME", "tiny")
-    subprocess.run(line, shell=True, check=True, capture_output=True, cwd=tmp_path, env={**os.environ, "PATH": path})
+    environment = {**os.environ, "PATH": path}
+    subprocess.run(line, shell=True, check=True, capture_output=True, cwd=tmp_path, env=environment, timeout=600)
     assert len(Engine.load(tmp_path / "tiny").predict([("a film", None)])) == 1
 
 

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from time import monotonic, sleep
 from types import SimpleNamespace
 
 import psutil
@@ -22,6 +21,7 @@ from bertline.artifacts.errors import BertlineError, InputError
 from bertline.serve.cluster.worker import Worker
 from bertline.serve.cluster.workers import Workers, _Seat
 from tests.conftest import make_texts
+from tests.waiting import wait_for
 
 BERTLINE = str(Path(sys.executable).with_name("bertline"))
 ROWS = 40_000
@@ -207,10 +207,8 @@ class Predicting:
 
     def wait(self, name: str, machines: int) -> None:
         """Until it is midway, on so many machines."""
-        deadline = monotonic() + 120
-        while self.done(name) < ROWS // 20 or self.log(name).read_text().count(": ready") < machines:
-            assert monotonic() < deadline
-            sleep(0.01)
+        log = self.log(name)
+        wait_for(lambda: self.done(name) >= ROWS // 20 and log.read_text().count(": ready") >= machines, 120)
         assert self.done(name) < ROWS
 
     def contents(self, name: str) -> tuple[bytes, bytes]:

@@ -64,4 +64,4 @@ def test_bodies_have_no_more_room_than_so_many_of_the_largest(
             sender.end()
             assert await one == bytes(MOST)
 
-    asyncio.run(arrive())
+    asyncio.run(asyncio.wait_for(arrive(), 60))

@@ -113,7 +113,7 @@ def test_an_answer_that_is_read_slowly_but_steadily_is_sent_whole() -> None:
             talk.writer.write_eof()
             assert found + len(await talk.reader.read()) > LONG
 
-    uvloop.run(read())
+    uvloop.run(asyncio.wait_for(read(), 60))
 
 
 @pytest.mark.parametrize("count", [0, LONG // 2])
@@ -129,7 +129,7 @@ def test_an_answer_of_which_too_little_is_read_ends_its_connection(monkeypatch: 
             talk.pass_time()
             assert talk.connection.transport.is_closing()
 
-    uvloop.run(read())
+    uvloop.run(asyncio.wait_for(read(), 60))
 
 
 def test_an_end_does_not_cut_an_answer_that_is_being_sent() -> None:
@@ -139,7 +139,7 @@ def test_an_end_does_not_cut_an_answer_that_is_being_sent() -> None:
             talk.connection.shutdown()
             assert len((await talk.reader.read()).partition(b"\r\n\r\n")[2]) == LONG
 
-    uvloop.run(read())
+    uvloop.run(asyncio.wait_for(read(), 60))
 
 
 @pytest.mark.parametrize("missing", [5, 2], ids=["in its head", "in its body"])
@@ -166,7 +166,7 @@ def test_the_next_request_has_its_time_from_the_answer_to_the_one_before(missing
             assert await talk.reader.readuntil(b"answer")
             assert talk.connection._whole is None
 
-    asyncio.run(ask())
+    asyncio.run(asyncio.wait_for(ask(), 60))
 
 
 def test_the_body_of_a_request_is_no_head_of_the_next() -> None:
@@ -183,4 +183,4 @@ def test_the_body_of_a_request_is_no_head_of_the_next() -> None:
             for _ in range(2):
                 assert await talk.reader.readuntil(b"answer")
 
-    asyncio.run(ask())
+    asyncio.run(asyncio.wait_for(ask(), 60))

@@ -24,7 +24,8 @@ from bertline.serve.http.limits import Limits
 from bertline.serve.http.shelf import Shelf
 from bertline.serve.lanes import Lanes
 from tests.keys import exchange_once_verified, write_keys
-from tests.serve.http.watching import metrics, wait_for
+from tests.serve.http.watching import metrics
+from tests.waiting import wait_for
 
 NOT_SWAPPED = "not swapped: the bundles that were loaded go on"
 SWAPS = [3, pytest.param(50, marks=pytest.mark.load)]
@@ -246,6 +247,6 @@ def test_wrong_input_is_one_line_and_code_2(tiny_bundle: Path, arguments: list[s
 
 
 def test_as_many_lanes_as_threads_were_asked_for(sealed: Path) -> None:
-    command = [sys.executable, "-c", COUNTING, "serve", sealed, "--port", "0", "--threads", "3"]
+    command = [sys.executable, "-c", COUNTING, "serve", str(sealed), "--port", "0", "--threads", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == "3 lanes\n"

@@ -20,7 +20,8 @@ from bertline.artifacts.errors import InputError
 from bertline.benchmarks.serve.clients import Clients
 from bertline.benchmarks.serve.serving import Serving, serving
 from bertline.serve.http.keys import ENVIRONMENT, Keys
-from tests.serve.http.watching import metrics, wait_for
+from tests.serve.http.watching import metrics
+from tests.waiting import wait_for
 
 TEXT = "a good film that nobody else has seen"
 SITE = "https://example.org"

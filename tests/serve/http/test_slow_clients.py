@@ -20,7 +20,7 @@ from bertline.benchmarks.serve.clients import Clients, percentile
 from bertline.benchmarks.serve.serving import Serving, serving
 from bertline.serve.http import connections
 from bertline.serve.http.connections import Connection
-from tests.serve.http.watching import wait_for
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.quiet
 LIMIT = 10.0
@@ -212,4 +212,4 @@ def test_a_connection_that_was_reset_leaves_no_timer() -> None:
         listening.close()
         return made[0]
 
-    assert asyncio.run(reset()).timeout_keep_alive_task is None
+    assert asyncio.run(asyncio.wait_for(reset(), 60)).timeout_keep_alive_task is None

@@ -1,8 +1,6 @@
-"""What a server lets see of itself while it is asked, waited for rather than reckoned with."""
+"""What a server lets see of itself while it is asked."""
 
 import urllib.request
-from collections.abc import Callable
-from time import monotonic, sleep
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,10 +16,3 @@ def metrics(server: Serving) -> dict[str, float]:
         for family in families
         for sample in family.samples
     }
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = monotonic() + 30
-    while not condition():
-        assert monotonic() < until
-        sleep(0.05)
