@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bertline.artifacts.bundle import Fidelity
+from bertline.bench import compare
 from bertline.export import sources
 from bertline.export.conversion import convert, graphs
 from bertline.export.conversion.graphs import Graph
@@ -22,9 +23,10 @@ def test_a_fused_graph_that_differs_is_left_out(
     fused = Graph("fp32-fused", tmp_path / "fused.onnx")
     monkeypatch.setattr(convert, "to_onnx", lambda *_: tmp_path / "model.onnx")
     monkeypatch.setattr(graphs, "fuse", lambda *_: fused)
-    monkeypatch.setattr(exact.compare, "started", lambda systems, threads: nullcontext(systems))
+    monkeypatch.setattr(compare, "started", lambda systems, threads: nullcontext(systems))
     monkeypatch.setattr(fidelity, "gates", lambda *_: (PROOF, faults))
-    origin, yardstick = sources.read(str(run), None), Any
+    origin = sources.read(str(run), None)
+    yardstick: Any = None  # none is asked
     made = exact.make(origin, origin, yardstick, tmp_path, lambda line: None)
     assert made.fused == (None if faults else fused)
     assert made.why_not_fused == ("the fused graph is not the PyTorch model" if faults else None)
