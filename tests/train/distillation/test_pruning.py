@@ -13,7 +13,6 @@ from torch import nn
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student, Training
 from bertline.artifacts.run import RunFolder, read_summary
-from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.models import pytorch, tokenizer_json
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
@@ -22,15 +21,12 @@ from bertline.train.data.prepared import Tokenized
 from bertline.train.distillation import pruning, student
 from bertline.train.losses import Loss
 from tests import encoders
-from tests.conftest import make_texts
+from tests.conftest import classifier, make_texts
 from tests.train.conftest import encode, losses, train_here
 from tests.train.distillation.test_distillation import teacher, write
 
 __all__ = ["teacher"]
-SETTINGS = TaskSettings(
-    task="text-classification", problem_type="single_label_classification", inputs=["text"],
-    labels=["negative", "positive"], tokens=Tokens(max_length=32),
-)  # fmt: skip
+SETTINGS = classifier(32)
 
 
 class Measured:
