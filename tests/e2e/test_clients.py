@@ -75,6 +75,7 @@ def test_hugging_face_classifies_a_text(url: str, bundles: dict[str, Path]) -> N
 def test_hugging_face_finds_entities(url: str, bundles: dict[str, Path]) -> None:
     (answer,) = expected(bundles, "token-classification", [TEXT])
     assert isinstance(answer, Entities)
+    assert answer.entities
     found = client(url, "token-classification").token_classification(TEXT, aggregation_strategy="simple")
     assert [(one.entity_group, one.start, one.end, one.word) for one in found] == [
         (one.label, one.start, one.end, one.text) for one in answer.entities
@@ -204,6 +205,7 @@ def test_triton_finds_entities(tritons: triton.InferenceServerClient, bundles: d
     found = tritons.infer("token-classification", [tensor("text", texts, True)], headers=key())
     answers = expected(bundles, "token-classification", texts)
     places = [(index, one) for index, answer in enumerate(answers) for one in answer.entities]
+    assert places
     assert found.as_numpy("text").tolist() == [index for index, _ in places]
     assert strings(found.as_numpy("label")) == [one.label for _, one in places]
     assert found.as_numpy("end").tolist() == [one.end for _, one in places]
