@@ -106,6 +106,20 @@ def test_one_that_answers_something_else_is_refused(
         bench.bench(bundle[0], [str(tmp_path / "other")], RunFolder(run).split("validation"), None, print)
 
 
+def test_what_a_bundle_was_held_to_must_still_be_that_model(
+    run: Path, bundle: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = manifests.read(bundle[0])
+    other = manifest.model_copy(update={"source": manifest.source.model_copy(update={"weights_sha256": "0" * 64})})
+    with pytest.raises(InputError, match=r"its weights have changed since .* was held to them; name what to use"):
+        bench._source(bundle[0], other)
+
+
+def test_without_a_test_split_examples_are_to_be_named(bundle: Exported) -> None:
+    with pytest.raises(InputError, match=r"test\.jsonl: no test split beside what .* was made from; name labelled"):
+        bench.bench(bundle[0], (), None, None, lambda line: None)
+
+
 def changed(run: Path, folder: Path, **keys: object) -> str:
     """The run's model, of which config.json says something else."""
     shutil.copytree(RunFolder(run).best, folder)
