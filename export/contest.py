@@ -112,6 +112,9 @@ class Contest:
             answered = self._ask_once(self._yardstick)  # most quantizers compute on one core
             self._make(plans, processes)
             self._judge = Judge.of(self.origin, self.terms, self._yardstick.system, answered())
+            if suspicion := self._judge.suspicion:
+                self._notices.append(suspicion)
+                self.say(f"note: {suspicion}")
             self._time(plans, self._rounds)
             asked = self.workshop.asked
             chosen = self._choose_alone(processes) if asked is None else self._choose_cascade(asked, processes)

@@ -1,5 +1,6 @@
 """What labelled examples can prove: whether they are enough, and how much a candidate loses on them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -46,6 +47,25 @@ class Judge:
     def baseline(self) -> float:
         """PyTorch's value of the metric."""
         return value(self.origin, self.before)
+
+    @property
+    def suspicion(self) -> str | None:
+        """What is to be said where PyTorch agrees with fewer labels than a single answer to all texts would.
+
+        The labels of `--data` may be numbers in another order than the model's, or mean something else.
+        """
+        settings, examples = self.origin.settings, self.origin.examples
+        if self.origin.kind == "run" or settings.problem_type != "single_label_classification":
+            return None
+        label, most = Counter(str(example.gold) for example in examples).most_common(1)[0]
+        accuracy = float(self.origin.task.values(self.before.sum(axis=0))["accuracy"])
+        if accuracy >= most / len(examples):
+            return None
+        names = ", ".join(f"{index} is {name}" for index, name in enumerate(settings.labels[:5]))
+        return (
+            f"PyTorch agrees with {accuracy:.1%} of the labels; {label!r} for every text would agree with "
+            f"{most / len(examples):.1%}: check that the labels of the data are the model's ({names})"
+        )
 
     def score(self, after: Counts, look: int) -> Score:
         """What answers are worth: see `bootstrap.drop_interval`."""
