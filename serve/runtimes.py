@@ -109,6 +109,7 @@ class OpenVino:
         settings = {
             "INFERENCE_NUM_THREADS": threads or machine.cores(),
             "NUM_STREAMS": streams,
+            "ENABLE_CPU_PINNING": False,  # every process would pin its threads to the same first cores
             "CACHE_DIR": "",  # nothing is written but where the user says
         }
         core = openvino.Core()
