@@ -7,15 +7,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from bertline.artifacts.bundle import Runtime
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Tokens
+from bertline.export.candidates.plans import dynamic
+from bertline.export.candidates.quantize import quantize
 from bertline.export.conversion import convert, onnx_files
 from bertline.export.conversion.graphs import Graph
 from bertline.models.pytorch import PyTorchRuntime
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.tokens import Tokenizer
+from tests import encoders
 from tests.conftest import classifier, make_model, make_texts
 
 
@@ -55,6 +59,40 @@ def test_the_same_model_gives_the_same_bytes_and_no_words(
 ) -> None:
     assert convert.to_onnx(run / "best", classifier(), tmp_path / "again").read_bytes() == fp32.path.read_bytes()
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_weight_is_in_an_int8_file_twice(tmp_path: Path) -> None:
+    """DeBERTa multiplies relative positions by the matrices that words are multiplied by."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder = encoders.make("deberta-v2", tmp_path / "model")
+    AutoModelForSequenceClassification.from_pretrained(folder).save_pretrained(folder)
+    fp32 = convert.to_onnx(folder, classifier(32), tmp_path / "onnx")
+    quantize(dynamic(signed=True, fused=False), fp32, tmp_path / "int8.onnx", [])
+    names = {one.name for one in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    assert [name for name in names if f"{name}_quantized" in names] == []
+    tokenizer = Tokenizer(folder, Tokens(max_length=32))
+    batch = tokenizer.pad(tokenizer.encode([(text, None) for text in encoders.TEXTS[:4]]))
+    expected = PyTorchRuntime(folder, "ForSequenceClassification", 1).run(batch)
+    np.testing.assert_allclose(OnnxRuntime(fp32, 1).run(batch), expected, atol=1e-5)
+
+
+def test_a_weight_is_read_directly_from_within_branches_too() -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("y", "z")]
+    branch = helper.make_graph([helper.make_node("Neg", ["copy"], ["z"])], "branch", [], ends[1:])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", ["weight"], ["copy"]),
+            helper.make_node("If", ["which"], ["y"], then_branch=branch, else_branch=branch),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("which", TensorProto.BOOL, [])],
+        ends[:1],
+        [numpy_helper.from_array(np.ones(2, np.float32), "weight")],
+    )
+    convert.read_weights_directly(graph)
+    (node,) = graph.node
+    assert [one.g.node[0].input[0] for one in node.attribute] == ["weight"] * 2
 
 
 def test_a_model_without_a_head_is_refused(tiny_model: Path, tmp_path: Path) -> None:
