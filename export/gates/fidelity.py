@@ -30,7 +30,11 @@ WORDS = (1, 3, 6, 12, 24, 48, 96, 192, 1000)
 WINDOWS = 8
 """Computed of a text that has more, half of them from its beginning and half from its end."""
 BATCH = 4
-"""Windows padded together: most would be padding if they were more."""
+"""Windows padded together at most: most would be padding if they were more."""
+ATTENTION = BATCH * 2048**2
+"""Of windows padded together, how many pairs of tokens attend to one another at most: memory grows with their number.
+
+BERT-base's 12 heads take 0.8 GB for them in fp32, and 12.9 GB for four windows of 8,192 tokens."""
 MAX_ABS_LOGIT_DIFF = 1e-3
 ROUNDING = 1e-4
 """How far logits may move by rounding alone. An answer that changes with less was a tie."""
@@ -138,7 +142,7 @@ def hold(asked: Asked, pytorch: Sequence[Output], runtime: Runtime) -> Found:
     """Compare what a graph gives for every window alone with PyTorch, and with what it gives in shuffled batches."""
     engine = asked.engine(runtime)
     alone = engine.outputs(asked.windows)
-    together = engine.outputs_of(asked.windows, shuffled(len(asked.windows)))
+    together = engine.outputs_of(asked.windows, shuffled([len(one.input_ids) for one in asked.windows]))
     to_pytorch, by_padding = differences(asked, pytorch, alone), differences(asked, alone, together)
     fault = None
     if not by_padding.max() <= MAX_ABS_LOGIT_DIFF:
@@ -165,10 +169,19 @@ def changes(asked: Asked, ones: Sequence[Output], others: Sequence[Output]) -> l
     return [index for index, (one, other) in enumerate(zip(*both, strict=True)) if essence(one) != essence(other)]
 
 
-def shuffled(count: int) -> list[list[int]]:
-    """Indices in batches of BATCH, in an order that is always the same and has no sense."""
-    order = [int(index) for index in np.random.default_rng(0).permutation(count)]
-    return [order[start : start + BATCH] for start in range(0, count, BATCH)]
+def shuffled(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of windows of these lengths in batches of BATCH, in an order that is always the same and has no sense.
+
+    Batches of long windows are smaller, so that none is larger than ATTENTION unless a window alone is.
+    """
+    batches: list[list[int]] = [[]]
+    for index in np.random.default_rng(0).permutation(len(lengths)).tolist():
+        batch = [*batches[-1], index]
+        if len(batch) > BATCH or len(batch) * max(lengths[one] for one in batch) ** 2 > ATTENTION:
+            batches.append([index])
+        else:
+            batches[-1] = batch
+    return [batch for batch in batches if batch]
 
 
 def few(windows: Sequence[Encoded]) -> list[Encoded]:

@@ -53,6 +53,18 @@ def test_both_texts_of_a_pair_are_cut() -> None:
     ]
 
 
+def test_long_windows_are_batched_by_the_memory_that_attention_takes() -> None:
+    assert list(map(len, fidelity.shuffled([128] * 10))) == [4, 4, 2]
+    assert list(map(len, fidelity.shuffled([2048] * 10))) == [4, 4, 2]
+    assert list(map(len, fidelity.shuffled([2896] * 5))) == [2, 2, 1]
+    lengths = [8192, 300, 2048, 5000, 64, 1] * 4
+    batches = fidelity.shuffled(lengths)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    sizes = [(len(batch), max(lengths[index] for index in batch)) for batch in batches]
+    assert all(count == 1 or count * longest**2 <= fidelity.ATTENTION for count, longest in sizes)
+    assert [count for count, longest in sizes if longest == 8192] == [1] * 4
+
+
 def test_adversarial_texts_are_what_they_are_said_to_be() -> None:
     singles = [text for text, _ in adversarial.texts(paired=False)]
     assert len(set(singles)) == len(singles) >= 20
