@@ -106,7 +106,7 @@ def select(situation: Situation) -> tuple[list[Plan], list[str]]:
     Raises:
         InputError: as `check_only`.
     """
-    which = _saturating(situation.terms.target, situation.here)
+    which = _saturating(situation.terms, situation.here)
     chosen, notices = _promising(situation)
     if which is None or not any(plan.signed for plan in chosen):
         return chosen, notices
@@ -128,9 +128,10 @@ def _promising(situation: Situation) -> tuple[list[Plan], list[str]]:
     return [plan for plan, reason in reasons.items() if reason is None], notices
 
 
-def _saturating(target: str, here: CpuClass) -> str | None:
-    """The CPU class, of that which is meant and that which measures, that signed weights of eight bits are not for."""
-    return next((which for which in (target, here) if which not in (*EXACT, "auto")), None)
+def _saturating(terms: Terms, here: CpuClass) -> str | None:
+    """The CPU class, meant or measured on, that signed weights of eight bits are not for."""
+    meant = "avx2" if terms.portable else terms.target
+    return next((which for which in (meant, here) if which not in (*EXACT, "auto")), None)
 
 
 def _impossible(plan: Plan, situation: Situation) -> str | None:

@@ -62,6 +62,14 @@ def test_what_cannot_saturate_is_right_everywhere() -> None:
     assert "int8-unsigned" in everywhere("avx512_vnni")
 
 
+@pytest.mark.parametrize("here", ["avx2", "avx512_vnni", "arm64"])
+def test_one_signed_file_is_portable(here: CpuClass) -> None:
+    """Signed weights are the faster ones; with eight bits, each CPU class would need a file of its own."""
+    plans, notices = select(situation(here, portable=True))
+    assert all(plan.right_everywhere for plan in plans if plan.signed and plan.runtime == "onnxruntime")
+    assert any(notice.startswith("signed weights have seven bits") for notice in notices)
+
+
 def test_weights_alone_are_quantized_for_size() -> None:
     small = {"int4-weights", "int8-weights", "int8-signed-fused-per-tensor"}
     assert small < names(situation(prefer="size"))
