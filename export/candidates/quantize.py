@@ -62,9 +62,14 @@ def _dynamic(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: l
 
 
 def _static(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
-    """QDQ nodes around the products, u8 by s8, with scales that the texts gave."""
+    """QDQ nodes before the products that have weights, u8 by s8, with scales that the texts gave.
+
+    What products give stays fp32, as do those of attention: sums, normalizations and the logits themselves would
+    otherwise have no more than 256 values.
+    """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+    graph = onnx.load(fp32, load_external_data=False).graph
     quantize_static(
         fp32,
         path,
@@ -75,8 +80,13 @@ def _static(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: li
         reduce_range=plan.reduce_range,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=keep,
+        nodes_to_exclude=[*keep, *attention_products(graph)],
         use_external_data_format=onnx_files.is_external(fp32),
+        extra_options={
+            "OpTypesToExcludeOutputQuantization": PRODUCTS,
+            # after every text its activations go into the histograms; else those of all texts would be held at once
+            "CalibStridedMinMax": 1,
+        },
         calibrate_method={
             "minmax": CalibrationMethod.MinMax,
             "entropy": CalibrationMethod.Entropy,
@@ -156,10 +166,18 @@ class _Reader:
     """The texts, one at a time, as ONNX Runtime's calibration asks for them."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
-        self._batches = iter(batches)
+        self._batches = batches
+        self._range = iter(batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Go on with these."""
+        self._range = iter(self._batches[start_index:end_index])
 
     def get_next(self) -> Batch | None:
-        return next(self._batches, None)
+        return next(self._range, None)
 
 
 def _inputs(fp32: Path, texts: Sequence[Batch]) -> list[Batch]:

@@ -1,12 +1,17 @@
 """What quantizing does to a graph; what it costs in answers is measured by every export."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization.calibrate import HistogramCalibrater
 
 from bertline.export.candidates import quantize
+from bertline.export.candidates.plans import PLANS
+from bertline.export.candidates.workshop import Workshop
 from bertline.export.conversion import onnx_files
 from bertline.export.conversion.graphs import Graph
 
@@ -40,8 +45,9 @@ def test_unsigned_bytes_mean_what_signed_ones_meant(zero_point: int) -> None:
     np.testing.assert_array_equal(run(unsigned, x), run(signed, x))
 
 
-def test_nncf_leaves_attention_in_fp32_and_gives_unsigned_activations(quantized: dict[str, Graph]) -> None:
-    graph = onnx.load(quantized["int8-nncf-openvino"].path).graph
+@pytest.mark.parametrize("name", ["int8-nncf-openvino", "int8-static-minmax"])
+def test_attention_and_logits_stay_in_fp32_and_activations_are_unsigned(quantized: dict[str, Graph], name: str) -> None:
+    graph = onnx.load(quantized[name].path).graph
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     weights = {one.name: one.data_type for one in graph.initializer}
     products = {
@@ -52,6 +58,22 @@ def test_nncf_leaves_attention_in_fp32_and_gives_unsigned_activations(quantized:
     assert all(inputs == {"DequantizeLinear"} for name, inputs in products.items() if name not in attention)
     rounded_to = {weights[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"}
     assert rounded_to == {TensorProto.UINT8}
+    assert made_by["logits"] in ("Gemm", "Add")
+
+
+def test_calibration_holds_the_activations_of_one_text(
+    workshop: Workshop, fp32: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, clear = [], HistogramCalibrater.clear_collected_data
+
+    def noting(calibrater: HistogramCalibrater) -> None:
+        held.append(len(calibrater.intermediate_outputs))
+        clear(calibrater)
+
+    monkeypatch.setattr(HistogramCalibrater, "clear_collected_data", noting)
+    plan = next(plan for plan in PLANS if plan.calibration == "entropy")
+    quantize.quantize(plan, fp32.path, tmp_path / "int8.onnx", workshop.texts[:5])
+    assert held == [1] * 5
 
 
 def test_every_candidate_is_a_file_that_may_be_sealed(quantized: dict[str, Graph]) -> None:
