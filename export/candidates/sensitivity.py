@@ -1,4 +1,7 @@
-"""Which layers of a graph lose most by int8: each is quantized alone, and what that changes is measured."""
+"""Which layers of a graph lose most by int8: each is quantized alone, and what that changes is measured.
+
+The embeddings of words are one of them, where a plan quantizes these.
+"""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ import numpy as np
 import onnx
 
 from bertline.export.candidates.plans import Plan
-from bertline.export.candidates.quantize import PRODUCTS, quantize
+from bertline.export.candidates.quantize import PRODUCTS, looks_up_words, quantize
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.tokens import Batch
 
@@ -17,7 +20,7 @@ LAYER = re.compile(r"(.*?layers?[._]\d+)/|(.*)/")
 
 
 def rank(fp32: Path, texts: Sequence[Batch], plan: Plan) -> list[list[str]]:
-    """The products of each layer by name, the layer first whose quantization moves the logits most.
+    """What is quantized of each layer by name, the layer first whose quantization moves the logits most.
 
     Args:
         fp32: the graph.
@@ -25,16 +28,17 @@ def rank(fp32: Path, texts: Sequence[Batch], plan: Plan) -> list[list[str]]:
         plan: whose kind of weights is tried.
     """
     layers: dict[str, list[str]] = {}
-    nodes = [(node.name, node.op_type) for node in onnx.load(fp32, load_external_data=False).graph.node]
-    for name in (name for name, kind in nodes if kind in PRODUCTS):
-        found = LAYER.match(name)
-        layers.setdefault(found[0] if found else name, []).append(name)
+    nodes = onnx.load(fp32, load_external_data=False).graph.node
+    for node in nodes:
+        if node.op_type in PRODUCTS or (plan.method == "dynamic" and looks_up_words(node)):
+            found = LAYER.match(node.name)
+            layers.setdefault(found[0] if found else node.name, []).append(node.name)
     alone = Plan("alone", "dynamic", signed=plan.signed, reduce_range=plan.reduce_range)
     path = fp32.with_name(f"{alone.name}.onnx")
     expected = _logits(fp32, texts)
     effects = {}
     for layer, own in layers.items():
-        quantize(alone, fp32, path, [], [name for name, _ in nodes if name not in own])
+        quantize(alone, fp32, path, [], [node.name for node in nodes if node.name not in own])
         effects[layer] = float(
             np.mean([np.abs(a - b).mean() for a, b in zip(_logits(path, texts), expected, strict=True)])
         )

@@ -43,7 +43,7 @@ class Workshop:
         """
         self.origin, self.fp32, self.fused, self.asked = origin, fp32, fused, asked
         self._calibration, self._count = calibration, count
-        self._ranked: dict[tuple[bool, bool], list[list[str]]] = {}
+        self._ranked: dict[tuple[str, bool, bool], list[list[str]]] = {}
 
     def make(self, plan: Plan) -> Graph:
         """The graph of a plan, written beside those it comes from."""
@@ -92,14 +92,14 @@ class Workshop:
         return Graph(name, path)
 
     def _kept(self, plan: Plan) -> list[str]:
-        """The products in the most sensitive layers, as many as the plan leaves in fp32."""
+        """What is quantized in the most sensitive layers, as many as the plan leaves in fp32."""
         if not plan.fp32_share:
             return []
         layers = self._layers(plan)
         return [name for layer in layers[: max(1, round(plan.fp32_share * len(layers)))] for name in layer]
 
     def _layers(self, plan: Plan) -> list[list[str]]:
-        key = (plan.fused, plan.signed)
+        key = (plan.method, plan.fused, plan.signed)
         if key not in self._ranked:
             self._ranked[key] = sensitivity.rank(self._base(plan).path, from_all_over(self.texts, PROBES), plan)
         return self._ranked[key]

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import HistogramCalibrater
 
-from bertline.export.candidates import quantize
-from bertline.export.candidates.plans import PLANS
+from bertline.export.candidates import quantize, sensitivity
+from bertline.export.candidates.plans import PLANS, dynamic
 from bertline.export.candidates.workshop import Workshop
 from bertline.export.conversion import onnx_files
 from bertline.export.conversion.graphs import Graph
@@ -43,6 +43,35 @@ def test_unsigned_bytes_mean_what_signed_ones_meant(zero_point: int) -> None:
     assert numpy_helper.to_array(unsigned.graph.initializer[1]) == np.uint8(zero_point + 128)
     x = np.linspace(-40, 40, 4001, dtype=np.float32)  # farther than bytes reach, and halves of steps
     np.testing.assert_array_equal(run(unsigned, x), run(signed, x))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_only_the_embeddings_of_words_are_quantized(quantized: dict[str, Graph], signed: bool) -> None:
+    """The table of positions is small, and has numbers of which one scale would leave little."""
+    graph = onnx.load(quantized[dynamic(signed, fused=False).name].path).graph
+    bits = {one.name: one.data_type for one in graph.initializer if len(one.dims) == 2}
+    tables = {node.input[1]: bits.get(node.input[0]) for node in graph.node if node.op_type == "Gather"}
+    floats = [ids for ids, kind in tables.items() if kind == TensorProto.FLOAT]
+    assert tables["input_ids"] in (TensorProto.INT8, TensorProto.UINT8)
+    assert len(floats) == 2
+    assert "token_type_ids" in floats
+
+
+def test_words_that_one_scale_cannot_hold_are_the_first_to_stay_in_fp32(
+    workshop: Workshop, fp32: Graph, tmp_path: Path
+) -> None:
+    """No layer in fp32 would mend what is lost before it."""
+    model = onnx.load(fp32.path)
+    (words,) = [one for one in model.graph.initializer if one.name.endswith("word_embeddings.weight")]
+    table = numpy_helper.to_array(words).copy()
+    table[-1, 0] = 400  # of a token that no text has
+    words.CopyFrom(numpy_helper.from_array(table, words.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    plan = dynamic(signed=True, fused=False)
+    (first, *_) = sensitivity.rank(tmp_path / "model.onnx", workshop.texts[:4], plan)
+    assert first == ["/bert/embeddings/word_embeddings/Gather"]
+    quantize.quantize(plan, tmp_path / "model.onnx", tmp_path / "int8.onnx", [], first)
+    assert words.name in {one.name for one in onnx.load(tmp_path / "int8.onnx").graph.initializer}
 
 
 @pytest.mark.parametrize("name", ["int8-nncf-openvino", "int8-static-minmax"])
