@@ -22,7 +22,6 @@ from tests.e2e import tiny
 from tests.e2e.test_encoders import UNSUPPORTED
 
 UNMADE = {
-    ("albert", "int8-nncf-openvino"): "'NoneType' object has no attribute 'shape'",  # layers share their weights
     ("mobilebert", "int8-static-percentile"): "Too many bins for data range",
     ("deberta", "fp32-openvino"): "doesn't support If operation with dynamic rank",
     ("deberta", "int8-nncf-openvino"): "INVALID_GRAPH",
