@@ -1,4 +1,4 @@
-"""Floor 3: a bundle answers. Needs numpy, tokenizers and a runtime, nothing heavier.
+"""Floor 3: loads a bundle and answers texts. Needs numpy, tokenizers and a runtime, nothing heavier.
 
 >>> from bertline.serve import load                             # doctest: +SKIP
 >>> model = load("bundles/demo")                                # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What a bundle answers, typed: one class for each kind of question."""
+"""Typed answers: one class for each kind of task."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,31 +8,31 @@ from bertline.tasks.task import Answer
 
 @dataclass(frozen=True)
 class Classification:
-    """The likeliest label of a text or pair."""
+    """The most likely label of a text or pair."""
 
     label: str
     score: float
-    """Its probability."""
+    """Probability of the label."""
     scores: dict[str, float]
-    """The probabilities of all labels."""
+    """Probability of every label."""
     truncated: bool = False
-    """The text was longer than what the model reads of it; so in all classes here."""
+    """Whether the text was longer than what the model reads; the same in all classes here."""
 
 
 @dataclass(frozen=True)
 class MultiLabel:
-    """The labels of a text that may have any number of them."""
+    """The labels of a text that may have any number of labels."""
 
     labels: list[str]
-    """Those whose probability reaches their threshold."""
+    """Labels whose probability reaches their threshold."""
     scores: dict[str, float]
-    """The probability of each label by itself."""
+    """Probability of every label, each independent of the others."""
     truncated: bool = False
 
 
 @dataclass(frozen=True)
 class Regression:
-    """The number that a model gives a text."""
+    """The number that a model predicts for a text."""
 
     value: float
     truncated: bool = False
@@ -40,20 +40,20 @@ class Regression:
 
 @dataclass(frozen=True)
 class Entity:
-    """Characters of a text that are something."""
+    """A labeled span of a text, counted in characters."""
 
     label: str
     score: float
-    """The mean probability of its words."""
+    """Mean probability of its words."""
     start: int
     end: int
-    """text[start:end] is `text`."""
+    """`start:end` of the input is `text`."""
     text: str
 
 
 @dataclass(frozen=True)
 class Entities:
-    """What stands in a text, in order."""
+    """The entities of a text, in order."""
 
     entities: list[Entity]
     truncated: bool = False
@@ -61,11 +61,11 @@ class Entities:
 
 @dataclass(frozen=True)
 class Span:
-    """Characters of a context that may be the answer."""
+    """A span of a context that may be the answer, counted in characters."""
 
     answer: str
     score: float
-    """Its probability among the best spans."""
+    """Probability among the best spans."""
     start: int
     end: int
 
@@ -75,15 +75,15 @@ class QuestionAnswer:
     """The answer to a question."""
 
     answer: str
-    """Empty where the context does not answer."""
+    """Empty if the context does not answer the question."""
     score: float
     start: int
     end: int
-    """context[start:end] is `answer`."""
+    """`start:end` of the context is `answer`."""
     n_best: list[Span]
-    """The best spans, the best first."""
+    """The best spans, best first."""
     no_answer_score: float | None = None
-    """How much better than the best span no answer is; None where the model always answers, or there is no span."""
+    """Score of no answer minus that of the best span; None if the model always answers, or found no span."""
     truncated: bool = False
 
 
@@ -91,7 +91,7 @@ Typed = Classification | MultiLabel | Regression | Entities | QuestionAnswer
 
 
 def typed(answer: Answer) -> Typed:
-    """An answer of a task, as its class."""
+    """Convert a task's answer to its class."""
     fields: dict[str, Any] = dict(answer)
     if "entities" in fields:
         fields["entities"] = [Entity(**one) for one in fields["entities"]]

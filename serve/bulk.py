@@ -1,9 +1,9 @@
-"""A file of texts in, a file of answers out, of any size: memory stays flat, all cores are busy, and a kill costs a
-second of work.
+"""Bulk prediction: a file of texts in, a file of answers out, of any size. Memory use is bounded, all cores are busy,
+and a kill costs a second of work.
 
-Rows are read one after another, answered by `Model.submit`, or by that of a cluster's `Workers`, and written in the
-order of the file; how many are under way is bounded by their number and by their characters. What is done stands in a
-folder beside the output (`Unfinished`) until all is, and a second call goes on from there.
+Rows are read one after another, answered by `Model.submit` or by a cluster's `Workers.submit`, and written in file
+order; the rows in flight are bounded in number and in characters. Progress is kept in a folder beside the output
+(`Unfinished`) until every row is done, and a second call resumes from it.
 """
 
 from collections import deque
@@ -24,64 +24,64 @@ from bertline.tasks.task import Answer, Columns, Task
 from bertline.tasks.tokens import Text
 
 ROWS = 4096
-"""Rows under way at most, for each machine: while one lane computes the longest text, the others must not run out of
-short ones."""
+"""Most rows in flight per machine: while one lane computes the longest text, the others must not run out of short
+ones."""
 CHARACTERS = 1 << 24
-"""Characters under way at most, for each machine, or one text."""
+"""Most characters in flight per machine; a single text may be longer."""
 HEAD = 100
-"""Rows one of which must have the columns that are read: JSON lines may lack a key here and there."""
+"""First rows that, taken together, must have all columns that are read: a JSON line may lack a key."""
 
 
 class Loaded(Protocol):
-    """A loaded bundle, here or on several machines."""
+    """A loaded bundle, on this machine or on several."""
 
     @property
     def task(self) -> Task:
-        """What it answers."""
+        """The task of the bundle."""
 
     @property
     def machines(self) -> int:
-        """Those that compute."""
+        """Number of machines that compute."""
 
     @property
     def sha256(self) -> str:
-        """Of the bundle's manifest, which has the hashes of all other files."""
+        """SHA-256 of the bundle's manifest, which holds the hashes of all other files."""
 
     def submit(self, texts: Sequence[Text]) -> list[Future[Answered]]:
         """Queue texts; a future for each."""
 
 
 class Outcome(NamedTuple):
-    """What became of a row."""
+    """The outcome of a row."""
 
     row: int
-    """Its number, as `tables.Attempt` counts."""
+    """Number of the row, counted as in `tables.Attempt`."""
     line: int | None
-    """Where it begins in the file; None where that has no lines."""
+    """Line on which the row begins; None for a file without lines."""
     answer: Answer | InputError
-    """InputError: why it is bad."""
+    """The answer, or why the row is bad."""
 
 
 class Seen(NamedTuple):
-    """How far a file has been answered."""
+    """Progress through a file."""
 
     rows: int
     done: int
-    """Of `total`: rows where the file tells how many it has, else bytes read."""
+    """Part of `total` that is done: rows if the file tells how many it has, otherwise bytes read."""
     total: int
 
 
 def rows(task: Task, path: Path, raw: BufferedReader, columns: Mapping[str, str] = {}) -> Iterator[Attempt]:
-    """The rows of a file that has the columns which a task reads.
+    """Read the rows of a file, which must have the columns that a task needs.
 
     Args:
-        task: that reads them.
-        path: of the file.
-        raw: its bytes.
-        columns: the file's names of the task's inputs, where they are others.
+        task: the task that answers the rows.
+        path: path of the file.
+        raw: the file's bytes.
+        columns: the file's column for each input of the task that has another name there.
 
     Raises:
-        InputError: as `tables.attempts`; or none of the first rows has them.
+        InputError: as `tables.attempts`; the format does not suit the task; or the first rows lack a column.
     """
     suffix, _ = tables.kind(path)
     if suffix in tables.CONLL and task.settings.task != "token-classification":
@@ -90,7 +90,7 @@ def rows(task: Task, path: Path, raw: BufferedReader, columns: Mapping[str, str]
         raise InputError(f"{path}: a {suffix} file is read as CoNLL, words with their tags; {advice}")
 
     def choose(names: Sequence[str]) -> Collection[str]:
-        """What is answered; all where that is not there, to be told what is."""
+        """Columns to read; all of them if one is missing, so that the error can list them."""
         read = [*task.settings.inputs, *task.instead]
         return names if task.missing(names, columns) else [columns.get(name, name) for name in read]
 
@@ -105,13 +105,13 @@ def rows(task: Task, path: Path, raw: BufferedReader, columns: Mapping[str, str]
         if names and not missing:
             break
     if missing:
-        advice = f"name the column that is to be answered: --column {task.settings.inputs[0]}=COLUMN"
+        advice = f"name the column to answer: --column {task.settings.inputs[0]}=COLUMN"
         raise InputError(f"{tables.lacking(path, missing, names)}; {advice}")
     yield from chain(head, found)
 
 
 def answers(model: Loaded, attempts: Iterable[Attempt], columns: Mapping[str, str] = {}) -> Iterator[Outcome]:
-    """What becomes of each row of a file, in its order; few enough are under way to hold."""
+    """Yield the outcome of each row, in file order, with a bounded number of rows in flight."""
     known = model.task.columns(columns)
     pending: deque[tuple[Attempt, int, Future[Answered] | InputError]] = deque()
     held = 0
@@ -139,21 +139,21 @@ def predict(
     watch: Callable[[Seen], None],
     columns: Mapping[str, str] = {},
 ) -> None:
-    """Answer all rows of `source` in `target`, which appears when all are; go on where an earlier call was ended.
+    """Answer all rows of `source` in `target`, which appears once all are done; resume where an earlier call stopped.
 
     Args:
-        model: that answers.
-        source: any file that `tables` reads.
-        target: of a kind that `formats` writes.
-        errors: bad rows go there, as JSON lines; None: the first ends the call, and what was answered is kept.
-        say: hears what a person should know.
-        watch: hears how far it is, after each row.
+        model: answers the rows.
+        source: a file of any kind that `tables` reads.
+        target: a file of any kind that `formats` writes.
+        errors: file for bad rows, as JSON lines; None to stop at the first one, keeping what was answered.
+        say: receives messages for the user.
+        watch: receives the progress after each row.
         columns: as in `rows`.
 
     Raises:
-        InputError: a file that is to be made exists already; another process makes it; the file cannot be read or
-            lacks a column; a row is bad, or with `errors` all are; or what was done is of other rows or another bundle
-            (see `Unfinished`).
+        InputError: an output exists already or is being written by another process; the input cannot be read or lacks
+            a column; a row is bad or, with `errors`, all rows are; or the unfinished work belongs to another input or
+            bundle (see `Unfinished`).
     """
     formats.check(target)
     if source.is_fifo():
@@ -171,14 +171,14 @@ def predict(
                 watch(Seen(done, read, size) if total is None else Seen(done, done, total))
         unfinished.end()
     journal = unfinished.journal
-    bad = f"; bad rows: {journal.bad:,}, told in {errors}" if errors else ""
+    bad = f"; bad rows: {journal.bad:,}, listed in {errors}" if errors else ""
     say(f"{target}: {journal.rows - journal.bad:,} answers{bad}")
     if journal.bad == journal.rows:
-        raise InputError(f"{source}: none of its rows could be answered; {errors} tells why, row by row")
+        raise InputError(f"{source}: none of its rows could be answered; {errors} says why, row by row")
 
 
 def _submit(model: Loaded, attempt: Attempt, columns: Columns) -> tuple[Attempt, int, Future[Answered] | InputError]:
-    """A row without its content, the characters of its text, and its answer to be."""
+    """Submit a row; returns it without its content, the number of its characters, and its future or its fault."""
     bare = attempt._replace(row={})
     if isinstance(attempt.row, InputError):
         return bare, 0, attempt.row
@@ -194,16 +194,16 @@ def _outcome(attempt: Attempt, _: int, asked: Future[Answered] | InputError) -> 
     return Outcome(attempt.number, attempt.line, answer)
 
 
-def _keep(unfinished: Unfinished, outcome: Outcome, source: Path, goes_on: bool) -> None:
-    """Write down an answer, or what is wrong with a row.
+def _keep(unfinished: Unfinished, outcome: Outcome, source: Path, skip_bad: bool) -> None:
+    """Record an answer, or what is wrong with a row.
 
     Raises:
-        InputError: it is bad and that ends the command.
+        InputError: the row is bad, and bad rows end the command.
     """
     if not isinstance(outcome.answer, InputError):
         unfinished.answer({"row": outcome.row, **outcome.answer})
-    elif goes_on:
+    elif skip_bad:
         where = {"file": str(source), "row": outcome.row} | ({} if outcome.line is None else {"line": outcome.line})
         unfinished.bad(where | {"reason": str(outcome.answer).removeprefix(f"{source} ")})
     else:
-        raise InputError(f"{outcome.answer}; {unfinished.kept()}--errors FILE goes on past such rows")
+        raise InputError(f"{outcome.answer}; {unfinished.kept()}--errors FILE skips such rows")

@@ -1,5 +1,5 @@
-"""The kinds of file that answers are written as. JSON lines are what a bulk prediction keeps; the others are made of
-them at its end, when all columns are known."""
+"""Output formats of bulk prediction. Answers are collected as JSON lines; the other formats are made from them at the
+end, when all columns are known."""
 
 import csv
 import gzip
@@ -13,11 +13,11 @@ from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError
 
 ROWS = 8192
-"""Answers of a Parquet row group, made Arrow values at once."""
+"""Answers per Parquet row group, converted to Arrow at once."""
 
 
 def check(target: Path) -> None:
-    """Refuse a kind of file that cannot be written.
+    """Refuse an output format that cannot be written.
 
     Raises:
         InputError: the suffix is unknown, or pyarrow is missing for Parquet.
@@ -32,7 +32,7 @@ def check(target: Path) -> None:
 
 
 def made(answers: Path, target: Path) -> Path:
-    """A file of the kind of `target` beside a file of answers in JSON lines, or that file itself."""
+    """Convert a JSON lines file of answers to the format of `target`, in a file beside it, unless it already is."""
     convert = FORMATS[_suffix(target)]
     if convert is None:
         return answers
@@ -46,7 +46,7 @@ def _suffix(path: Path) -> str:
 
 
 def _gzip(answers: Path, path: Path) -> None:
-    """The same answers give the same bytes: neither the time nor the name of the file is in them."""
+    """Compress; equal answers give equal bytes, since neither a time nor a file name is stored."""
     with (
         answers.open("rb") as source,
         path.open("wb") as raw,
@@ -56,7 +56,7 @@ def _gzip(answers: Path, path: Path) -> None:
 
 
 def _csv(answers: Path, path: Path) -> None:
-    """A column for each key that any answer has; what is neither string nor number as JSON."""
+    """Write a column for each key that any answer has; values other than strings are written as JSON."""
     keys = list(dict.fromkeys(key for answer in _lines(answers) for key in answer))
     with path.open("w", encoding="utf-8", newline="") as stream:
         plain = csv.writer(stream, lineterminator="\n")
@@ -64,7 +64,7 @@ def _csv(answers: Path, path: Path) -> None:
         plain.writerow(keys)
         for answer in _lines(answers):
             cells = [_cell(answer.get(key)) for key in keys]
-            has_return = any("\r" in cell for cell in cells)  # which Python before 3.13 quotes only where it ends lines
+            has_return = any("\r" in cell for cell in cells)  # Python before 3.13 does not quote these
             (quoted if has_return else plain).writerow(cells)
 
 
@@ -75,7 +75,7 @@ def _cell(value: Any) -> str:
 
 
 def _parquet(answers: Path, path: Path) -> None:
-    """A column for each key, nested as the answers are; read twice, since an answer may lack what another has."""
+    """Write a column for each key, nested as in the answers, which are read twice: keys differ between answers."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -101,4 +101,4 @@ FORMATS: dict[str, Callable[[Path, Path], None] | None] = {
     ".csv": _csv,
     ".parquet": _parquet,
 }
-"""What makes each kind of file of JSON lines, by suffix."""
+"""The converter from JSON lines for each suffix; None if there is nothing to convert."""

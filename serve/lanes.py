@@ -1,10 +1,10 @@
-"""Which cores a text is computed on: one core each while texts wait, all cores together where one is alone.
+"""Assigns texts to cores: one core per text while texts wait, all cores for a text that is alone.
 
-Padding costs and a batch of long texts gains nothing, so every text is computed at its own length; cores that are kept
-apart then give more texts a second than cores that work together, and cores together give the shorter wait. Short texts
-are packed into a batch only where that was measured to pay (`bundle.Packing`).
+Every text is computed at its own length, since padding costs time and batches of long texts gain nothing. One core per
+text then gives the higher throughput, and all cores together the lower latency. Short texts are packed into a batch
+only where export measured that it pays (`bundle.Packing`).
 
-One queue, first come first served, and a thread a core that takes from it.
+There is one first-in, first-out queue, and one thread per core that takes from it.
 """
 
 import threading
@@ -21,15 +21,15 @@ from bertline.tasks.task import Answer
 from bertline.tasks.tokens import Text
 
 CHARACTERS_A_TOKEN = 4
-"""How many characters a token is reckoned to stand for, before a text is read: English has about 4.5."""
+"""Characters per token that are assumed before a text is tokenized; English has about 4.5."""
 
 
 STAGES = ("queue", "tokenize", "run")
-"""What a text goes through, in order, as `Answered` tells."""
+"""Stages of a text, in order: fields of `Answered`."""
 
 
 class Computed(NamedTuple):
-    """Answers of texts that were computed side by side, and the seconds that each step took."""
+    """Answers to texts that were computed side by side, and the seconds that each step took."""
 
     answers: list[Answer]
     tokenize: float
@@ -37,7 +37,7 @@ class Computed(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The answer of a text, and the seconds it waited, was tokenized and was computed (with its neighbors, if any)."""
+    """The answer to a text, and its seconds in each stage (shared with the texts computed beside it, if any)."""
 
     answer: Answer
     queue: float
@@ -46,28 +46,28 @@ class Answered(NamedTuple):
 
 
 class LateError(TimeoutError):
-    """A text was not answered in time, or will not be."""
+    """A text was not answered before its deadline, or will not be."""
 
     def __init__(self, seconds: float = 0.0, done: float = 0.0) -> None:
         super().__init__("the text was not answered in time")
         self.seconds = seconds
-        """What it takes by itself, on all cores, at the least; 0 where nobody knows."""
+        """Lower bound of the seconds that the text takes alone, on all cores; 0 if unknown."""
         self.done = done
-        """The share of it that was computed."""
+        """Share of the text that was computed, from 0 to 1."""
 
 
 Left = Callable[[], float]
-"""Seconds in which an answer is still of use: none where all who asked have gone."""
+"""Gives the seconds until nobody waits for an answer any more; -inf once every caller has gone."""
 
 
 class Answerer(NamedTuple):
-    """Who answers a text: several models may share the cores."""
+    """What answers a text: several models may share the lanes."""
 
     compute: Callable[[Sequence[Text], bool, Left], Computed]
-    """Takes texts, whether they may have all cores, and how long anybody waits for them; called from several threads.
-    Raises LateError, where it sees that this is not long enough."""
+    """Takes texts, whether they may use all cores, and the time left; called from several threads. Raises LateError if
+    it sees that the time left is too short."""
     packing: Packing | None = None
-    """Up to which length how many of its texts are computed side by side; None for no length."""
+    """Up to which length texts are packed, and how many at a time; None to pack none."""
 
 
 @dataclass
@@ -81,12 +81,12 @@ class _Job:
 
     @property
     def is_short(self) -> bool:
-        """Whether it may be packed, as far as its characters tell."""
+        """Whether the text may be packed, judging by its characters."""
         characters = sum(len(part) for part in self.text if part is not None)
         return self.asked.packing is not None and characters <= CHARACTERS_A_TOKEN * self.asked.packing.tokens
 
     def end(self, outcome: Answered | Exception) -> None:
-        """Tell who asked, if they still wait: until now the future could be cancelled."""
+        """Set the outcome, unless the caller has cancelled the future, which is possible until now."""
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, Exception):
@@ -99,9 +99,9 @@ class Lanes:
     """A queue of texts and the threads that answer them."""
 
     def __init__(self, count: int) -> None:
-        """Start the threads: as many as texts are to be computed at once, one a core."""
+        """Start `count` threads, one per core: that many texts are computed at once."""
         self._jobs: OrderedDict[Future[Answered], _Job] = OrderedDict()
-        """Texts that wait, by their futures: one that is cancelled leaves wherever it stands."""
+        """Waiting texts by their futures, so that a cancelled one can leave from any position."""
         self._changed = threading.Condition()
         self._running = 0
         self._backlog = 0.0
@@ -113,16 +113,18 @@ class Lanes:
     def submit(
         self, texts: Sequence[Text], asked: Answerer, deadline: float = float("inf"), seconds: Sequence[float] = ()
     ) -> list[Future[Answered]]:
-        """Queue texts, side by side; a future for each.
+        """Queue texts, one directly behind the other; returns a future for each.
+
+        A text whose future is cancelled leaves the queue; if it is being computed, its remaining windows are skipped.
 
         Args:
-            texts: to be answered.
-            asked: who answers them.
-            seconds: that each is expected to take a lane, for `backlog`; none where nobody asks for that.
-            deadline: on the clock of `time.perf_counter`; what waits then, or has windows left, fails with LateError.
+            texts: texts to answer.
+            asked: what answers them.
+            deadline: on the clock of `time.perf_counter`; a text that waits or has windows left then gets LateError.
+            seconds: estimated seconds of each text on one lane, for `backlog`; empty if nobody reads that.
 
-        A text whose future is cancelled leaves the queue, or is computed no further. After `close` they raise
-        RuntimeError.
+        Raises:
+            RuntimeError: the lanes are closed.
         """
         expected = seconds or [0.0] * len(texts)
         jobs = [_Job(text, asked, deadline, each) for text, each in zip(texts, expected, strict=True)]
@@ -143,16 +145,16 @@ class Lanes:
 
     @property
     def backlog(self) -> float:
-        """Seconds after which a text that is queued now is expected to begin."""
+        """Estimated seconds until a text that is queued now begins."""
         return max(0.0, self._backlog) / self.count
 
     @property
     def count(self) -> int:
-        """Texts that are computed at once."""
+        """Number of texts computed at once."""
         return len(self._threads)
 
     def close(self) -> None:
-        """Take no more texts, answer those that were taken, and end."""
+        """Accept no more texts, answer the queued ones, and end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -160,7 +162,7 @@ class Lanes:
             thread.join()
 
     def _leave(self, future: Future[Answered]) -> None:
-        """Nobody waits for a text any more: neither does it, nor does it count among those that others wait for."""
+        """Remove a cancelled text from the queue, and its time from the backlog."""
         if not future.cancelled():
             return
         with self._changed:
@@ -170,10 +172,10 @@ class Lanes:
 
     def _work(self) -> None:
         while self._answer():
-            pass  # and hold nothing of it: a model that was swapped is to go
+            pass  # no locals here: they would keep a replaced model alive
 
     def _answer(self) -> bool:
-        """Wait for texts and answer them; False when there will be no more."""
+        """Wait for texts and answer them; False once the lanes are closed and the queue is empty."""
         jobs = self._take()
         if not jobs:
             return False
@@ -183,8 +185,8 @@ class Lanes:
             computed = jobs[0].asked.compute([job.text for job in jobs], alone, partial(_left, jobs))
         except LateError as error:
             for job in jobs:
-                job.end(error.with_traceback(None))  # which would hold all that was computed so far
-        except BaseException as error:  # whatever fails is the asker's to hear; a panic of tokenizers is no Exception
+                job.end(error.with_traceback(None))  # the traceback would keep all outputs so far alive
+        except BaseException as error:  # any failure goes to the caller; a panic in tokenizers is not an Exception
             for job in jobs:
                 job.end(error if isinstance(error, Exception) else RuntimeError(str(error)))
         else:
@@ -195,7 +197,7 @@ class Lanes:
         return True
 
     def _take(self) -> list[_Job]:
-        """The next text, or several short ones; none when there will be no more."""
+        """The next text, or several short ones; none once the lanes are closed and the queue is empty."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._jobs or self._closed)
@@ -209,7 +211,7 @@ class Lanes:
                     return taken
 
     def _next(self) -> list[_Job]:
-        """The first text of the queue, with the short ones behind it where it is short, but no other lane's share."""
+        """Pop the first text and, if it is short, the short ones behind it, up to this lane's share of the queue."""
         _, first = self._jobs.popitem(last=False)
         packing = first.asked.packing
         if packing is None or not first.is_short:
@@ -226,12 +228,12 @@ class Lanes:
 
 
 def _is_wanted(job: _Job) -> bool:
-    """Whether a text is to be computed; what is late is told so."""
+    """Whether a text is still to be computed; fails one whose deadline has passed."""
     if job.deadline < perf_counter():
         job.end(LateError())
     return not job.future.done()
 
 
 def _left(jobs: Sequence[_Job]) -> float:
-    """Seconds in which anybody waits for any of some texts."""
+    """Seconds until nobody waits for any of these texts."""
     return max((job.deadline for job in jobs if not job.future.done()), default=float("-inf")) - perf_counter()

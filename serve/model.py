@@ -1,4 +1,4 @@
-"""A loaded bundle, as users hold it: `bertline.serve.load`."""
+"""The public API of a loaded bundle: `bertline.serve.load` and `Model`."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from bertline.serve.lanes import CHARACTERS_A_TOKEN, Answered, Answerer, Compute
 from bertline.tasks.tokens import Encoded, Text, by_length, refuse_lone_surrogates
 
 Question = str | tuple[str, str]
-"""A text; or a pair of texts, or a question and its context."""
+"""One text, or two: a pair of texts, or a question and its context."""
 RECENT = 0.05
-"""What the newest text counts in the mean of what a window takes."""
+"""Weight of the newest text in the moving average of the seconds per window."""
 FEW = 5
-"""Batches of a text whose quickest tells how long the others take, whatever else the machine had to do."""
+"""Batches after which the fastest so far predicts the rest: other load on the machine only slows batches down."""
 MARGIN = 2.0
-"""How many times the seconds that are left a text may seem to take, and yet is computed on."""
+"""A text is given up only if its remaining batches are predicted to take this many times the seconds left."""
 
 
 def load(bundle: str | PathLike[str], threads: int | None = None) -> Model:
-    """Load a bundle, whose files are checked and whose golden texts are answered before any other.
+    """Load a bundle: check its files, and its golden texts before any other text is answered.
 
     Args:
-        bundle: its folder.
-        threads: cores to compute on; None for all physical ones that affinity and control group leave this process.
+        bundle: the bundle's folder.
+        threads: cores to compute on; None for all physical cores that affinity and control group leave this process.
 
     Raises:
-        InputError: the folder is no bundle, or there are no threads.
-        DamagedError: a file is not the recorded one, or this CPU answers otherwise than the one that sealed it.
+        InputError: the folder is not a bundle, or `threads` is less than 1.
+        DamagedError: a file differs from its recorded hash, or this CPU's logits differ from the recorded ones.
 
     >>> with load("bundles/demo") as model:                     # doctest: +SKIP
     ...     model.predict(["A film to remember."])[0].label
     'positive'
     """
     if threads is not None and threads < 1:
-        raise InputError(f"threads is {threads}; 1 is the least")
+        raise InputError(f"threads is {threads}; it must be at least 1")
     checked, lanes = Bundle(Path(bundle)), Lanes(threads or machine.cores())
     try:
         return Model(checked, lanes)
@@ -52,37 +52,37 @@ def load(bundle: str | PathLike[str], threads: int | None = None) -> Model:
 
 
 class Model:
-    """Answers texts, from any number of threads. A context manager; leaving it ends its threads."""
+    """Answers texts, from any number of threads. A context manager, which ends its lanes' threads on exit."""
 
     machines = 1
-    """This one; see `bulk.Loaded`."""
+    """Machines that compute: this one (see `bulk.Loaded`)."""
 
     def __init__(self, bundle: Bundle, lanes: Lanes) -> None:
-        """Load the model of a bundle, to compute on as many cores as there are lanes, which others may use as well."""
+        """Load the model of a bundle onto lanes, one per core, which other models may share."""
         self.bundle = bundle
         self.manifest, self.sha256 = bundle.manifest, bundle.sha256
         self.task = bundle.task
         self.lanes = lanes
-        self._together = bundle.engine(lanes.count)
-        self._apart: Engine | None = None
+        self._all_cores = bundle.engine(lanes.count)
+        self._per_core: Engine | None = None
         self._loading = threading.Lock()
-        self.seconds = self._together.seconds
-        """What a window of a text takes a core by itself, of late; at first what a golden text took, so that no crowd
-        is let in unseen. What one takes that has all cores is the least: in a crowd it will not have them."""
+        self.seconds = self._all_cores.seconds
+        """Moving average of the seconds that a window takes on one core. It starts at the time of a golden text, so
+        that even the first requests are limited. A time on all cores is a lower bound: under load a window has one."""
         if lanes.count == 1:
-            self._hold_apart(self._together)
+            self._keep_per_core(self._all_cores)
 
     def predict(self, asked: Sequence[Question]) -> list[Typed]:
-        """An answer for each text, in the order asked.
+        """Answer each text, in the order given.
 
         Args:
-            asked: texts; or, where the bundle takes two (`manifest.inputs`), pairs of them.
+            asked: texts, or pairs of texts if the bundle takes two inputs (`manifest.inputs`).
 
         Raises:
-            InputError: the bundle takes other than that, or a text is none; names it by its place, from 1.
+            InputError: a text does not fit the bundle's inputs, or is not valid Unicode; names its position, from 1.
         """
-        if isinstance(asked, str):  # which is a sequence of strings, too
-            raise InputError("a list of texts is expected, and a string was given")
+        if isinstance(asked, str):  # a string is a sequence of strings as well
+            raise InputError("a list of texts is expected, but a string was given")
         futures = self.submit([self._read(one, number) for number, one in enumerate(asked, start=1)])
         try:
             return [typed(future.result().answer) for future in futures]
@@ -91,24 +91,24 @@ class Model:
                 future.cancel()
 
     def submit(self, texts: Sequence[Text], deadline: float = float("inf")) -> list[Future[Answered]]:
-        """Queue texts that hold no lone surrogates, as `Lanes.submit` does."""
-        # made here: a model that held it would hold itself, and not go when another takes its place
+        """Queue texts, which must hold no lone surrogates; see `Lanes.submit`."""
+        # made here: as an attribute it would refer back to the model, which would then not be freed once replaced
         asked = Answerer(self._compute, self.bundle.packing)
         return self.lanes.submit(texts, asked, deadline, self.expected(texts))
 
     def expected(self, texts: Sequence[Text]) -> list[float]:
-        """Seconds that each text is likely to take a core."""
+        """Estimated seconds that each text takes on one core."""
         return [self.seconds * self._windows(text) for text in texts]
 
     def prepare(self) -> None:
-        """Load now what computes a text on each core, which otherwise happens when two texts first wait: it takes as
-        long as loading the bundle did, and as much memory again as the model.
+        """Load the per-core engine now rather than when two texts first wait: this takes as long as loading the bundle
+        did, and as much memory again as the model.
         """
         with self._loading:
-            self._load_apart()
+            self._load_per_core()
 
     def close(self) -> None:
-        """Answer what was asked, then end; what is asked afterwards raises RuntimeError."""
+        """Answer the queued texts, then end the threads; later calls of `predict` raise RuntimeError."""
         self.lanes.close()
 
     def __enter__(self) -> Model:
@@ -118,10 +118,10 @@ class Model:
         self.close()
 
     def _read(self, asked: Question, number: int) -> Text:
-        """What the tokenizer takes.
+        """A question as the tokenizer takes it.
 
         Raises:
-            InputError: as `predict`.
+            InputError: see `predict`.
         """
         inputs = self.manifest.inputs
         text: tuple[object, ...] = tuple(asked) if isinstance(asked, list | tuple) else (asked,)
@@ -134,7 +134,7 @@ class Model:
         return str(first), second
 
     def _windows(self, text: Text) -> int:
-        """In how many windows a text is likely to be read, as far as its characters tell."""
+        """Estimated number of windows of a text, judging by its characters."""
         tokens = self.manifest.tokens
         if tokens.long != "windows":
             return 1
@@ -142,8 +142,8 @@ class Model:
         return 1 + characters // (CHARACTERS_A_TOKEN * max(1, tokens.max_length - tokens.stride))
 
     def _compute(self, texts: Sequence[Text], alone: bool, left: Left) -> Computed:
-        """In a lane: answer texts that are to be computed side by side."""
-        engine = self._together if alone else self._engine_apart()
+        """Answer texts side by side; runs in a lane's thread."""
+        engine = self._all_cores if alone else self._per_core_engine()
         begun = perf_counter()
         windows = engine.tokenizer.encode(texts)
         tokenized = perf_counter()
@@ -151,7 +151,7 @@ class Model:
         expected = sum(map(self._windows, texts))
         try:
             answers = engine.decode(texts, windows, engine.outputs_of(windows, batches))
-        except LateError as error:  # else a queue of such texts would go on as one that takes no time
+        except LateError as error:  # counted too: otherwise a queue of such texts would seem to take no time
             if error.done:
                 self._learn((perf_counter() - begun) / (error.done * expected), engine)
             raise
@@ -160,30 +160,30 @@ class Model:
         return Computed(answers, tokenized - begun, ended - tokenized)
 
     def _learn(self, took: float, engine: Engine) -> None:
-        """What a window has just taken, as `expected` counts them, which may guess too few of a text."""
-        if engine is self._apart or took > self.seconds:
+        """Update `seconds` by a time per window, counted as `_windows` estimates them: it may guess too few."""
+        if engine is self._per_core or took > self.seconds:
             self.seconds += RECENT * (took - self.seconds)
 
-    def _engine_apart(self) -> Engine:
-        """Computes on one core; while it is loaded, by the lane that first wants it, the others go on with all."""
-        if self._apart is None and self._loading.acquire(blocking=False):
+    def _per_core_engine(self) -> Engine:
+        """The per-core engine; while the lane that first wants it loads it, other lanes use the all-core engine."""
+        if self._per_core is None and self._loading.acquire(blocking=False):
             try:
-                self._load_apart()
+                self._load_per_core()
             finally:
                 self._loading.release()
-        return self._apart or self._together
+        return self._per_core or self._all_cores
 
-    def _load_apart(self) -> None:
-        if self._apart is None:
-            self._hold_apart(self.bundle.engine(self.lanes.count, streams=self.lanes.count))
+    def _load_per_core(self) -> None:
+        if self._per_core is None:
+            self._keep_per_core(self.bundle.engine(self.lanes.count, streams=self.lanes.count))
 
-    def _hold_apart(self, engine: Engine) -> None:
-        """The last engine that is made."""
-        self._apart, self.seconds = engine, engine.seconds
+    def _keep_per_core(self, engine: Engine) -> None:
+        """Keep the per-core engine, which is the last one made, and free the model's bytes."""
+        self._per_core, self.seconds = engine, engine.seconds
         self.bundle.let_go()
 
     def _batches(self, windows: Sequence[Encoded]) -> list[list[int]]:
-        """Indices of windows that are computed at once: the short ones packed, all others alone."""
+        """Indices of windows that are computed together: short windows are packed, longer ones run alone."""
         packing = self.bundle.packing
         lengths = [len(window.input_ids) for window in windows]
         if packing is None or len(windows) == 1:
@@ -195,16 +195,16 @@ class Model:
 
 
 def in_time(batches: Sequence[list[int]], left: Left, spent: float, lanes: int) -> Iterator[list[int]]:
-    """Batches of windows, each of which is asked for once the one before it is computed, while they can be in time.
+    """Yield batches of windows, the next one once the last is computed, as long as they can be done in time.
 
     Args:
-        batches: alike in size.
-        left: seconds in which anybody waits for them.
-        spent: seconds that they took before.
-        lanes: that may share the cores: without the others, these might take that many times less.
+        batches: indices of windows, in batches of similar cost.
+        left: gives the seconds until nobody waits for them any more.
+        spent: seconds that were already spent on them.
+        lanes: lanes that share the cores; with all cores to themselves, the batches may take that many times less.
 
     Raises:
-        LateError: nobody waits any more; or nobody will when they are done, as the quickest so far tells.
+        LateError: nobody waits any more, or nobody will once they are done, predicted from the fastest batch so far.
     """
     least = float("inf")
     for done, batch in enumerate(batches):

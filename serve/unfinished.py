@@ -1,21 +1,20 @@
-"""What a bulk prediction has done so far, so that a kill or a power cut at any moment neither loses nor repeats a row.
+"""Progress of a bulk prediction, kept so that after a kill or a power cut no row is missing or repeated.
 
 A hidden folder beside the output, `.NAME.unfinished`, holds
 
-    answers.jsonl   a line for each row that was answered
+    answers.jsonl   a line for each answered row
     errors.jsonl    a line for each bad row
-    journal.json    what is being answered by what, how many rows are done, and how long the two files then were
-    lock            held by the process at work
+    journal.json    identity of input and bundle, the number of rows done, and the size of both files at that point
+    lock            held by the running process
 
 Beside the file of bad rows, `.NAME.lock` is held as well: two outputs may name the same one.
 
-In steps both files are synced to the disk and then the journal is replaced by one rename; whatever the files hold
-beyond it is cut off when the next call goes on.
+Every second, both files are synced to disk and then the journal is replaced by one rename; what the files hold beyond
+the journal is cut off on resume.
 
-Rows of another input (path, size or time of its last change), be it changed while it is read, or answers of another
-bundle, are refused: to join them would give a file that is wrong without a word, and to start anew would throw away
-what may have taken days, over a touched file or a mistyped name. Who wants that removes the folder, which the message
-names.
+Another input (path, size or modification time), even one that changes while it is read, and another bundle are refused:
+mixing them would silently produce a wrong file, and starting over could throw away days of work because of a touched
+file or a mistyped name. To start over, the user removes the folder, which the message names.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ from bertline.artifacts.errors import InputError
 from bertline.serve import formats
 
 SECONDS = 1.0
-"""Between two steps: what a kill costs at most, beyond the rows under way. A step takes milliseconds."""
+"""Seconds between two saves: the most work a kill costs, beyond the rows in flight. A save takes milliseconds."""
 
 
 class Identity(BaseModel):
-    """What is answered by what."""
+    """The input, and the bundle that answers it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,13 +48,13 @@ class Identity(BaseModel):
     size: int
     mtime_ns: int
     columns: dict[str, str] = {}
-    """Its names of what is answered, where they are others than ours."""
+    """The input's column for each input of the task that has another name there."""
     bundle_sha256: str
-    """Of its manifest."""
+    """SHA-256 of the bundle's manifest."""
 
     @classmethod
     def of(cls, source: Path, opened: int, bundle_sha256: str, columns: Mapping[str, str]) -> Identity:
-        """The identity of the columns of a file, opened, as it is now and of a bundle."""
+        """The identity of a bundle and of columns of an opened file, as the file is now."""
         found = os.fstat(opened)
         return cls(
             input=_spell(source), size=found.st_size, mtime_ns=found.st_mtime_ns,
@@ -64,29 +63,29 @@ class Identity(BaseModel):
 
 
 class Journal(BaseModel):
-    """How far it is."""
+    """How far the prediction has come."""
 
     model_config = ConfigDict(extra="forbid")
 
     identity: Identity
     rows: int = 0
-    """Of the input: answered or bad."""
+    """Rows of the input that are done, answered or bad."""
     bad: int = 0
     answers_bytes: int = 0
     errors_bytes: int = 0
     errors: str | None = None
-    """Where bad rows are to be told."""
+    """Path of the file of bad rows."""
     ended: bool = False
-    """All rows are done; the outputs are being made."""
+    """Whether all rows are done, and the outputs are being made."""
 
     @property
     def told(self) -> str:
-        """How many rows are done, in words."""
+        """The number of rows done, in words."""
         return "1 row" if self.rows == 1 else f"{self.rows:,} rows"
 
 
 class Unfinished:
-    """The folder of an output that is being made; a context manager that holds its lock."""
+    """The folder of an unfinished output; a context manager that holds its lock."""
 
     def __init__(
         self,
@@ -97,11 +96,11 @@ class Unfinished:
         say: Callable[[str], None],
         columns: Mapping[str, str] = {},
     ) -> None:
-        """Find or make the folder, whose journal then says what is done.
+        """Open or create the folder; its journal then says what is done.
 
         Raises:
-            InputError: an output exists, cannot be made, or is made by another process; the source cannot be opened; or
-                the folder is of other rows or another bundle.
+            InputError: an output exists, cannot be written, or is being written by another process; the source cannot
+                be opened; or the folder belongs to another input or bundle.
         """
         self.target = target
         self.errors = errors
@@ -111,10 +110,10 @@ class Unfinished:
         self._held.enter_context(_lock(self.folder / "lock", target))
         files.sync_entry(self.folder.parent)
         try:
-            files.refuse_existing(target)  # again, now that nobody else makes it
+            files.refuse_existing(target)  # again, now that no other process can make it
             self.raw = self._held.enter_context(tables.opened(source))
-            """The bytes of the source, which whoever reads them closes."""
-            self._source = os.dup(self.raw.fileno())  # the same file, even where that path is another's by now
+            """The bytes of the source; whoever reads them closes it."""
+            self._source = os.dup(self.raw.fileno())  # the same file, even if its path now leads to another
             self._held.callback(os.close, self._source)
             self.journal = self._read(Identity.of(source, self._source, bundle_sha256, columns), say)
             self._hold_errors(None if errors is None else _spell(errors))
@@ -132,31 +131,31 @@ class Unfinished:
         self._saved = monotonic()
 
     def answer(self, answer: dict[str, Any]) -> None:
-        """Keep the answer to the next row."""
+        """Record the answer to the next row."""
         self._done(answers_bytes=_append(self._answers, answer))
 
     def bad(self, fault: dict[str, Any]) -> None:
-        """Keep what is wrong with the next row."""
+        """Record what is wrong with the next row."""
         self._done(errors_bytes=_append(self._errors, fault), bad=1)
 
     def kept(self) -> str:
-        """What a person is told of it when a row ends the command."""
+        """Beginning of the advice when a bad row ends the command, if earlier rows are kept; ends before an option."""
         return (
-            f"what was done before it, {self.journal.told}, is kept: the same command with "
+            f"what was done before it ({self.journal.told}) is kept; the same command with "
             if self.journal.rows
             else ""
         )
 
     def end(self) -> None:
-        """Make the outputs, each by one rename, and remove the folder.
+        """Publish the outputs, each by one rename, and remove the folder.
 
         Raises:
-            InputError: the input was changed meanwhile.
+            InputError: the input has changed meanwhile.
         """
         self._demand_unchanged()
         self.journal.ended = True
-        self._step()
-        if self.errors is not None:  # first, since the answers are what tells a later call that all is done
+        self._save()
+        if self.errors is not None:  # first: to a later call, existing answers mean that all is done
             self._refuse_existing(self.errors)
             with files.new_file(self.errors) as stream, (self.folder / "errors.jsonl").open("rb") as found:
                 shutil.copyfileobj(found, stream)
@@ -167,16 +166,16 @@ class Unfinished:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *reason: object) -> None:
-        """Keep what is done; a folder where nothing is goes."""
+        """Save what is done, or remove the folder if nothing is."""
         try:
             with self._answers, self._errors:  # closing writes as well
                 if self.folder.exists():
                     if self.journal.rows:
-                        self._step()
+                        self._save()
                     else:
                         shutil.rmtree(self.folder)
         except OSError:
-            if kind is None:  # else a full disk has been told of already, and the last step holds
+            if kind is None:  # otherwise an error, such as a full disk, is already being raised; the last save is valid
                 raise
         finally:
             self._held.close()
@@ -189,52 +188,56 @@ class Unfinished:
         try:
             journal = Journal.model_validate_json(path.read_bytes())
         except ValidationError:
-            raise InputError(f"{path}: of another version of bertline; {self._advice}") from None
+            raise InputError(f"{path}: written by another version of bertline; {self._advice}") from None
         self._demand_same(journal, identity)
         for name, size in (("answers.jsonl", journal.answers_bytes), ("errors.jsonl", journal.errors_bytes)):
             if not (self.folder / name).is_file() or (self.folder / name).stat().st_size < size:
-                raise InputError(f"{self.folder / name}: not whole; {self._advice}")
-        say(f"{self.target}: {journal.told} done, going on from the next")
+                raise InputError(f"{self.folder / name}: missing, or shorter than the journal says; {self._advice}")
+        say(f"{self.target}: resuming after {journal.told}")
         return journal
 
     def _demand_same(self, journal: Journal, identity: Identity) -> None:
-        """Raise InputError where other rows are answered than those that were begun, or by another bundle."""
+        """Raise InputError if the journal is about another input or another bundle."""
         if journal.identity != identity:
             raise InputError(f"{self.target}: {_difference(journal, identity)}; {self._advice}")
 
     def _demand_unchanged(self) -> None:
-        """Raise InputError where the input was changed since: nobody knows which rows were read before that."""
+        """Raise InputError if the input has changed since it was opened: some rows may be read from either state."""
         stat = os.fstat(self._source)
         now = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         self._demand_same(self.journal, self.journal.identity.model_copy(update=now))
 
     @property
     def _advice(self) -> str:
-        return f"remove {self.folder} to start anew, or name another output"
+        return f"remove {self.folder} to start over, or name another output"
 
     def _hold_errors(self, errors: str | None) -> None:
-        """Bad rows that were to be told are told, in whichever file: the folder has them all."""
+        """Set the file of bad rows. Once there are bad rows one must be given, though any will do: the folder has all.
+
+        Raises:
+            InputError: there are bad rows, but no file for them.
+        """
         journal = self.journal
         if journal.bad and errors is None:
-            advice = f"go on with that or with another file, or remove {self.folder} to start anew"
-            raise InputError(f"{self.target}: {journal.told} done, with --errors {journal.errors}; {advice}")
+            advice = f"pass that or another file, or remove {self.folder} to start over"
+            raise InputError(f"{self.target}: {journal.told} done with --errors {journal.errors}; {advice}")
         journal.errors = errors
 
     def _refuse_existing(self, errors: Path) -> None:
-        """Raise InputError where there is a file already, but for what a call that was killed at its end has made."""
+        """Raise InputError if the file exists, unless an earlier call was killed right after writing it."""
         made = self.folder / "errors.jsonl"
         if not (self.journal.ended and errors.is_file() and filecmp.cmp(errors, made, shallow=False)):
             files.refuse_existing(errors)
 
     def _done(self, **more: int) -> None:
-        """Count a row, all of it at once: between two counts Ctrl-C would have it done again."""
+        """Count a row in one assignment: Ctrl-C between two counts would have it done again."""
         counts = {name: getattr(self.journal, name) + count for name, count in {"rows": 1, **more}.items()}
         self.journal = self.journal.model_copy(update=counts)
         if monotonic() - self._saved > SECONDS:
-            self._demand_unchanged()  # not at the end alone: that may be days later
-            self._step()
+            self._demand_unchanged()  # not only at the end, which may be days later
+            self._save()
 
-    def _step(self) -> None:
+    def _save(self) -> None:
         for stream in (self._answers, self._errors):
             stream.flush()
             os.fsync(stream.fileno())
@@ -243,35 +246,35 @@ class Unfinished:
 
 
 def _lock(lock: Path, path: Path) -> AbstractContextManager[IO[str]]:
-    return files.locked(lock, f"{path}: another process is making it; wait for it, or name another output")
+    return files.locked(lock, f"{path}: another process is writing it; wait for it, or name another output")
 
 
 @contextmanager
 def _reserve(errors: Path) -> Iterator[None]:
-    """Hold a file of bad rows that can be made: at the end, after days it may be, that would be late to learn.
+    """Check that the file of bad rows can be written, and hold its lock: the end, maybe days later, would be too late.
 
     Raises:
-        InputError: it cannot, or another process is making it.
+        InputError: it cannot be written, or another process is writing it.
     """
     files.check_writable(errors)
     lock = errors.with_name(f".{errors.name}.lock")
     with _lock(lock, errors):
         yield
-        lock.unlink(missing_ok=True)  # on a disk without locks it may be another's as well
+        lock.unlink(missing_ok=True)  # without file locks, another process may have removed it
 
 
 def _spell(path: Path) -> str:
-    """A path as a journal has it. Raises InputError: JSON cannot have it."""
+    """A path as the journal records it. Raises InputError if JSON cannot hold it."""
     whole = str(path.resolve())
     try:
-        f"{path} {whole}".encode()  # bad rows tell it as it was given
+        f"{path} {whole}".encode()  # bad rows quote it as it was given
     except UnicodeEncodeError:
-        raise InputError(f"{path}: a name that is not UTF-8 cannot be written down; rename it") from None
+        raise InputError(f"{path}: a name that is not UTF-8 cannot be recorded; rename it") from None
     return whole
 
 
 def _open_after(path: Path, size: int) -> IO[bytes]:
-    """A stream that appends after the first `size` bytes."""
+    """Open a file to append to its first `size` bytes; the rest is cut off."""
     stream = path.open("ab")
     stream.truncate(size)
     return stream
@@ -284,9 +287,9 @@ def _append(stream: IO[bytes], value: dict[str, Any]) -> int:
 def _difference(journal: Journal, identity: Identity) -> str:
     begun, rows = journal.identity, f"{journal.told} answered already"
     if begun.input != identity.input:
-        return f"{rows}, but of another input, {begun.input}"
+        return f"{rows}, but from another input, {begun.input}"
     if begun.bundle_sha256 != identity.bundle_sha256:
         return f"{rows}, but by another bundle"
     if begun.columns != identity.columns:
-        return f"{rows}, but of {begun.columns or 'no'} --column"
+        return f"{rows}, but with {begun.columns or 'no'} --column"
     return f"{rows}, but {identity.input} has changed since"

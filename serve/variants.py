@@ -1,4 +1,4 @@
-"""Which of a bundle's models answers on this machine."""
+"""Picks the model of a bundle that answers on this machine."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,19 @@ from bertline.serve.runtimes import installed
 
 @dataclass(frozen=True)
 class Picked:
-    """A model of a bundle."""
+    """A model of a bundle, as picked for this machine."""
 
     runtime: Runtime
     golden: list[list[float]]
-    """What it gave for each golden text where it was sealed."""
+    """Logits of each golden text, recorded when the bundle was sealed."""
     notice: str | None
-    """Why it is not the chosen one; None where it is."""
+    """Why it is not the model that export chose; None if it is."""
 
 
 def pick(manifest: Manifest) -> Picked:
-    """The chosen model, or the first variant that this machine can run and whose CPU classes hold this one.
+    """Pick the model that export chose, or else the first variant, that this machine can run and that is for its CPU.
 
-    A CPU of a class that none is for gets the first that runs: the golden texts tell whether it answers alike.
+    If none is for this class of CPU, pick the first that runs: the golden texts show whether its answers are right.
     """
     here = machine.cpu_class()
     chosen = Picked(manifest.runtime, [golden.logits for golden in manifest.golden], None)

@@ -31,7 +31,7 @@ PROCESS = """
 import itertools, os, signal, sys
 from pathlib import Path
 from bertline.serve import bulk, load, unfinished
-unfinished.SECONDS, unfinished.monotonic = 50, itertools.count().__next__  # a step each fifty rows
+unfinished.SECONDS, unfinished.monotonic = 50, itertools.count().__next__  # a save every fifty rows
 bundle, source, target, errors = map(Path, sys.argv[1:5])
 place, left = sys.argv[5], int(sys.argv[6])
 
@@ -119,7 +119,7 @@ def test_a_file_may_call_its_columns_otherwise(predict: Predict, sealed: Path, t
         asked({"body": "text"})
     with Unfinished(target, None, source, sha256(sealed), print, {"text": "body"}) as begun:
         begun.answer({"row": 2})
-    with pytest.raises(InputError, match=r"1 row answered already, but of \{'text': 'body'\} --column; remove"):
+    with pytest.raises(InputError, match=r"1 row answered already, but with \{'text': 'body'\} --column; remove"):
         asked({})
 
 
@@ -151,19 +151,19 @@ def test_a_process_that_is_killed_at_any_moment_goes_on_where_it_was(
     files_given = [sealed, source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl"]
     command = [sys.executable, "-c", PROCESS, *map(str, files_given)]
     journal = tmp_path / ".out.jsonl.unfinished/journal.json"
-    for place, lines in (("_step", 11), ("_step", 13), ("_step", 16), ("_step", 20), ("_append", 90)):
+    for place, lines in (("_save", 11), ("_save", 13), ("_save", 16), ("_save", 20), ("_append", 90)):
         killed = subprocess.run([*command, place, str(lines)], stdout=subprocess.DEVNULL, check=False, timeout=600)
         assert killed.returncode == -signal.SIGKILL
         assert not (tmp_path / "out.jsonl").exists()
     assert 0 < json.loads(journal.read_text())["rows"] < 1001
     last = subprocess.run([*command, "", "0"], check=True, capture_output=True, text=True, timeout=600)
-    assert "rows done, going on from the next" in last.stdout
+    assert "resuming after " in last.stdout
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert (tmp_path / "bad.jsonl").read_bytes() == (tmp_path / "whole-bad.jsonl").read_bytes()
     assert not journal.parent.exists()
 
 
-def test_what_was_written_after_the_last_step_is_cut_off(predict: Predict, sealed: Path, tmp_path: Path) -> None:
+def test_what_was_written_after_the_last_save_is_cut_off(predict: Predict, sealed: Path, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", 20)
     whole = predict(source, tmp_path / "whole.jsonl")
     with Unfinished(tmp_path / "out.jsonl", None, source, sha256(sealed), print) as begun:
@@ -172,7 +172,7 @@ def test_what_was_written_after_the_last_step_is_cut_off(predict: Predict, seale
     with (tmp_path / ".out.jsonl.unfinished/answers.jsonl").open("a") as stream:
         stream.write('{"row": 8, "label": "posi')
     assert predict(source, tmp_path / "out.jsonl") == whole
-    assert predict.said[-2].endswith("out.jsonl: 7 rows done, going on from the next")
+    assert predict.said[-2].endswith("out.jsonl: resuming after 7 rows")
 
 
 def test_what_is_of_another_input_or_bundle_is_refused_and_kept(
@@ -182,7 +182,7 @@ def test_what_is_of_another_input_or_bundle_is_refused_and_kept(
     target = tmp_path / "out.jsonl"
     with Unfinished(target, None, source, sha256(sealed), print) as begun:
         begun.answer({"row": 1})
-    with pytest.raises(InputError, match=r"1 row answered already, but of another input, .*/in\.jsonl; remove "):
+    with pytest.raises(InputError, match=r"1 row answered already, but from another input, .*/in\.jsonl; remove "):
         Unfinished(target, None, other, sha256(sealed), print)
     manifest = tiny_bundle / "bertline.json"
     manifest.write_text(manifest.read_text() + "\n")
@@ -190,7 +190,7 @@ def test_what_is_of_another_input_or_bundle_is_refused_and_kept(
         Unfinished(target, None, source, sha256(tiny_bundle), print)
     source.write_text(source.read_text() + "\n")
     with pytest.raises(
-        InputError, match=r"in\.jsonl has changed since; remove .*\.out\.jsonl\.unfinished to start anew"
+        InputError, match=r"in\.jsonl has changed since; remove .*\.out\.jsonl\.unfinished to start over"
     ):
         predict(source, target)
     assert (tmp_path / ".out.jsonl.unfinished/answers.jsonl").read_text() == '{"row": 1}\n'
@@ -226,7 +226,7 @@ def test_a_second_process_at_the_same_output_is_refused(predict: Predict, sealed
     source = write_rows(tmp_path / "in.jsonl", 5)
     with (
         Unfinished(tmp_path / "out.jsonl", None, source, sha256(sealed), print),
-        pytest.raises(InputError, match=r"out\.jsonl: another process is making it"),
+        pytest.raises(InputError, match=r"out\.jsonl: another process is writing it"),
     ):
         predict(source, tmp_path / "out.jsonl")
     assert len(predict(source, tmp_path / "out.jsonl")) == 5
@@ -288,7 +288,7 @@ def test_names_that_cannot_be_written_down_are_refused(
     for name in ("in.jsonl", "caf\udce9/in.jsonl"):
         write_rows(tmp_path / name, 5)
     (tmp_path / "link-\udce9.jsonl").symlink_to("in.jsonl")
-    with pytest.raises(InputError, match="a name that is not UTF-8 cannot be written down; rename it"):
+    with pytest.raises(InputError, match="a name that is not UTF-8 cannot be recorded; rename it"):
         predict(tmp_path / source, tmp_path / "out.jsonl", None if errors is None else tmp_path / errors)
     assert [path.name for path in tmp_path.glob(".*")] == []
 
@@ -330,7 +330,7 @@ def test_bad_rows_are_told_and_the_rest_goes_on(predict: Predict, tmp_path: Path
     assert {fault["file"] for fault in told} == {str(tmp_path / name)}
     assert [fault["line"] for fault in told] == ([row for row, _ in bad] if name == "in.jsonl" else [3, 4, 6, 7])
     assert predict.said == [
-        f"{tmp_path / 'out.jsonl'}: 2 answers; bad rows: {len(bad)}, told in {tmp_path / 'bad.jsonl'}"
+        f"{tmp_path / 'out.jsonl'}: 2 answers; bad rows: {len(bad)}, listed in {tmp_path / 'bad.jsonl'}"
     ]
 
 
@@ -365,7 +365,7 @@ def test_plain_text_is_no_file_of_texts(predict: Predict, tmp_path: Path) -> Non
 
 def test_a_file_of_bad_rows_alone_ends_in_a_fault(predict: Predict, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": 1}\n{"text": null}\n')
-    with pytest.raises(InputError, match=r"in.jsonl: none of its rows could be answered; .*bad.jsonl tells why"):
+    with pytest.raises(InputError, match=r"in.jsonl: none of its rows could be answered; .*bad.jsonl says why"):
         predict(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
     assert [fault["row"] for fault in lines(tmp_path / "bad.jsonl")] == [1, 2]
 
@@ -397,12 +397,12 @@ def test_the_first_bad_row_ends_it_and_what_was_done_is_kept(predict: Predict, t
     source = tmp_path / "in.jsonl"
     source.write_text('{"text": "a"}\n{"text": "b"}\nno\n{"text": "c"}\n')
     with pytest.raises(
-        InputError, match=r"line 3: not JSON.*; what was done before it, 2 rows, is kept: the same command with --er"
+        InputError, match=r"line 3: not JSON.*; what was done before it \(2 rows\) is kept; the same command with --er"
     ):
         predict(source, tmp_path / "out.jsonl")
     answers = predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
     assert [answer["row"] for answer in answers] == [1, 2, 4]
-    assert predict.said[0].endswith("2 rows done, going on from the next")
+    assert predict.said[0].endswith("resuming after 2 rows")
 
 
 def test_ctrl_c_between_two_counts_has_no_row_done_again(
@@ -482,7 +482,7 @@ def test_bad_rows_are_not_lost_by_leaving_out_where_they_were_told(
     source = write_rows(tmp_path / "in.jsonl", 5)
     source.write_text("not JSON\n" + source.read_text())
     _kill_at_the_end(predict, source, monkeypatch)
-    with pytest.raises(InputError, match=r"6 rows done, with --errors .*bad\.jsonl; go on with that or"):
+    with pytest.raises(InputError, match=r"6 rows done with --errors .*bad\.jsonl; pass that or"):
         predict(source, tmp_path / "out.jsonl")
     assert len(predict(source, tmp_path / "out.jsonl", tmp_path / "other.jsonl")) == 5
     assert (tmp_path / "other.jsonl").read_text() == (tmp_path / "bad.jsonl").read_text() != ""
@@ -492,7 +492,7 @@ def test_bad_rows_of_two_outputs_do_not_overwrite_each_other(predict: Predict, s
     source, errors = write_rows(tmp_path / "in.jsonl", 5), tmp_path / "bad.jsonl"
     with Unfinished(tmp_path / "one.jsonl", errors, source, sha256(sealed), print) as begun:
         begun.bad({"row": 1})
-        with pytest.raises(InputError, match=r"bad\.jsonl: another process is making it"):
+        with pytest.raises(InputError, match=r"bad\.jsonl: another process is writing it"):
             predict(source, tmp_path / "two.jsonl", errors)
     errors.write_text("of somebody else\n")
     with pytest.raises(InputError, match=r"bad\.jsonl exists already"):

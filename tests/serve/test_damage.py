@@ -242,7 +242,7 @@ def test_another_manifest_is_refused_by_its_schema(
         (lambda folder: {"runtime": manifest(folder)["runtime"] | {"model": "../model.onnx"}}, "runtime.model"),
         (lambda folder: {"task": "token-classification"}, f"{MODEL}: it gives 'logits'"),
         (lambda folder: {"golden": []}, "no golden texts"),
-        (lambda folder: {"golden": [{"text": "a", "logits": [0.0]}]}, "golden text 0: 2 logits where 1 are"),
+        (lambda folder: {"golden": [{"text": "a", "logits": [0.0]}]}, "golden text 0: 2 logits, but 1 are"),
         (lambda folder: {"labels": ["one"]}, "golden text 0: "),
         (lambda folder: {"tokens": {"max_length": 8, "stride": 9, "long": "windows"}}, "tokenizer.json: "),
     ],

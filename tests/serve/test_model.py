@@ -78,7 +78,7 @@ def test_an_answer_is_the_same_whoever_waits_beside_it(tiny_bundle: Path) -> Non
     [
         (["fine", ("a", "pair")], "text 2 is ('a', 'pair'); a string is expected"),
         (["fine", 3], "text 2 is 3; a string is expected"),
-        ("text", "a list of texts is expected, and a string was given"),
+        ("text", "a list of texts is expected, but a string was given"),
         (["half \ud83d"], "text 1: text holds a lone surrogate"),
     ],
 )
@@ -275,7 +275,7 @@ def test_a_model_that_cannot_be_made_leaves_no_threads(tiny_bundle: Path) -> Non
 
 def test_no_threads_are_refused(tiny_bundle: Path) -> None:
     for threads in (0, -1):
-        with pytest.raises(InputError, match=f"threads is {threads}; 1 is the least"):
+        with pytest.raises(InputError, match=f"threads is {threads}; it must be at least 1"):
             serve.load(tiny_bundle, threads)
 
 
