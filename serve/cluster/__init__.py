@@ -1,1 +1,1 @@
-"""A bundle on every machine of a Ray cluster, for bulk prediction; the extra [ray]."""
+"""Bulk prediction with a bundle on every machine of a Ray cluster; needs the extra [ray]."""

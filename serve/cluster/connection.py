@@ -1,4 +1,4 @@
-"""The Ray cluster that RAY_ADDRESS names, or a new one on this machine: connected to, and looked at."""
+"""Connects to the Ray cluster that RAY_ADDRESS names, or to a new one on this machine."""
 
 import os
 import socket
@@ -12,19 +12,19 @@ ADDRESS = "RAY_ADDRESS"
 
 
 def connect(**settings: Any) -> None:
-    """To the cluster that is named, or a new one here.
+    """Connect to the cluster that RAY_ADDRESS names, or start one on this machine.
 
     Args:
-        settings: of `ray.init`.
+        settings: arguments of `ray.init`.
 
     Raises:
-        InputError: there is none at that address, it is of another version of Ray, or it has nothing to compute on.
+        InputError: there is no cluster at that address, it runs another version of Ray, or it has no CPU.
     """
     address = os.environ.get(ADDRESS, "")
     _demand_listener(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody of itself
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here sends no usage statistics
     try:
-        # without an address, Ray first looks for minutes for one that ran here before
+        # without an address, Ray first spends minutes looking for an earlier cluster on this machine
         ray.init(address or "local", logging_level="ERROR", **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"{ADDRESS}={address}: {first_line(error)}" if address else first_line(error)) from None
@@ -34,20 +34,20 @@ def connect(**settings: Any) -> None:
 
 
 def machines() -> list[dict[str, Any]]:
-    """Those that are up and may compute, as `ray.nodes` tells of them."""
+    """Nodes that are alive and have a CPU, as `ray.nodes` describes them."""
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
 
 
 def first_line(error: object) -> str:
-    """Of what Ray says of an error, which often goes on for a page."""
+    """The first line of Ray's message about an error, which often fills a page."""
     return str(error).strip().partition("\n")[0]
 
 
 def _demand_listener(address: str) -> None:
-    """Ask before Ray does, which tries for minutes."""
+    """Raise InputError if nothing listens at the address: Ray itself would retry for minutes."""
     host, found, port = address.rpartition("://")[2].rpartition(":")
     if found and port.isdigit():
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         except (OSError, OverflowError) as error:
-            raise InputError(f"{ADDRESS}={address}: no Ray cluster is there ({error})") from None
+            raise InputError(f"{ADDRESS}={address}: no Ray cluster at this address ({error})") from None

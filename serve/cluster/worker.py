@@ -1,4 +1,4 @@
-"""What a machine of the cluster does: hold the bundle, and answer texts on all of its cores. Knows nothing of Ray."""
+"""The worker on each machine of a cluster: holds the bundle, and answers texts on all cores. Knows nothing of Ray."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,31 +11,31 @@ from bertline.tasks.task import Answer
 from bertline.tasks.tokens import Text
 
 
-class Worker:
-    """One a machine, in a process of its own; answers from several threads."""
+class NodeWorker:
+    """Answers texts on one machine, from several threads; one per machine, in a process of its own."""
 
     def load(self, folder: Path, sha256: str, version: str, cores: int) -> str | None:
-        """Load the bundle, before any text comes; gives its notice.
+        """Load the bundle, before any text arrives; returns its notice.
 
         Args:
-            folder: where it is on this machine.
-            sha256: of its manifest where the command runs.
-            version: of bertline there.
-            cores: logical ones that the cluster has of this machine.
+            folder: the bundle's folder on this machine.
+            sha256: SHA-256 of the manifest where the command runs.
+            version: version of bertline where the command runs.
+            cores: logical cores of this machine that belong to the cluster.
 
         Raises:
-            InputError: there is another bundle, or none; or another version of bertline.
+            InputError: the folder holds another bundle or none, or the versions of bertline differ.
             DamagedError: as `serve.load`.
         """
         if version != __version__:
-            raise InputError(f"bertline {__version__} is here, {version} where the command runs; install one of them")
+            raise InputError(f"bertline is {__version__} here, but {version} where the command runs; use one version")
         bundle.demand(folder)
         if files.sha256(folder / bundle.MANIFEST) != sha256:
-            raise InputError(f"{folder}: another bundle than where the command runs; copy that one here")
+            raise InputError(f"{folder}: not the bundle that the command reads; copy that one here")
         self._model = load(folder, min(cores, machine.cores()))
         self._model.prepare()
         return self._model.bundle.notice
 
     def answer(self, texts: Sequence[Text]) -> list[Answer]:
-        """The answers to texts, in order."""
+        """Answer texts, in order."""
         return [asked.result().answer for asked in self._model.submit(texts)]

@@ -1,14 +1,14 @@
-"""The machines of a Ray cluster in a model's place: what `bulk` asks of a loaded bundle, they do.
+"""The machines of a Ray cluster in place of a local model: what `bulk` asks of a loaded bundle, they do.
 
-A row is read, numbered, written and resumed by the same code as without Ray; only computing goes elsewhere. Each
-machine has one worker, an actor that holds the bundle. The queue is that of the lanes (`Lanes`), two a machine: one
-block of texts is computed while the next one is on its way. A worker that dies or cannot be reached is replaced, and
-the block that it had goes to another; a machine that joins takes the place of one that has left.
+Rows are read, numbered, written and resumed by the same code as without Ray; only computing goes elsewhere. Each
+machine has one worker, an actor that holds the bundle. The queue is that of `Lanes`, with two lanes per machine: one
+block of texts is computed while the next is in transit. A worker that dies or cannot be reached is replaced, and its
+block goes to another; a machine that joins takes the place of one that has left.
 
-Ray Data would replace the dead as well. But it reads ahead as far as its object store goes; held to less, and to the
-order of the rows, it was seen to stand still once a machine had left and no other took its place: the blocks that it
-had waited for one, and all that came after them waited for these blocks. Its source is a task, too, from which
-numbers, faults and how far the file was read would have to be carried back as columns.
+Ray Data would replace dead workers as well. But it reads ahead until its object store is full; with a lower limit, and
+with the order of the rows preserved, it stalled once a machine had left and no other took its place: the blocks of that
+machine waited for one, and all later blocks waited for those. Its source is a task as well, from which row numbers,
+faults and the position in the file would have to be passed back as columns.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from bertline.artifacts import bundle
 from bertline.artifacts.bundle import Packing
 from bertline.artifacts.errors import BertlineError
 from bertline.serve.cluster.connection import connect, first_line, machines
-from bertline.serve.cluster.worker import Worker
+from bertline.serve.cluster.worker import NodeWorker
 from bertline.serve.lanes import Answered, Answerer, Computed, Lanes, Left
 from bertline.tasks import catalog
 from bertline.tasks.tokens import Text
 
 DEEP = 2
-"""Blocks that a worker has at once, so that its cores are never idle between two."""
+"""Blocks in flight per worker, so that its cores are never idle between two."""
 BLOCK = Packing(tokens=1 << 30, texts=256, gains={})
-"""Texts of any length are sent this many at once: to send takes a millisecond or two, to compute them far longer."""
+"""Texts of any length are sent this many at a time: sending takes a millisecond or two, computing far longer."""
 TRIES = 5
-"""Workers that may die over a block, and times that none starts on a machine, before that ends the command."""
+"""Workers that may die on one block, or fail in a row to start on one machine, before the command ends."""
 SECONDS = 1.0
-"""Between two looks at which machines the cluster has."""
+"""Seconds between two looks at which machines the cluster has."""
 
 
 class _Seat(NamedTuple):
@@ -55,21 +55,21 @@ class _Seat(NamedTuple):
     """The machine's id."""
     host: str
     worker: Any
-    """A handle of the actor `Worker`."""
+    """Handle of the `NodeWorker` actor."""
 
 
 class Workers:
-    """A worker on each machine; a context manager, which leaves the cluster."""
+    """A worker on each machine; a context manager, which leaves the cluster on exit."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine, and begin to load the bundle.
+        """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine, and start loading the bundle.
 
         Args:
-            folder: of the bundle; at the same path on each machine.
-            say: hears what a person should know.
+            folder: the bundle's folder, at the same path on each machine.
+            say: receives messages for the user.
 
         Raises:
-            InputError: the folder is no bundle, or as `connect`.
+            InputError: the folder is not a bundle, or as `connect`.
             DamagedError: as `bundle.load`.
         """
         loaded = bundle.load(folder)
@@ -78,7 +78,7 @@ class Workers:
         self._say = say
         connect(log_to_driver=False)
         self.machines = len(machines())
-        """As many as there were at the start; that many are used."""
+        """Number of machines at the start; no more than these are used at once."""
         say(f"Ray: {self.machines} {'machine' if self.machines == 1 else 'machines'}")
         self._seats: dict[str, _Seat] = {}
         self._idle: SimpleQueue[_Seat] = SimpleQueue()
@@ -92,7 +92,7 @@ class Workers:
         self._keeper.start()
 
     def submit(self, texts: Sequence[Text]) -> list[Future[Answered]]:
-        """Queue texts; a future for each. They fail with InputError or DamagedError where a worker's loading did."""
+        """Queue texts; a future for each, which fails with InputError or DamagedError if loading a worker did."""
         return self._lanes.submit(texts, self._asked)
 
     def __enter__(self) -> Workers:
@@ -105,13 +105,13 @@ class Workers:
         ray.shutdown()
 
     def _keep(self) -> None:
-        """In a thread: see to it that each machine has a worker; whoever waits for one hears where that has ended."""
+        """Keep a worker on each machine; runs in a thread, whose failure is raised to those who wait for a worker."""
         try:
             while not self._closed.is_set():
                 self._fill()
                 self._closed.wait(SECONDS)
-        except Exception as error:  # whatever it is, nobody would start a worker any more
-            self._fault = BertlineError(f"workers cannot be started any more: {first_line(error)}")
+        except Exception as error:  # after any error at all, nothing would start a worker
+            self._fault = BertlineError(f"workers can no longer be started: {first_line(error)}")
 
     def _fill(self) -> None:
         nodes = {node["NodeID"]: node for node in machines()}
@@ -125,13 +125,13 @@ class Workers:
     def _start(self, node: dict[str, Any]) -> None:
         cores = node["Resources"]["CPU"]
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        actor = ray.remote(Worker).options(num_cpus=cores, max_concurrency=DEEP, scheduling_strategy=there).remote()
+        actor = ray.remote(NodeWorker).options(num_cpus=cores, max_concurrency=DEEP, scheduling_strategy=there).remote()
         seat = _Seat(node["NodeID"], node["NodeManagerHostname"], actor)
         self._seats[seat.node] = seat
         actor.load.remote(*self._load, max(1, math.floor(cores))).future().add_done_callback(partial(self._ready, seat))
 
     def _ready(self, seat: _Seat, loaded: Future[str | None]) -> None:
-        """Called by Ray once a worker has loaded the bundle, or has not."""
+        """Called by Ray once a worker has loaded the bundle or failed to."""
         error = loaded.exception()
         if error is None:
             self._fails[seat.node] = 0
@@ -148,29 +148,29 @@ class Workers:
             self._fault = BertlineError(f"on {seat.host}: no worker starts: {first_line(cause)}")
 
     def _compute(self, texts: Sequence[Text], alone: bool, left: Left) -> Computed:
-        """In a lane: have texts answered by a worker, by another where it dies, however long that takes."""
+        """Have a worker answer texts, or another if it dies, however long that takes; runs in a lane's thread."""
         died = ""
         for _ in range(TRIES):
             seat = self._take()
             try:
                 answers = ray.get(seat.worker.answer.remote(texts))
-            except RayTaskError as error:  # of the texts: the worker is as it was
+            except RayTaskError as error:  # caused by the texts: the worker is intact
                 self._idle.put(seat)
                 raise error.cause from error
-            except RayError as error:  # the worker, its machine or the way to it is gone; or the answers were
+            except RayError as error:  # the worker, its machine, the connection or the answers were lost
                 died = first_line(error)
                 self._lose(seat)
             else:
                 self._idle.put(seat)
                 return Computed(answers, 0.0, 0.0)
-        raise BertlineError(f"{TRIES} workers died, one after another, at the same texts: {died}")
+        raise BertlineError(f"{TRIES} workers in a row died on the same texts: {died}")
 
     def _take(self) -> _Seat:
-        """A worker that has nothing to do; waits for one.
+        """Wait for an idle worker.
 
         Raises:
             BertlineError: a worker could not load the bundle, or none can be started.
-            RuntimeError: it was closed meanwhile.
+            RuntimeError: the cluster was left meanwhile.
         """
         while self._fault is None:
             with contextlib.suppress(Empty):
@@ -184,10 +184,10 @@ class Workers:
     def _lose(self, seat: _Seat) -> None:
         """Take a worker that does not answer out of use; the keeper starts another."""
         if self._vacate(seat):
-            self._say(f"{seat.host}: its worker is gone; what it had goes to another")
+            self._say(f"{seat.host}: its worker is gone; its texts go to another")
             ray.kill(seat.worker)
 
     def _vacate(self, seat: _Seat) -> bool:
-        """Whether it was this one's, and no other thread saw that first."""
+        """Free a worker's seat; False if the seat is no longer its own, or another thread has freed it."""
         with self._changing:
             return self._seats.get(seat.node) is seat and self._seats.pop(seat.node) is seat

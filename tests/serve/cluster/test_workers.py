@@ -18,7 +18,7 @@ from ray.exceptions import RayTaskError
 from bertline import __version__
 from bertline.artifacts import bundle, files
 from bertline.artifacts.errors import BertlineError, InputError
-from bertline.serve.cluster.worker import Worker
+from bertline.serve.cluster.worker import NodeWorker
 from bertline.serve.cluster.workers import Workers, _Seat
 from tests.conftest import make_texts
 from tests.waiting import wait_for
@@ -30,20 +30,20 @@ OTHER_VERSION = "from bertline.serve.cluster import workers; workers.__version__
 DYING = """
 import os
 from bertline.serve.cluster import workers
-class Dying(workers.Worker):
+class Dying(workers.NodeWorker):
     def {method}(self, *arguments):
         os._exit(1)
-workers.Worker = Dying
+workers.NodeWorker = Dying
 """
 """Replaces what a machine does by what ends its process."""
 COMMAND = "from bertline.launch.command import main; main()\n"
 
 
 def test_a_worker_answers_only_from_the_bundle_and_by_the_version_of_the_command(sealed: Path, tmp_path: Path) -> None:
-    worker, sha256 = Worker(), files.sha256(sealed / bundle.MANIFEST)
-    with pytest.raises(InputError, match="is here, 0 where the command runs"):
+    worker, sha256 = NodeWorker(), files.sha256(sealed / bundle.MANIFEST)
+    with pytest.raises(InputError, match="here, but 0 where the command runs"):
         worker.load(sealed, sha256, "0", 1)
-    with pytest.raises(InputError, match="another bundle than where the command runs"):
+    with pytest.raises(InputError, match="not the bundle that the command reads"):
         worker.load(sealed, "0" * 64, __version__, 1)
     with pytest.raises(InputError, match="not a bundle"):
         worker.load(tmp_path, sha256, __version__, 1)
@@ -63,7 +63,7 @@ def workers(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
 
 def test_who_waits_for_a_worker_hears_that_none_can_be_started(workers: Workers) -> None:
     (asked,) = workers.submit([("a", None)])
-    with pytest.raises(BertlineError, match="workers cannot be started any more: "):
+    with pytest.raises(BertlineError, match="workers can no longer be started: "):
         asked.result(10)
 
 
@@ -103,7 +103,7 @@ def test_a_worker_that_fails_at_texts_is_asked_for_the_next_ones(
     ("begin", "address", "words"),
     [
         (HIDDEN, "", "ray is not installed; in bertline's folder: pip install -c constraints.txt '.[ray]'"),
-        ("", "127.0.0.1:9", "RAY_ADDRESS=127.0.0.1:9: no Ray cluster is there ([Errno 111] Connection refused)"),
+        ("", "127.0.0.1:9", "RAY_ADDRESS=127.0.0.1:9: no Ray cluster at this address ([Errno 111] Connection refused)"),
         ("", "nonsense", "RAY_ADDRESS=nonsense: Invalid address format"),
     ],
 )
@@ -151,7 +151,7 @@ class Machines:
         (found,) = [
             one
             for one in psutil.Process(raylet.process.pid).children(recursive=True)
-            if one.name().startswith("ray::Worker")
+            if one.name().startswith("ray::NodeWorker")
         ]
         return found
 
@@ -253,7 +253,7 @@ def test_a_command_that_is_killed_goes_on_with_either_engine(machines: Machines,
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert 0 < predicting.done(name) < ROWS
-        assert "rows done, going on from the next" in predicting.run(name, engine)
+        assert "resuming after " in predicting.run(name, engine)
         assert predicting.contents(name) == predicting.contents("whole")
 
 
@@ -261,9 +261,9 @@ def test_a_command_that_is_killed_goes_on_with_either_engine(machines: Machines,
 @pytest.mark.parametrize(
     ("begin", "code", "words"),
     [
-        (OTHER_VERSION, 2, f"bertline {__version__} is here, 0 where the command runs"),
+        (OTHER_VERSION, 2, f"bertline {__version__} here, but 0 where the command runs"),
         (DYING.format(method="load"), 1, "no worker starts: "),
-        (DYING.format(method="answer"), 1, "5 workers died, one after another, at the same texts: "),
+        (DYING.format(method="answer"), 1, "5 workers in a row died on the same texts: "),
     ],
 )
 def test_workers_that_never_answer_end_the_command(predicting: Predicting, begin: str, code: int, words: str) -> None:
