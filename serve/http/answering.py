@@ -1,4 +1,4 @@
-"""From a request's texts to their answers: admitted if they can be in time, dropped when nobody waits for them."""
+"""From a request's texts to their answers: admission control, the time limit, and clients that disconnect."""
 
 import asyncio
 import math
@@ -15,30 +15,30 @@ from bertline.serve.lanes import Answered, Lanes, LateError
 from bertline.tasks.tokens import Text
 
 MOST_WAITING = 4096
-"""Texts in the queue, however quick the model is: they take memory."""
+"""Most texts in the queue, however fast the model is: they take memory."""
 SOON = 0.02
-"""Seconds in which nobody looks whether the client has gone: most answers are there by then, and looking costs."""
+"""Seconds before the first check for a disconnected client: most answers are ready by then, and checking costs."""
 SHARE = 0.5
-"""Of a request's time, what it may be expected to wait; the rest is for what no forecast knows."""
+"""Share of the time limit that a request may be estimated to wait; the rest is a margin for the estimate's errors."""
 
 
 class Answering:
-    """The way to the models."""
+    """Admits requests and has the models answer their texts."""
 
     def __init__(self, lanes: Lanes, limits: Limits, metrics: Metrics) -> None:
         self.lanes, self.limits, self.metrics = lanes, limits, metrics
 
     def refuse_if_full(self) -> None:
-        """Raise RefusedError 503 where not even one more text would be answered in time; costs next to nothing."""
+        """Raise RefusedError 503 if not even one more text would be answered in time; costs next to nothing."""
         if self.lanes.waiting >= MOST_WAITING or self.lanes.backlog > SHARE * self.limits.seconds:
             raise self.overloaded()
 
     async def answer(self, request: Request, entry: Entry, texts: Sequence[Text]) -> list[Answered]:
-        """The answers to texts, in order.
+        """Answer texts, in order.
 
         Raises:
-            RefusedError: 503 where they would not be, or were not, answered in time; 422 where one, or all of them in a
-                request, never are.
+            RefusedError: 503 if they would not be, or were not, answered in time; 422 if a text by itself, or all of
+                them in one request, never can be.
             ClientDisconnect: the client has gone, and its texts have left the queue.
         """
         lanes, model = self.lanes, entry.model
@@ -48,7 +48,7 @@ class Answering:
         now = perf_counter()
         futures = [asyncio.wrap_future(one) for one in model.submit(texts, now + self.limits.seconds)]
         answers = asyncio.gather(*futures)
-        answers.add_done_callback(_hear)
+        answers.add_done_callback(_retrieve_exception)
         try:
             await asyncio.wait((answers,), timeout=SOON)
             if not answers.done():
@@ -57,14 +57,14 @@ class Answering:
         except TimeoutError as error:
             raise self._late(error, sum(model.expected(texts)) / lanes.count, len(texts)) from None
         finally:
-            for future in futures:  # of `answers` there is nothing to cancel once one has failed
+            for future in futures:  # not `answers`, which is done once one of them has failed
                 future.cancel()
         for one in answers.result():
             self.metrics.observe(entry.name, one)
         return answers.result()
 
     async def _wait(self, request: Request, answers: asyncio.Future[list[Answered]]) -> None:
-        """Until all answers are there, or nobody waits for them.
+        """Wait until all answers are ready, the client has gone, or the time is over.
 
         Raises:
             TimeoutError, ClientDisconnect
@@ -82,35 +82,35 @@ class Answering:
         raise TimeoutError
 
     def _late(self, error: TimeoutError, expected: float, texts: int) -> RefusedError:
-        """What a request hears that was not answered in time: 503, and 422 where to send it again would not help.
+        """The refusal of a request that was not answered in time: 503, or 422 if sending it again would not help.
 
         Args:
-            error: how that was seen.
-            expected: seconds that all cores are likely to take for it, now that some of its texts were computed.
-            texts: of it.
+            error: what ended it.
+            expected: estimated seconds on all cores, now that some of its texts were computed.
+            texts: number of its texts.
         """
-        most = f"the {self.limits.seconds:g} s that a request has"
+        most = f"the limit of {self.limits.seconds:g} s"
         if isinstance(error, LateError) and error.seconds > self.limits.seconds:
-            return RefusedError(422, f"a text takes longer than {most}; send shorter ones")
+            return RefusedError(422, f"a text takes longer than {most}; send shorter texts")
         if texts > 1 and expected > self.limits.seconds:
             return RefusedError(422, f"these {texts} texts take about {expected:.1f} s, more than {most}; send fewer")
         self.metrics.rejected.labels("late").inc()
-        return RefusedError(503, f"no answer within {self.limits.seconds:g} s; try again later", 1)
+        return RefusedError(503, f"no answer within {self.limits.seconds:g} s; retry later", 1)
 
     def overloaded(self) -> RefusedError:
-        """503 for a request that is turned away, and counted."""
+        """The 503 for a request that is turned away, which this counts."""
         self.metrics.rejected.labels("full").inc()
         seconds = max(1, math.ceil(self.lanes.backlog))
-        return RefusedError(503, f"more is asked than can be answered; try again in {seconds} s", seconds)
+        return RefusedError(503, f"server overloaded; retry in {seconds} s", seconds)
 
 
-def _hear(answers: asyncio.Future[list[Answered]]) -> None:
-    """Of answers that were given up asyncio would complain in the log, that nobody has heard how they ended."""
+def _retrieve_exception(answers: asyncio.Future[list[Answered]]) -> None:
+    """Retrieve the exception of an abandoned future; asyncio logs it as an error otherwise."""
     if not answers.cancelled():
         answers.exception()
 
 
 async def _await_end(request: Request) -> None:
-    """Return when the client has: its body has been read, so nothing else can come."""
+    """Return once the client has disconnected: the body has been read, so nothing else can come."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""The routes of the server, and what stands before them."""
+"""The routes of the server, and the middleware before them."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 HTML = {"/": "index.html", "/docs": "docs.html"}
 FILES = ("page.css", "page.js", "docs.js", "answers.js", "asking.js", "bundle.js", "examples.js", "samples.js")
-"""What the pages consist of, at /page/NAME."""
+"""Files of the web pages, served at /page/NAME."""
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # fmt: skip # noqa: E501
 
 
 EXPOSED = ("inference-header-content-length", "retry-after", "server-timing", "x-bundle-version", "x-request-id")
-"""What another site's scripts may read of an answer's head."""
+"""Headers of an answer that another site's scripts may read."""
 ASKING = (
     "authorization", "content-type", "inference-header-content-length", "traceparent", "tracestate", "x-request-id",
 )  # fmt: skip
-"""What they may write into that of a request."""
+"""Headers of a request that they may set."""
 
 
 class Routes:
-    """What each path answers, and what they share."""
+    """The handlers of all paths, and what they share."""
 
     def __init__(self, shelf: Shelf, keys: Keys) -> None:
         self.shelf, self.limits, self.keys = shelf, shelf.limits, keys
@@ -57,7 +57,7 @@ class Routes:
         self.bodies = Bodies(shelf.limits.body_bytes, self.answering.overloaded)
         self.ready = True
         self._documents: dict[tuple[str, ...], bytes] = {}
-        """The one of the bundles that answer, as it is sent, once it was asked for."""
+        """The OpenAPI document as it is sent, by the versions of the bundles; empty until first requested."""
 
     # Hugging Face
 
@@ -75,11 +75,11 @@ class Routes:
         return JSONResponse(written, headers=_headers(entry, answered))
 
     async def root(self, request: Request) -> Response:
-        """/: the page for who looks, answers for who asks."""
+        """GET / is the page, and POST / asks the first bundle."""
         return await (self.infer(request) if request.method == "POST" else self.page(request))
 
     async def models(self, request: Request) -> Response:
-        """GET /models: what answers here, and what it measured."""
+        """GET /models: the bundles, and what was measured of each."""
         self._authorize(request)
         return JSONResponse([_describe(entry) for entry in self.shelf.entries.values()])
 
@@ -95,7 +95,7 @@ class Routes:
         return JSONResponse({"live": True})
 
     async def is_ready(self, request: Request) -> Response:
-        """GET /v2/health/ready: not once the server is about to end."""
+        """GET /v2/health/ready: 503 once the server is shutting down."""
         return JSONResponse({"ready": self.ready}, 200 if self.ready else 503)
 
     async def model(self, request: Request) -> Response:
@@ -128,7 +128,7 @@ class Routes:
         headers[open_inference.HEADER] = str(size)
         return Response(body, media_type="application/octet-stream", headers=headers)
 
-    # for people and machines that watch
+    # monitoring, documentation and pages
 
     async def exposition(self, request: Request) -> Response:
         """GET /metrics."""
@@ -146,7 +146,7 @@ class Routes:
         return Response(self._documents[versions], media_type="application/json")
 
     async def page(self, request: Request) -> Response:
-        """GET / and what it consists of. It holds nothing of the bundles, so that it asks for no key."""
+        """GET /, /docs and their files. They hold nothing about the bundles, so they require no key."""
         path: str = request.scope["path"]
         name = HTML.get(path, path.rpartition("/")[2])
         content = (resources.files("bertline.serve.http") / "page" / name).read_bytes()
@@ -155,17 +155,17 @@ class Routes:
 
     def _authorize(self, request: Request) -> None:
         if not self.keys.admit(request.headers.get("authorization", "")):
-            raise RefusedError(401, "an API key is asked for here: send the header Authorization: Bearer KEY")
+            raise RefusedError(401, "API key required: send the header Authorization: Bearer KEY")
 
     def _entry(self, request: Request) -> Entry:
         name = request.path_params.get("name", self.shelf.first.name)
         if name not in self.shelf.entries:
-            raise RefusedError(404, f"no model {name!r:.80} here; there are {', '.join(self.shelf.entries)}")
+            raise RefusedError(404, f"no model {name!r:.80}; this server has {', '.join(self.shelf.entries)}")
         entry = self.shelf.entries[name]
         version = request.path_params.get("version", entry.version)
         if version != entry.version:
-            raise RefusedError(404, f"no version {version!r:.80} of {name} here; there is {entry.version}")
-        request.state.bundle = name  # the path is known, and may be told
+            raise RefusedError(404, f"no version {version!r:.80} of {name}; this server has {entry.version}")
+        request.state.bundle = name  # traces may show the path: it is a known one
         return entry
 
 
@@ -173,10 +173,10 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | N
     """The ASGI application, and its routes.
 
     Args:
-        shelf: what answers.
-        keys: that requests must show.
-        origins: of other sites' pages whose scripts may ask; none by default.
-        spans: hear of each request, if any do.
+        shelf: bundles that answer.
+        keys: API keys, one of which a request must show.
+        origins: other sites whose scripts may send requests; none by default.
+        spans: records each request, if traces are asked for.
     """
     routes = Routes(shelf, keys)
     middleware = [Middleware(Observing, metrics=routes.metrics, spans=spans)]
@@ -195,7 +195,7 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | N
         middleware=middleware,
         exception_handlers={RefusedError: _refused, HTTPException: _unrouted, ClientDisconnect: _unheard},
     )
-    app.router.redirect_slashes = False  # to where the client's Host header says, before a key is asked for
+    app.router.redirect_slashes = False  # redirects follow the client's Host header, before a key is checked
     return app, routes
 
 
@@ -223,7 +223,7 @@ def _paths(routes: Routes) -> list[Route]:
 
 
 def _describe(entry: Entry) -> dict[str, Any]:
-    """What a page tells of a bundle."""
+    """The description of a bundle in GET /models."""
     manifest = entry.manifest
     return {
         "name": entry.name,
@@ -252,7 +252,7 @@ def _describe(entry: Entry) -> dict[str, Any]:
 
 
 def _headers(entry: Entry, answered: Sequence[Answered]) -> dict[str, str]:
-    """Which bundle answered, and the longest of each stage, in milliseconds (W3C Server Timing)."""
+    """The version of the bundle, and the longest time in each stage, in milliseconds (W3C Server Timing)."""
     longest = {stage: max(getattr(one, stage) for one in answered) * 1000 for stage in STAGES}
     timing = ", ".join(f"{stage};dur={ms:.2f}" for stage, ms in longest.items())
     return {"server-timing": timing, "x-bundle-version": entry.version}
@@ -261,7 +261,7 @@ def _headers(entry: Entry, answered: Sequence[Answered]) -> dict[str, str]:
 def _demand_json(request: Request) -> None:
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise RefusedError(415, f"Content-Type {kind!r:.60} is not read; send application/json")
+        raise RefusedError(415, f"Content-Type {kind!r:.60} is not supported; send application/json")
 
 
 def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
@@ -279,10 +279,10 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _unrouted(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    sentences = {404: "there is nothing here; /docs tells what there is", 405: "this method does nothing here"}
+    sentences = {404: "not found; see /docs", 405: "method not allowed; see /docs"}
     return _error(error.status_code, sentences.get(error.status_code, error.detail), dict(error.headers or {}))
 
 
 async def _unheard(request: Request, error: Exception) -> Response:
-    """Of the client that has gone; or that was answered by the connection already, which is what is told then."""
+    """Record the status of a client that has gone, or that the connection has answered; nobody receives this answer."""
     return Response(status_code=getattr(request.state, BROKEN_OFF, GONE))

@@ -1,4 +1,4 @@
-"""The body of a request: bounded in bytes before and after decompression, and JSON that all readers read alike."""
+"""Request bodies: bounded in bytes before and after decompression, and parsed as JSON that all parsers read alike."""
 
 import zlib
 from collections.abc import Callable
@@ -11,37 +11,37 @@ from bertline.artifacts.strict_json import NotJsonError
 from bertline.serve.http.refusals import RefusedError
 
 ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""What zlib calls each Content-Encoding (RFC 9110, 8.4.1): gzip's wrapping, or its own."""
+"""zlib's `wbits` for each Content-Encoding (RFC 9110, 8.4.1): gzip's wrapper, or zlib's own."""
 SMALL = 1 << 16
-"""Bytes of a body that are read in any case: uvicorn holds as many of each connection, whether they are read or not."""
+"""Bytes of a body that are always read: uvicorn buffers as many per connection, whether they are read or not."""
 AT_ONCE = 64
-"""Of the largest bodies, how many are held while they arrive: a client may take seconds to send one."""
+"""How many bodies of the largest size are held while they arrive: a client may take seconds to send one."""
 
 
 class Bodies:
-    """Reads them, no more at once than memory is meant for."""
+    """Reads bodies, within a limit on the memory that they take together."""
 
     def __init__(self, most: int, full: Callable[[], RefusedError]) -> None:
-        """Read bodies.
+        """Set the limits.
 
         Args:
-            most: bytes of each, as sent and as decompressed.
-            full: what a request hears for whose body there is no room.
+            most: most bytes of a body, as sent and as decompressed.
+            full: makes the refusal of a request for whose body there is no room.
         """
         self._most, self._full = most, full
         self._held = 0
-        """Bytes of bodies that are not whole yet."""
+        """Bytes of bodies that are still arriving."""
 
     async def read(self, request: Request) -> bytes:
-        """The bytes of a body, decompressed.
+        """Read a body and decompress it.
 
         Raises:
-            RefusedError: 413 for more than `most` bytes, 415 for an unknown encoding, 400 for bytes that are not of it;
-                `full` for one that is not SMALL, where as many as AT_ONCE of the largest bodies are being read.
+            RefusedError: 413 for more than `most` bytes, 415 for an unknown encoding, 400 for bytes that are not in it;
+                `full` for a body over SMALL while the bodies that arrive hold as much as AT_ONCE of the largest.
         """
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", *ENCODINGS):
-            raise RefusedError(415, f"Content-Encoding {encoding!r:.40} is not read; gzip and deflate are")
+            raise RefusedError(415, f"Content-Encoding {encoding!r:.40} is not supported; use gzip or deflate")
         content = bytearray()
         try:
             async for chunk in request.stream():
@@ -57,12 +57,12 @@ class Bodies:
 
 
 def decompressed(content: bytes, encoding: str, most: int) -> bytes:
-    """What was compressed. Raises as `Bodies.read`; no more than `most` bytes and one are ever made of it."""
+    """Decompress a body, to at most `most` + 1 bytes. Raises as `Bodies.read`."""
     inflate = zlib.decompressobj(ENCODINGS[encoding])
     try:
         found = inflate.decompress(content, most + 1)
     except zlib.error:
-        raise RefusedError(400, f"the body is not {encoding}, as Content-Encoding says") from None
+        raise RefusedError(400, f"the body is not {encoding}, though Content-Encoding says so") from None
     if len(found) > most:
         raise _too_large(most)
     if not inflate.eof or inflate.unused_data:
@@ -71,10 +71,10 @@ def decompressed(content: bytes, encoding: str, most: int) -> bytes:
 
 
 def parsed(content: bytes) -> Any:
-    """The value that JSON text stands for.
+    """Parse JSON.
 
     Raises:
-        RefusedError: 400 for what `strict_json` does not read.
+        RefusedError: 400 for what `strict_json` rejects.
     """
     try:
         return strict_json.loads(content)

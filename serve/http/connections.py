@@ -1,12 +1,12 @@
-"""Connections that hold a place without asking anything, and those that do not take their answers, are ended.
+"""Closes connections whose request does not arrive in time, and those whose client does not read its answers.
 
-uvicorn bounds only the pause between two requests. Here a request has SECONDS from its first byte (the first one: from
-the connection; of several in a row: from the answer to the one before) to its last, and of an answer TAKEN_BYTES are to
-be taken every SECONDS, until all of it is.
+uvicorn bounds only the pause between two requests. Here a request must arrive whole within SECONDS of its first byte
+(the first request: of the connection; a pipelined one: of the previous answer), and a client must read TAKEN_BYTES of
+an answer every SECONDS until it has read all of it.
 
-Offers of another protocol (`Upgrade: h2c`, of Java's HttpClient and `curl --http2`) are ignored, as RFC 9110 lets a
-server do. httptools takes what follows the head of such a request for the other protocol's, so that its body would be
-lost or be read as the next request: the head is parsed a second time, without the offer.
+Offers of another protocol (`Upgrade: h2c`, by Java's HttpClient and `curl --http2`) are ignored, as RFC 9110 lets a
+server do. httptools assumes that what follows the head of such a request belongs to the other protocol, so that its
+body would be lost or be read as the next request: the head is parsed a second time, without the offer.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 SECONDS = 6
 LOOK_SECONDS = 1
-"""Between two looks at what a client takes."""
+"""Seconds between two checks of how much a client has read."""
 IDLE_SECONDS = 75
-"""That a connection may pause between two requests: balancers keep theirs for 60 s (AWS's, ingress-nginx), and would
-send one just as it is closed here."""
+"""Seconds that a connection may be idle between two requests: load balancers (AWS's, ingress-nginx) keep theirs for
+60 s, and with a shorter time here would send requests on connections that are just being closed."""
 TAKEN_BYTES = 1 << 12
-"""Of an answer that a client takes in SECONDS at the least: one that takes a byte a second would hold it for days."""
+"""Bytes of an answer that a client must read in SECONDS: one that reads a byte a second would hold it for days."""
 HEAD_BYTES = 1 << 16
-"""That may arrive of a request before its head is whole; and after its last chunk, before its trailers are."""
+"""Most bytes of a request before its head is whole; and after its last chunk, before its trailers are."""
 
 BROKEN_OFF = "broken_off"
-"""In a request's state: the status that it was answered with here, so that the application has nobody to answer."""
+"""Key in a request's state: the status of the answer that was sent here, so that the application must send none."""
 
 
 def _last(status: str, sentence: str) -> bytes:
-    """An answer that ends a connection."""
+    """An answer that closes its connection."""
     body = json.dumps({"error": sentence})
     head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
     return f"{head}\r\n\r\n{body}".encode()
@@ -47,27 +47,27 @@ INVALID = _last("400 Bad Request", "this is not HTTP/1.1, or its head contradict
 
 
 class Connection(HttpToolsProtocol):
-    """One client's."""
+    """The connection of one client."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._whole: asyncio.TimerHandle | None = None
-        """Ends the connection unless the request is whole by then."""
+        """Timer that closes the connection unless the request is whole by then."""
         self._head: int | None = None
-        """Bytes of a head that is not whole; None where there is none."""
+        """Bytes so far of a head that is not whole; None if there is none."""
         self._ended = 0
-        """Requests that have come to their end."""
+        """Number of requests that have arrived whole."""
         self._trailer: int | None = None
-        """Bytes that came since the size of a chunk, if it is the last: trailers may follow it; None within a chunk."""
+        """Bytes since the size of a chunk, which trailers follow if it is the last one; None within a chunk."""
         self._taken: asyncio.TimerHandle | None = None
-        """Looks at what the client takes."""
+        """Timer that checks how much the client has read."""
         self._left, self._since = 0, 0.0
-        """Bytes that it had to take, and when that was."""
+        """Bytes that the client had yet to read, and when that was."""
         self._answered: RequestResponseCycle | None = None
-        """What is being answered: of several requests in a row uvicorn tells only the last that the client has gone."""
+        """The request being answered: of pipelined requests, uvicorn tells only the last that the client has gone."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]  # it is TCP's
+        super().connection_made(transport)  # type: ignore[arg-type]  # a TCP transport
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -76,7 +76,7 @@ class Connection(HttpToolsProtocol):
         if self._answered is not None:
             self._answered.disconnected = True
             self._answered.message_event.set()
-        self._unset_keepalive_if_required()  # uvicorn leaves it where the client has reset the connection
+        self._unset_keepalive_if_required()  # uvicorn leaves it set if the client resets the connection
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
             self.logger.warning("a request is not HTTP/1.1")
             self.send_400_response("")
             return
-        if self._head is not None and self._ended == ended:  # else most of it may be the body of the one before
+        if self._head is not None and self._ended == ended:  # otherwise most of it may be the previous body
             self._head += len(data)
             if self._head > HEAD_BYTES:
                 self._refuse(LONG)
@@ -102,7 +102,7 @@ class Connection(HttpToolsProtocol):
         self._keep_alive()
 
     def on_message_begin(self) -> None:
-        if self._head is None:  # else it is a head that is parsed a second time
+        if self._head is None:  # otherwise a head is being parsed a second time
             self._expect()
             self._head = 0
         super().on_message_begin()
@@ -113,7 +113,7 @@ class Connection(HttpToolsProtocol):
             self._head = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._trailer is None:  # what trails a body is no header: whoever stands in between has not seen it
+        if self._trailer is None:  # a trailer must not count as a header: no proxy has checked it
             super().on_header(name, value)
 
     def on_chunk_header(self) -> None:
@@ -137,7 +137,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self._whole is not None and self._is_another():
-            self._expect()  # anew: it may not even have been read while this one was answered
+            self._expect()  # again: it may not even have been read while this one was answered
         super().on_response_complete()
         self._watch()
 
@@ -150,7 +150,7 @@ class Connection(HttpToolsProtocol):
         self._end()
 
     def timeout_keep_alive_handler(self) -> None:
-        if _untaken(self.transport):  # of a long answer, for as long as `_look` lets it
+        if _untaken(self.transport):  # a long answer is still being read, which `_look` limits
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -164,26 +164,26 @@ class Connection(HttpToolsProtocol):
                 self.parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as offer:
-                if self.scope["method"] == "CONNECT":  # which httptools takes for an offer as well
+                if self.scope["method"] == "CONNECT":  # which httptools reports as an offer as well
                     raise httptools.HttpParserError("CONNECT") from None
                 data = data[offer.args[0] :]
                 head = self._head_without_offer()
                 self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets it
                 self.parser.feed_data(head)
 
     def _head_without_offer(self) -> bytes:
-        """The head that was parsed just now."""
+        """The head that was just parsed, without its offer of another protocol."""
         lines = [b"%b %b HTTP/%b" % (self.scope["method"].encode(), self.url, self.scope["http_version"].encode())]
         lines += [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
     def _should_upgrade(self) -> bool:
-        """To uvicorn, of a head that offers another protocol: not to answer what it is about to be given again."""
+        """Keep uvicorn from answering a head that offers another protocol: it is about to be given it again."""
         return True
 
     def _keep_alive(self) -> None:
-        """Wait as long as for another request where one has come to its end that was answered before."""
+        """Start the idle timer if the request that has just arrived whole was answered before that."""
         answered = self.cycle is not None and self.cycle.response_complete and self._whole is None
         if answered and self.timeout_keep_alive_task is None and not self.transport.is_closing():
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -204,36 +204,36 @@ class Connection(HttpToolsProtocol):
             self._refuse(LATE)
 
     def _is_another(self) -> bool:
-        """Whether the request that is not whole is another than the one that is or was answered."""
+        """Whether the request that is not whole is another than the one that is being, or was last, answered."""
         return self._head is not None or self.cycle is not self._answered
 
     def _break_off(self, status: int, answer: bytes) -> None:
-        """End in the midst of a request, with an answer unless one has begun, or another's is to come before it."""
+        """Close in the middle of a request, with an answer unless one has begun or an earlier one is due first."""
         if self.cycle is not None and self.cycle is self._answered and not self.cycle.response_started:
             self.cycle.scope["state"][BROKEN_OFF] = status
             self.transport.write(answer)
         self._end()
 
     def _refuse(self, answer: bytes) -> None:
-        """End in the midst of a head with an answer, unless another's is to come before it."""
+        """Close in the middle of a head, with an answer unless an earlier one is due first."""
         self._head = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(answer)
         self._end()
 
     def _end(self) -> None:
-        """Close once what was written is taken, or no more of it is."""
+        """Close once the client has read what was written, or stops reading it."""
         self._watch()
         self.transport.close()
 
     def _watch(self) -> None:
-        """Begin to look what the client takes."""
+        """Start checking how much the client reads."""
         _cancel(self._taken)
         self._left, self._since = _untaken(self.transport), self.loop.time()
         self._taken = self.loop.call_later(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        """End the connection of a client that does not take what was written."""
+        """Abort the connection if the client does not read what was written."""
         left = _untaken(self.transport)
         if self._left - left >= TAKEN_BYTES:
             self._watch()
@@ -249,8 +249,8 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 
 
 def _untaken(transport: asyncio.Transport) -> int:
-    """Of what was written, the bytes that the client's system has not taken: those that are here, and those that ours
-    has (Linux: `man 7 tcp`, SIOCOUTQ).
+    """Bytes written that the client's system has not acknowledged: in this process's buffer, and in the kernel's
+    (Linux: `man 7 tcp`, SIOCOUTQ).
     """
     sent = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
     return transport.get_write_buffer_size() + int.from_bytes(sent, sys.byteorder)

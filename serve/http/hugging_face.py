@@ -1,8 +1,8 @@
 """Hugging Face's inference format, as `huggingface_hub.InferenceClient` speaks it: {"inputs": …, "parameters": …}.
 
 A list of inputs is answered with a list. Labels come best first; entities are whole words, as the bundle was measured,
-whatever `aggregation_strategy` groups them by; places are characters. Where a text was longer than what the model reads
-of it, `truncated` says so in each part of its answer.
+whatever `aggregation_strategy` says; positions count characters. If a text was longer than what the model reads,
+`truncated` says so in each part of its answer.
 
 See huggingface.co/docs/inference-providers/tasks.
 """
@@ -30,28 +30,28 @@ class Classify(_Part):
     """Parameters of text classification."""
 
     top_k: Annotated[int, Field(ge=1), WHOLE] | None = None
-    """How many labels, the best first; all where absent."""
+    """How many labels to return, best first; all by default."""
 
 
 class Group(_Part):
     """Parameters of token classification."""
 
     aggregation_strategy: Literal["simple", "first", "average", "max"] | None = None
-    """All alike: entities are whole words."""
+    """All values have the same effect: entities are whole words."""
 
 
 class Find(_Part):
     """Parameters of question answering."""
 
     top_k: Annotated[int, Field(ge=1, le=TOLD), WHOLE] = 1
-    """How many answers, the best first; a list of them where it is over 1."""
+    """How many answers to return, best first; as a list if more than 1."""
 
 
 MANY = 1000
-"""Faults of a request beyond which none is looked at by itself: a body has room for 100,000, which take a second."""
+"""Faults of a request above which none is examined by itself: a body has room for 100,000, which take a second."""
 
 PAIR = "Inputs"
-"""What pydantic calls an input of two texts."""
+"""Name of the pydantic model for an input of two texts."""
 PARAMETERS: dict[str, type[_Part]] = {
     "text-classification": Classify,
     "token-classification": Group,
@@ -60,30 +60,30 @@ PARAMETERS: dict[str, type[_Part]] = {
 
 
 class Format:
-    """Requests and answers of one bundle."""
+    """Reads the requests and writes the answers of one bundle."""
 
     def __init__(self, manifest: Manifest, limits: Limits) -> None:
         self._names, self._labels = manifest.inputs, manifest.labels
         self._parameters = PARAMETERS[manifest.task]
         self._write = _WRITERS[manifest.task]
         self.request = _request(manifest, limits)
-        """The schema of a request."""
+        """The pydantic model of a request."""
 
     def read(self, body: Any) -> tuple[list[Text], Any]:
-        """The texts that a request asks about, and the request.
+        """The texts of a request, and the parsed request.
 
         Raises:
-            RefusedError: 422, for a body of another shape, and for half of a character.
+            RefusedError: 422, for a body of the wrong shape or with a lone surrogate.
         """
         try:
             request: Any = self.request.model_validate(body)
         except ValidationError as error:
-            raise RefusedError(422, _words(error, self._names)) from None
+            raise RefusedError(422, _explain(error, self._names)) from None
         listed = request.inputs if isinstance(request.inputs, list) else [request.inputs]
         return [self._text(one) for one in listed], request
 
     def write(self, answers: Sequence[Answer], request: Any) -> Any:
-        """The answer to a request, as JSON; one to inputs that are no list is not in one, save for labels."""
+        """The answer to a request, as JSON values; a list only if the inputs are one, except that labels always are."""
         parameters = request.parameters or self._parameters()
         written = [self._write(answer, parameters, self._labels) for answer in answers]
         if isinstance(request.inputs, list) or self._write is _labels:
@@ -107,25 +107,25 @@ def _request(manifest: Manifest, limits: Limits) -> type[BaseModel]:
     asked: dict[str, Any] = {
         "inputs": (one | several, ...),
         "parameters": (PARAMETERS[manifest.task] | None, None),
-        "options": (dict[str, Any] | None, Field(None, description="Of older clients; read by nobody.")),
+        "options": (dict[str, Any] | None, Field(None, description="Accepted for older clients; ignored.")),
     }
     return create_model("Request", __base__=_Part, **asked)
 
 
-def _words(error: ValidationError, names: Sequence[str]) -> str:
-    """What is wrong with a request: the fault that is deepest, since a union tells one of each of its kinds."""
+def _explain(error: ValidationError, names: Sequence[str]) -> str:
+    """What is wrong with a request: the most deeply nested fault, since a union reports one for each alternative."""
     if error.error_count() > MANY:
-        return f"the body: over {MANY:,} faults; /docs tells what is read"
+        return f"the body: over {MANY:,} faults; see /docs"
     fault = max(error.errors(), key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
     if fault["type"] == "extra_forbidden":
-        return f"{str(fault['loc'][-1])!r:.60} is no key that is known here; /docs tells which are"
+        return f"{str(fault['loc'][-1])!r:.60} is not a known key; see /docs"
     parts = [str(part) for part in fault["loc"] if part != PAIR]
     place = ".".join(part for part in parts if part.isdecimal() or part.isidentifier())
     return f"{place or 'the body'}: {_expected(fault, names) or fault['msg']}"
 
 
 def _expected(fault: ErrorDetails, names: Sequence[str]) -> str | None:
-    """Where an object is, in plain words."""
+    """A plain sentence for a fault where an object is expected; None for any other fault."""
     if fault["type"] != "model_type":
         return None
     keys = names if fault["ctx"]["class_name"] == PAIR else []
@@ -133,35 +133,37 @@ def _expected(fault: ErrorDetails, names: Sequence[str]) -> str | None:
     return f"an object is expected, {{{shape}}}" if keys else "an object is expected"
 
 
-def _tell_cut(answer: Answer) -> dict[str, bool]:
+def _truncated(answer: Answer) -> dict[str, bool]:
     return {"truncated": True} if answer.get("truncated") else {}
 
 
 def _labels(answer: Answer, parameters: Any, labels: Sequence[str]) -> Any:
-    cut = _tell_cut(answer)
+    truncated = _truncated(answer)
     if "value" in answer:
-        return [{"label": labels[0], "score": answer["value"], **cut}]
+        return [{"label": labels[0], "score": answer["value"], **truncated}]
     ranked = sorted(answer["scores"].items(), key=lambda one: -one[1])[: parameters.top_k]
-    return [{"label": label, "score": score, **cut} for label, score in ranked]
+    return [{"label": label, "score": score, **truncated} for label, score in ranked]
 
 
 def _entities(answer: Answer, *_: Any) -> Any:
-    cut = _tell_cut(answer)
+    truncated = _truncated(answer)
     return [
         {
             "entity_group": one["label"], "score": one["score"], "word": one["text"], "start": one["start"],
-            "end": one["end"], **cut,
+            "end": one["end"], **truncated,
         }
         for one in answer["entities"]
     ]  # fmt: skip
 
 
 def _answers(answer: Answer, parameters: Any, *_: Any) -> Any:
-    cut = _tell_cut(answer)
-    best = {name: answer[name] for name in ("answer", "score", "start", "end")} | cut
+    truncated = _truncated(answer)
+    best = {name: answer[name] for name in ("answer", "score", "start", "end")} | truncated
     if parameters.top_k == 1:
         return best
-    others = [one | cut for one in answer["n_best"] if one["answer"] != best["answer"] or one["start"] != best["start"]]
+    others = [
+        one | truncated for one in answer["n_best"] if one["answer"] != best["answer"] or one["start"] != best["start"]
+    ]
     return [best, *others][: parameters.top_k]
 
 

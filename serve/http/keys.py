@@ -1,4 +1,4 @@
-"""API keys: from a file or the environment, compared in constant time."""
+"""API keys, from a file or the environment, compared in constant time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ ENVIRONMENT = "BERTLINE_API_KEYS"
 
 
 class Keys:
-    """The keys that a server takes; with none it asks for none."""
+    """The keys that a server accepts; if there are none, it requires none."""
 
     def __init__(self, keys: list[str]) -> None:
-        # hashes are all as long as each other, so that not even the length of a key takes longer to compare
+        # hashes have equal length, so that the time to compare does not even reveal the length of a key
         self._digests = [_digest(key) for key in keys]
 
     @classmethod
     def read(cls, file: Path | None) -> Keys:
-        """Keys of a file, one a line, and of the environment, with commas between.
+        """Read keys from a file, one per line, and from the environment, separated by commas.
 
         Raises:
-            InputError: the file cannot be read, either is there and holds no key, or a key is not of ASCII.
+            InputError: the file cannot be read, the file or the variable holds no key, or a key is not printable ASCII.
         """
         found = []
         if (named := os.environ.get(ENVIRONMENT)) is not None:
@@ -33,13 +33,13 @@ class Keys:
             try:
                 lines = file.read_text().splitlines()
             except (OSError, UnicodeDecodeError):
-                raise InputError(f"{file}: not readable; a file of API keys, one a line, is expected") from None
+                raise InputError(f"{file}: not readable; a file of API keys, one per line, is expected") from None
             found += _strip(lines, str(file))
         return cls(found)
 
     @property
     def demanded(self) -> bool:
-        """Whether a request must show one."""
+        """Whether a request must show a key."""
         return bool(self._digests)
 
     def admit(self, authorization: str) -> bool:
@@ -48,16 +48,16 @@ class Keys:
             return True
         scheme, _, key = authorization.partition(" ")
         digest = _digest(key.strip())
-        found = [hmac.compare_digest(digest, one) for one in self._digests]  # all of them, however soon one is equal
+        found = [hmac.compare_digest(digest, one) for one in self._digests]  # all, even after a match
         return scheme.lower() == "bearer" and any(found)
 
 
 def _strip(keys: list[str], where: str) -> list[str]:
     found = [key.strip() for key in keys if key.strip()]
     if not found:
-        raise InputError(f"{where} holds no key; without it none is asked for")
+        raise InputError(f"{where} holds no key; leave it out to require none")
     if not all(key.isascii() and key.isprintable() for key in found):
-        raise InputError(f"{where} holds a key that is not of ASCII, which no header can show")
+        raise InputError(f"{where} holds a key that is not printable ASCII, which a header cannot carry")
     return found
 
 

@@ -1,4 +1,4 @@
-"""How much a request may ask."""
+"""Limits on what a request may ask."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from bertline.artifacts.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one request; what asks more is refused before it costs much."""
+    """Limits of one request; a request that exceeds one is refused before it costs much."""
 
     body_bytes: int = 1 << 20
-    """As sent, and as decompressed."""
+    """Bytes of the body, as sent and as decompressed."""
     texts: int = 128
-    """A pair counts as one."""
+    """Texts in a request; a pair counts as one."""
     characters: int = 100_000
-    """Of each text."""
+    """Characters of each text."""
     seconds: float = 5.0
-    """From the whole request to the answer."""
+    """Seconds from the receipt of the whole request to its answer."""
 
     @classmethod
     def read(cls, settings: list[str]) -> Limits:
-        """The usual ones but for what NAME=VALUE says.
+        """The default limits, with those replaced that the settings NAME=VALUE name.
 
         Raises:
-            InputError: an unknown name, or a value that is no positive number.
+            InputError: a name is unknown, or a value is not a positive number.
         """
         kinds: dict[str, type[int] | type[float]] = {one.name: type(getattr(cls, one.name)) for one in fields(cls)}
         found: dict[str, Any] = {}
@@ -40,7 +40,7 @@ class Limits:
             except KeyError:
                 faults.append(f"--limit {setting}: no such limit; there are {', '.join(kinds)}")
             except ValueError:
-                faults.append(f"--limit {setting}: {value!r} is no positive {kinds[name].__name__}")
+                faults.append(f"--limit {setting}: {value!r} is not a positive {kinds[name].__name__}")
         if faults:
             raise InputError(*faults)
         return cls(**found)

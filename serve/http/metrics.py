@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests, seconds by stage, the queue, what was turned away, and which bundles answer."""
+"""Prometheus metrics: requests, seconds by stage, the queue, rejections, and the bundles that are served."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
@@ -20,40 +20,40 @@ class Metrics(Collector):
             "bertline_requests", "Requests answered.", ["bundle", "route", "method", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "bertline_request_seconds", "From a request's head to its answer.", ["bundle", "route"],
+            "bertline_request_seconds", "Seconds from a request's head to its answer.", ["bundle", "route"],
             registry=self.registry, buckets=BUCKETS,
         )  # fmt: skip
         self.stages = Histogram(
-            "bertline_stage_seconds", "Of a text: in the queue, tokenized, computed.", ["bundle", "stage"],
+            "bertline_stage_seconds", "Seconds of a text in each stage: queue, tokenize, run.", ["bundle", "stage"],
             registry=self.registry, buckets=BUCKETS,
         )  # fmt: skip
         self.rejected = Counter(
             "bertline_rejected",
-            "Requests that were not answered: full, late, or gone.",
+            "Requests that were not answered: server full, answer late, or client gone.",
             ["why"],
             registry=self.registry,
         )
-        Gauge("bertline_queue_texts", "Texts that wait.", registry=self.registry).set_function(
+        Gauge("bertline_queue_texts", "Texts in the queue.", registry=self.registry).set_function(
             lambda: shelf.lanes.waiting
         )
         self.registry.register(self)
 
     def observe(self, name: str, answered: Answered) -> None:
-        """Count what a text took."""
+        """Record the seconds that a text took in each stage."""
         for stage in STAGES:
             self.stages.labels(name, stage).observe(getattr(answered, stage))
 
     def collect(self) -> list[Metric]:
-        """The bundles, as they are when asked: a swap changes their versions, and counts of a cascade begin anew."""
-        family = InfoMetricFamily("bertline_bundle", "Bundles that answer.", labels=["bundle"])
+        """Metrics of the current bundles: a reload changes their versions and resets the counts of a cascade."""
+        family = InfoMetricFamily("bertline_bundle", "Bundles that are served.", labels=["bundle"])
         cascades = CounterMetricFamily(
             "bertline_cascade_texts",
-            "Texts of a cascade, or windows of them, by who answered.",
+            "Texts of a cascade, or windows of them, by the model that answered.",
             labels=["bundle", "by"],
         )
         for entry in self.shelf.entries.values():
-            told = {"version": entry.version, "task": entry.manifest.task, "runtime": entry.bundle.runtime.name}
-            family.add_metric([entry.name], told)
+            info = {"version": entry.version, "task": entry.manifest.task, "runtime": entry.bundle.runtime.name}
+            family.add_metric([entry.name], info)
             if entry.bundle.is_cascade:
                 tally = entry.bundle.tally
                 cascades.add_metric([entry.name, "student"], tally.texts - tally.asked)
@@ -61,5 +61,5 @@ class Metrics(Collector):
         return [family, cascades]
 
     def exposition(self) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """All metrics, in Prometheus' text format."""
         return generate_latest(self.registry)

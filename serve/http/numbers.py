@@ -1,4 +1,4 @@
-"""Whole numbers of JSON, which knows no others than numbers: 2.0 is 2, as JSON Schema has it."""
+"""Integers in JSON, which has only one type of number: 2.0 is the integer 2, as JSON Schema defines it."""
 
 from typing import Any
 
@@ -10,4 +10,4 @@ def _whole(value: Any) -> Any:
 
 
 WHOLE = BeforeValidator(_whole)
-"""Annotates an integer, after its bounds, which a JSON Schema would not tell otherwise."""
+"""Annotation of an integer; must follow its bounds, which the JSON Schema would lack otherwise."""

@@ -1,13 +1,13 @@
 """Open Inference Protocol v2, with the extension for binary tensors that Triton's clients use.
 
-A bundle takes one BYTES tensor of texts, or two of as many, by the names of its inputs (text; text and text_pair;
-question and context). What it gives, for n texts:
+A bundle takes one BYTES tensor of texts, or two of equal length, named after its inputs (text; text and text_pair;
+question and context). For n texts it returns:
 
-    text classification   label BYTES [n], score FP32 [n]; with several labels, or a number, score FP32 [n, labels]
-    entities, answers     label BYTES [m], score FP32 [m], start and end INT32 [m] (characters), text INT32 [m]: which
-                          text each is of, from 0; an answer's label is its words
+    text classification   label BYTES [n], score FP32 [n]; for multi-label and regression, score FP32 [n, labels]
+    entities, answers     label BYTES [m], score FP32 [m], start and end INT32 [m] (characters), text INT32 [m]: index
+                          from 0 of the text that each belongs to; an answer's label is its words
 
-and always truncated BOOL [n]: whether a text was longer than what the model reads of it.
+and always truncated BOOL [n]: whether a text was longer than what the model reads.
 
 See github.com/kserve/open-inference-protocol and Triton's protocol extension_binary_data.
 """
@@ -42,10 +42,10 @@ class _Part(BaseModel):
 
 
 class InputParameters(_Part):
-    """What is said of an input."""
+    """Parameters of an input."""
 
     binary_data_size: Annotated[int, Field(ge=0), WHOLE] | None = None
-    """Bytes of it that follow the JSON."""
+    """Bytes of the tensor, which follow the JSON."""
 
 
 class Input(_Part):
@@ -60,38 +60,38 @@ class Input(_Part):
 
 
 class OutputParameters(_Part):
-    """What is said of an output."""
+    """Parameters of an output."""
 
     binary_data: bool | None = None
     classification: int | None = None
-    """Of an extension that is not offered."""
+    """Part of Triton's classification extension, which is not supported."""
 
 
 class Output(_Part):
-    """An output that is wanted."""
+    """A requested output."""
 
     name: str
     parameters: OutputParameters | None = None
 
 
 class RequestParameters(_Part):
-    """What is said of a request."""
+    """Parameters of a request."""
 
     binary_data_output: bool = False
 
 
 class InferRequest(_Part):
-    """POST /v2/models/NAME/infer."""
+    """Body of POST /v2/models/NAME/infer."""
 
     id: str | None = None
     inputs: Annotated[list[Input], Field(min_length=1, max_length=2)]
     outputs: Annotated[list[Output], Field(max_length=16)] | None = None
-    """All where there are none."""
+    """Requested outputs; all if there are none."""
     parameters: RequestParameters | None = None
 
 
 def metadata(name: str, version: str, manifest: Manifest) -> dict[str, Any]:
-    """What GET /v2/models/NAME tells."""
+    """The answer to GET /v2/models/NAME."""
     shapes = {output: (datatype, [-1] * array.ndim) for output, (datatype, array) in tensors([], manifest).items()}
     return {
         "name": name,
@@ -103,16 +103,16 @@ def metadata(name: str, version: str, manifest: Manifest) -> dict[str, Any]:
 
 
 def read(content: bytes, json_bytes: str | None, manifest: Manifest, limits: Limits) -> tuple[list[Text], InferRequest]:
-    """The texts that a request asks about, and the request.
+    """The texts of a request, and the parsed request.
 
     Args:
         content: the body.
-        json_bytes: of it that are JSON, as the header says; all where None.
-        manifest: of the bundle that is asked.
-        limits: of texts and characters.
+        json_bytes: value of the header HEADER, the size of the body's JSON in bytes; None if all of it is JSON.
+        manifest: manifest of the bundle that is asked.
+        limits: limits on texts and characters.
 
     Raises:
-        RefusedError: 400 for bytes that are not what is said of them, 422 for another shape.
+        RefusedError: 400 for bytes that contradict their description, 422 for the wrong shape.
     """
     head, tail = _split(content, json_bytes)
     try:
@@ -126,43 +126,43 @@ def read(content: bytes, json_bytes: str | None, manifest: Manifest, limits: Lim
         raw, tail = (None, tail) if size is None else (tail[:size], tail[size:])
         columns[one.name] = _strings(one, raw, size, limits)
     if tail:
-        raise RefusedError(400, f"{len(tail):,} bytes follow the tensors that inputs tell of")
+        raise RefusedError(400, f"{len(tail):,} bytes follow the tensors that inputs describe")
     return _texts(columns, manifest, len(request.inputs)), request
 
 
 def write(name: str, version: str, answers: Sequence[Answer], manifest: Manifest, request: InferRequest) -> Any:
-    """The body of an answer, and how many bytes of it are JSON; None for all."""
+    """The body of an answer, and how many bytes of it are JSON; None if all are."""
     found = tensors(answers, manifest)
     wanted = request.outputs or [Output(name=one) for one in found]
     binary = request.parameters is not None and request.parameters.binary_data_output
     outputs, tail = [], []
     for one in wanted:
         datatype, array = found[one.name]
-        told: dict[str, Any] = {"name": one.name, "datatype": datatype, "shape": list(array.shape)}
+        output: dict[str, Any] = {"name": one.name, "datatype": datatype, "shape": list(array.shape)}
         raw = _raw(array) if _is_binary(one, binary) else None
-        told |= {"data": array.ravel().tolist()} if raw is None else {"parameters": {"binary_data_size": len(raw)}}
+        output |= {"data": array.ravel().tolist()} if raw is None else {"parameters": {"binary_data_size": len(raw)}}
         tail.append(raw or b"")
-        outputs.append(told)
+        outputs.append(output)
     identity = {} if request.id is None else {"id": request.id}
     head = json.dumps({"model_name": name, "model_version": version, **identity, "outputs": outputs}).encode()
     return b"".join([head, *tail]), len(head) if any("parameters" in one for one in outputs) else None
 
 
 def demand_outputs(request: InferRequest, manifest: Manifest) -> None:
-    """Raise RefusedError 422 for an output that a bundle does not have, or in a form that is not offered, or twice."""
+    """Raise RefusedError 422 for an output that is unknown, in an unsupported form, or named twice."""
     known = tensors([], manifest)
     names = [one.name for one in request.outputs or []]
     if any(one.parameters and one.parameters.classification for one in request.outputs or []):
-        raise RefusedError(422, "outputs: classification is not offered; label and score are what it would give")
+        raise RefusedError(422, "outputs: classification is not supported; use label and score")
     for name in names:
         if name not in known:
-            raise RefusedError(422, f"outputs: {name!r:.60} is none of {', '.join(known)}")
+            raise RefusedError(422, f"outputs: {name!r:.60} is not one of {', '.join(known)}")
     if len(set(names)) < len(names):
-        raise RefusedError(422, "outputs: one is named twice")
+        raise RefusedError(422, "outputs: an output is named twice")
 
 
 def tensors(answers: Sequence[Answer], manifest: Manifest) -> Tensors:
-    """What a bundle gives for n texts, by output."""
+    """The outputs of a bundle for n texts, by name."""
     truncated = ("BOOL", np.array([bool(one.get("truncated")) for one in answers], np.bool_))
     if manifest.task != "text-classification":
         return {**_places(answers, manifest.task), "truncated": truncated}
@@ -205,7 +205,9 @@ def _split(content: bytes, json_bytes: str | None) -> tuple[bytes, bytes]:
     if not (
         json_bytes.isascii() and json_bytes.isdecimal() and len(json_bytes) < 12 and int(json_bytes) <= len(content)
     ):
-        raise RefusedError(400, f"Inference-Header-Content-Length {json_bytes!r:.40} is no number of bytes of the body")
+        raise RefusedError(
+            400, f"Inference-Header-Content-Length {json_bytes!r:.40} is not a number of bytes within the body"
+        )
     return content[: int(json_bytes)], content[int(json_bytes) :]
 
 
@@ -215,16 +217,16 @@ def _strings(tensor: Input, raw: bytes | None, size: int | None, limits: Limits)
     if raw is None:
         data = [one for row in tensor.data or [] for one in (row if isinstance(row, list) else [row])]
         if not all(isinstance(one, str) for one in data):
-            raise RefusedError(422, f"{where}: data is a list of strings for BYTES")
+            raise RefusedError(422, f"{where}: data must be a list of strings for BYTES")
     else:
         if len(raw) != size:
-            raise RefusedError(400, f"{where}: binary_data_size is {size:,}, and {len(raw):,} bytes are left")
+            raise RefusedError(400, f"{where}: binary_data_size is {size:,}, but {len(raw):,} bytes are left")
         data = _elements(raw, where, limits)
     count = math.prod(tensor.shape)
     if len(data) != count or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
-        raise RefusedError(422, f"{where}: shape is {tensor.shape}, and there are {len(data)} texts; [n] is expected")
+        raise RefusedError(422, f"{where}: shape is {tensor.shape}, but there are {len(data)} texts; [n] is expected")
     if not 1 <= count <= limits.texts:
-        raise RefusedError(422, f"{where}: {count} texts; 1 to {limits.texts} are answered at once")
+        raise RefusedError(422, f"{where}: {count} texts; 1 to {limits.texts} are allowed in a request")
     for one in data:
         _check(one, where, limits)
     return data
@@ -232,7 +234,9 @@ def _strings(tensor: Input, raw: bytes | None, size: int | None, limits: Limits)
 
 def _check(text: str, where: str, limits: Limits) -> None:
     if len(text) > limits.characters:
-        raise RefusedError(422, f"{where}: a text of {len(text):,} characters; {limits.characters:,} are read at most")
+        raise RefusedError(
+            422, f"{where}: a text has {len(text):,} characters; at most {limits.characters:,} are allowed"
+        )
     try:
         refuse_lone_surrogates(text, where)
     except InputError as error:
@@ -244,11 +248,11 @@ def _elements(raw: bytes, where: str, limits: Limits) -> list[str]:
     place = 0
     while place < len(raw):
         if len(found) == limits.texts:
-            raise RefusedError(422, f"{where}: over {limits.texts} texts; 1 to {limits.texts} are answered at once")
+            raise RefusedError(422, f"{where}: over {limits.texts} texts; 1 to {limits.texts} are allowed in a request")
         begin = place + LENGTH
         end = begin + int.from_bytes(raw[place:begin], "little")
         if begin > len(raw) or end > len(raw):
-            raise RefusedError(400, f"{where}: an element is said to be longer than the bytes that are left")
+            raise RefusedError(400, f"{where}: an element's length exceeds the bytes that are left")
         try:
             found.append(raw[begin:end].decode())
         except UnicodeDecodeError:
@@ -260,7 +264,7 @@ def _elements(raw: bytes, where: str, limits: Limits) -> list[str]:
 def _texts(columns: dict[str, list[str]], manifest: Manifest, given: int) -> list[Text]:
     names = list(manifest.inputs)
     if sorted(columns) != sorted(names) or given != len(names):
-        raise RefusedError(422, f"inputs: {', '.join(columns)!r:.80}, where this model takes {' and '.join(names)}")
+        raise RefusedError(422, f"inputs: {', '.join(columns)!r:.80}, but this model takes {' and '.join(names)}")
     if len({len(columns[name]) for name in names}) > 1:
         raise RefusedError(422, f"inputs: {' and '.join(names)} have different numbers of texts")
     if len(names) == 1:

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of a server: a path for each bundle, with the schema of its task."""
+"""The OpenAPI 3.1 document of a server: paths for each bundle, with the schema of its task."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from bertline.serve.http.shelf import Entry, Shelf
 Schema = dict[str, Any]
 
 REFUSALS = {
-    "400": "The body is not what it says it is, or not JSON.",
-    "408": "The request did not arrive in time.",
+    "400": "The body is not JSON, or contradicts the headers.",
+    "408": "The request did not arrive whole in time.",
     "413": "The body is too large.",
-    "415": "The body is of a type or encoding that is not read.",
-    "422": "The body has another shape, too many texts or too long ones.",
-    "503": "More is asked than can be answered in time; Retry-After says when to try again.",
+    "415": "The body's type or encoding is not supported.",
+    "422": "The body has the wrong shape, too many texts, or texts that are too long.",
+    "503": "The server is overloaded; Retry-After says when to retry.",
 }
 SERVER = "Server"
 V2 = "Open Inference Protocol v2"
@@ -24,10 +24,10 @@ STRING: Schema = {"type": "string"}
 PLACE: Schema = {"type": "integer", "minimum": 0}
 CUT: Schema = {
     "type": "boolean",
-    "description": "Whether the text, or the question, was longer than what the model reads of it; absent: no.",
+    "description": "Whether the text, or the question, was longer than what the model reads; false if absent.",
 }
 OPEN = ("page", "docs", "live", "ready")
-"""Operations that ask for no key."""
+"""Operations that require no key."""
 ANSWERS: dict[str, Schema] = {
     "text-classification": {"label": STRING, "score": NUMBER},
     "token-classification": {"entity_group": STRING, "score": NUMBER, "word": STRING, "start": PLACE, "end": PLACE},
@@ -36,20 +36,20 @@ ANSWERS: dict[str, Schema] = {
 
 
 def document(shelf: Shelf, secured: bool) -> Schema:
-    """The whole document.
+    """Make the document.
 
     Args:
-        shelf: of bundles.
-        secured: whether an API key is asked for.
+        shelf: the bundles.
+        secured: whether an API key is required.
     """
     paths: dict[str, Schema] = {"/": {"post": _inference(shelf.first, "answer")}}
     for entry in shelf.entries.values():
         paths[f"/models/{entry.name}"] = {"post": _inference(entry, f"answer-{entry.name}")}
-    paths["/"]["get"] = _text("page", "A page for people.", "text/html")
+    paths["/"]["get"] = _text("page", "The web page.", "text/html")
     paths |= {
-        "/docs": {"get": _text("docs", "This document, for people.", "text/html")},
-        "/models": {"get": _get("models", "What answers here, and what it measured.", _list(_MODEL), SERVER)},
-        "/metrics": {"get": _text("metrics", "What Prometheus scrapes.", "text/plain")},
+        "/docs": {"get": _text("docs", "This document as a web page.", "text/html")},
+        "/models": {"get": _get("models", "The bundles, and what was measured of each.", _list(_MODEL), SERVER)},
+        "/metrics": {"get": _text("metrics", "Metrics for Prometheus.", "text/plain")},
         "/v2": {"get": _get("server", "Name, version and extensions of the server.", _OBJECT)},
         "/v2/health/live": {"get": _health("live")},
         "/v2/health/ready": {"get": _health("ready")},
@@ -57,7 +57,7 @@ def document(shelf: Shelf, secured: bool) -> Schema:
     for entry in shelf.entries.values():
         path = f"/v2/models/{entry.name}"
         paths[path] = {"get": _get(f"model-{entry.name}", "Inputs and outputs of the model.", _OBJECT)}
-        paths[f"{path}/ready"] = {"get": _get(f"ready-{entry.name}", "Whether it answers.", _OBJECT)}
+        paths[f"{path}/ready"] = {"get": _get(f"ready-{entry.name}", "Whether the model is ready.", _OBJECT)}
         paths[f"{path}/infer"] = {"post": _v2_inference(entry)}
     if secured:
         _secure(paths)
@@ -73,7 +73,7 @@ _MODEL: Schema = {
         "thresholds": {
             "type": "object",
             "additionalProperties": NUMBER,
-            "description": "Where any number of labels may be right: the score from which on each is given.",
+            "description": "For multi-label classification: the lowest score at which each label is given.",
         }
     },
 }
@@ -95,7 +95,7 @@ def _inference(entry: Entry, identity: str) -> Schema:
 
 
 def _answer(manifest: Manifest) -> Schema:
-    """What a 200 holds: for labels a list in a list, for inputs that are a list one each, else one by itself."""
+    """Schema of a 200: labels in a list of lists; otherwise one answer, or a list of them if the inputs are a list."""
     one = {
         "type": "object",
         "properties": {**ANSWERS[manifest.task], "truncated": CUT},
@@ -114,8 +114,8 @@ def _v2_inference(entry: Entry) -> Schema:
     return {
         "operationId": f"infer-{entry.name}",
         "summary": f"{entry.name}: Open Inference Protocol v2; takes {inputs}, BYTES [n].",
-        "description": "Each shape is [n], with n strings in data; all inputs have the same n. Binary tensors are "
-        f"taken as Triton's extension has them, with the header {HEADER}.",
+        "description": "Each shape is [n], with n strings in data; all inputs have the same n. Binary tensors follow "
+        f"Triton's extension, with the header {HEADER}.",
         "tags": [V2],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _tensors(entry)}}},
         "responses": {"200": _response("The answer.", _OBJECT), **_refusals()},
@@ -123,7 +123,7 @@ def _v2_inference(entry: Entry) -> Schema:
 
 
 def _tensors(entry: Entry) -> Schema:
-    """A request of Open Inference Protocol, in JSON alone."""
+    """Schema of an Open Inference Protocol request, in JSON only."""
     limits, names = entry.limits, entry.manifest.inputs
     text = {"type": "string", "maxLength": limits.characters}
     size = {"type": "integer", "minimum": 1, "maximum": limits.texts}
@@ -156,15 +156,15 @@ def _get(identity: str, summary: str, schema: Schema, tag: str = V2) -> Schema:
 
 
 def _health(which: str) -> Schema:
-    operation = _get(which, f"Whether the server is {which}; asks for no key.", _OBJECT)
+    operation = _get(which, f"Whether the server is {which}; requires no key.", _OBJECT)
     if which == "ready":
-        operation["responses"]["503"] = _response("It is about to end.", _OBJECT)
+        operation["responses"]["503"] = _response("The server is shutting down.", _OBJECT)
     return operation
 
 
 def _text(identity: str, summary: str, kind: str) -> Schema:
-    told = {"description": summary, "content": {kind: {"schema": STRING}}}
-    return {"operationId": identity, "summary": summary, "tags": [SERVER], "responses": {"200": told}}
+    response = {"description": summary, "content": {kind: {"schema": STRING}}}
+    return {"operationId": identity, "summary": summary, "tags": [SERVER], "responses": {"200": response}}
 
 
 def _secure(paths: dict[str, Schema]) -> None:
@@ -172,7 +172,7 @@ def _secure(paths: dict[str, Schema]) -> None:
         for operation in operations.values():
             if operation["operationId"] not in OPEN:
                 operation["security"] = [{"key": []}]
-                operation["responses"]["401"] = _refusal("No API key, or none that is known.")
+                operation["responses"]["401"] = _refusal("The API key is missing or unknown.")
 
 
 def _refusals() -> Schema:
@@ -192,7 +192,7 @@ def _list(schema: Schema) -> Schema:
 
 
 def _inline(schema: Schema) -> Schema:
-    """The same without $defs, which would be looked for in the document's root."""
+    """The schema without $defs, whose references would be resolved from the document's root."""
     definitions = schema.pop("$defs", {})
 
     def inline(value: Any) -> Any:

@@ -1,13 +1,13 @@
-"""What is answered with 4xx or 503: a sentence for a person that names no path and no exception."""
+"""Refusals, answered with 4xx or 503: a sentence for people, which names neither a file path nor an exception."""
 
 
 class RefusedError(Exception):
-    """A request that is not answered.
+    """A request that is refused.
 
     Args:
-        status: of HTTP.
-        sentence: what was found and what would do.
-        retry_after: seconds after which trying again makes sense.
+        status: HTTP status.
+        sentence: what is wrong and what to do.
+        retry_after: seconds after which a retry makes sense.
     """
 
     def __init__(self, status: int, sentence: str, retry_after: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The process: listen, answer, swap bundles on SIGHUP, end well on SIGTERM."""
+"""The server process: listens, answers, reloads bundles on SIGHUP, and shuts down gracefully on SIGTERM."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 UNREAD_BYTES = 1 << 16
-"""What the system keeps of answers that a client does not read (Linux: twice as much): left to itself, megabytes for
-each."""
+"""Send buffer of a connection, in bytes (Linux doubles it): by default, the system would keep megabytes of answers that
+a client does not read."""
 GRACE_SECONDS = 30
-"""That requests have to end once the server was told to."""
+"""Seconds that accepted requests have to finish at shutdown."""
 
 
 class _Uvicorn(uvicorn.Server):
-    """Signals are ours: uvicorn's own handling ends the process by SIGTERM where code 0 is meant."""
+    """Leaves signals to us: uvicorn's own handling lets SIGTERM end the process, whose exit code is to be 0."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -56,30 +56,30 @@ def run(
     spans: Spans | None = None,
     public_key: Path | None = None,
 ) -> None:
-    """Answer from bundles until SIGTERM or SIGINT; then take no more, answer what was taken, and return.
+    """Serve bundles until SIGTERM or SIGINT; then accept no more requests, answer the accepted ones, and return.
 
     Args:
-        folders: of the bundles, the first being that of `POST /`.
-        host: to listen on.
-        port: to listen on; 0 for any that is free.
-        limits: of a request.
-        keys: that are asked for.
-        threads: cores to compute on; None for all physical ones that this process may use.
-        origins: whose pages may ask.
-        spans: hear of each request, if any do.
-        public_key: whose owner must have signed the bundles.
+        folders: folders of the bundles; the first one answers `POST /`.
+        host: host to listen on.
+        port: port to listen on; 0 for any free one.
+        limits: limits of a request.
+        keys: API keys, one of which a request must show.
+        threads: cores to compute on; None for all physical cores that this process may use.
+        origins: other sites whose pages may send requests.
+        spans: records each request, if traces are asked for.
+        public_key: key with which every bundle must be signed.
 
     Raises:
-        InputError: a folder is no bundle, or the address cannot be listened on.
-        DamagedError: a bundle is not as it should be.
+        InputError: a folder is not a bundle, or the server cannot listen on the address.
+        DamagedError: a bundle is damaged, or answers differently on this CPU.
     """
     logs.set_up()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection that is kept takes one
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every open connection takes one
     with _listen(host, port) as listening:
         lanes = Lanes(threads or machine.cores())
         shelf = Shelf(folders, lanes, limits, public_key)
-        _tell(shelf)
+        _log_bundles(shelf)
         application, routes = app.make(shelf, keys, origins, spans)
         config = uvicorn.Config(
             application, http=Connection, loop="uvloop", lifespan="off", log_config=None, access_log=False,
@@ -98,8 +98,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise InputError(f"{host}:{port} cannot be listened on ({error}); name another --host or --port") from None
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)  # and so all that it accepts
+        raise InputError(f"cannot listen on {host}:{port} ({error}); name another --host or --port") from None
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)  # accepted sockets inherit it
     return listening
 
 
@@ -115,7 +115,7 @@ async def _serve(server: _Uvicorn, routes: app.Routes, listening: socket.socket)
         routes.ready = False
         server.should_exit = True
 
-    def swap() -> None:  # in no thread of the loop's own: the end of the server would wait for those
+    def swap() -> None:  # not in the loop's executor, whose threads a shutdown would wait for
         threading.Thread(target=_swap, args=(routes.shelf, one_at_a_time), daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,14 +130,14 @@ def _swap(shelf: Shelf, one_at_a_time: threading.Lock) -> None:
         with one_at_a_time:
             shelf.reload()
     except BertlineError as error:
-        LOGGER.error("not swapped: the bundles that were loaded go on", extra={"fields": {"why": str(error)}})
-    except Exception:  # whatever it is, the server goes on
-        LOGGER.exception("not swapped: the bundles that were loaded go on")
+        LOGGER.error("reload failed: the loaded bundles stay in service", extra={"fields": {"why": str(error)}})
+    except Exception:  # no failure of a reload may end the server
+        LOGGER.exception("reload failed: the loaded bundles stay in service")
     else:
-        _tell(shelf)
+        _log_bundles(shelf)
 
 
-def _tell(shelf: Shelf) -> None:
+def _log_bundles(shelf: Shelf) -> None:
     for entry in shelf.entries.values():
         fields = {"bundle": entry.name, "version": entry.version}
         if entry.bundle.notice:

@@ -1,4 +1,4 @@
-"""The bundles that a server answers from, by name; swapped all at once, or not at all."""
+"""The bundles that a server serves, by name; they are replaced all at once, or not at all."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from bertline.serve.lanes import Lanes
 from bertline.serve.model import Model
 
 NAME = r"(?!\.{1,2}$)[A-Za-z0-9._-]+"
-"""Of a bundle, in a path; . and .. are places there."""
+"""Pattern of a bundle's name, which is part of URL paths: . and .. mean something else there."""
 
 
 class Shelf:
-    """Models by name, which share the cores. The first is the one that a request without a name asks."""
+    """Models by name, which share the cores. The first one answers requests that name none."""
 
     def __init__(self, folders: Sequence[Path], lanes: Lanes, limits: Limits, public_key: Path | None = None) -> None:
-        """Load each bundle; its name is that of its folder.
+        """Load each bundle under the name of its folder.
 
         Args:
-            folders: of the bundles.
-            lanes: what they share.
-            limits: of a request.
-            public_key: whose owner must have signed each of them, whenever they are loaded.
+            folders: folders of the bundles.
+            lanes: lanes that the models share.
+            limits: limits of a request.
+            public_key: key with which every bundle must be signed, also on reload; None to accept unsigned ones.
 
         Raises:
-            InputError: two have the same name, or one that no path can have; or as `Bundle` and `signature.verify`.
+            InputError: two bundles have the same name, or one's name does not fit into a path; or as `Bundle` and
+                `signature.verify`.
             DamagedError: as `Bundle`, `Bundle.engine` and `signature.verify`.
         """
         self._folders, self._public_key = list(folders), public_key
@@ -40,11 +41,11 @@ class Shelf:
         self.reload()
 
     def reload(self) -> None:
-        """Load all bundles again, then answer from them. Raises as `Shelf`, and then all stay as they were."""
+        """Load all bundles again, then switch to them. Raises as `Shelf`, and then the old ones stay in service."""
         names = [name(folder) for folder in self._folders]
         if twice := {one for one in names if names.count(one) > 1}:
-            raise InputError(f"two bundles are called {min(twice)!r}, after their folders; rename one")
-        folders = [folder.resolve() for folder in self._folders]  # a link that is turned from here on turns nothing
+            raise InputError(f"two bundles are named {min(twice)!r} after their folders; rename one")
+        folders = [folder.resolve() for folder in self._folders]  # a symlink that changes from here on has no effect
         signed = [None if self._public_key is None else signature.verify(one, self._public_key) for one in folders]
         entries = [Entry(*place, self.lanes, self.limits) for place in zip(names, folders, strict=True)]
         for entry, folder, sha256 in zip(entries, folders, signed, strict=True):
@@ -53,12 +54,12 @@ class Shelf:
 
     @property
     def first(self) -> Entry:
-        """The one that was named first."""
+        """The bundle that was given first."""
         return next(iter(self.entries.values()))
 
 
 class Entry:
-    """A bundle on the shelf."""
+    """A bundle on the shelf, loaded and ready to answer."""
 
     def __init__(self, name: str, folder: Path, lanes: Lanes, limits: Limits) -> None:
         self.name, self.limits = name, limits
@@ -71,15 +72,15 @@ class Entry:
 
 
 def name(folder: Path) -> str:
-    """What a bundle is called.
+    """The name under which a bundle is served.
 
     Raises:
-        InputError: the folder's name is none that a path can have.
+        InputError: the folder's name does not fit into a path, or the folder is not a bundle.
     """
     found = folder.absolute().name
     if not re.fullmatch(NAME, found):
         raise InputError(
-            f"{folder}: a bundle is called as its folder, and {found!r} is no name of letters, digits and ._-"
+            f"{folder}: named after its folder, a bundle needs a name of letters, digits and ._-, not {found!r}"
         )
     bundles.demand(folder)
     return found

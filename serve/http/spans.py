@@ -1,9 +1,9 @@
-"""A request as a span, and its stages as spans within it, by OpenTelemetry's semantic conventions for HTTP servers.
+"""Records a request as a span with its stages as child spans, by OpenTelemetry's semantic conventions for HTTP servers.
 
-A thread of its own sends them, in batches, to a receiver of OTLP over HTTP; where it listens, which share of the
-requests is told and under which name is what the standard variables say. A trace that the caller began goes on. Spans
-are made when a request has ended: until then it costs nothing. No span holds a text, nor what may be one: bodies, query
-strings, paths that nothing is at, messages of exceptions.
+A background thread sends them in batches to a receiver of OTLP over HTTP; the standard variables set its address, the
+sampling and the service name. A trace that the caller began is continued. Spans are made when a request has ended:
+until then, tracing costs nothing. No span holds a text, nor anything that may be one: bodies, query strings, unknown
+paths, messages of exceptions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,20 +33,20 @@ from bertline import __version__
 from bertline.serve.lanes import STAGES, Answered
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
-"""Those that the conventions know."""
+"""Methods that the conventions list."""
 
 
 class Spans:
-    """Tells of requests."""
+    """Records requests as spans."""
 
     def __init__(self) -> None:
-        """Start the thread that sends.
+        """Start the thread that sends spans.
 
         Raises:
-            ValueError: a standard variable has a value that cannot be followed.
+            ValueError: a standard variable has an unsupported value.
         """
         ours = {service_attributes.SERVICE_NAME: "bertline", service_attributes.SERVICE_VERSION: __version__}
-        resource = Resource.create(ours).merge(OTELResourceDetector().detect())  # a name that is given is the name
+        resource = Resource.create(ours).merge(OTELResourceDetector().detect())  # variables override our name
         self._provider = TracerProvider(resource=resource)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("bertline", __version__)
@@ -55,11 +55,11 @@ class Spans:
         """Make the spans of a request that has ended.
 
         Args:
-            scope: of it, as the routes have left it.
-            identity: its id.
-            status: of the answer.
-            begun: on the clock of `time.perf_counter`, as all times here.
-            ended: likewise.
+            scope: ASGI scope of the request, after routing.
+            identity: id of the request.
+            status: HTTP status of the answer.
+            begun: start, in seconds on the clock of `time.perf_counter`, like all times here.
+            ended: end, likewise.
         """
         clock = time_ns() - round(perf_counter() * 1e9)
         state = scope.get("state", {})
@@ -77,12 +77,12 @@ class Spans:
         span.end(clock + round(ended * 1e9))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
 
 def _stages(submitted: float, answered: Sequence[Answered]) -> Iterator[tuple[str, float, float]]:
-    """Each stage from when the first text of a request comes to it until the last one leaves it."""
+    """Name, start and end of each stage: from the first text of a request that enters it to the last that leaves it."""
     since = [submitted] * len(answered)
     for stage in STAGES if answered else ():
         until = [begun + getattr(one, stage) for begun, one in zip(since, answered, strict=True)]
@@ -97,7 +97,7 @@ def _name(scope: Scope) -> str:
 
 
 def _attributes(scope: Scope, status: int) -> dict[str, Any]:
-    """What the conventions ask of a request; and which bundle was asked, and how many texts."""
+    """Attributes that the conventions define for a request, and its bundle and number of texts."""
     method, headers = scope["method"], Headers(scope=scope)
     route, state = getattr(scope.get("route"), "path", None), scope.get("state", {})
     known = "bundle" in state or scope["path"] == route

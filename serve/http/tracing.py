@@ -1,4 +1,4 @@
-"""Whether OpenTelemetry's standard variables ask for traces; what makes them is imported only where they do."""
+"""Reads OpenTelemetry's standard environment variables; its SDK is imported only if they ask for traces."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 EXPORTER = "OTEL_TRACES_EXPORTER"
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-"""Of two, the first one counts."""
+"""The first that is set wins."""
 
 
 def read() -> Spans | None:
-    """What tells the spans of requests, or None where no variable asks for that.
+    """What records requests as spans, or None if no variable asks for traces.
 
     Raises:
-        InputError: the extra [tracing] is not installed, or a variable has a value that cannot be followed.
+        InputError: the extra [tracing] is not installed, or a variable has an unsupported value.
     """
     asking = _asking()
     if asking is None:
@@ -32,21 +32,21 @@ def read() -> Spans | None:
         return Spans()
     except ModuleNotFoundError as error:
         advice = f"unset the variable, or {install_advice('tracing')}"
-        raise InputError(f"{asking} asks for traces, and {error.name} is not installed; {advice}") from None
+        raise InputError(f"{asking} asks for traces, but {error.name} is not installed; {advice}") from None
     except ValueError as error:
-        raise InputError(f"{asking} asks for traces, and another OTEL_ variable is wrong: {error}") from None
+        raise InputError(f"{asking} asks for traces, but another OTEL_ variable is invalid: {error}") from None
 
 
 def _asking() -> str | None:
-    """The variable that asks for traces."""
+    """Name of the variable that asks for traces; None if traces are not asked for."""
     exporter, endpoint, protocol = _first(EXPORTER), _first(*ENDPOINTS), _first(*PROTOCOLS)
     off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if off or not (exporter or endpoint) or (exporter and exporter[1] == "none"):
         return None
     if exporter and exporter[1] != "otlp":
-        raise InputError(f"{exporter[0]}={exporter[1]}: traces go to otlp, or to none")
+        raise InputError(f"{exporter[0]}={exporter[1]}: only otlp and none are supported")
     if protocol and protocol[1] != "http/protobuf":
-        raise InputError(f"{protocol[0]}={protocol[1]}: traces are sent by http/protobuf, which most receivers take")
+        raise InputError(f"{protocol[0]}={protocol[1]}: only http/protobuf is supported; most receivers take it")
     if endpoint and not _is_url(endpoint[1]):
         raise InputError(f"{endpoint[0]}={endpoint[1]}: not the URL of a receiver, such as http://localhost:4318")
     return (exporter or endpoint or ("",))[0]
@@ -61,5 +61,5 @@ def _is_url(text: str) -> bool:
 
 
 def _first(*names: str) -> tuple[str, str] | None:
-    """The first of some variables that is set, and to what; an empty one is none, as the specification has it."""
+    """Name and value of the first variable that is set; an empty one counts as unset, as the specification says."""
     return next(((name, os.environ[name].strip()) for name in names if os.environ.get(name, "").strip()), None)

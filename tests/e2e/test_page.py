@@ -300,7 +300,7 @@ def test_the_key_is_asked_for_and_kept_by_the_tab_alone(page: Page, locked: str,
         if key is not None:
             unlock(page, key)
         if key != KEY:
-            expect(refusal).to_have_text("an API key is asked for here: send the header Authorization: Bearer KEY")
+            expect(refusal).to_have_text("API key required: send the header Authorization: Bearer KEY")
     page.locator(CARD).wait_for()
     expect(refusal).to_be_hidden()
     answer(page, REVIEW)

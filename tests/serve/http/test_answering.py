@@ -60,12 +60,12 @@ def test_once_a_text_has_failed_the_others_of_its_request_leave_the_queue() -> N
 @pytest.mark.parametrize(
     ("texts", "expected", "takes", "status", "words"),
     [
-        (1, 0, 0, 503, "no answer within 500 s; try again later"),
-        (1, 9000, 500, 503, "no answer within 500 s; try again later"),
-        (1, 0, 501, 422, "a text takes longer than the 500 s that a request has; send shorter ones"),
-        (9, 0, 501, 422, "a text takes longer than the 500 s that a request has; send shorter ones"),
-        (10, 100, 0, 503, "no answer within 500 s; try again later"),  # there are two lanes
-        (11, 100, 0, 422, "these 11 texts take about 550.0 s, more than the 500 s that a request has; send fewer"),
+        (1, 0, 0, 503, "no answer within 500 s; retry later"),
+        (1, 9000, 500, 503, "no answer within 500 s; retry later"),
+        (1, 0, 501, 422, "a text takes longer than the limit of 500 s; send shorter texts"),
+        (9, 0, 501, 422, "a text takes longer than the limit of 500 s; send shorter texts"),
+        (10, 100, 0, 503, "no answer within 500 s; retry later"),  # there are two lanes
+        (11, 100, 0, 422, "these 11 texts take about 550.0 s, more than the limit of 500 s; send fewer"),
     ],
 )
 def test_what_is_never_answered_in_time_is_not_to_be_sent_again(

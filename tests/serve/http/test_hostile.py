@@ -222,10 +222,10 @@ def test_tensors(server: Serving, name: str) -> None:
 
 def test_far_too_much_is_refused_without_a_look_at_each(server: Serving) -> None:
     keys = b'{"inputs": "good", %b}' % b",".join(b'"%d":1' % one for one in range(100_000))
-    assert refused(exchange(server, request(keys))) == "the body: over 1,000 faults; /docs tells what is read"
+    assert refused(exchange(server, request(keys))) == "the body: over 1,000 faults; see /docs"
     body, headers = binary(bytes(800_000), 800_000, (200_000,))
     sentence = refused(exchange(server, request(body, INFER, headers)))
-    assert sentence == "input 'text': over 128 texts; 1 to 128 are answered at once"
+    assert sentence == "input 'text': over 128 texts; 1 to 128 are allowed in a request"
 
 
 FINE = b'{"inputs": "good"}'

@@ -27,7 +27,7 @@ from tests.keys import exchange_once_verified, write_keys
 from tests.serve.http.watching import metrics
 from tests.waiting import wait_for
 
-NOT_SWAPPED = "not swapped: the bundles that were loaded go on"
+NOT_SWAPPED = "reload failed: the loaded bundles stay in service"
 SWAPS = [3, pytest.param(50, marks=pytest.mark.load)]
 
 LOADING = """
@@ -230,12 +230,12 @@ def test_several_bundles_by_name(tiny_bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["{bundle}", "{bundle}"], "two bundles are called 'bundle'"),
-        (["{bundle}/.."], "'..' is no name of letters, digits and ._-"),
-        (["{bundle}", "--cors", "https://example.org/"], "https://example.org/: no browser spells a site like this"),
+        (["{bundle}", "{bundle}"], "two bundles are named 'bundle'"),
+        (["{bundle}/.."], "a name of letters, digits and ._-, not '..'"),
+        (["{bundle}", "--cors", "https://example.org/"], "https://example.org/: not a site as browsers spell it"),
         (["{bundle}", "--limit", "text=3", "--limit", "texts=many"], "no such limit; there are body_bytes, texts"),
-        (["{bundle}", "--host", "192.0.2.1"], "192.0.2.1:0 cannot be listened on"),
-        (["{bundle}", "--host", "here..there"], "here..there:0 cannot be listened on"),
+        (["{bundle}", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0"),
+        (["{bundle}", "--host", "here..there"], "cannot listen on here..there:0"),
         (["{bundle}", "--api-keys", "{bundle}/config.jso"], "not readable; a file of API keys"),
     ],
 )

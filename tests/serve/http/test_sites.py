@@ -27,13 +27,13 @@ def test_what_browsers_write_is_taken() -> None:
         ("http://[::1]:80", "write http://[::1]"),
         ("https://bücher.example", "write https://xn--bcher-kva.example"),
         ("http://[0:0:0:0:0:0:0:1]:81", "write http://[::1]:81"),
-        ("https://straße.example", "a site is SCHEME://HOST or SCHEME://HOST:PORT"),
-        ("https://*.example.org", "a site is SCHEME://HOST or SCHEME://HOST:PORT"),
-        ("https://example.org:99999", "a site is SCHEME://HOST or SCHEME://HOST:PORT"),
-        ("", "a site is SCHEME://HOST or SCHEME://HOST:PORT"),
+        ("https://straße.example", "write SCHEME://HOST or SCHEME://HOST:PORT"),
+        ("https://*.example.org", "write SCHEME://HOST or SCHEME://HOST:PORT"),
+        ("https://example.org:99999", "write SCHEME://HOST or SCHEME://HOST:PORT"),
+        ("", "write SCHEME://HOST or SCHEME://HOST:PORT"),
     ],
 )
 def test_others_are_refused_with_what_to_write(site: str, advice: str) -> None:
     with pytest.raises(InputError) as raised:
         sites.read(["https://example.org", site])
-    assert str(raised.value).startswith(f"--cors {site}: no browser spells a site like this; {advice}")
+    assert str(raised.value).startswith(f"--cors {site}: not a site as browsers spell it; {advice}")

@@ -169,18 +169,18 @@ def test_without_the_extra_it_is_one_line_and_code_2(sealed: Path, monkeypatch: 
         [sys.executable, "-c", HIDDEN + COMMAND, "serve", str(sealed), "--port", "0"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    words = "OTEL_TRACES_EXPORTER asks for traces, and opentelemetry is not installed; unset the variable"
+    words = "OTEL_TRACES_EXPORTER asks for traces, but opentelemetry is not installed; unset the variable"
     assert (done.returncode, words in done.stderr, len(done.stderr.splitlines())) == (2, True, 1), done.stderr
 
 
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER=zipkin: traces go to otlp, or to none"),
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: traces are sent by http"),
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER=zipkin: only otlp and none are supported"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: only http/protobuf is supported"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4317"}, "ENDPOINT=localhost:4317: not the URL of a receiver"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1"}, r"ENDPOINT=http://\[::1: not the URL of a receiver"),
-        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "another OTEL_ variable is wrong: max_queue_size must be a positive"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "another OTEL_ variable is invalid: max_queue_size must be a positive"),
     ],
 )
 def test_variables_that_cannot_be_followed_are_refused(
