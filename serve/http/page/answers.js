@@ -1,17 +1,17 @@
-// The answer of each task, drawn.
+// Draws the answer of each task.
 
 import { element } from "./asking.js";
 
 const LABELS = 10;
 const ANSWERS = 3;
 
-/** What is asked for beside the texts: the best labels where one is given, and the answers that came close. */
+/** Parameters of a request: the best labels if there is one per text, and the best answers to a question. */
 export function parameters(model) {
   if (model.task === "text-classification") return several(model) ? {} : { top_k: LABELS };
   return model.task === "question-answering" ? { top_k: ANSWERS } : {};
 }
 
-/** The elements that show an answer, and the words that a screen reader says of it. */
+/** The elements that show an answer, and the words that a screen reader announces. */
 export function draw(model, texts, answer) {
   if (model.task === "token-classification") return entities(model, texts.text, answer);
   if (model.task === "question-answering") return answers(texts.context, [answer].flat());
@@ -20,13 +20,13 @@ export function draw(model, texts, answer) {
 
 export const percent = (score) => `${(100 * score).toFixed(1)} %`;
 
-/** Whether any number of labels may be given. */
+/** Whether a text may have any number of labels. */
 const several = (model) => model.problem_type === "multi_label_classification";
 
 /** Whether any part of an answer says that the text was longer than what the model reads. */
 export const truncated = (answer) => [answer].flat(2).some((part) => part.truncated);
 
-/** A text in parts, by places counted in code points as Python counts them; JavaScript counts surrogates. */
+/** Slices a text by positions in code points, as Python counts; JavaScript counts UTF-16 code units. */
 function cutter(text) {
   const points = Array.from(text);
   return (start, end) => points.slice(start, end).join("");
@@ -48,7 +48,7 @@ function labels(model, ranked) {
   if (rest > 0) shown.push(element("p", { class: "hint" }, `The best of ${model.labels.length} labels.`));
   if (several(model)) {
     shown.unshift(element("p", { class: "large" }, words));
-    shown.push(element("p", { class: "hint" }, "Each score is of its label alone, and each label has its own threshold."));
+    shown.push(element("p", { class: "hint" }, "Each label has a score and a threshold of its own."));
   }
   return { shown, said };
 }
@@ -76,7 +76,7 @@ function entities(model, text, found) {
   }
   marked.append(part(at));
   if (found.length === 0) {
-    return { shown: [marked, element("p", { class: "hint" }, "No entity is found.")], said: "No entity is found" };
+    return { shown: [marked, element("p", { class: "hint" }, "No entities found.")], said: "No entities found" };
   }
   const said = found.map((one) => `${one.word}: ${one.entity_group}`).join("; ");
   return { shown: [marked, table(found)], said };

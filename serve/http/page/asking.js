@@ -1,8 +1,8 @@
-// What both pages share: elements made without markup, requests with the API key, and the form that asks for it.
+// Shared by both pages: elements made without markup, requests with the API key, and the form that asks for the key.
 
 const KEY = "bertline-api-key";
 
-/** An element; children that are strings become text, never markup. */
+/** Make an element; children that are strings become text, never markup. */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -12,7 +12,7 @@ export function element(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** The server said no; the message is its own sentence. */
+/** The server refused a request; the message is the server's own. */
 export class Refused extends Error {
   constructor(status, sentence) {
     super(sentence);
@@ -22,7 +22,7 @@ export class Refused extends Error {
 
 /**
  * GET a path, or POST a body to it as JSON.
- * Gives the parsed answer, the headers, and the milliseconds from asking until the whole answer was here.
+ * Returns the parsed answer, the headers, and the milliseconds from the request to the end of the answer.
  */
 export async function ask(path, body, signal) {
   const key = sessionStorage.getItem(KEY);
@@ -50,7 +50,7 @@ async function answered(path, request) {
   }
 }
 
-/** A proxy in between may answer without a sentence. */
+/** The server's error message; a proxy in between may answer without one. */
 function sentence(status, text) {
   try {
     return JSON.parse(text).error ?? `The server answered ${status}.`;
@@ -59,7 +59,7 @@ function sentence(status, text) {
   }
 }
 
-/** Show why there is no answer, with a field for the API key where that is what is missing. */
+/** Show why there is no answer, with a field for the API key if that is missing. */
 export function refuse(error) {
   if (error.name === "AbortError") return;
   const refusal = byId("refusal");
@@ -77,7 +77,7 @@ export function clearRefusal() {
   byId("refusal").textContent = "";
 }
 
-/** Let the form for the key, and the button that forgets it, begin the page again. */
+/** Have the form for the key call `begin`, and the button that forgets the key reload the page. */
 export function unlockWith(begin) {
   byId("unlocking").addEventListener("submit", (event) => {
     event.preventDefault();

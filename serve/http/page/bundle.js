@@ -1,11 +1,11 @@
-// What a bundle is and what it measured, and how long its last answer took.
+// The card of a bundle, with its measurements, and how long the last answer took.
 
 import { element } from "./asking.js";
 
 const STAGES = ["queue", "tokenize", "run"];
 const count = new Intl.NumberFormat("en");
 
-/** The card of a bundle, of GET /models. */
+/** The card of a bundle, from its entry in GET /models. */
 export function card(model) {
   const { measured } = model;
   const parts = [
@@ -43,7 +43,7 @@ function fact([name, ...values]) {
   return [element("dt", {}, name), ...values.map((value) => element("dd", {}, value))];
 }
 
-/** Milliseconds of each stage, of a Server-Timing header. */
+/** Milliseconds of each stage, from a Server-Timing header. */
 function stages(header) {
   const found = Object.fromEntries(
     (header ?? "").split(",").map((one) => [one.split(";")[0].trim(), Number(/dur=([\d.]+)/.exec(one)?.[1])]),
@@ -51,7 +51,7 @@ function stages(header) {
   return STAGES.map((name) => [name, found[name]]).filter(([, ms]) => Number.isFinite(ms));
 }
 
-/** The round trip of an answer, and what the server did in it. */
+/** The round trip of a request, and the stages on the server. */
 export function timing(ms, header) {
   const parts = stages(header);
   const strip = element("div", { class: "strip", "aria-hidden": "true" });

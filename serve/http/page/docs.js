@@ -1,4 +1,4 @@
-// The page at /docs: each operation of openapi.json, with lines that work.
+// The page at /docs: each operation of openapi.json, with samples that work as they are.
 
 import { ask, byId, clearRefusal, element, refuse, unlockWith } from "./asking.js";
 import { curl, python } from "./samples.js";
@@ -65,13 +65,13 @@ async function copy(button, code) {
   button.textContent = byId("said").textContent = said;
   setTimeout(() => {
     button.textContent = "Copy";
-    byId("said").textContent = ""; // so that a second copy is heard as well
+    byId("said").textContent = ""; // so that screen readers announce a second copy as well
   }, SHOWN_MS);
 }
 
 function request(operation, document_) {
   const schema = operation.requestBody?.content["application/json"].schema;
-  return schema ? [folded("Schema of the request", pretty(schema, document_))] : [];
+  return schema ? [folded("Request schema", pretty(schema, document_))] : [];
 }
 
 function answers(operation, document_) {
@@ -79,14 +79,14 @@ function answers(operation, document_) {
     element("p", {}, element("strong", {}, status), ` ${description}`),
     ...Object.entries(content).map(([kind, { schema }]) => pretty(schema, document_, kind)),
   ]);
-  return folded("Answers", ...parts);
+  return folded("Responses", ...parts);
 }
 
 function folded(title, ...parts) {
   return element("details", {}, element("summary", {}, title), ...parts);
 }
 
-/** A schema as JSON, its references to the document's own resolved. */
+/** A schema as JSON, with its reference into the document resolved. */
 function pretty(schema, document_, kind = "application/json") {
   const own = schema.$ref ? document_.components.schemas[schema.$ref.split("/").at(-1)] : schema;
   const note = kind === "application/json" ? "" : `${kind}\n`;
@@ -95,6 +95,6 @@ function pretty(schema, document_, kind = "application/json") {
 
 unlockWith(async () => {
   await begin();
-  if (byId("unlocking").hidden) byId("title").focus(); // the field that had it is gone
+  if (byId("unlocking").hidden) byId("title").focus(); // the field that had the focus is gone
 });
 begin();

@@ -1,4 +1,4 @@
-// A text to ask for each task, by the names of the inputs.
+// Example texts for each task, by the names of the inputs.
 
 const EXAMPLES = {
   text: "The plot is thin, but the actors carry it: funny, warm, and over too soon.",
@@ -8,13 +8,13 @@ const EXAMPLES = {
 };
 const ENTITIES = "Ada Lovelace met Charles Babbage in London, long before IBM built a computer in New York.";
 
-/** The example of each input of a model of GET /models. */
+/** The example for each input of a model from GET /models. */
 export function examples(model) {
   const named = model.task === "token-classification" ? { text: ENTITIES } : EXAMPLES;
   return Object.fromEntries(model.inputs.map((name) => [name, named[name]]));
 }
 
-/** The body that asks a model about texts by name, in Hugging Face's format. */
+/** A request body in Hugging Face's format, from texts by the names of the inputs. */
 export function body(model, texts) {
   const names = Object.keys(texts);
   return { inputs: names.length === 1 ? texts[names[0]] : texts };

@@ -1,4 +1,4 @@
-// The page at /: a text is typed, its answer is shown.
+// The page at /: type a text, see its answer.
 
 import { draw, parameters, truncated } from "./answers.js";
 import { ask, byId, clearRefusal, element, refuse, unlockWith } from "./asking.js";
@@ -11,7 +11,7 @@ const NAMES = { text: "Text", text_pair: "Second text", question: "Question", co
 let models = [];
 let underWay = new AbortController();
 
-/** The bundle that is chosen. */
+/** The selected bundle. */
 const chosen = () => models[byId("choice").selectedIndex];
 
 async function begin() {
@@ -29,7 +29,7 @@ async function begin() {
   prepare();
 }
 
-/** Fit the form and the card to the bundle that is chosen. */
+/** Fit the form and the card to the selected bundle. */
 function prepare() {
   const model = chosen();
   const example = examples(model);
@@ -44,7 +44,7 @@ function prepare() {
   byId("bundle").replaceChildren(...card(model));
 }
 
-/** The texts of the fields by the names of the inputs; those of the example where all are empty. */
+/** The texts of the fields, by the names of the inputs; if all are empty, those of the example. */
 function texts(model) {
   const fields = FIELDS.slice(0, model.inputs.length);
   if (fields.every((field) => field.value === "")) {
@@ -55,7 +55,7 @@ function texts(model) {
 
 async function answer() {
   await begun;
-  if (chosen() === undefined) await (begun = begin()); // the server may be there by now
+  if (chosen() === undefined) await (begun = begin()); // the server may be up by now
   const model = chosen();
   if (model === undefined) return;
   underWay.abort();
@@ -70,7 +70,7 @@ async function answer() {
   }
 }
 
-/** What is said of a text that was cut: where texts are read in windows, it is the question. */
+/** The note about a text that was cut: if texts are read in windows, that is the question. */
 function cutWords({ long, max_tokens }) {
   return long === "windows"
     ? "The question is longer than what the model reads beside a context; its end was left out."
@@ -88,11 +88,11 @@ function show(model, asked, { content, headers, ms }) {
   byId("answer").hidden = false;
   byId("answer").removeAttribute("aria-busy");
   byId("said").textContent = `${said}. Answered in ${Math.round(ms)} milliseconds.${truncated(content) ? ` ${cut}` : ""}`;
-  if (version !== model.version) begin(); // the bundles were swapped
+  if (version !== model.version) begin(); // the bundles were reloaded
 }
 
 function fail(error) {
-  if (error.name === "AbortError") return; // another text is under way, or another bundle is chosen
+  if (error.name === "AbortError") return; // another text was submitted, or another bundle selected
   byId("answer").hidden = true;
   byId("answer").removeAttribute("aria-busy");
   byId("said").textContent = "";
@@ -110,7 +110,7 @@ byId("asking").addEventListener("keydown", (event) => {
   }
 });
 byId("choice").addEventListener("change", () => {
-  underWay.abort(); // its answer would stand beside the card of another bundle
+  underWay.abort(); // its answer would appear beside the card of another bundle
   byId("answer").hidden = true;
   byId("answer").removeAttribute("aria-busy");
   clearRefusal();

@@ -1,14 +1,14 @@
-// Lines of shell and Python that ask this server as they are, with the example of the bundle's task.
+// Shell and Python samples that query this server as they are, with the example of the bundle's task.
 
 import { body, examples } from "./examples.js";
 
 const KEY = "BERTLINE_API_KEY";
 const V2 = /^\/v2\/models\/.*\/infer$/;
 
-/** Where the server is, as this page reached it; no slash at the end. */
+/** URL of the server, as this page reached it, without a slash at the end. */
 const base = new URL(".", location.href).href.slice(0, -1);
 
-/** A curl line. */
+/** A curl command. */
 export function curl(operation, model) {
   const line = [`curl ${quoted(base + operation.path)}`];
   if (operation.security) line.push(`-H "Authorization: Bearer $${KEY}"`);
@@ -19,16 +19,16 @@ export function curl(operation, model) {
   return line.join(" \\\n  ");
 }
 
-/** Python for the client that speaks an operation's format; none where there is no such client. */
+/** Python code for the client library of an operation's format; empty if there is none. */
 export function python(operation, model) {
   if (V2.test(operation.path)) return triton(operation, model);
   return operation.method === "POST" ? hub(operation, model) : "";
 }
 
-/** For a POSIX shell. */
+/** A text quoted for a POSIX shell. */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** A string of JSON is one of Python. */
+/** A Python string literal: JSON's strings are valid Python. */
 const literal = (text) => JSON.stringify(text);
 
 function tensors(model) {
