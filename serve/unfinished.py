@@ -54,7 +54,7 @@ class Identity(BaseModel):
 
     @classmethod
     def of(cls, source: Path, opened: int, bundle_sha256: str, columns: Mapping[str, str]) -> Identity:
-        """The identity of a bundle and of columns of an opened file, as the file is now."""
+        """Identify an opened file in its current state, its columns, and a bundle."""
         found = os.fstat(opened)
         return cls(
             input=_spell(source), size=found.st_size, mtime_ns=found.st_mtime_ns,
@@ -116,7 +116,7 @@ class Unfinished:
             self._source = os.dup(self.raw.fileno())  # the same file, even if its path now leads to another
             self._held.callback(os.close, self._source)
             self.journal = self._read(Identity.of(source, self._source, bundle_sha256, columns), say)
-            self._hold_errors(None if errors is None else _spell(errors))
+            self._set_errors(None if errors is None else _spell(errors))
             if errors is not None:
                 self._refuse_existing(errors)
                 self._held.enter_context(_reserve(errors))
@@ -211,7 +211,7 @@ class Unfinished:
     def _advice(self) -> str:
         return f"remove {self.folder} to start over, or name another output"
 
-    def _hold_errors(self, errors: str | None) -> None:
+    def _set_errors(self, errors: str | None) -> None:
         """Set the file of bad rows. Once there are bad rows one must be given, though any will do: the folder has all.
 
         Raises:

@@ -51,17 +51,17 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._whole: asyncio.TimerHandle | None = None
+        self._arrival_timer: asyncio.TimerHandle | None = None
         """Timer that closes the connection unless the request is whole by then."""
-        self._head: int | None = None
+        self._head_bytes: int | None = None
         """Bytes so far of a head that is not whole; None if there is none."""
         self._ended = 0
         """Number of requests that have arrived whole."""
-        self._trailer: int | None = None
+        self._trailer_bytes: int | None = None
         """Bytes since the size of a chunk, which trailers follow if it is the last one; None within a chunk."""
-        self._taken: asyncio.TimerHandle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
         """Timer that checks how much the client has read."""
-        self._left, self._since = 0, 0.0
+        self._unread, self._unread_since = 0, 0.0
         """Bytes that the client had yet to read, and when that was."""
         self._answered: RequestResponseCycle | None = None
         """The request being answered: of pipelined requests, uvicorn tells only the last that the client has gone."""
@@ -71,8 +71,8 @@ class Connection(HttpToolsProtocol):
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        _cancel(self._whole)
-        _cancel(self._taken)
+        _cancel(self._arrival_timer)
+        _cancel(self._read_timer)
         if self._answered is not None:
             self._answered.disconnected = True
             self._answered.message_event.set()
@@ -80,11 +80,11 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._whole is None and (self.cycle is None or self.cycle.response_complete):
+        if self._arrival_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._expect()
         self._unset_keepalive_if_required()
-        if self._trailer is not None:
-            self._trailer += len(data)
+        if self._trailer_bytes is not None:
+            self._trailer_bytes += len(data)
         ended = self._ended
         try:
             self._parse(memoryview(data))
@@ -92,42 +92,42 @@ class Connection(HttpToolsProtocol):
             self.logger.warning("a request is not HTTP/1.1")
             self.send_400_response("")
             return
-        if self._head is not None and self._ended == ended:  # otherwise most of it may be the previous body
-            self._head += len(data)
-            if self._head > HEAD_BYTES:
+        if self._head_bytes is not None and self._ended == ended:  # otherwise most of it may be the previous body
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
                 self._refuse(LONG)
-        if self._trailer is not None and self._trailer > HEAD_BYTES:
-            self._trailer = None
+        if self._trailer_bytes is not None and self._trailer_bytes > HEAD_BYTES:
+            self._trailer_bytes = None
             self._break_off(431, LONG)
         self._keep_alive()
 
     def on_message_begin(self) -> None:
-        if self._head is None:  # otherwise a head is being parsed a second time
+        if self._head_bytes is None:  # otherwise a head is being parsed a second time
             self._expect()
-            self._head = 0
+            self._head_bytes = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         if not self.parser.should_upgrade():
-            self._head = None
+            self._head_bytes = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._trailer is None:  # a trailer must not count as a header: no proxy has checked it
+        if self._trailer_bytes is None:  # a trailer must not count as a header: no proxy has checked it
             super().on_header(name, value)
 
     def on_chunk_header(self) -> None:
-        self._trailer = 0
+        self._trailer_bytes = 0
 
     def on_body(self, body: bytes) -> None:
-        self._trailer = None
+        self._trailer_bytes = None
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._trailer = None
+        self._trailer_bytes = None
         if not self.parser.should_upgrade():
-            _cancel(self._whole)
-            self._whole = None
+            _cancel(self._arrival_timer)
+            self._arrival_timer = None
             self._ended += 1
         super().on_message_complete()
 
@@ -136,7 +136,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        if self._whole is not None and self._is_another():
+        if self._arrival_timer is not None and self._is_another():
             self._expect()  # again: it may not even have been read while this one was answered
         super().on_response_complete()
         self._watch()
@@ -150,7 +150,7 @@ class Connection(HttpToolsProtocol):
         self._end()
 
     def timeout_keep_alive_handler(self) -> None:
-        if _untaken(self.transport):  # a long answer is still being read, which `_look` limits
+        if _unread_bytes(self.transport):  # a long answer is still being read, which `_look` limits
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -184,28 +184,28 @@ class Connection(HttpToolsProtocol):
 
     def _keep_alive(self) -> None:
         """Start the idle timer if the request that has just arrived whole was answered before that."""
-        answered = self.cycle is not None and self.cycle.response_complete and self._whole is None
+        answered = self.cycle is not None and self.cycle.response_complete and self._arrival_timer is None
         if answered and self.timeout_keep_alive_task is None and not self.transport.is_closing():
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def _expect(self) -> None:
-        _cancel(self._whole)
-        self._whole = self.loop.call_later(SECONDS, self._late)
+        _cancel(self._arrival_timer)
+        self._arrival_timer = self.loop.call_later(SECONDS, self._late)
 
     def _late(self) -> None:
-        self._whole = None
+        self._arrival_timer = None
         if self._is_another() and self._answered is not None and not self._answered.response_complete:
             self._expect()
-        elif self._head is None:
+        elif self._head_bytes is None:
             self._break_off(408, LATE)
         else:
             self._refuse(LATE)
 
     def _is_another(self) -> bool:
         """Whether the request that is not whole is another than the one that is being, or was last, answered."""
-        return self._head is not None or self.cycle is not self._answered
+        return self._head_bytes is not None or self.cycle is not self._answered
 
     def _break_off(self, status: int, answer: bytes) -> None:
         """Close in the middle of a request, with an answer unless one has begun or an earlier one is due first."""
@@ -216,7 +216,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, answer: bytes) -> None:
         """Close in the middle of a head, with an answer unless an earlier one is due first."""
-        self._head = None
+        self._head_bytes = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(answer)
         self._end()
@@ -228,19 +228,19 @@ class Connection(HttpToolsProtocol):
 
     def _watch(self) -> None:
         """Start checking how much the client reads."""
-        _cancel(self._taken)
-        self._left, self._since = _untaken(self.transport), self.loop.time()
-        self._taken = self.loop.call_later(LOOK_SECONDS, self._look)
+        _cancel(self._read_timer)
+        self._unread, self._unread_since = _unread_bytes(self.transport), self.loop.time()
+        self._read_timer = self.loop.call_later(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         """Abort the connection if the client does not read what was written."""
-        left = _untaken(self.transport)
-        if self._left - left >= TAKEN_BYTES:
+        left = _unread_bytes(self.transport)
+        if self._unread - left >= TAKEN_BYTES:
             self._watch()
-        elif left and self.loop.time() - self._since >= SECONDS:
+        elif left and self.loop.time() - self._unread_since >= SECONDS:
             self.transport.abort()
         elif left:
-            self._taken = self.loop.call_later(LOOK_SECONDS, self._look)
+            self._read_timer = self.loop.call_later(LOOK_SECONDS, self._look)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:
@@ -248,7 +248,7 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
         timer.cancel()
 
 
-def _untaken(transport: asyncio.Transport) -> int:
+def _unread_bytes(transport: asyncio.Transport) -> int:
     """Bytes written that the client's system has not acknowledged: in this process's buffer, and in the kernel's
     (Linux: `man 7 tcp`, SIOCOUTQ).
     """

@@ -46,12 +46,12 @@ class Talk:
 
     def pass_time(self) -> None:
         """As long as a client has to read on."""
-        self.connection._since -= NEVER
+        self.connection._unread_since -= NEVER
         self.connection._look()
 
 
 def untaken(connection: Connection) -> int:
-    return connections._untaken(connection.transport)
+    return connections._unread_bytes(connection.transport)
 
 
 @asynccontextmanager
@@ -158,13 +158,13 @@ def test_the_next_request_has_its_time_from_the_answer_to_the_one_before(missing
                 await asyncio.sleep(0)
             talk.connection._late()
             assert not talk.connection.transport.is_closing()
-            begun = talk.connection._whole
+            begun = talk.connection._arrival_timer
             told.set()
             assert await talk.reader.readuntil(b"answer")
-            assert talk.connection._whole is not begun
+            assert talk.connection._arrival_timer is not begun
             talk.writer.write(following[-missing:])
             assert await talk.reader.readuntil(b"answer")
-            assert talk.connection._whole is None
+            assert talk.connection._arrival_timer is None
 
     asyncio.run(asyncio.wait_for(ask(), 60))
 
