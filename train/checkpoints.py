@@ -32,7 +32,7 @@ UNIVERSAL: dict[str, Any] = {"universal_checkpoint_info": {}}
 """What DeepSpeed's converter looks for, so that another number of ranks can load a checkpoint."""
 
 
-class Engine(Protocol):
+class CheckpointEngine(Protocol):
     """What a DeepSpeed engine does for a checkpoint."""
 
     def save_checkpoint(self, save_dir: str, tag: str, client_state: dict[str, Any], save_latest: bool) -> Any: ...
@@ -40,7 +40,7 @@ class Engine(Protocol):
     def load_checkpoint(self, load_dir: str, tag: str) -> Any: ...
 
 
-def save(engine: Engine, state: State, run: RunFolder, keep: int) -> None:
+def save(engine: CheckpointEngine, state: State, run: RunFolder, keep: int) -> None:
     """Write checkpoints/step-N on all ranks and remove all but the newest `keep`.
 
     Raises:
@@ -122,7 +122,7 @@ def set_aside(folder: Path, after: int) -> None:
             checkpoint.rename(aside)
 
 
-def load(engine: Engine, checkpoint: Path) -> None:
+def load(engine: CheckpointEngine, checkpoint: Path) -> None:
     """Put weights, optimizer and schedule of a checkpoint into an engine that has just been made."""
     engine.load_checkpoint(str(checkpoint), tag=TAG)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import deepspeed.comm as dist
 import numpy as np
@@ -12,49 +11,11 @@ from torch import nn
 
 from bertline.artifacts.errors import PreemptedError
 from bertline.models import pytorch
-from bertline.tasks.task import Output, Target, Task
+from bertline.tasks.task import Output, Target
 from bertline.tasks.tokens import Encoded, Tokenizer, by_length
 from bertline.train import preemption, ranks, watchdog
-from bertline.train.data.prepared import Tokenized
 from bertline.train.losses import Loss
 from bertline.train.progress import Progress
-
-
-def evaluate(
-    model: nn.Module,
-    split: Tokenized,
-    task: Task,
-    tokenizer: Tokenizer,
-    loss: Loss,
-    batch_size: int,
-    progress: Progress,
-    tune: str | None,
-) -> tuple[dict[str, Any], Task]:
-    """The task's scores of a model (or its engine) on a split, and the mean loss as `loss`.
-
-    Args:
-        model: left in evaluation mode.
-        split: what to score on.
-        task: decides.
-        tokenizer: pads the batches.
-        loss: the one that is trained.
-        batch_size: windows a rank computes at once.
-        progress: shows how far it is.
-        tune: the metric that thresholds are set by on this split first; None: they are not set.
-
-    Returns:
-        The scores, and the task as it decided.
-
-    Raises:
-        PreemptedError: as `outputs`.
-    """
-    computed = outputs(model, split.windows, split.name, tokenizer, batch_size, progress, stoppable=True)
-    watchdog.beat(f"{split.name}, scores")
-    with watchdog.patient():  # every rank computes them by itself, of all texts
-        if tune:
-            task = task.with_decision(task.tune(split.examples, split.windows, computed, tune))
-        answers = task.decode([example.texts for example in split.examples], split.windows, computed)
-        return {**task.score(split.examples, answers), "loss": _mean(loss, split.windows.targets, computed)}, task
 
 
 @torch.no_grad()  # not inference_mode: what ZeRO 3 gathers here, the next step may use
@@ -114,16 +75,16 @@ def outputs(
     return [found[index][:length] if whole.ndim == 3 else found[index] for index, length in enumerate(lengths)]
 
 
-def _moved(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """The array on a device; a GPU copies it while it computes."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def _mean(loss: Loss, targets: Sequence[Target], computed: Sequence[Output]) -> float:
+def mean_loss(loss: Loss, targets: Sequence[Target], computed: Sequence[Output]) -> float:
     """The mean loss of a split."""
     total = 0.0
     for target, output in zip(targets, computed, strict=True):
         stacked = loss.stack([target], len(output))
         total += float(loss.sum(torch.from_numpy(output[None]), stacked, torch.ones(1, len(output))))
     return total / max(sum(map(loss.terms, targets)), 1.0)
+
+
+def _moved(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """The array on a device; a GPU copies it while it computes."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

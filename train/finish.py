@@ -3,15 +3,12 @@
 from datetime import UTC, datetime
 from time import perf_counter
 
-import deepspeed.comm as dist
-
 from bertline.artifacts import files, machine
 from bertline.artifacts.errors import PreemptedError
 from bertline.artifacts.run import Summary
 from bertline.models import pytorch
-from bertline.train import evaluation, metrics, ranks, watchdog
+from bertline.train import metrics, ranks, watchdog
 from bertline.train.data.prepared import Prepared
-from bertline.train.deepspeed_config import micro_batch_size
 from bertline.train.loop import Trainer
 
 PACKAGES = ("bertline", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "scikit-learn", "numpy")
@@ -28,11 +25,8 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
     task = trainer.task.with_decision(best.decision)
     with watchdog.patient():
         kept = pytorch.load(trainer.run.best, task.architecture).to(ranks.device())
-    size = micro_batch_size(recipe.training, dist.get_world_size())
     try:
-        scores, _ = evaluation.evaluate(
-            kept, prepared.test, task, trainer.tokenizer, trainer.objective.labels, size, trainer.progress, tune=None
-        )
+        scores, _ = trainer.score(kept, prepared.test, task)
     except PreemptedError:
         where = f"{trainer.run.path}: stopped as asked while the test split was scored"
         raise PreemptedError(f"{where}; --resume scores it, and takes no step again") from None

@@ -15,6 +15,7 @@ import deepspeed
 import deepspeed.comm as dist
 import numpy as np
 import torch
+from torch import nn
 
 from bertline.artifacts.checkpoint import State
 from bertline.artifacts.errors import BertlineError, PreemptedError
@@ -58,9 +59,9 @@ class Trainer:
     """To a teacher that computes beside the model, where the recipe asks for it."""
     preempted: bool = False
     """A rank was asked to stop; all know of it."""
-    taken: "Taken | None" = None
+    pending: "PendingStep | None" = None
     """The step whose figures are not read yet."""
-    turned: float = 0.0
+    waiting_since: float = 0.0
     """When the run turned to the step that comes, and to the wait for its batch; by `perf_counter`."""
 
     def train(self) -> None:
@@ -76,23 +77,23 @@ class Trainer:
         watchdog.allow(watchdog.FIRST)
         ranks.be_patient()
         with self.progress.training(state.step, steps):
-            if state.evaluated < state.step and self.due(training.eval_steps):  # it was stopped before it had
+            if state.evaluated < state.step and self.is_due(training.eval_steps):  # it was stopped before it had
                 self.evaluate()
                 self.stop_if_asked()
-            self.turned = perf_counter()
+            self.waiting_since = perf_counter()
             for batch in self.batches.ahead(state.step, pin=not ranks.on_cpu()):
-                if self.is_patience_lost():
+                if self.should_stop_early():
                     break
                 self.step(batch)
                 watchdog.allow(standstill)
                 state.seconds = perf_counter() - begun
-                if self.due(training.eval_steps) and not self.preempted:
+                if self.is_due(training.eval_steps) and not self.preempted:
                     self.evaluate()
-                if self.due(training.save_steps) or self.preempted or self.is_patience_lost():
+                if self.is_due(training.save_steps) or self.preempted or self.should_stop_early():
                     state.seconds = perf_counter() - begun
                     self.save()
                 self.stop_if_asked()
-                self.turned = perf_counter()
+                self.waiting_since = perf_counter()
 
     def stop_if_asked(self) -> None:
         """Raise PreemptedError where a rank was asked to stop."""
@@ -103,17 +104,17 @@ class Trainer:
         """One optimizer step; on a GPU the figures of the one before are read meanwhile."""
         state = self.state
         learning_rate = self.engine.get_lr()[0]
-        figures = self.optimize(batch)
-        self.settle()
+        figures = self.forward_backward_step(batch)
+        self.read_pending()
         state.step += 1
         state.tokens += batch.tokens
         state.computed_tokens += batch.computed_tokens
-        state.training_seconds += perf_counter() - self.turned
-        self.taken = Taken(state.step, learning_rate, figures, self.engine.was_step_applied())
+        state.training_seconds += perf_counter() - self.waiting_since
+        self.pending = PendingStep(state.step, learning_rate, figures, self.engine.was_step_applied())
         if ranks.on_cpu():  # nothing is on its way
-            self.settle()
+            self.read_pending()
 
-    def optimize(self, batch: Batch) -> ranks.Figures:
+    def forward_backward_step(self, batch: Batch) -> ranks.Figures:
         """Forward, backward and step for one global batch; returns its mean loss, and how many ranks are to stop.
 
         The sum of losses is divided by the terms of the global batch, so that the step is the same for any number of
@@ -133,7 +134,7 @@ class Trainer:
             micro_batch = micro_batch.to(device)
             outputs = pytorch.outputs(self.engine, micro_batch.inputs)
             mask = micro_batch.inputs["attention_mask"]
-            share = self.objective.share(outputs, micro_batch.targets, micro_batch.teacher, mask, batch.terms)
+            share = self.objective.share(outputs, micro_batch.targets, micro_batch.teacher, mask, batch.normalizers)
             if self.relations is not None:
                 share = share + self.relations.sum(micro_batch.inputs) / batch.tokens
             loss = share * micro_batch.weight
@@ -162,15 +163,15 @@ class Trainer:
                 raise
             raise self.diverged(step, "gradients are not finite") from error
 
-    def settle(self) -> None:
+    def read_pending(self) -> None:
         """Read the figures of the step taken last, and log them.
 
         Raises:
             BertlineError: its loss is not finite.
         """
-        if self.taken is None:
+        if self.pending is None:
             return
-        (step, learning_rate, figures, applied), self.taken = self.taken, None
+        (step, learning_rate, figures, applied), self.pending = self.pending, None
         loss, asks = figures.read()
         self.preempted = asks > 0
         if applied and not math.isfinite(loss):
@@ -183,7 +184,7 @@ class Trainer:
 
     def check_weights(self) -> None:
         """Stop before weights are kept that are no numbers: without ZeRO a step is taken whatever its gradients are."""
-        self.settle()
+        self.read_pending()
         parameters = self.engine.module.parameters()
         if not torch.stack([torch.isfinite(parameter).all() for parameter in parameters]).all():
             raise self.diverged(self.state.step, "weights are not finite")
@@ -210,18 +211,8 @@ class Trainer:
         """
         self.check_weights()
         metric = self.recipe.metric
-        size = micro_batch_size(self.recipe.training, dist.get_world_size())
         try:
-            scores, tuned = evaluation.evaluate(
-                self.engine,
-                self.validation,
-                self.task,
-                self.tokenizer,
-                self.objective.labels,
-                size,
-                self.progress,
-                tune=metric,
-            )
+            scores, tuned = self.score(self.engine, self.validation, self.task, tune=metric)
         except PreemptedError:
             self.preempted = True
             return
@@ -241,6 +232,36 @@ class Trainer:
         self.log(now.step, validation=scores, decision=decision.model_dump(mode="json"))
         self.progress.say(f"step {now.step}: validation {metric} {now.value:.4f}, {verdict}")
 
+    def score(
+        self, model: nn.Module, split: Tokenized, task: Task, tune: str | None = None
+    ) -> tuple[dict[str, Any], Task]:
+        """Score a model on a split: each rank computes its share of the outputs, and every rank gets all scores.
+
+        Args:
+            model: the engine or any other model of the task; left in evaluation mode.
+            split: labelled texts.
+            task: decodes and scores the outputs.
+            tune: the metric by which decision thresholds are first tuned on this split; None keeps those of `task`.
+
+        Returns:
+            The task's scores with the mean loss as `loss`, and the task with the decision that produced them.
+
+        Raises:
+            PreemptedError: a rank was asked to stop.
+        """
+        size = micro_batch_size(self.recipe.training, dist.get_world_size())
+        outputs = evaluation.outputs(
+            model, split.windows, split.name, self.tokenizer, size, self.progress, stoppable=True
+        )
+        watchdog.beat(f"{split.name}, scores")
+        with watchdog.patient():  # every rank decodes and scores all texts itself
+            if tune:
+                task = task.with_decision(task.tune(split.examples, split.windows, outputs, tune))
+            answers = task.decode([example.texts for example in split.examples], split.windows, outputs)
+            scores = task.score(split.examples, answers)
+            loss = evaluation.mean_loss(self.objective.labels, split.windows.targets, outputs)
+        return {**scores, "loss": loss}, task
+
     def keep_best(self) -> None:
         """Write the model as best/, in fp32, gathered from all ranks where ZeRO 3 has spread it."""
         watchdog.beat(f"step {self.state.step}, best/")
@@ -259,18 +280,18 @@ class Trainer:
             metrics.append(self.run.metrics, {"step": step, "epoch": epoch, **values})
             self.monitors.write(step, values)
 
-    def is_patience_lost(self) -> bool:
+    def should_stop_early(self) -> bool:
         """Whether so many evaluations in a row were not the best that the run is to end early."""
         patience = self.recipe.training.early_stopping_patience
         return patience is not None and self.state.since_best >= patience
 
-    def due(self, every: int) -> bool:
+    def is_due(self, every: int) -> bool:
         """Whether something done every so many steps (0: each epoch), and at the end, is to be done now."""
         step = self.state.step
         return step % (every or self.batches.steps_per_epoch) == 0 or step == self.batches.steps
 
 
-class Taken(NamedTuple):
+class PendingStep(NamedTuple):
     """A step that is on its way on the device."""
 
     step: int

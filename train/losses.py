@@ -128,7 +128,7 @@ class TeacherLoss:
         return costs.sum() * self.temperature**2
 
 
-class Terms(NamedTuple):
+class Normalizers(NamedTuple):
     """What a batch's summed losses are divided by; infinity where nothing of them counts."""
 
     labels: float
@@ -142,10 +142,10 @@ class Objective:
         """`weight` is the teacher's share."""
         self.labels, self.teacher, self.weight = labels, teacher, weight
 
-    def terms(self, targets: Sequence[Target], lengths: Sequence[int]) -> Terms:
+    def normalizers(self, targets: Sequence[Target], lengths: Sequence[int]) -> Normalizers:
         """Those of a batch, by the target and the tokens of each window."""
         taught = sum(map(self.teacher.terms, lengths)) if self.teacher else 0.0
-        return Terms(sum(map(self.labels.terms, targets)) or math.inf, taught or math.inf)
+        return Normalizers(sum(map(self.labels.terms, targets)) or math.inf, taught or math.inf)
 
     def share(
         self,
@@ -153,13 +153,13 @@ class Objective:
         targets: torch.Tensor,
         teacher: torch.Tensor | None,
         mask: torch.Tensor,
-        terms: Terms,
+        normalizers: Normalizers,
     ) -> torch.Tensor:
         """A micro-batch's part of the loss of the batch with those terms."""
-        loss = self.labels.sum(outputs, targets, mask) / terms.labels
+        loss = self.labels.sum(outputs, targets, mask) / normalizers.labels
         if self.teacher is None or teacher is None:
             return loss
-        taught = self.teacher.sum(outputs, teacher, mask) / terms.teacher
+        taught = self.teacher.sum(outputs, teacher, mask) / normalizers.teacher
         return self.weight * taught + (1 - self.weight) * loss
 
 

@@ -19,7 +19,7 @@ from bertline.train import ranks
 from bertline.train.data.batches import Batches, MicroBatch
 from bertline.train.deepspeed_config import Precision, accumulation_steps, micro_batch_size
 from bertline.train.distillation.relations import Relations
-from bertline.train.losses import Objective, Terms
+from bertline.train.losses import Normalizers, Objective
 from bertline.train.model import AUTOCAST
 from bertline.train.watchdog import is_out_of_memory
 
@@ -119,7 +119,7 @@ def fits(
         with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             outputs = pytorch.outputs(model, batch.inputs)
         mask = batch.inputs["attention_mask"]
-        loss = objective.share(outputs, batch.targets, batch.teacher, mask, Terms(1.0, 1.0))
+        loss = objective.share(outputs, batch.targets, batch.teacher, mask, Normalizers(1.0, 1.0))
         if relations is not None:
             loss = loss + relations.sum(batch.inputs)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -44,15 +44,15 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     run_folder.check(recipe, run, resume)  # again: before the run was held another process might have trained it
     ranks.from_first(lambda: monitors.check(recipe))
     precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
-    staged = deepspeed_config.staged(recipe, precision)
-    if staged is not recipe:
+    effective = deepspeed_config.staged(recipe, precision)
+    if effective is not recipe:
         progress.say("ZeRO 1 in the place of 0, in which DeepSpeed does not scale losses in fp16")
-    engine.check(deepspeed_config.configure(staged, dist.get_world_size(), precision))
+    engine.check(deepspeed_config.configure(effective, dist.get_world_size(), precision))
     model_folder = recipes.model_folder(recipe)
     recipes.check_model(recipe, model_folder)
     cache = run.path.parent / FOLDER
     tokenizer_folder = ranks.from_first(lambda: model.keep_tokenizer(model_folder, cache))
-    material = gathered(staged, model_folder, tokenizer_folder, precision, cache, progress)
+    material = load_material(effective, model_folder, tokenizer_folder, precision, cache, progress)
     provenance = ranks.from_first(lambda: provenance_of(model_folder, material))
     splits, task = material.ready.splits, material.ready.splits.task
     tokenizer = task.tokenizer(tokenizer_folder)
@@ -62,20 +62,20 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     make_batches = partial(
         Batches, material.ready.train, material.objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
     )
-    make_relations = comparing(staged, material, tokenizer_folder, precision)
-    actual = fitted(staged, material, make_batches, precision, make_relations, progress)
-    batches = make_batches(actual.training)
-    make_engine = partial(engine.make, actual, material.folder, task, precision, batches.steps)
-    model_engine = engine.started(make_engine, found, actual.training.zero_stage)
+    make_relations = relations_factory(effective, material, tokenizer_folder, precision)
+    fitted_recipe = fitted(effective, material, make_batches, precision, make_relations, progress)
+    batches = make_batches(fitted_recipe.training)
+    make_engine = partial(engine.make, fitted_recipe, material.folder, task, precision, batches.steps)
+    model_engine = engine.started(make_engine, found, fitted_recipe.training.zero_stage)
     if found is not None:
         state = found.state.model_copy(update={"ranks": state.ranks})
     relations = None if make_relations is None else make_relations(model_engine.module)
     run_folder.claim(recipe, run, splits, state, None if found is None else found.checkpoint)
     best = ranks.from_first(lambda: metrics.best(run.metrics, recipe.metric))
-    progress.say(describe_engine(actual, model_engine, state, batches))
+    progress.say(describe_engine(fitted_recipe, model_engine, state, batches))
     with monitors.opened(recipe, run, progress.say) as written:
         trainer = Trainer(
-            recipe=actual,
+            recipe=fitted_recipe,
             provenance=provenance,
             run=run,
             task=task,
@@ -105,7 +105,7 @@ class Material(NamedTuple):
     teacher: Teacher | None
 
 
-def gathered(
+def load_material(
     recipe: Recipe, model_folder: Path, tokenizer_folder: Path, precision: Precision, cache: Path, progress: Progress
 ) -> Material:
     """Read the data, cut the student, ask the teacher: what another run beside this one has not done already.
@@ -150,7 +150,7 @@ def provenance_of(model_folder: Path, material: Material) -> Provenance:
     )
 
 
-def comparing(
+def relations_factory(
     recipe: Recipe, material: Material, tokenizer_folder: Path, precision: Precision
 ) -> Callable[[nn.Module], Relations] | None:
     """Makes a model's relations to a teacher that computes beside it; None where the recipe asks for none."""

@@ -100,7 +100,7 @@ def test_offloading_changes_nothing_but_memory(
 def test_what_deepspeed_does_not_know_is_told_before_data_is_read(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, words: str
 ) -> None:
-    monkeypatch.delattr(setup, "gathered")
+    monkeypatch.delattr(setup, "load_material")
     with pytest.raises(InputError, match=f"deepspeed: {words}"):
         train_here(recipe, tmp_path / "run", [f"deepspeed.{wrong}"])
     assert not (tmp_path / "run").exists()
@@ -263,7 +263,7 @@ def test_speed_counts_the_wait_for_batches_and_no_evaluation(
 
     monkeypatch.setattr(loop, "perf_counter", lambda: now[0])
     monkeypatch.setattr(Batches, "ahead", late)
-    for name, seconds in {"optimize": 2, "evaluate": 100, "save": 100}.items():
+    for name, seconds in {"forward_backward_step": 2, "evaluate": 100, "save": 100}.items():
         monkeypatch.setattr(Trainer, name, taking(seconds, getattr(Trainer, name)))
     train_here(recipe, tmp_path / "run", look=lambda trainer: states.append(trainer.state))
     assert states[0].training_seconds == 12 * (1 + 2)
@@ -368,15 +368,15 @@ def test_gradients_that_are_no_numbers_spoil_no_checkpoint(
 ) -> None:
     """Of a loss that is finite, as that of a square root at 0: a hook of torch's own makes them so in step 4."""
     sets = [f"training.zero_stage={stage}", "training.save_steps=2"]
-    optimize, steps = Trainer.optimize, itertools.count(1)
+    forward_backward_step, steps = Trainer.forward_backward_step, itertools.count(1)
 
     def spoiled(trainer: Trainer, batch: Batch) -> Figures:
         if next(steps) == 4:
             for parameter in trainer.engine.module.parameters():
                 parameter.register_hook(lambda gradient: gradient * math.nan)
-        return optimize(trainer, batch)
+        return forward_backward_step(trainer, batch)
 
-    monkeypatch.setattr(Trainer, "optimize", spoiled)
+    monkeypatch.setattr(Trainer, "forward_backward_step", spoiled)
     with pytest.raises(BertlineError, match=f"step 4: the {what}, so the run ends here"):
         train_here(recipe, tmp_path / "run", sets)
     monkeypatch.undo()

@@ -66,8 +66,8 @@ def test_a_batch_in_which_nothing_counts_teaches_nothing() -> None:
     loss = make(targets, "text-classification", "single_label_classification", class_weights={"a": 0.0},
                 label_smoothing=0.1)  # fmt: skip
     objective, mask = Objective(loss), torch.ones(1, 4)
-    terms = objective.terms(targets[:1], [4])
-    assert objective.share(torch.randn(1, 3), loss.stack(targets[:1], 4), None, mask, terms) == 0
+    normalizers = objective.normalizers(targets[:1], [4])
+    assert objective.share(torch.randn(1, 3), loss.stack(targets[:1], 4), None, mask, normalizers) == 0
 
 
 def test_several_labels_are_binary_cross_entropy() -> None:

@@ -16,7 +16,7 @@ from bertline.artifacts.recipe_schema import Training
 from bertline.tasks.tokens import Tokenizer
 from bertline.train.data.prepared import Tokenized
 from bertline.train.deepspeed_config import accumulation_steps, micro_batch_size
-from bertline.train.losses import Objective, Terms
+from bertline.train.losses import Normalizers, Objective
 
 Indices = npt.NDArray[np.int64]
 BUCKET = 50
@@ -86,7 +86,7 @@ class Batch:
     """What an optimizer step sees: this rank's micro-batches, and the figures of all ranks'."""
 
     micro_batches: list[MicroBatch]
-    terms: Terms
+    normalizers: Normalizers
     """What the summed losses are divided by."""
     tokens: int
     """Real ones."""
@@ -138,7 +138,9 @@ class Batches:
         ]
         return Batch(
             micro_batches=[one.pinned() for one in micro_batches] if pin else micro_batches,
-            terms=self._objective.terms([self._split.windows.targets[i] for i in batch], self._lengths[batch].tolist()),
+            normalizers=self._objective.normalizers(
+                [self._split.windows.targets[i] for i in batch], self._lengths[batch].tolist()
+            ),
             tokens=int(self._lengths[batch].sum()),
             computed_tokens=int(sum(computed)),
         )

@@ -73,7 +73,7 @@ def test_ranks_see_the_same_steps_and_figures(model: Path, ranks: int) -> None:
         whole, shares = alone.at(step), [each.at(step) for each in all_ranks]
         assert texts(*shares) == texts(whole)
         counted = [part for share in shares for part in share.micro_batches if part.weight]
-        assert sum(len(part.targets) for part in counted) == whole.terms.labels
+        assert sum(len(part.targets) for part in counted) == whole.normalizers.labels
         assert sum(int(part.inputs["attention_mask"].sum()) for part in counted) == whole.tokens
         for share in shares:
             assert share.tokens == whole.tokens
@@ -102,7 +102,7 @@ def test_a_rank_without_examples_takes_part_with_no_weight(model: Path) -> None:
     rows = [{"text": "a film", "label": "negative"}, {"text": "a good film", "label": "positive"}]
     batch = batches(model, rows, Training(batch_size=2), rank=2, ranks=3).at(0)
     assert [(part.weight, len(part.targets)) for part in batch.micro_batches] == [(0.0, 1)]
-    assert batch.terms.labels == 2
+    assert batch.normalizers.labels == 2
 
 
 def test_padding_is_less_than_without_sorting() -> None:

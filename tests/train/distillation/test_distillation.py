@@ -32,7 +32,7 @@ from bertline.train import evaluation, preemption
 from bertline.train.distillation import answers, student
 from bertline.train.distillation.relations import Relations
 from bertline.train.loop import Trainer
-from bertline.train.losses import Loss, Objective, TeacherLoss, Terms
+from bertline.train.losses import Loss, Normalizers, Objective, TeacherLoss
 from tests import encoders
 from tests.conftest import make_model, make_texts
 from tests.export.conftest import measure_briefly
@@ -119,9 +119,9 @@ def test_labels_and_teacher_share_the_loss() -> None:
     known = settings("text-classification", "single_label_classification")
     labels, taught = Loss(known, Training(), []), TeacherLoss(known, Distillation())
     outputs, teacher, targets = numbers(2, 3), numbers(3, 2).T, torch.tensor([1, 2])
-    mask, terms = torch.ones(2, 4), Terms(2.0, 2.0)
+    mask, normalizers = torch.ones(2, 4), Normalizers(2.0, 2.0)
     parts = [labels.sum(outputs, targets, mask) / 2, taught.sum(outputs, teacher, mask) / 2]
-    share = Objective(labels, taught, 0.25).share(outputs, targets, teacher, mask, terms)
+    share = Objective(labels, taught, 0.25).share(outputs, targets, teacher, mask, normalizers)
     assert float(share) == pytest.approx(float(0.75 * parts[0] + 0.25 * parts[1]))
 
 
