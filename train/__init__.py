@@ -1,1 +1,1 @@
-"""Floor 5: what each rank runs. Data, model, loop, checkpoints; a recipe goes in, a run folder comes out."""
+"""Floor 5: what each rank runs. A recipe goes in; data, model, loop and checkpoints turn it into a run folder."""

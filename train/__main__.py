@@ -1,10 +1,13 @@
-"""What each rank of a run executes:
+"""The program that each rank of a run executes:
 
     deepspeed --module bertline.train RECIPE [--set KEY=VALUE]... [--run DIR] [--resume]
 
-`bertline train` starts the same. Exit 0: done; 1: a rank died, hung or failed, or the loss was no longer a number; 2:
-the input is wrong, told on stderr; 75: asked to stop by SIGTERM or SIGUSR1, it has saved a checkpoint and can go on
-with --resume, or, stopped before its first step, without.
+`bertline train` starts the same program. Exit codes:
+
+    0   done
+    1   a rank died, hung or failed, or the loss was no longer finite
+    2   the input is wrong; stderr says what
+    75  stopped as asked by SIGTERM or SIGUSR1: run again with --resume, or without if it stopped before its first step
 """
 
 import argparse
@@ -23,22 +26,22 @@ from bertline.artifacts.run import RunFolder
 from bertline.train import preemption
 
 PATIENCE = 10.0
-"""Seconds that other ranks give rank 0 to tell a fault that all have; DeepSpeed's launcher ends them once it has."""
+"""Seconds that other ranks let rank 0 report a fault common to all; DeepSpeed's launcher ends them once it exits."""
 ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait make a busy machine twenty times slower
-    "TORCH_CPP_LOG_LEVEL": "ERROR",  # when a rank dies, the others' torch prints its own stack
+    "OMP_WAIT_POLICY": "passive",  # spinning threads make a busy machine twenty times slower
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # else torch prints a stack on each rank when another one dies
 }
-"""Read by torch on import."""
+"""Environment variables that torch reads on import."""
 
 
 def main() -> int:
-    """Train; returns the exit code."""
+    """Parse the command line and train; returns the exit code."""
     preemption.watch()
     arguments = parse(sys.argv[1:])
     if arguments.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     try:
-        recipe = recipes.load(arguments.recipe, arguments.set)  # before the heavy imports: it is told at once
+        recipe = recipes.load(arguments.recipe, arguments.set)  # before the heavy imports, so faults show at once
     except BertlineError as error:
         tell(str(error))
         return error.exit_code
@@ -46,41 +49,41 @@ def main() -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line of a rank."""
+    """Parse the command line of a rank."""
     parser = argparse.ArgumentParser(prog="bertline.train", description="Train on this rank.")
     parser.add_argument("recipe", type=Path, help="YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe")
     parser.add_argument("--run", type=Path, metavar="DIR", help="run folder (default: runs/<name of the recipe>)")
-    parser.add_argument("--resume", action="store_true", help="continue a run that did not finish")
-    parser.add_argument("--local_rank", type=int, help="given by DeepSpeed's launcher")
+    parser.add_argument("--resume", action="store_true", help="resume an unfinished run")
+    parser.add_argument("--local_rank", type=int, help="set by DeepSpeed's launcher")
     return parser.parse_args(arguments)
 
 
 def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
-    """Train and finish, as one of the ranks; returns the exit code."""
+    """Train and finish a run as one of its ranks; returns the exit code."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with imports.lean():
         from bertline.train import ranks, run_folder, setup, watchdog
         from bertline.train.finish import finish
         from bertline.train.progress import Progress
-    gc.freeze()  # modules stay: nothing is to be found in them later on
+    gc.freeze()  # modules are never garbage, so keep the collector from scanning them
 
     try:
         ranks.check()
-    except BertlineError as error:  # as all ranks of a machine have it
+    except BertlineError as error:  # every rank of the machine has it
         tell(str(error))
         return error.exit_code
-    with ExitStack() as held:  # while other ranks are told of a fault the run is still theirs
+    with ExitStack() as held:  # hold the run until the other ranks know of a fault
         try:
             ranks.start()
             with watchdog.watching():
-                run_folder.check(recipe, run, resume)  # before there is a lock beside what is none
+                run_folder.check(recipe, run, resume)  # before a lock is written beside a folder that is not a run
                 held.enter_context(run_folder.alone(run))
                 with setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
                     trainer.train()
                     finish(trainer, prepared)
-                ranks.meet()  # the first may have much to write, and is watched until it has
+                ranks.meet()  # rank 0 may have much to write, and is watched meanwhile
             ranks.stop()
         except Exception as error:
             return watchdog.end(error)
@@ -88,7 +91,7 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
 
 
 def tell(faults: str) -> None:
-    """Say on stderr what was wrong: rank 0 does; one rank of each other machine does if it is not ended in a while."""
+    """Print a fault on rank 0; on other machines, their first rank prints it too unless it is ended within PATIENCE."""
     preemption.unwatch()
     if os.environ.get("RANK", "0") != "0":
         time.sleep(PATIENCE)

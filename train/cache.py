@@ -1,7 +1,7 @@
-"""What a run makes once and keeps for the next: data as a model reads it, tokenizers, students, a teacher's answers.
+"""The cache that runs share: tokenized data, tokenizers, students and teachers' outputs, each made once.
 
-A folder is named by a fingerprint of all that it is made of: contents, settings, and the code and packages that make
-it. It appears whole, by a rename. Any may be removed.
+Each folder is named by a fingerprint of everything it depends on: contents, settings, and the code and packages that
+make it. A folder appears complete, by a rename, and may be removed while no run uses it.
 """
 
 import hashlib
@@ -16,21 +16,21 @@ from bertline.artifacts import files, machine
 from bertline.artifacts.errors import InputError
 
 FOLDER = ".bertline-cache"
-"""Beside the run: on the disk that all ranks see, and found again by the next run there."""
+"""Beside the run: on the disk that all ranks share, where the next run finds it."""
 
 
 def place(cache: Path, kind: str, made_of: Mapping[str, Any], code: Sequence[str], packages: Sequence[str]) -> Path:
-    """The folder of what is made of something: made of anything else, or by others, it has another.
+    """The folder for something to be cached; its name changes with everything that the content depends on.
 
     Args:
-        cache: where it is kept.
-        kind: of thing, which its name begins with.
-        made_of: what tells it from others, as JSON holds it.
-        code: patterns of our own files that make it, as paths in the package.
-        packages: those that make it besides.
+        cache: the folder that holds it.
+        kind: the prefix of its name.
+        made_of: everything it is made of, as plain JSON values.
+        code: glob patterns, relative to the package, of our modules that make it.
+        packages: the third-party packages that make it.
     """
     found = {pattern: sorted(Path(__file__).parents[1].glob(pattern)) for pattern in code}
-    assert all(found.values()), "each names a file"
+    assert all(found.values()), "every pattern matches a file"
     makers = {
         "code": [files.sha256(path) for paths in found.values() for path in paths],
         "versions": machine.versions(*packages),
@@ -40,24 +40,24 @@ def place(cache: Path, kind: str, made_of: Mapping[str, Any], code: Sequence[str
 
 
 def make_once(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """The folder, filled unless it is there: another process may be quicker to make the same.
+    """The folder, filled if it does not exist; another process may make the same at the same time.
 
     Args:
-        folder: as `place` has it.
-        fill: puts the content into a temporary folder.
+        folder: from `place`.
+        fill: writes the content into a temporary folder.
 
     Raises:
-        InputError: as `fill`; or there is no room to write.
+        InputError: as `fill`, or the disk is full.
     """
     if folder.exists():
         return folder
     try:
         if not (ignore := folder.parent / ".gitignore").exists():
-            files.write_text(ignore, "*\n")  # a run may stand in somebody's repository
+            files.write_text(ignore, "*\n")  # a run may lie in a Git repository
         files.remove_left(folder)
         with files.new_folder(folder) as temporary:
             fill(temporary)
-    except (InputError, OSError, SafetensorError) as error:  # of the rename, too, where another has come between
+    except (InputError, OSError, SafetensorError) as error:  # also if another process was quicker to rename
         if folder.exists():
             return folder
         if isinstance(error, InputError):

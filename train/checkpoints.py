@@ -1,12 +1,12 @@
-"""Checkpoints for resuming: `checkpoints/step-N/`, complete or absent, and the choice of the one to continue from.
+"""Checkpoints for resuming: `checkpoints/step-N/`, complete or absent, and the choice of the one to resume from.
 
-DeepSpeed writes a checkpoint in place and points to it before all ranks are done. Here all ranks write under a
-temporary name and sync; when they have, rank 0 writes the index, `checkpoint.json`, with size and sha256 of every file,
-and renames the folder. Which checkpoint is newest is read from the names; one that is not what its index says is passed
-over. All ranks must see the same folder.
+DeepSpeed writes a checkpoint in place and points to it before all ranks are done. Here all ranks write and sync under a
+temporary name; then rank 0 writes the index, `checkpoint.json`, with the size and sha256 of every file, and renames the
+folder. The newest checkpoint is found by its name; one that does not match its index is skipped. All ranks must see the
+same folder.
 
-best/ as it was then is a part of it: a run that goes on with other ranks, whose sums are rounded otherwise, may not
-come again to what was best after the checkpoint.
+A checkpoint includes best/ as it was at that step: a run resumed on another number of ranks rounds its sums differently
+and may never again reach the model that was best after the checkpoint.
 """
 
 import os
@@ -23,17 +23,17 @@ from bertline.artifacts.run import RunFolder
 from bertline.train import ranks
 
 TAG = "deepspeed"
-"""The folder in a checkpoint that DeepSpeed's files stand in."""
+"""The folder of a checkpoint that holds DeepSpeed's files."""
 LEFT = (".step-*", ".universal-step-*")
-"""The names of folders that are no checkpoints, or not yet, or not any more."""
+"""Names of folders that a killed run may leave: half-written, half-removed or half-converted checkpoints."""
 WRITER = re.compile("PytorchStreamWriter|inline_container")
-"""What torch's writer names in the RuntimeError that it raises when the disk is full; other errors are a device's."""
+"""Matches the RuntimeError that torch's file writer raises when the disk is full, and not those of a device."""
 UNIVERSAL: dict[str, Any] = {"universal_checkpoint_info": {}}
-"""What DeepSpeed's converter looks for, so that another number of ranks can load a checkpoint."""
+"""DeepSpeed's converter to universal checkpoints requires this key; see elastic.py."""
 
 
 class CheckpointEngine(Protocol):
-    """What a DeepSpeed engine does for a checkpoint."""
+    """The part of a DeepSpeed engine that writes and reads checkpoints."""
 
     def save_checkpoint(self, save_dir: str, tag: str, client_state: dict[str, Any], save_latest: bool) -> Any: ...
 
@@ -41,10 +41,10 @@ class CheckpointEngine(Protocol):
 
 
 def save(engine: CheckpointEngine, state: State, run: RunFolder, keep: int) -> None:
-    """Write checkpoints/step-N on all ranks and remove all but the newest `keep`.
+    """Write checkpoints/step-N on all ranks and remove all but the newest `keep` checkpoints.
 
     Raises:
-        InputError: it cannot be written, for want of space for example; older checkpoints are left.
+        InputError: it cannot be written, for example because the disk is full; older checkpoints remain.
     """
     folder = run.checkpoints
     temporary = folder / f".step-{state.step}"
@@ -82,17 +82,21 @@ def found(folder: Path) -> list[Path]:
 
 
 class Found(NamedTuple):
-    """A checkpoint that is as it was written."""
+    """A verified checkpoint and its state."""
 
     checkpoint: Path
     state: State
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> Found | None:
-    """The newest checkpoint in `folder` that is as it was written; None where there is none at all.
+    """The newest undamaged checkpoint in `folder`, or None if there are no checkpoints.
+
+    Args:
+        folder: holds the checkpoints.
+        warn: is told of each damaged checkpoint that is skipped.
 
     Raises:
-        InputError: there are some, all of them damaged; or another version of bertline wrote the newest.
+        InputError: all checkpoints are damaged, or another version of bertline wrote the newest one.
     """
     faults = []
     for checkpoint in reversed(found(folder)):
@@ -100,17 +104,17 @@ def newest(folder: Path, warn: Callable[[str], None]) -> Found | None:
             return Found(checkpoint, verify(checkpoint))
         except DamagedError as error:
             faults.append(str(error))
-            warn(f"{error}; passing over {checkpoint.name}")
+            warn(f"{error}; skipping {checkpoint.name}")
     if faults:
-        raise InputError(f"{folder}: no checkpoint is whole; begin another run with --run", *faults)
+        raise InputError(f"{folder}: all checkpoints are damaged; start another run with --run", *faults)
     return None
 
 
 def set_aside(folder: Path, after: int) -> None:
-    """Make a folder ready for a run that goes on from a step, or begins.
+    """Prepare a folder of checkpoints for a run that starts, or resumes, at step `after`.
 
-    The checkpoints after it, which the run will write again, are renamed to damaged-step-N. What a run that was killed
-    has left half-written, half-removed or half-converted is removed.
+    Later checkpoints, which the run will write again, are renamed to damaged-step-N. What a killed run left
+    half-written, half-removed or half-converted is removed.
     """
     for pattern in LEFT:
         for left in folder.glob(pattern):
@@ -123,19 +127,19 @@ def set_aside(folder: Path, after: int) -> None:
 
 
 def load(engine: CheckpointEngine, checkpoint: Path) -> None:
-    """Put weights, optimizer and schedule of a checkpoint into an engine that has just been made."""
+    """Load the weights, optimizer and schedule of a checkpoint into a new engine."""
     engine.load_checkpoint(str(checkpoint), tag=TAG)
 
 
 def restore_best(checkpoint: Path, best: Path) -> None:
-    """Take best/ back to what it was at a checkpoint; there may have been none yet."""
+    """Restore best/ from a checkpoint, if it existed by then."""
     if (kept := checkpoint / best.name).exists():
         with files.replaced_folder(best) as folder:
             shutil.copytree(kept, folder, copy_function=_link, dirs_exist_ok=True)
 
 
 def _link(source: str, target: str) -> None:
-    """A second name for a file that nobody writes to any more; a copy where the file system has one name for each."""
+    """Hard-link a file that is never written again, or copy it if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -143,7 +147,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint so that a half-removed one is never taken for one."""
+    """Remove a checkpoint under another name, so that a half-removed one is never mistaken for a checkpoint."""
     doomed = checkpoint.with_name(f".{checkpoint.name}")
     checkpoint.rename(doomed)
     shutil.rmtree(doomed)

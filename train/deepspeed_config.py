@@ -1,7 +1,7 @@
-"""DeepSpeed's configuration, from a recipe and the number of ranks: a pure function.
+"""DeepSpeed's configuration as a pure function of a recipe and the number of ranks.
 
-The recipe's `deepspeed` section is merged in last, for what the recipe has no word for (offloading, bucket sizes). What
-the recipe does have a word for is said there alone.
+The recipe's `deepspeed` section is merged in last, for settings that the recipe has no key for (offloading, bucket
+sizes). A setting that does have a key in the recipe must be set there.
 """
 
 import math
@@ -29,26 +29,26 @@ OWNED = {
     "torch_autocast.dtype": "training.precision",
     "amp": "training.precision",
 }
-"""DeepSpeed's keys that the recipe decides, and the recipe's keys that do."""
+"""DeepSpeed's keys that the recipe decides, each with the recipe's keys for it."""
 REDUCE_BUCKET_SIZE = 50_000_000
-"""Gradients that are reduced together under ZeRO. Each dtype has a buffer of so many: at DeepSpeed's own 5e8, 2 GB in
-fp32, which an encoder does not fill.
+"""Gradient elements that ZeRO reduces together. Each dtype has a buffer of this size: DeepSpeed's default, 5e8, takes
+2 GB in fp32, which an encoder does not fill.
 """
 
 
 def micro_batch_size(training: Training, ranks: int) -> int:
-    """The most examples a rank computes at once."""
+    """The largest number of examples that a rank computes at once."""
     share = math.ceil(training.batch_size / ranks)
     return min(share, training.micro_batch_size or share)
 
 
 def accumulation_steps(training: Training, ranks: int) -> int:
-    """Micro-batches that a rank computes for one optimizer step."""
+    """The number of micro-batches that a rank computes for one optimizer step."""
     return math.ceil(math.ceil(training.batch_size / ranks) / micro_batch_size(training, ranks))
 
 
 def choose_precision(wanted: str, on_cpu: bool, computes_bf16: bool) -> Precision:
-    """What `training.precision` means on a device: auto takes bf16 where it is native, else fp16 on GPUs, else fp32.
+    """What `training.precision` means on a device: auto is bf16 where native, else fp16 on GPUs and fp32 on CPUs.
 
     Raises:
         InputError: fp16 on a CPU.
@@ -61,10 +61,10 @@ def choose_precision(wanted: str, on_cpu: bool, computes_bf16: bool) -> Precisio
 
 
 def staged(recipe: Recipe, precision: Precision) -> Recipe:
-    """The recipe with ZeRO 1 in the place of ZeRO 0 where that is not sound: in fp16.
+    """The recipe, with ZeRO 1 instead of ZeRO 0 in fp16, where ZeRO 0 is broken.
 
-    There DeepSpeed 0.19.8 divides gradients by a loss scale that it has not multiplied the loss by, and takes a step of
-    the optimizer before the first: hardly anything is learned (github.com/deepspeedai/DeepSpeed/pull/8393).
+    There DeepSpeed 0.19.8 divides gradients by a loss scale that the loss was not multiplied by, and runs the optimizer
+    once before the first step, so hardly anything is learned (github.com/deepspeedai/DeepSpeed/pull/8393).
     """
     if precision == "fp16" and recipe.training.zero_stage == 0:
         return recipe.model_copy(update={"training": recipe.training.model_copy(update={"zero_stage": 1})})
@@ -72,17 +72,17 @@ def staged(recipe: Recipe, precision: Precision) -> Recipe:
 
 
 def configure(recipe: Recipe, ranks: int, precision: Precision) -> dict[str, Any]:
-    """The dictionary for `deepspeed.initialize`.
+    """The configuration for `deepspeed.initialize`.
 
     Raises:
-        InputError: `deepspeed` contradicts what the recipe says elsewhere, each key with its counterpart.
+        InputError: the `deepspeed` section contradicts the rest of the recipe; each key is named with its counterpart.
     """
     training = recipe.training
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch_size(training, ranks),
         "gradient_accumulation_steps": accumulation_steps(training, ranks),
         "gradient_clipping": training.max_grad_norm,
-        # torch's AdamW is what is offloaded, where that is asked for: DeepSpeed's own would have to be compiled
+        # where the optimizer is offloaded, keep torch's AdamW: DeepSpeed's own would have to be compiled
         "zero_force_ds_cpu_optimizer": False,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU twice a step
         "zero_optimization": {"stage": training.zero_stage, "reduce_bucket_size": REDUCE_BUCKET_SIZE},
@@ -97,7 +97,7 @@ def configure(recipe: Recipe, ranks: int, precision: Precision) -> dict[str, Any
 
 def _precision(precision: Precision) -> dict[str, Any]:
     if precision == "bf16":
-        # With "bf16" the weights themselves are bfloat16 and small updates vanish in their rounding; autocast keeps
+        # With "bf16" the weights themselves would be bfloat16, and rounding would swallow small updates; autocast keeps
         # them in fp32 and multiplies in bfloat16.
         return {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
     if precision == "fp16":
@@ -119,7 +119,7 @@ def _contradictions(section: dict[str, Any], own: dict[str, Any], prefix: str = 
 
 
 def _merged(config: dict[str, Any], section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`config` with `section` laid over it at every depth, but for the keys on which both have just agreed."""
+    """`config` with `section` merged over it at every depth, without the OWNED keys, on which both agree."""
     merged = dict(config)
     for name, value in section.items():
         key = f"{prefix}{name}"

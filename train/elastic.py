@@ -1,4 +1,4 @@
-"""A checkpoint of ZeRO 1 to 3 on another number of ranks than wrote it, by way of DeepSpeed's universal checkpoints.
+"""Loads ZeRO 1 to 3 checkpoints on a different number of ranks, by way of DeepSpeed's universal checkpoints.
 
 ZeRO 0 keeps everything on every rank and needs none of this. https://www.deepspeed.ai/tutorials/universal-checkpointing/
 """
@@ -17,14 +17,14 @@ from bertline.artifacts.errors import InputError
 from bertline.train.checkpoints import TAG
 
 CONFIG = {"checkpoint": {"load_universal": True}}
-"""Of the engine that loads what `convert` has made."""
+"""Configuration of an engine that loads what `convert` made."""
 
 
 def convert(checkpoint: Path) -> Path:
-    """Rewrite a checkpoint beside itself, parameter by parameter, for any number of ranks; returns the folder.
+    """Convert a checkpoint to a universal one, for any number of ranks, in a folder beside it; returns that folder.
 
     Raises:
-        InputError: DeepSpeed's converter fails, for want of space for example.
+        InputError: DeepSpeed's converter fails, for example because the disk is full.
     """
     folder = checkpoint.with_name(f".universal-{checkpoint.name}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -34,19 +34,19 @@ def convert(checkpoint: Path) -> Path:
     done = subprocess.run(line, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise InputError(f"{checkpoint}: could not be made ready for another number of ranks: {reason}")
+        raise InputError(f"{checkpoint}: could not be converted for another number of ranks: {reason}")
     return folder
 
 
 @contextmanager
 def padding_alone(optimizer: Any) -> Iterator[None]:
-    """Let a rank load a universal checkpoint whose share of a group of parameters is padding alone.
+    """Let a rank load a universal checkpoint even if its share of a parameter group is only padding.
 
-    Below ZeRO 3 a group that is smaller than the ranks, such as the one bias of a head, has nothing of its own for the
-    last ones, and DeepSpeed asks the first parameter all the same how many steps it was taken.
+    Below ZeRO 3, a group with fewer elements than ranks, such as the single bias of a head, leaves the last ranks
+    nothing but padding, yet DeepSpeed asks the group's first parameter for its step count.
 
     Args:
-        optimizer: DeepSpeed's.
+        optimizer: DeepSpeed's optimizer.
     """
     groups = getattr(optimizer, "bit16_groups", [])
     spared = [group[0] for group in groups if all(parameter._hp_mapping is None for parameter in group)]
@@ -59,21 +59,21 @@ def padding_alone(optimizer: Any) -> Iterator[None]:
 
 
 def settings(optimizer: Any) -> list[dict[str, Any]]:
-    """What the groups of an optimizer have of their own, to be put back by `repair`."""
+    """The settings of each parameter group, for `repair` to restore."""
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
 def repair(optimizer: Any, groups: list[dict[str, Any]], learning_rates: list[float]) -> None:
-    """Undo what loading a universal checkpoint does to an optimizer.
+    """Undo the damage that loading a universal checkpoint does to an optimizer.
 
-    Under ZeRO 3 it gives every group the settings of the first, and one tensor to all parameters as their count of
-    steps, which then counts several times a step; and in every stage it leaves that count on the CPU, where the fused
-    kernel of a GPU does not take it from.
+    Under ZeRO 3, loading gives every group the settings of the first group, and makes all parameters share one step
+    counter, which then advances several times per step. In every stage it leaves the counters on the CPU, where the
+    fused GPU kernel does not accept them.
 
     Args:
-        optimizer: torch's, inside DeepSpeed's.
-        groups: as `settings` had them.
-        learning_rates: of each group, as the schedule has them now.
+        optimizer: torch's optimizer, inside DeepSpeed's.
+        groups: the settings of each group, from `settings`.
+        learning_rates: the schedule's present learning rate of each group.
     """
     for group, own, rate in zip(optimizer.param_groups, groups, learning_rates, strict=True):
         group.update({**own, "lr": rate})

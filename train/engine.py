@@ -1,4 +1,4 @@
-"""DeepSpeed's engine: its configuration checked, made around a model, at the first step or at a checkpoint."""
+"""DeepSpeed's engine: checking its configuration, wrapping a model in it, and loading a checkpoint into it."""
 
 import copy
 import difflib
@@ -22,12 +22,12 @@ from bertline.train.deepspeed_config import Precision
 
 
 def check(config: dict[str, Any]) -> None:
-    """Let DeepSpeed read its configuration before any data is.
+    """Let DeepSpeed parse its configuration before any data is read.
 
     Raises:
-        InputError: each key that a section of it does not know, or that is spelled nearly as one; and each value.
+        InputError: a key that its section does not know or that looks misspelled, or an invalid value; all are listed.
     """
-    read = _Read(copy.deepcopy(config))
+    read = _Recording(copy.deepcopy(config))
     try:
         DeepSpeedConfig(read)
     except ValidationError as error:
@@ -36,7 +36,7 @@ def check(config: dict[str, Any]) -> None:
         raise InputError(*told) from None
     except (ImportError, MemoryError, OSError):
         raise
-    except Exception as error:  # of any kind: some keys are taken as they are
+    except Exception as error:  # of any type: DeepSpeed uses some values unchecked
         raise InputError(f"deepspeed: {' '.join(str(error).split())}") from error
     alike = {key: difflib.get_close_matches(key, read.asked, n=1, cutoff=0.8) for key in sorted({*config} - read.asked)}
     told = [f"deepspeed: {key}: not a key; did you mean {known[0]}?" for key, known in alike.items() if known]
@@ -44,10 +44,10 @@ def check(config: dict[str, Any]) -> None:
         raise InputError(*told)
 
 
-class _Read(dict[str, Any]):
-    """A configuration that remembers for which keys it was asked: DeepSpeed has no list of them, and skips all others.
+class _Recording(dict[str, Any]):
+    """A configuration that records which keys are looked up: DeepSpeed ignores unknown keys and has no list of them.
 
-    Some it asks for only where they are used, so that one which nobody has asked for may be right all the same.
+    Some keys are looked up only where they are used, so a key that was never looked up may still be valid.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ class _Read(dict[str, Any]):
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """As of any mapping."""
+        """The value of a key, or the default."""
         self.asked.add(key)
         return super().get(key, default)
 
@@ -71,19 +71,19 @@ class _Read(dict[str, Any]):
 def make(
     recipe: Recipe, folder: Path, task: Task, precision: Precision, steps: int, besides: dict[str, Any] | None = None
 ) -> Any:
-    """DeepSpeed's engine around the model, its optimizer and its schedule; `besides` is added to its configuration."""
+    """DeepSpeed's engine around a model, its optimizer and its schedule; `besides` is added to the configuration."""
     config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
     loaded = model.load(folder, task, recipe.training)
     optimizer = model.optimizer(loaded, recipe.training)
     schedule = model.schedule(optimizer, recipe.training, steps)
     config |= besides or {}
-    with imports.uncompiled():  # DeepSpeed imports Muon, which is to be compiled, whatever the optimizer is
+    with imports.uncompiled():  # DeepSpeed always imports its Muon optimizer, which would be compiled
         engine, *_ = deepspeed.initialize(model=loaded, optimizer=optimizer, lr_scheduler=schedule, config=config)
     return engine
 
 
 def started(make: Callable[..., Any], found: Found | None, zero_stage: int) -> Any:
-    """An engine at the first step, or at a checkpoint, whatever the number of ranks that have written it."""
+    """An engine at the first step, or at a checkpoint that any number of ranks may have written."""
     if found is None:
         return make()
     checkpoint, then = found
@@ -95,7 +95,7 @@ def started(make: Callable[..., Any], found: Found | None, zero_stage: int) -> A
 
 
 def resumed_elastically(make: Callable[..., Any], checkpoint: Path) -> Any:
-    """An engine at a checkpoint that another number of ranks has written."""
+    """An engine at a checkpoint that a different number of ranks wrote."""
     converted = ranks.from_first(lambda: elastic.convert(checkpoint))
     engine = make(besides=elastic.CONFIG)
     optimizer = engine.optimizer.optimizer

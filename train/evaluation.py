@@ -1,4 +1,4 @@
-"""Scoring a model on held-out texts, on all ranks: each computes its share, and every rank gets the whole answer."""
+"""A model's outputs for texts, computed in shares on all ranks and returned in full on each; and their mean loss."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -18,7 +18,7 @@ from bertline.train.losses import Loss
 from bertline.train.progress import Progress
 
 
-@torch.no_grad()  # not inference_mode: what ZeRO 3 gathers here, the next step may use
+@torch.no_grad()  # not inference_mode: the next step may use parameters that ZeRO 3 gathers here
 def outputs(
     model: nn.Module,
     windows: Sequence[Encoded],
@@ -28,19 +28,22 @@ def outputs(
     progress: Progress,
     stoppable: bool = False,
 ) -> list[Output]:
-    """What the model gives for each window, on every rank.
+    """The model's output for each window, on every rank.
 
     Args:
-        model: or its engine; left in evaluation mode.
-        windows: one at least.
-        name: of what they are of.
+        model: a model or its engine; left in evaluation mode.
+        windows: at least one.
+        name: what the windows are, for progress and messages.
         tokenizer: pads the batches.
-        batch_size: windows a rank computes at once.
-        progress: shows how far it is.
-        stoppable: whether to give up where a rank is asked to stop.
+        batch_size: windows that a rank computes at once.
+        progress: shows the rounds done.
+        stoppable: whether to stop early if a rank is asked to.
+
+    Returns:
+        (labels,) for each window, or (tokens, channels) without padding.
 
     Raises:
-        PreemptedError: on all ranks, a round after one was asked, if stoppable.
+        PreemptedError: on all ranks, one round after any rank was asked to stop, if `stoppable`.
     """
     model.eval()
     rank, count, device = dist.get_rank(), dist.get_world_size(), ranks.device()
@@ -56,7 +59,7 @@ def outputs(
         asked = torch.full((1,), float(stoppable and preemption.asked.is_set()), device=device)
         asks = ranks.Figures(ranks.sum_over_ranks(asked))
         mine = batches[first + rank] if first + rank < len(batches) else None
-        some = mine or batches[first]  # a rank without any computes as well: under ZeRO 3 others need its weights
+        some = mine or batches[first]  # an idle rank computes too: under ZeRO 3 the others need its weights
         inputs = tokenizer.pad([windows[index] for index in some])
         computed = pytorch.outputs(model, {name: _moved(array, device) for name, array in inputs.items()})
         if gathered is None:  # the longest windows come first
@@ -69,14 +72,14 @@ def outputs(
             place[:, : computed.shape[1]] = computed
         else:
             place[:] = computed
-    assert gathered is not None, "there are windows"
+    assert gathered is not None, "at least one window"
     whole = ranks.sum_over_ranks(gathered).cpu().numpy()
     found = dict(zip(chain.from_iterable(batches), whole, strict=True))
     return [found[index][:length] if whole.ndim == 3 else found[index] for index, length in enumerate(lengths)]
 
 
 def mean_loss(loss: Loss, targets: Sequence[Target], computed: Sequence[Output]) -> float:
-    """The mean loss of a split."""
+    """The mean loss of the windows of a split, over all their targets."""
     total = 0.0
     for target, output in zip(targets, computed, strict=True):
         stacked = loss.stack([target], len(output))
@@ -85,6 +88,6 @@ def mean_loss(loss: Loss, targets: Sequence[Target], computed: Sequence[Output])
 
 
 def _moved(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """The array on a device; a GPU copies it while it computes."""
+    """The array on a device; to a GPU it is copied asynchronously."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

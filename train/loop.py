@@ -1,8 +1,8 @@
 """The training loop: batch, forward, backward, step; log, evaluate, keep the best, save.
 
-Everything here happens on every rank at once. What it needs is made in setup.py; what remains after it, in finish.py.
-A step's figures are read while the next one is computed. What waits for the device within a step is not of this loop:
-BERT in transformers, which asks in each forward pass whether there is padding, and ZeRO.
+Every rank runs this code in lockstep. setup.py prepares what the loop needs; finish.py does what remains afterwards.
+The figures of a step are read back while the next step is computed. The loop itself never waits for the device within
+a step, but two callees do: BERT in transformers, whose forward pass checks for padding, and ZeRO.
 """
 
 import math
@@ -44,32 +44,32 @@ class Trainer:
     task: Task
     tokenizer: Tokenizer
     tokenizer_folder: Path
-    """Its files, as best/ gets them."""
+    """The tokenizer's files as they are copied into best/."""
     engine: Any
-    """DeepSpeed's, around the model."""
+    """DeepSpeed's engine, which wraps the model."""
     objective: Objective
     batches: Batches
     validation: Tokenized
     state: State
     best: Best | None
-    """The best evaluation so far, whose model is best/."""
+    """The best evaluation so far; best/ holds its model."""
     progress: Progress
     monitors: Monitors
     relations: Relations | None = None
-    """To a teacher that computes beside the model, where the recipe asks for it."""
+    """Compares the model with a teacher that runs beside it, if the recipe asks for that."""
     preempted: bool = False
-    """A rank was asked to stop; all know of it."""
+    """Whether any rank was asked to stop; all ranks agree on it."""
     pending: "PendingStep | None" = None
-    """The step whose figures are not read yet."""
+    """The last step, while its figures have not been read."""
     waiting_since: float = 0.0
-    """When the run turned to the step that comes, and to the wait for its batch; by `perf_counter`."""
+    """The `perf_counter` time at which the run began to wait for the batch of the coming step."""
 
     def train(self) -> None:
-        """Take the steps that are left.
+        """Take the remaining steps.
 
         Raises:
-            BertlineError: the loss is not finite.
-            PreemptedError: the run was asked to stop; it can go on from a checkpoint.
+            BertlineError: the loss, gradients or weights are not finite.
+            PreemptedError: the run was asked to stop; it can resume from a checkpoint.
         """
         state, training, steps = self.state, self.recipe.training, self.batches.steps
         begun = perf_counter() - state.seconds
@@ -77,7 +77,7 @@ class Trainer:
         watchdog.allow(watchdog.FIRST)
         ranks.be_patient()
         with self.progress.training(state.step, steps):
-            if state.evaluated < state.step and self.is_due(training.eval_steps):  # it was stopped before it had
+            if state.evaluated < state.step and self.is_due(training.eval_steps):  # it was stopped before that
                 self.evaluate()
                 self.stop_if_asked()
             self.waiting_since = perf_counter()
@@ -96,12 +96,14 @@ class Trainer:
                 self.waiting_since = perf_counter()
 
     def stop_if_asked(self) -> None:
-        """Raise PreemptedError where a rank was asked to stop."""
+        """Raise PreemptedError if a rank was asked to stop."""
         if self.preempted:
-            raise PreemptedError(f"{self.run.path}: stopped as asked after step {self.state.step}, which is saved")
+            raise PreemptedError(
+                f"{self.run.path}: stopped as asked after step {self.state.step}; a checkpoint is saved"
+            )
 
     def step(self, batch: Batch) -> None:
-        """One optimizer step; on a GPU the figures of the one before are read meanwhile."""
+        """Take one optimizer step; on a GPU, read the figures of the previous step meanwhile."""
         state = self.state
         learning_rate = self.engine.get_lr()[0]
         figures = self.forward_backward_step(batch)
@@ -111,18 +113,21 @@ class Trainer:
         state.computed_tokens += batch.computed_tokens
         state.training_seconds += perf_counter() - self.waiting_since
         self.pending = PendingStep(state.step, learning_rate, figures, self.engine.was_step_applied())
-        if ranks.on_cpu():  # nothing is on its way
+        if ranks.on_cpu():  # the figures are already here
             self.read_pending()
 
     def forward_backward_step(self, batch: Batch) -> ranks.Figures:
-        """Forward, backward and step for one global batch; returns its mean loss, and how many ranks are to stop.
+        """Forward, backward and update for one global batch.
 
-        The sum of losses is divided by the terms of the global batch, so that the step is the same for any number of
-        ranks and micro-batches.
+        The summed losses are divided by the normalizers of the global batch, so the step is the same for any number
+        of ranks and micro-batches.
+
+        Returns:
+            The mean loss, and the number of ranks that were asked to stop.
 
         Raises:
-            BertlineError: loss or gradients are not finite, so that DeepSpeed has left the step out. In fp16 that is
-                how it finds its loss scale.
+            BertlineError: the loss or the gradients are not finite, so DeepSpeed skipped the step. In fp16 skipped
+                steps are normal: they are how DeepSpeed finds its loss scale.
         """
         step, device = self.state.step + 1, ranks.device()
         seed_dropout(self.recipe.training.seed, self.state.step)
@@ -139,7 +144,7 @@ class Trainer:
                 share = share + self.relations.sum(micro_batch.inputs) / batch.tokens
             loss = share * micro_batch.weight
             watchdog.beat(f"step {step}, backward of micro-batch {number}")
-            self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # it averages gradients over ranks
+            self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # which averages over ranks
             total += loss.detach()
         watchdog.beat(f"step {step}, update")
         asked = total.new_full((), float(preemption.asked.is_set()))
@@ -151,23 +156,23 @@ class Trainer:
         return figures
 
     def _update(self, step: int) -> None:
-        """DeepSpeed's step.
+        """Let DeepSpeed update the weights.
 
         Raises:
-            BertlineError: in fp16 no loss scale is small enough for the gradients to be finite.
+            BertlineError: in fp16, the gradients are not finite at any loss scale.
         """
         try:
             self.engine.step()
-        except Exception as error:  # it has no class of its own
+        except Exception as error:  # DeepSpeed raises a bare Exception
             if "loss scale already at minimum" not in str(error):
                 raise
             raise self.diverged(step, "gradients are not finite") from error
 
     def read_pending(self) -> None:
-        """Read the figures of the step taken last, and log them.
+        """Read the figures of the pending step, if there is one, and log them.
 
         Raises:
-            BertlineError: its loss is not finite.
+            BertlineError: the loss of that step is not finite.
         """
         if self.pending is None:
             return
@@ -183,18 +188,18 @@ class Trainer:
             self.log(step, loss=loss, learning_rate=learning_rate, tokens_per_second=round(speed, 1))
 
     def check_weights(self) -> None:
-        """Stop before weights are kept that are no numbers: without ZeRO a step is taken whatever its gradients are."""
+        """Refuse to keep weights that are not finite: without ZeRO, DeepSpeed applies any gradients."""
         self.read_pending()
         parameters = self.engine.module.parameters()
         if not torch.stack([torch.isfinite(parameter).all() for parameter in parameters]).all():
             raise self.diverged(self.state.step, "weights are not finite")
 
     def diverged(self, step: int, what: str) -> BertlineError:
-        """Ends a run that computes with what is no number."""
+        """The error that ends a run whose numbers are no longer finite."""
         precise = "" if self.state.precision == "fp32" else " or training.precision=fp32"
         return BertlineError(
             f"step {step}: the {what}, so the run ends here; a lower training.learning_rate{precise} would help. "
-            "Checkpoints and best/ are kept, and are of steps before"
+            "Checkpoints and best/ are kept; they are of earlier steps"
         )
 
     def save(self) -> None:
@@ -205,9 +210,9 @@ class Trainer:
             checkpoints.save(self.engine, self.state, self.run, self.recipe.training.save_total_limit)
 
     def evaluate(self) -> None:
-        """Score on the validation split; keep the model as best/ if it is better than all before.
+        """Score the validation split, and keep the model as best/ if it beats all earlier evaluations.
 
-        Asked to stop meanwhile, it leaves that to the run that goes on.
+        If a rank is asked to stop meanwhile, the evaluation is left to the resumed run.
         """
         self.check_weights()
         metric = self.recipe.metric
@@ -220,13 +225,13 @@ class Trainer:
         decision = tuned.settings.decision
         now = Best(step=self.state.step, value=scores[metric], decision=decision)
         verdict = "the best so far"
-        # another CPU may round otherwise, and best/ is written by all together
+        # rank 0 decides: other CPUs may round differently, but all ranks must write best/ together
         if ranks.from_first(lambda: self.best is None or metrics.better(now.value, self.best.value, metric)):
             self.best = now
             self.state.since_best = 0
             self.keep_best()
         else:
-            assert self.best is not None, "what rank 0 has all have"
+            assert self.best is not None, "every rank has the same best"
             self.state.since_best += 1
             verdict = f"not better than {self.best.value:.4f} at step {self.best.step}"
         self.log(now.step, validation=scores, decision=decision.model_dump(mode="json"))
@@ -263,9 +268,9 @@ class Trainer:
         return {**scores, "loss": loss}, task
 
     def keep_best(self) -> None:
-        """Write the model as best/, in fp32, gathered from all ranks where ZeRO 3 has spread it."""
+        """Write the model as best/ in fp32, gathered from all ranks under ZeRO 3."""
         watchdog.beat(f"step {self.state.step}, best/")
-        self.engine.empty_partition_cache()  # ZeRO 3 has gathered what bf16 multiplies in bf16
+        self.engine.empty_partition_cache()  # under autocast it holds parameters gathered in bf16
         with watchdog.patient(), deepspeed.zero.GatheredParameters(list(self.engine.module.parameters())):
             if ranks.is_first():
                 tensors = self.engine.module.state_dict()
@@ -274,33 +279,33 @@ class Trainer:
             ranks.meet()
 
     def log(self, step: int, **values: Any) -> None:
-        """Add a line to metrics.jsonl, and to what watches the run."""
+        """Add a line to metrics.jsonl and send its values to the monitors."""
         if ranks.is_first():
             epoch = round(step / self.batches.steps_per_epoch, 4)
             metrics.append(self.run.metrics, {"step": step, "epoch": epoch, **values})
             self.monitors.write(step, values)
 
     def should_stop_early(self) -> bool:
-        """Whether so many evaluations in a row were not the best that the run is to end early."""
+        """Whether as many evaluations in a row as the recipe's patience allows were not the best."""
         patience = self.recipe.training.early_stopping_patience
         return patience is not None and self.state.since_best >= patience
 
     def is_due(self, every: int) -> bool:
-        """Whether something done every so many steps (0: each epoch), and at the end, is to be done now."""
+        """Whether something done every `every` steps (0: each epoch), and after the last step, is due now."""
         step = self.state.step
         return step % (every or self.batches.steps_per_epoch) == 0 or step == self.batches.steps
 
 
 class PendingStep(NamedTuple):
-    """A step that is on its way on the device."""
+    """A step whose figures may still be on their way from the device."""
 
     step: int
     learning_rate: float
     figures: ranks.Figures
     applied: bool
-    """False where DeepSpeed has left it out, as fp16 does now and then."""
+    """False if DeepSpeed skipped the update, as it sometimes does in fp16."""
 
 
 def seed_dropout(seed: int, step: int) -> None:
-    """Make dropout a function of (seed, step, rank), so that a resumed run draws what the first would have drawn."""
+    """Make dropout a function of (seed, step, rank), so a resumed run draws what the uninterrupted run would have."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, dist.get_rank())).generate_state(1)[0]))

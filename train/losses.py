@@ -1,7 +1,7 @@
-"""What a model's outputs cost against labels, or against a teacher's outputs, and of how many terms that is the mean.
+"""Losses of a model's outputs against labels and against a teacher's outputs, and what a step divides their sums by.
 
-A step's loss is the sum over all its windows divided by the sum of their terms, so that it is the same for any number
-of ranks and micro-batches.
+A step's loss is the sum over all its windows divided by the sum of their terms, which is how much each of them counts.
+So it is the same for any number of ranks and micro-batches.
 """
 
 import math
@@ -19,21 +19,21 @@ from bertline.artifacts.task import TaskSettings
 from bertline.tasks.task import IGNORED, Output, Target
 
 NEVER = -1e4
-"""A logit of what cannot be: its probability is 0, and its product with that is a number."""
+"""A finite logit for an impossible class: its probability is 0, and their product is not NaN as it is with -inf."""
 
 
 class Loss:
     """The loss of a task: cross-entropy (weighted, smoothed), binary cross-entropy over labels, or squared error."""
 
     def __init__(self, settings: TaskSettings, training: Training, targets: Sequence[Target]) -> None:
-        """`targets` are the training windows'; balanced weights come from their classes."""
+        """`targets` are those of the training windows; balanced class weights are computed from them."""
         self.settings = settings
         self.smoothing = training.label_smoothing
         self.weights = class_weights(training.class_weights, settings.labels, targets)
         self._copies: dict[torch.device, torch.Tensor] = {}
 
     def terms(self, target: Target) -> float:
-        """What a window counts for in a mean: its targets, each with its class weight."""
+        """How much a window counts in a mean: its number of targets, or the sum of their class weights."""
         if target.dtype.kind == "f":
             return float(not np.isnan(target).any())
         if self.settings.task == "question-answering":
@@ -42,7 +42,7 @@ class Loss:
         return float(len(classes.ravel()) if self.weights is None else self.weights[classes].sum())
 
     def stack(self, targets: Sequence[Target], longest: int) -> torch.Tensor:
-        """Targets of a batch: (windows, …); those of tokens are padded to the longest window, with nothing to learn."""
+        """The targets of a batch: (windows, …); token targets are padded to the longest window with IGNORED."""
         if self.settings.task != "token-classification":
             return torch.from_numpy(np.stack(targets))
         padded = np.full((len(targets), longest), IGNORED, np.int64)
@@ -51,17 +51,17 @@ class Loss:
         return torch.from_numpy(padded)
 
     def sum(self, outputs: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The summed loss of a batch, whatever it is padded to.
+        """The summed loss of a batch, which does not depend on its padding.
 
         Args:
             outputs: (windows, labels), or (windows, tokens, channels), in fp32.
             targets: as `stack` makes them.
             mask: (windows, tokens), 1 for a token, 0 for padding.
         """
-        if self.settings.task == "question-answering":  # a class among the tokens, for the start and for the end
+        if self.settings.task == "question-answering":  # start and end are each a class among the tokens
             tokens = outputs.masked_fill(mask[:, :, None] == 0, NEVER)
             return functional.cross_entropy(tokens, targets, ignore_index=IGNORED, reduction="sum") / 2
-        if targets.is_floating_point():  # of a text without a label they are no numbers
+        if targets.is_floating_point():  # NaN marks a text without a label
             costs = self._of_numbers(outputs, targets.nan_to_num())
             return (costs * ~targets.isnan().reshape(len(targets), -1).any(dim=1)).sum()
         return functional.cross_entropy(
@@ -70,34 +70,34 @@ class Loss:
         )  # fmt: skip
 
     def _weights_on(self, device: torch.device) -> torch.Tensor | None:
-        """The classes' weights, copied to a device once: a step that copied them would wait for it."""
+        """The class weights, copied to a device once: copying them in every step would wait for the device."""
         if self.weights is not None and device not in self._copies:
             self._copies[device] = torch.from_numpy(self.weights).to(device)
         return self._copies.get(device)
 
     def _of_numbers(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """(windows,) the cost of a number, or the mean cost over labels."""
+        """The squared error of a number, or the mean cross-entropy over labels: (windows,)."""
         if self.settings.problem_type == "regression":
             return functional.mse_loss(outputs[:, 0], targets, reduction="none")
         return functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(dim=1)
 
 
 class TeacherLoss:
-    """The loss against a teacher's outputs: how far the student's probabilities are from the teacher's, both softened.
+    """The distillation loss: how far the student's softened probabilities are from the teacher's.
 
-    That is T²·KL(teacher ‖ student) at temperature T, whose gradient is as large as that of a loss against labels
-    (arXiv:1503.02531, section 2); of several labels the binary cross-entropy of each; of a number the squared error.
+    One label: T²·KL(teacher ‖ student) at temperature T, whose gradients are as large as those of a loss against labels
+    (arXiv:1503.02531, section 2). Several labels: T² times their mean binary cross-entropy. A number: squared error.
     """
 
     def __init__(self, settings: TaskSettings, distillation: Distillation) -> None:
         self.settings, self.temperature = settings, distillation.temperature
 
     def terms(self, tokens: int) -> float:
-        """What a window of that many tokens counts for in a mean: each token of a task that labels all of them."""
+        """How much a window counts in a mean: its number of `tokens` if the task labels tokens, else 1."""
         return float(tokens) if self.settings.task == "token-classification" else 1.0
 
     def stack(self, outputs: Sequence[Output], longest: int) -> torch.Tensor:
-        """A teacher's outputs of a batch, those of tokens padded to the longest window."""
+        """A teacher's outputs for a batch; those of tokens are padded with zeros to the longest window."""
         if outputs[0].ndim == 1:
             return torch.from_numpy(np.stack(outputs))
         padded = np.zeros((len(outputs), longest, outputs[0].shape[-1]), np.float32)
@@ -110,7 +110,7 @@ class TeacherLoss:
 
         Args:
             outputs: (windows, labels), or (windows, tokens, channels), in fp32.
-            teacher: the same of the teacher.
+            teacher: the teacher's outputs, of the same shape.
             mask: (windows, tokens), 1 for a token, 0 for padding.
         """
         if self.settings.problem_type == "regression":
@@ -118,7 +118,7 @@ class TeacherLoss:
         student, teacher = outputs / self.temperature, teacher / self.temperature
         if self.settings.problem_type == "multi_label_classification":
             costs = functional.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none").mean(1)
-        elif self.settings.task == "question-answering":  # a class among the tokens, for the start and for the end
+        elif self.settings.task == "question-answering":  # start and end are each a class among the tokens
             padding = mask[:, :, None] == 0
             costs = divergence(student.masked_fill(padding, NEVER), teacher.masked_fill(padding, NEVER), 1) / 2
         elif self.settings.task == "token-classification":
@@ -129,21 +129,21 @@ class TeacherLoss:
 
 
 class Normalizers(NamedTuple):
-    """What a batch's summed losses are divided by; infinity where nothing of them counts."""
+    """What the summed losses of a batch are divided by; infinity where nothing in the batch counts."""
 
     labels: float
     teacher: float
 
 
 class Objective:
-    """What a step makes smaller: the loss against labels and, where there is a teacher, that against its outputs."""
+    """What a step minimizes: the loss against labels, mixed with the distillation loss if there is a teacher."""
 
     def __init__(self, labels: Loss, teacher: TeacherLoss | None = None, weight: float = 0.0) -> None:
-        """`weight` is the teacher's share."""
+        """`weight` is the teacher's share of the loss, 0 to 1."""
         self.labels, self.teacher, self.weight = labels, teacher, weight
 
     def normalizers(self, targets: Sequence[Target], lengths: Sequence[int]) -> Normalizers:
-        """Those of a batch, by the target and the tokens of each window."""
+        """The normalizers of a batch, from each window's target and its length in tokens."""
         taught = sum(map(self.teacher.terms, lengths)) if self.teacher else 0.0
         return Normalizers(sum(map(self.labels.terms, targets)) or math.inf, taught or math.inf)
 
@@ -155,7 +155,7 @@ class Objective:
         mask: torch.Tensor,
         normalizers: Normalizers,
     ) -> torch.Tensor:
-        """A micro-batch's part of the loss of the batch with those terms."""
+        """A micro-batch's share of the loss of the whole batch, whose normalizers are given."""
         loss = self.labels.sum(outputs, targets, mask) / normalizers.labels
         if self.teacher is None or teacher is None:
             return loss
@@ -164,15 +164,18 @@ class Objective:
 
 
 def divergence(student: torch.Tensor, teacher: torch.Tensor, dim: int) -> torch.Tensor:
-    """KL(teacher ‖ student) of logits along a dimension."""
+    """KL(teacher ‖ student), from logits, summed along a dimension."""
     both = functional.log_softmax(student, dim), functional.log_softmax(teacher, dim)
     return functional.kl_div(*both, reduction="none", log_target=True).sum(dim)
 
 
 def class_weights(wanted: Any, labels: Sequence[str], targets: Sequence[Target]) -> npt.NDArray[np.float32] | None:
-    """A weight for each label: as the recipe says, or balanced, n / (labels · count), as scikit-learn has it.
+    """A weight for each label: the recipe's, or balanced as in scikit-learn, n / (labels · count).
 
-    A label that no target has (I-X where entities have one word) weighs nothing: label smoothing would teach it.
+    A label without any target (I-X if every entity is one word) weighs 0: otherwise label smoothing would teach it.
+
+    Raises:
+        InputError: a weight is given for a label that does not exist.
     """
     if wanted is None:
         return None

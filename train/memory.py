@@ -1,8 +1,8 @@
-"""How many texts a rank's device has memory for: tried at the start, on the longest of all, before hours are spent.
+"""Finds a micro-batch size that fits into each rank's memory, tried on the longest texts before training begins.
 
-What is tried is a forward and a backward pass beside as much memory as the optimizer will take, and a little more.
-DeepSpeed's engine is made afterwards, so that nothing of the trial is left in it, and no rank waits for another that
-has run out.
+A trial is one forward and one backward pass, while as much memory is held as the optimizer will take and a little more.
+DeepSpeed's engine is made afterwards, so no trial leaves anything in it, and no rank waits for one that has run out of
+memory.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ from bertline.train.model import AUTOCAST
 from bertline.train.watchdog import is_out_of_memory
 
 OPTIMIZER_BYTES = 12
-"""Of each parameter that trains: AdamW's two moments, and a copy of it (ZeRO 1 and 2) or of its gradient, in fp32."""
+"""Per trained parameter, in fp32: AdamW's two moments, and a copy of it (ZeRO 1 and 2) or of its gradient."""
 SUMMED_BYTES = 4
-"""Of each parameter that trains: its gradient, which waits for that of the next micro-batch, in fp32."""
+"""Per trained parameter: its accumulated gradient, in fp32."""
 SPARE = 0.05
-"""Of a GPU's memory: lengths change from batch to batch, and leave gaps in what torch has taken."""
+"""Share of a GPU's memory kept free: changing lengths fragment the memory that torch has reserved."""
 BUCKET_BYTES = 2 * 4
-"""Of each gradient that is on its way in ZeRO's buffers, in fp32, one for each of two dtypes."""
+"""Per element of ZeRO's reduce buckets: fp32, in a buffer for each of two dtypes."""
 
 
 def fit(
@@ -42,19 +42,19 @@ def fit(
     precision: Precision,
     compare: Callable[[nn.Module], Relations] | None = None,
 ) -> Training:
-    """`training` with the micro-batch halved until the device of every rank has room for it.
+    """`training` with the micro-batch size halved until it fits on the device of every rank.
 
-    The global batch stays as it is: more micro-batches make up for smaller ones. One text is taken as it is; if even
-    that does not fit, the run will say so.
+    The global batch is unchanged: smaller micro-batches mean more gradient accumulation. A size of 1 is not tried; if
+    even that does not fit, the run itself will report it.
 
     Args:
-        training: of the recipe.
-        zero: what DeepSpeed makes of its section `zero_optimization`.
-        make_model: that trains.
-        make_batches: of it, for a micro-batch of that size.
-        objective: of a step.
-        precision: that the passes are computed in.
-        compare: the model with a teacher that computes beside it; None where none does.
+        training: the recipe's section.
+        zero: DeepSpeed's reading of its section `zero_optimization`.
+        make_model: makes the model to train.
+        make_batches: makes the batches for settings with the micro-batch size to try.
+        objective: the loss to compute.
+        precision: the precision of both passes.
+        compare: sets up the relations of the model to a teacher beside it; None without such a teacher.
     """
     model = make_model().to(ranks.device()).train()
     relations = None if compare is None else compare(model)
@@ -76,12 +76,12 @@ def fit(
 
 
 def beside_passes(zero: DeepSpeedZeroConfig, trained: int, ranks: int, accumulates: bool) -> int:
-    """Bytes that the optimizer, and gradients that wait or are on their way, take of each rank's device.
+    """Bytes on each rank's device for the optimizer and for gradients that are accumulated or being reduced.
 
     Args:
-        zero: as `fit` takes it.
-        trained: parameters that train.
-        ranks: among whom ZeRO divides what the optimizer keeps, and from 2 on the gradients.
+        zero: as in `fit`.
+        trained: the number of parameters to train.
+        ranks: how many ranks share the optimizer's state under ZeRO, and from stage 2 on the gradients.
         accumulates: whether a step has several micro-batches.
     """
     divided, whole = OPTIMIZER_BYTES * trained, SUMMED_BYTES * trained if accumulates else 0
@@ -102,19 +102,19 @@ def fits(
     besides: int,
     relations: Relations | None,
 ) -> bool:
-    """Whether a device has memory for a forward and a backward pass.
+    """Whether the device has enough memory for a forward and a backward pass.
 
     Args:
         model: on the device.
-        micro_batch: what is computed.
-        objective: of it.
-        precision: that the passes are computed in.
-        besides: bytes that something else will take.
-        relations: to a teacher that computes beside the model.
+        micro_batch: the texts to compute.
+        objective: the loss to compute.
+        precision: the precision of both passes.
+        besides: bytes to hold meanwhile.
+        relations: compares the model with a teacher that runs beside it.
     """
     device = ranks.device()
     try:
-        taken = torch.empty(besides, dtype=torch.uint8, device=device)
+        held = torch.empty(besides, dtype=torch.uint8, device=device)
         batch = micro_batch.to(device)
         with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             outputs = pytorch.outputs(model, batch.inputs)
@@ -123,7 +123,7 @@ def fits(
         if relations is not None:
             loss = loss + relations.sum(batch.inputs)
         loss.backward()  # type: ignore[no-untyped-call]
-        del taken
+        del held
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -137,6 +137,6 @@ def fits(
 
 
 def _free() -> None:
-    """Give memory that nothing uses back to the device."""
+    """Return torch's unused GPU memory to the device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

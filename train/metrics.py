@@ -1,9 +1,9 @@
-"""metrics.jsonl: a line for each logged step and each evaluation, flushed as it happens.
+"""metrics.jsonl: a line for each logged step and each evaluation, written as it happens.
 
     {"step": 10, "epoch": 0.16, "loss": 0.69, "learning_rate": 5e-05, "tokens_per_second": 4012.5}
     {"step": 63, "epoch": 1.0, "validation": {"accuracy": 0.83, …, "loss": 0.41}, "decision": {…}}
 
-The loss is that of the step's own global batch. The file is also what a resumed run knows its best evaluation by.
+`loss` is that of the step's own global batch. A resumed run finds its best evaluation in this file.
 """
 
 import json
@@ -18,7 +18,7 @@ from bertline.artifacts.task import Decision
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
-    """Add a line; that of an evaluation is on the disk before any checkpoint that comes after it."""
+    """Append a line; an evaluation is synced to disk, so that it is there before any later checkpoint."""
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(line) + "\n")
         if "validation" in line:
@@ -27,7 +27,7 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All lines; one that the run was stopped in the midst of is left out."""
+    """All complete lines; one that a killed run left half-written is skipped."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")
@@ -35,14 +35,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate(path: Path, step: int, evaluated: int) -> None:
-    """Forget what came after `step`, and after the evaluation at step `evaluated`: a resumed run does it again."""
+    """Drop steps after `step` and evaluations after step `evaluated`, which a resumed run repeats."""
     files.remove_left(path)
     kept = [line for line in read(path) if line["step"] <= (evaluated if "validation" in line else step)]
     files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def best(path: Path, metric: str) -> tuple[Best, dict[str, Any]] | None:
-    """The evaluation best by `metric`, the first of equals, and all its scores; None where there is none yet."""
+    """The best evaluation by `metric` (the first among equals) and all its scores, or None if there is none yet."""
     found = None
     for line in read(path):
         scores = line.get("validation")
@@ -53,5 +53,5 @@ def best(path: Path, metric: str) -> tuple[Best, dict[str, Any]] | None:
 
 
 def better(value: float, than: float, metric: str) -> bool:
-    """Whether a value of a metric beats another: a smaller loss, more of anything else."""
+    """Whether a value of a metric beats another: lower for losses, higher for all other metrics."""
     return value < than if metric in LOSSES else value > than

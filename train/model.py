@@ -1,7 +1,7 @@
-"""The model of a run and its optimizer: loaded from a checked folder, frozen and grouped as the recipe says; and saved.
+"""The model of a run and its optimizer: loading, freezing and parameter groups as the recipe says, and saving.
 
-A model folder is data: `encoder.check` has refused whatever could run code before anything here opens it, and weights
-are read from and written as safetensors alone.
+A model folder is treated as data: `encoder.check` refuses anything that could run code before it is opened here, and
+weights are read and written only as safetensors.
 """
 
 import copy
@@ -26,16 +26,16 @@ from bertline.train.cache import make_once, place
 from bertline.train.deepspeed_config import Precision
 
 AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""What matrices are multiplied in, where that is not fp32."""
+"""The dtype in which matrices are multiplied, where it is not fp32."""
 ABOVE = ("pooler.", "final_norm.", "LayerNorm.", "encoder.ln.", "encoder.emb_layer_norm_after.")
-"""Parameters of an encoder that its layers' outputs go through; others that no layer has are below or shared by all."""
+"""Prefixes of encoder parameters above the layers; all others outside the layers lie below or are shared by them."""
 
 
 def load(folder: Path, task: Task, training: Training) -> nn.Module:
-    """The folder's encoder with a head for the task, drawn by the seed where the folder has none of that shape.
+    """Load a folder's encoder and its head for the task; a head it lacks, or of another shape, is drawn from the seed.
 
     Raises:
-        InputError: as `pytorch.load`; it does not know gradient checkpointing.
+        InputError: as `pytorch.load`, or the model does not support gradient checkpointing.
     """
     encoder.check(folder)
     torch.manual_seed(training.seed)
@@ -44,7 +44,7 @@ def load(folder: Path, task: Task, training: Training) -> nn.Module:
     if labels:
         settings |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": _indices(labels)}
     if task.settings.task == "question-answering":
-        settings["num_labels"] = 2  # start and end, however many classes a model has told apart before
+        settings["num_labels"] = 2  # start and end, whatever classes the model was trained for before
     if task.settings.problem_type:
         settings["problem_type"] = task.settings.problem_type
     model = pytorch.load(folder, task.architecture, trained=False, **settings)
@@ -55,11 +55,11 @@ def load(folder: Path, task: Task, training: Training) -> nn.Module:
 
 
 def optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW over what is not frozen; weights decay, biases and norms (vectors, all of them) do not.
+    """AdamW over the parameters that are not frozen. Biases and norms, which are the vectors, have no weight decay.
 
-    Each layer's learning rate is `layer_decay` of that of the layer above (arXiv:1801.06146, section 3.2); the head is
-    above them all, the embeddings are below, with what all layers share. torch's fused kernel updates each tensor in
-    one pass over memory.
+    Each layer's learning rate is `layer_decay` times that of the layer above (arXiv:1801.06146, section 3.2). The head
+    is above all layers; the embeddings, and what the layers share, are below. torch's fused kernel updates each tensor
+    in one pass over memory.
     """
     depths = _depths(model) if training.layer_decay < 1 else {}
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
@@ -80,7 +80,7 @@ def optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
 
 
 def schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up to the learning rate; then down to 0 at the last of `steps`, by a line or cosine, or constant."""
+    """Linear warm-up, then a linear or cosine decay to 0 over the rest of `steps`, or a constant rate."""
     kind = training.lr_scheduler_type
     name = "constant_with_warmup" if kind == "constant" else kind
     warmup = math.ceil(training.warmup_ratio * steps)
@@ -89,10 +89,10 @@ def schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -
 
 
 def keep_tokenizer(source: Path, cache: Path) -> Path:
-    """A folder with the tokenizer's files as `tokenizer_json.write` has them, made in `cache` if it is not there.
+    """A folder in `cache` with the tokenizer's files as `tokenizer_json.write` writes them, made if it is missing.
 
     Raises:
-        InputError: as `tokenizer_json.write`; or there is no room to write.
+        InputError: as `tokenizer_json.write`, or the disk is full.
     """
     made_of = {
         "files": {path.name: files.sha256(path) for path in encoder.tokenizer_files(source)},
@@ -103,16 +103,22 @@ def keep_tokenizer(source: Path, cache: Path) -> Path:
 
 
 def save(model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:
-    """Put a complete Hugging Face folder at `folder`, in the place of one that may stand there.
+    """Write a complete Hugging Face folder, replacing one that may exist.
+
+    Args:
+        model: gives the configuration.
+        weights: the tensors to save, in fp32.
+        tokenizer: folder of the tokenizer's files.
+        folder: where to write.
 
     Raises:
-        InputError: it cannot be written, for want of space for example; what stood there still does.
+        InputError: it cannot be written, for example because the disk is full; the existing folder remains.
     """
     try:
         with files.replaced_folder(folder) as temporary:
             model.save_pretrained(temporary, state_dict=weights, safe_serialization=True)  # type: ignore[operator]
             config = copy.copy(model.config)
-            config.dtype = torch.float32  # of the weights that are saved; the module may compute in fp16
+            config.dtype = torch.float32  # the dtype of the saved weights; the module may compute in fp16
             config.save_pretrained(temporary)  # type: ignore[union-attr,operator]
             shutil.copytree(tokenizer, temporary, dirs_exist_ok=True)
     except (OSError, SafetensorError) as error:
@@ -125,12 +131,12 @@ def _indices(labels: Sequence[str]) -> dict[str, int]:
 
 
 def _dropout(folder: Path, probability: float | None) -> dict[str, Any]:
-    """Settings for every dropout that the model's configuration knows: families name them differently."""
+    """Settings for every dropout in the model's configuration, which each family names differently."""
     if probability is None:
         return {}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # as of `pytorch.load`
+    except Exception as error:  # of any type, as in `pytorch.load`
         raise InputError(f"{folder}: not a model ({' '.join(str(error).split()):.300})") from error
     return {
         key: probability
@@ -152,12 +158,12 @@ def _checkpoint_gradients(model: nn.Module, folder: Path) -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     except ValueError as error:
         raise InputError(
-            f"training.gradient_checkpointing: {folder} does not know it ({error}); leave it out"
+            f"training.gradient_checkpointing: {folder} does not support it ({error}); leave it out"
         ) from None
 
 
 def _depths(model: nn.Module) -> dict[int, int]:
-    """How many layers lie above each parameter of the encoder, by its id: all above what they share."""
+    """The depth below the head of each encoder parameter, by its id; what the layers share is deepest."""
     own = layers(model)
     depths = {
         id(parameter): len(own) + 1
@@ -170,7 +176,7 @@ def _depths(model: nn.Module) -> dict[int, int]:
 
 
 def layers(model: nn.Module) -> nn.ModuleList:
-    """The encoder's layers: the one list of modules that is as long as the configuration says they are."""
+    """The encoder's layers: the list of modules whose length is the number of layers in the configuration."""
     count = model.config.num_hidden_layers  # type: ignore[union-attr]
     found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
     return found[0] if found else nn.ModuleList()

@@ -1,41 +1,41 @@
-"""A scheduler that wants the machine back says so by a signal: it is noted, and acted on after the step being taken.
+"""Preemption: a scheduler that wants the machine back sends a signal, and the run stops after the current step.
 
-An evaluation is given up after the batch being computed. Before the first step it is looked for after every few
-thousand texts that are tokenized, and every few hundred that a teacher has answered.
+An evaluation stops after the current batch. Before the first step the signal is checked after every few thousand texts
+tokenized and every few hundred texts that a teacher has scored.
 """
 
 import signal
 
 
 class Flag:
-    """An Event without its lock: a signal that comes while the handler of another holds it would wait for ever."""
+    """An Event without a lock, on which a signal that interrupts the handler of another would wait forever."""
 
     def __init__(self) -> None:
         self._is_set = False
 
     def set(self) -> None:
-        """From now on it is set."""
+        """Set the flag."""
         self._is_set = True
 
     def is_set(self) -> bool:
-        """Whether it is."""
+        """Whether the flag is set."""
         return self._is_set
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 asked = Flag()
-"""Set once this process was asked to stop. The ranks agree on it in each step, for a signal may reach one alone; while
-rank 0 reads the data for all, it alone is listened to."""
+"""Set once this process was asked to stop. The signal may reach one rank only, so the ranks exchange it in each step;
+while rank 0 prepares the data for all, only its flag counts."""
 
 
 def watch() -> None:
-    """Note the signals from now on, instead of dying of them."""
+    """From now on, let the signals set the flag instead of killing the process."""
     for number in SIGNALS:
         signal.signal(number, lambda *_: asked.set())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher does not take them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher blocks SIGTERM
 
 
 def unwatch() -> None:
-    """Die of them again: nothing is left to be saved."""
+    """Let the signals kill the process again: nothing is left to save."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)

@@ -1,7 +1,4 @@
-"""What a person sees of a run, on stderr: a live bar on a terminal, a plain line every few steps elsewhere.
-
-Only rank 0 speaks.
-"""
+"""Progress of a run on stderr: a live bar on a terminal, else a plain line every few steps. Only rank 0 prints."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -17,7 +14,7 @@ T = TypeVar("T")
 
 
 class Progress:
-    """The words and bars of one run."""
+    """The messages and progress bars of one run."""
 
     def __init__(self, speaks: bool) -> None:
         self._console = Console(stderr=True, quiet=not speaks, highlight=False)
@@ -32,12 +29,12 @@ class Progress:
         self._started = 0.0
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def training(self, done: int, total: int) -> Iterator[None]:
-        """Show the bar of optimizer steps while the block runs."""
+        """Show a bar of optimizer steps, from `done` to `total`, while the block runs."""
         self._first, self._total, self._started = done, total, time.monotonic()
         with self._bars:
             self._task = self._bars.add_task("training", completed=done, total=total, note="")
@@ -45,7 +42,7 @@ class Progress:
         self._task = None
 
     def step(self, step: int, loss: float, tokens_per_second: float, log: bool) -> None:
-        """Show a step; `log` says whether it is one of those that get a line of their own off a terminal."""
+        """Show a step in the bar or, without a terminal and if `log` is set, on a line of its own."""
         note = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s"
         if self._live and self._task is not None:
             self._bars.update(self._task, completed=step, note=note)
@@ -54,7 +51,7 @@ class Progress:
             self.say(f"step {step}/{self._total}  {note}  {timedelta(seconds=round(left))} left")
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
-        """Pass `items` on, with a bar of their own while they last."""
+        """Iterate over `items` with a bar of their own."""
         with self._bars if self._task is None else nullcontext():
             task = self._bars.add_task(what, total=total, note="")
             for item in items:

@@ -1,6 +1,6 @@
-"""The ranks of a run: how they find each other, what device each has, what they say together.
+"""The ranks of a run: how they join, which device each one uses, and how they exchange values.
 
-One process is one rank, with one GPU or with its share of the CPU's cores. Nothing here knows of models or data.
+Each rank is a process with one GPU or a share of the CPU cores. Nothing here knows about models or data.
 """
 
 import ctypes
@@ -25,30 +25,30 @@ from bertline.artifacts.errors import BertlineError, InputError
 
 Made = TypeVar("Made")
 WAIT = timedelta(days=7)
-"""For what takes as long as it takes: a rank that is gone, or stands still, is the watchdog's business."""
+"""Effectively no timeout: dead and hanging ranks are left to the watchdog."""
 _calls = itertools.count()
-"""Of `from_first` in this process, as many on every rank."""
+"""Numbers the calls of `from_first`, alike on every rank."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Of glibc's malloc.h."""
+"""From glibc's malloc.h."""
 
 
 def check() -> None:
-    """See whether torch can use a GPU, where this rank is to have one.
+    """Check that torch can use a GPU if this rank needs one.
 
     Raises:
-        InputError: it cannot, as with a driver that is too old for it.
+        InputError: it cannot, for example because the driver is too old.
     """
     if on_cpu():
         return
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
-    except Exception as error:  # of any kind: of a torch without CUDA, of the driver
+    except Exception as error:  # its type depends on the cause: torch without CUDA, the driver
         why = f"torch {torch.__version__} cannot use this machine's GPUs: {' '.join(str(error).split()):.300}"
         raise InputError(f"{why}; `bertline doctor` shows what is here, --ranks N trains on the CPU") from error
 
 
 def start() -> None:
-    """Join the other ranks, whom the launcher's environment names; a process started by hand is a run's only rank."""
+    """Join the ranks named by the launcher's environment; a process started by hand becomes the only rank."""
     _quiet()
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_SIZE="1")
@@ -58,7 +58,7 @@ def start() -> None:
         _keep_memory()
     else:
         _take_gpu()
-    # DeepSpeed would compile a shared-memory collective here (50 seconds, a C++ compiler) that only inference calls.
+    # Else DeepSpeed would compile a shared-memory collective that only inference uses (50 seconds, a C++ compiler).
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(get_accelerator().communication_backend_name())
     torch.set_num_threads(max(1, machine.cores() // _sharing_cores()))
@@ -70,16 +70,16 @@ def meet() -> None:
 
 
 def stop() -> None:
-    """Leave the other ranks, all of whom are done."""
+    """Wait for all ranks to be done, and leave."""
     meet()
     dist.destroy_process_group()
 
 
 def be_patient() -> None:
-    """Let ranks wait for each other as long as it takes, as when rank 0 hashes a checkpoint on a slow disk.
+    """Lift the timeout of collectives, which rank 0 may exceed when it hashes a checkpoint on a slow disk.
 
-    Until then those that do not meet end after ten minutes; from now on that is the watchdog's business. DeepSpeed's
-    engine, which there is by now, reduces gradients in a group of its own.
+    Before this call, ranks that wait for each other fail after ten minutes; afterwards only the watchdog ends them.
+    Call it once DeepSpeed's engine exists, whose gradients are reduced in a process group of their own.
     """
     for group in (None, groups._get_data_parallel_group()):
         torch.distributed.distributed_c10d._set_pg_timeout(WAIT, group)
@@ -96,12 +96,12 @@ def device() -> torch.device:
 
 
 def is_first() -> bool:
-    """Whether this is rank 0, which alone speaks and writes."""
+    """Whether this is rank 0, the only one that prints and writes files."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def computes_bf16() -> bool:
-    """Whether every rank's device multiplies bfloat16 matrices natively: all are to compute in the same precision."""
+    """Whether every rank's device multiplies bfloat16 matrices natively, since all must compute in one precision."""
     native = machine.computes_bf16() if on_cpu() else torch.cuda.is_bf16_supported(including_emulation=False)
     agreed = torch.tensor(int(native), device=device())
     dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
@@ -109,7 +109,7 @@ def computes_bf16() -> bool:
 
 
 class Figures:
-    """Numbers on their way from the device to the host: `read` waits for them, and finds them there a step later."""
+    """Numbers copied from the device to the host asynchronously; a step later, `read` no longer has to wait."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self._values = values.to("cpu", non_blocking=True)
@@ -118,26 +118,26 @@ class Figures:
             self._copied.record()
 
     def read(self) -> list[float]:
-        """The numbers."""
+        """The numbers, waiting for the copy if necessary."""
         if self._copied is not None:
             self._copied.synchronize()
         return [float(value) for value in self._values.tolist()]
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """Replace `value` on each rank by its sum over all; a value that is not finite anywhere is so everywhere."""
+    """Replace `value` on each rank by its sum over all ranks, which is finite only if every value is."""
     dist.all_reduce(value)
     return value
 
 
 def from_first(make: Callable[[], Made]) -> Made:
-    """What `make` returns, on every rank; rank 0 alone calls it, and the others wait however long it takes.
+    """Call `make` on rank 0 and return its result on every rank; the others wait, however long it takes.
 
     Raises:
-        BertlineError: on every rank, if `make` raises one.
+        BertlineError: on every rank, if `make` raises it.
     """
-    # They wait by the store: a group of gloo's, which could be as patient, cannot be made beside NCCL's where hosts
-    # know themselves by a loopback address.
+    # They wait on the store: a gloo group with a long timeout cannot be made beside NCCL's where a host's own name
+    # resolves to a loopback address.
     done, call = store("first", WAIT), str(next(_calls))
     made: list[Any] = [None, None]
     if is_first():
@@ -155,11 +155,11 @@ def from_first(make: Callable[[], Made]) -> Made:
 
 
 def store(name: str, timeout: timedelta) -> Store:
-    """A connection of its own to the store by which the ranks have met, with keys of its own.
+    """A separate connection to the store through which the ranks joined.
 
     Args:
-        name: of its keys.
-        timeout: of everything that is waited for.
+        name: prefix of its keys.
+        timeout: for every wait on this connection.
     """
     met = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -167,22 +167,22 @@ def store(name: str, timeout: timedelta) -> Store:
 
 
 def _take_gpu() -> None:
-    """Have the GPU of this rank's number on its machine; where a scheduler shows each rank its own alone, that one.
+    """Select the GPU numbered LOCAL_RANK, or the only one if a scheduler shows each rank just its own.
 
-    DeepSpeed takes it by LOCAL_RANK as well.
+    LOCAL_RANK is set to match, since DeepSpeed reads it too.
     """
     if not os.environ.get("CUDA_VISIBLE_DEVICES", "0").replace(",", "").isdigit():
-        cuda_accelerator.pynvml = None  # by which DeepSpeed counts memory, and takes each name of a GPU for a number
+        cuda_accelerator.pynvml = None  # through it DeepSpeed measures memory, and it would read GPU names as numbers
     number = int(os.environ["LOCAL_RANK"]) if get_accelerator().device_count() > 1 else 0
     os.environ["LOCAL_RANK"] = str(number)
     get_accelerator().set_device(number)
-    # From Hopper on torch prefers cuDNN's attention, which makes a plan for each new shape, of which batches of texts
-    # have many, and NaN of rows that attend to nothing, as padding does in ModernBERT's local layers.
+    # From Hopper on torch prefers cuDNN's attention. It makes a plan for each new shape, of which batches of texts have
+    # many, and returns NaN for rows that attend to nothing, such as padding in ModernBERT's local layers.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _sharing_cores() -> int:
-    """How many ranks compute on the cores that this one may use: a scheduler may have bound each to its own."""
+    """How many ranks share the cores that this one may use; a scheduler may have bound each rank to its own."""
     mine = f"{socket.gethostname()} {sorted(os.sched_getaffinity(0))}"
     bound, everyone = store("cores", timedelta(minutes=10)), [str(rank) for rank in range(dist.get_world_size())]
     bound.set(everyone[dist.get_rank()], mine)
@@ -190,10 +190,10 @@ def _sharing_cores() -> int:
 
 
 def _keep_memory() -> None:
-    """Let glibc's malloc keep what a step frees for the next one, which asks for just as much.
+    """Let glibc's malloc keep the memory that a step frees for the next step, which needs as much.
 
-    By default it gives large blocks back to the kernel, which clears each of their pages when they are asked for again:
-    a fifth of a step's time, where keeping them takes a fifth more memory. mallopt(3); another malloc is left alone.
+    By default malloc returns large blocks to the kernel, which zeroes their pages when they are requested again. That
+    costs a fifth of a step's time; keeping them takes a fifth more memory. See mallopt(3); other mallocs are unchanged.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -202,7 +202,7 @@ def _keep_memory() -> None:
 
 
 def _quiet() -> None:
-    """Leave the terminal to the run: no notes of progress from libraries, no warnings that are theirs to act on."""
+    """Silence library warnings that a user cannot act on."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    warnings.filterwarnings("ignore", message=r"barrier\(\)", category=UserWarning)  # of a rank that is alone on a GPU
+    warnings.filterwarnings("ignore", message=r"barrier\(\)", category=UserWarning)  # raised on a single GPU rank
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -1,4 +1,4 @@
-"""The folder of a run: held by one process, refused where it is something else, claimed or taken back."""
+"""The folder of a run: locking it, refusing an unsuitable one, and claiming it or rewinding it to a checkpoint."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,24 +17,28 @@ from bertline.train.data.splitting import Splits
 
 @contextmanager
 def alone(run: RunFolder) -> Iterator[None]:
-    """No other process trains the run while the block runs, whatever has started it: rank 0 holds a lock.
+    """Hold a lock, on rank 0, so that no other process trains the run while the block runs, however it was started.
 
     Raises:
-        InputError: another process does.
+        InputError: another process holds the lock.
     """
     folder = run.path.absolute()
-    taken = f"{run.path}: another process trains it; wait for it and its ranks, or name another folder with --run"
+    busy = f"{run.path}: another process is training it; wait for it and its ranks, or name another folder with --run"
     with ExitStack() as held:
 
         def lock() -> None:
-            held.enter_context(files.locked(folder.parent / cache.FOLDER / f"{folder.name}.lock", taken))
+            held.enter_context(files.locked(folder.parent / cache.FOLDER / f"{folder.name}.lock", busy))
 
         ranks.from_first(lock)
         yield
 
 
 def check(recipe: Recipe, run: RunFolder, resume: bool) -> None:
-    """Refuse a folder that holds something else than what `resume` says."""
+    """Refuse a folder that does not hold what `resume` implies: an unfinished run, or nothing.
+
+    Raises:
+        InputError: it holds something else, or an unfinished run of a different recipe.
+    """
     runs.refuse_search(run.path)
     if run.summary.exists():
         raise InputError(f"{run.path}: holds a finished run; name another folder with --run, or remove this one")
@@ -46,13 +50,13 @@ def check(recipe: Recipe, run: RunFolder, resume: bool) -> None:
     if not begun and resume:
         raise InputError(f"{run.path}: holds no run to resume; leave out --resume to begin one")
     if not begun and run.path.exists() and any(not path.name.startswith(".") for path in run.path.iterdir()):
-        raise InputError(f"{run.path}: exists and is no run; name another folder with --run")
+        raise InputError(f"{run.path}: exists but is not a run; name another folder with --run")
     if begun:
         check_same(recipe, recipes.read(run.recipe), run)
 
 
 def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
-    """Refuse to resume with another recipe, naming each key that differs and would make another model."""
+    """Refuse to resume with another recipe, naming each key that differs and changes the model."""
     faults = [
         f"{key}: {now!r} now, {then!r} when {run.path} began; a run resumes with its own recipe: "
         f"bertline train {run.recipe} --run {run.path} --resume"
@@ -63,10 +67,10 @@ def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
 
 
 def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State, checkpoint: Path | None) -> None:
-    """Write what a run begins with, or take it back to the checkpoint that it resumes from."""
+    """Write the files that a run starts with, or rewind the run to the checkpoint that it resumes from."""
     ranks.meet()  # every rank has seen the folder as it was
     if ranks.is_first():
-        recipes.save(recipe, run.recipe)  # first: what has a recipe can be resumed
+        recipes.save(recipe, run.recipe)  # first: a folder with a recipe can be resumed
         if state.step == 0:
             splits.save(run)
         for written in (run.recipe, run.summary, run.best, *run.splits):

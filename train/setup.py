@@ -1,4 +1,4 @@
-"""From a recipe to a Trainer: the run folder claimed or resumed, data read, model and engine made, on every rank."""
+"""From a recipe to a Trainer, on every rank: claims or resumes the run folder, reads data, makes model and engine."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,18 +35,18 @@ from bertline.train.progress import Progress
 
 @contextmanager
 def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) -> Iterator[tuple[Trainer, Prepared]]:
-    """Everything a run needs, at the step it is to go on from; for who holds the run by `run_folder.alone`.
+    """Everything a run needs, at the step where it starts or resumes. The caller must hold `run_folder.alone`.
 
     Raises:
-        InputError: the run folder, recipe, data, model or checkpoint does not allow it; nothing has been changed then.
-            Or a monitor does not start: the run is there, and may go on with other monitors.
+        InputError: the run folder, recipe, data, model or checkpoint does not allow it, and nothing was changed; or a
+            monitor does not start, and the run can be resumed with other monitors.
     """
-    run_folder.check(recipe, run, resume)  # again: before the run was held another process might have trained it
+    run_folder.check(recipe, run, resume)  # again: another process may have trained it before the lock was taken
     ranks.from_first(lambda: monitors.check(recipe))
     precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
     effective = deepspeed_config.staged(recipe, precision)
     if effective is not recipe:
-        progress.say("ZeRO 1 in the place of 0, in which DeepSpeed does not scale losses in fp16")
+        progress.say("using ZeRO 1 instead of 0: with ZeRO 0, DeepSpeed does not scale losses in fp16")
     engine.check(deepspeed_config.configure(effective, dist.get_world_size(), precision))
     model_folder = recipes.model_folder(recipe)
     recipes.check_model(recipe, model_folder)
@@ -95,12 +95,12 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
 
 
 class Material(NamedTuple):
-    """What a run begins with and learns from."""
+    """The model that a run starts from, and what it learns from."""
 
     folder: Path
-    """Of the model: the recipe's, or a student that was cut from it."""
+    """The model folder: the recipe's, or that of a student made from it."""
     ready: Prepared
-    """The data, with what the teacher says of it."""
+    """The data, with the teacher's outputs if there is a teacher."""
     objective: Objective
     teacher: Teacher | None
 
@@ -108,20 +108,20 @@ class Material(NamedTuple):
 def load_material(
     recipe: Recipe, model_folder: Path, tokenizer_folder: Path, precision: Precision, cache: Path, progress: Progress
 ) -> Material:
-    """Read the data, cut the student, ask the teacher: what another run beside this one has not done already.
+    """Read the data, make the student and run the teacher, each only if the cache does not hold it yet.
 
     Args:
-        recipe: of the run.
-        model_folder: of the model that it names.
-        tokenizer_folder: of that model.
-        precision: that the teacher computes in.
-        cache: where all that is made is kept.
-        progress: shows how far it is.
+        recipe: the recipe of the run.
+        model_folder: the model that the recipe names.
+        tokenizer_folder: the tokenizer of that model.
+        precision: the precision in which the teacher computes.
+        cache: keeps everything that is made.
+        progress: shows progress.
 
     Raises:
         InputError: as `prepared.prepare`, `student.cut`, `student.prune`, `teacher.find` and `answers.outputs`.
     """
-    cut = model_folder  # each node's own, as a hub's cache may be
+    cut = model_folder  # may differ from node to node, as a hub's cache does
     if recipe.student.layers is not None:
         cut = ranks.from_first(lambda: student.cut(model_folder, recipe.student, cache))
     made = ranks.from_first(lambda: prepared.prepare(recipe, tokenizer_folder, cache, progress))
@@ -153,7 +153,7 @@ def provenance_of(model_folder: Path, material: Material) -> Provenance:
 def relations_factory(
     recipe: Recipe, material: Material, tokenizer_folder: Path, precision: Precision
 ) -> Callable[[nn.Module], Relations] | None:
-    """Makes a model's relations to a teacher that computes beside it; None where the recipe asks for none."""
+    """A function that sets up a model's relations to a teacher beside it, or None if the recipe asks for none."""
     if material.teacher is None or not recipe.distillation.relations:
         return None
     return partial(
@@ -163,10 +163,15 @@ def relations_factory(
 
 
 def resumed_from(run: RunFolder, now: State, progress: Progress) -> Found | None:
-    """The checkpoint to go on from, with its state; None where the run was stopped before its first.
+    """The checkpoint to resume from, or None if the run was stopped before its first one.
+
+    Args:
+        run: the run to resume.
+        now: the state of a new run on the present data and ranks.
+        progress: is told of damaged checkpoints.
 
     Raises:
-        InputError: it was made on other data or in another precision; or none is whole.
+        InputError: it was made on other data or in another precision, or all checkpoints are damaged.
     """
     found = ranks.from_first(partial(checkpoints.newest, run.checkpoints, progress.say))
     if found is None:
@@ -174,11 +179,11 @@ def resumed_from(run: RunFolder, now: State, progress: Progress) -> Found | None
     checkpoint, then = found
     faults = []
     if then.data != now.data:
-        faults.append(f"{run.path}: the data is not what the run began with; restore it, or begin another run")
+        faults.append(f"{run.path}: the data is not what the run began with; restore it, or start another run")
     if then.precision != now.precision:
         faults.append(
-            f"{checkpoint}: made in {then.precision}, this machine would train in {now.precision}; resume on one like "
-            "that which began"
+            f"{checkpoint}: made in {then.precision}, this machine would train in {now.precision}; resume on a machine "
+            "like the one where the run began"
         )
     if faults:
         raise InputError(*faults)
@@ -193,7 +198,7 @@ def fitted(
     make_relations: Callable[[nn.Module], Relations] | None,
     progress: Progress,
 ) -> Recipe:
-    """The recipe with micro-batches that the GPUs have memory for; a CPU's memory gives way before it says no."""
+    """The recipe with micro-batches that fit into GPU memory; unchanged on CPUs, whose memory is overcommitted."""
     if ranks.on_cpu():
         return recipe
     make_model = partial(model.load, material.folder, material.ready.splits.task, recipe.training)
@@ -205,14 +210,14 @@ def fitted(
     asked = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
     if training.micro_batch_size != asked:
         progress.say(
-            f"{asked} texts at once do not fit into memory: a rank computes {training.micro_batch_size}; a step sees "
-            f"{training.batch_size} as before"
+            f"micro-batches of {asked} texts do not fit into memory; using {training.micro_batch_size}. A step still "
+            f"sees {training.batch_size} texts"
         )
     return recipe.model_copy(update={"training": training})
 
 
 def describe(ready: Prepared) -> str:
-    """The splits in a sentence, and how much of the texts is not read."""
+    """One line about the splits, and about texts that are cut."""
     splits, tokens = ready.splits, ready.splits.task.settings.tokens
     counts = ", ".join(f"{count:,} {name}" for name, count in splits.counts().items())
     duplicates = f"; {splits.left_out}" if splits.duplicates else ""
@@ -223,7 +228,7 @@ def describe(ready: Prepared) -> str:
 
 
 def describe_engine(recipe: Recipe, model_engine: Any, state: State, batches: Batches) -> str:
-    """Model, ranks and steps in a sentence."""
+    """One line about the model, the ranks and the steps."""
     parameters = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model_engine.module.parameters()]
     trained = sum(count for count, trains in parameters if trains) / 1e6
     where = "CPU" if ranks.on_cpu() else "GPU"

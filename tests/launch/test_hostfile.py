@@ -117,7 +117,7 @@ def test_what_the_ranks_say_and_their_exit_code_come_through(recipe: Path, machi
     training = train(recipe, machines, run)
     _, words = training.communicate(timeout=600)
     assert training.returncode == InputError.exit_code, words
-    assert words.count("exists and is no run") == 1
+    assert words.count("exists but is not a run") == 1
 
 
 @pytest.mark.faults

@@ -108,7 +108,7 @@ def test_no_sound_checkpoint_is_told(recipe: Path, stopped: RunFolder, tmp_path:
     shutil.copytree(stopped.path, tmp_path / "run")
     for step in (4, 8):
         (tmp_path / f"run/checkpoints/step-{step}/checkpoint.json").unlink()
-    with pytest.raises(InputError, match="no checkpoint is whole"):
+    with pytest.raises(InputError, match="all checkpoints are damaged"):
         train_here(recipe, tmp_path / "run", SETS, resume=True)
 
 

@@ -53,7 +53,7 @@ def finished(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory)
 def test_a_run_is_trained_by_one_process_at_a_time(recipe: Path, tmp_path: Path) -> None:
     def again(trainer: Trainer) -> None:
         for resume in (False, True):
-            with pytest.raises(InputError, match="run: another process trains it; wait for it"):
+            with pytest.raises(InputError, match="run: another process is training it; wait for it"):
                 train_here(recipe, tmp_path / "run", resume=resume)
 
     run = train_here(recipe, tmp_path / "run", ["training.epochs=1"], look=again)
@@ -348,7 +348,7 @@ def test_nothing_to_resume(recipe: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run_is_refused(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="exists and is no run"):
+    with pytest.raises(InputError, match="exists but is not a run"):
         train_here(recipe, tmp_path)
 
 

@@ -20,7 +20,7 @@ from tests.train.failing_ranks import STEP
 ROOT = Path(__file__).parents[2]
 WATCH = Watch._watch
 WAYS = {
-    "hang": f", step {STEP}, forward of micro-batch 1: no step forward for",
+    "hang": f", step {STEP}, forward of micro-batch 1: no progress for",
     "stop": " died or was stopped",
     "die": " died",
     "run_out_of_memory": f", step {STEP}, forward of micro-batch 1: out of memory",
@@ -139,7 +139,7 @@ def test_a_rank_may_stand_still_for_several_times_as_long_as_ever_before(ticks: 
     ticks.watch.beat("step 2")
     *before, found = ticks.pass_by(watchdog.SLACK * 10 + 1)
     assert set(before) == {None}
-    assert found == Fault(0, 1, "rank 0, step 2: no step forward for 51 seconds (training.timeout)")
+    assert found == Fault(0, 1, "rank 0, step 2: no progress for 51 seconds (training.timeout)")
 
 
 def test_the_first_step_may_take_longer_than_those_after_it(
