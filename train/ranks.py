@@ -91,12 +91,12 @@ def on_cpu() -> bool:
 
 
 def device() -> torch.device:
-    """Where this rank computes."""
+    """The device that this rank computes on."""
     return torch.device("cpu" if on_cpu() else get_accelerator().device_name(int(os.environ["LOCAL_RANK"])))
 
 
 def is_first() -> bool:
-    """Whether this is rank 0, the only one that prints and writes files."""
+    """Whether this is rank 0, which alone prints, and alone writes files other than checkpoints."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
