@@ -1,4 +1,4 @@
-"""Runs of a tiny encoder: in this process as the only rank, which takes a second, unless two ranks are the point."""
+"""Runs of a tiny encoder in this process as the only rank, which take about a second each."""
 
 import json
 import tempfile
@@ -38,7 +38,7 @@ training:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bare encoder for all tests of this folder."""
+    """An encoder without a head, shared by all tests of this folder."""
     return make_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
@@ -49,7 +49,7 @@ def recipe(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_recipe(model: Path, folder: Path) -> Path:
-    """That recipe, with its texts, in a folder."""
+    """Write RECIPE and its texts into a folder."""
     rows = make_texts(150, seed=1)
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "recipe.yaml").write_text(RECIPE.format(model=model, data=folder / "texts.jsonl"))
@@ -64,15 +64,15 @@ def train_here(
     stop: int = 0,
     look: "Callable[[Trainer], None]" = lambda trainer: None,
 ) -> RunFolder:
-    """Run a recipe in this process, which `rank` has made one.
+    """Run a recipe in this process, which the fixture `rank` has made a rank.
 
     Args:
         recipe: YAML file.
-        folder: of the run.
-        sets: overrides.
-        resume: continue.
-        stop: raise KeyboardInterrupt once this step is taken, as a person would.
-        look: is shown the trainer before it begins.
+        folder: the run folder.
+        sets: overrides of recipe keys.
+        resume: whether to resume.
+        stop: raise KeyboardInterrupt after this step, as Ctrl-C would.
+        look: called with the trainer before training begins.
     """
     from bertline.train import run_folder, setup
     from bertline.train.finish import finish
@@ -93,7 +93,7 @@ def train_here(
 
 
 def encode(examples: Sequence[Example], task: Task, tokenizer: Tokenizer) -> "Tokenized":
-    """Examples as a training split, whose file is there as long as it is mapped."""
+    """Examples as a training split, in a file that exists only while it is mapped."""
     from bertline.train.data import prepared
     from bertline.train.data.mapped import Windows
     from bertline.train.progress import Progress
@@ -111,6 +111,6 @@ def losses(run: RunFolder) -> list[float]:
 
 
 def logged(run: RunFolder) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the clock."""
+    """The lines of metrics.jsonl without the values that depend on the clock."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]

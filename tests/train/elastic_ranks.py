@@ -1,6 +1,6 @@
-"""Executed by each of two ranks: runs that one rank goes on with, and runs of one rank that two go on with.
+"""Executed by each of two ranks: runs that one rank resumes, and runs of one rank that two ranks resume.
 
-What a rank has right after loading is held against what stands in the checkpoint, as DeepSpeed itself reads it.
+What a rank holds right after loading is compared with the checkpoint as DeepSpeed itself reads it.
 """
 
 from contextlib import suppress
@@ -26,12 +26,12 @@ SETS = [
 
 
 def sets(stage: int) -> list[str]:
-    """One recipe for a stage, on any number of ranks: several groups of parameters, and frozen ones."""
+    """Overrides for a ZeRO stage, on any number of ranks: several parameter groups, and frozen parameters."""
     return [*SETS, f"training.zero_stage={stage}"]
 
 
 def check_loaded(trainer: Trainer, step: int) -> None:
-    """Weights are the checkpoint's to the bit, frozen ones too; each parameter has its step, a group its settings."""
+    """Check that all weights equal the checkpoint's, and that step counts and group settings are right."""
     assert trainer.state.step == step
     engine = trainer.engine
     saved = weights_saved(trainer.run.checkpoints / f"step-{step}", trainer.recipe.training.zero_stage)
@@ -48,14 +48,14 @@ def check_loaded(trainer: Trainer, step: int) -> None:
 
 
 def check_groups(groups: list[dict[str, Any]], share: float) -> None:
-    """The groups' own settings: the head, then layer by layer, of each what decays and what does not."""
+    """Check each group's settings: the head, then layer by layer, first what decays, then what does not."""
     found = [(group["lr"], group["weight_decay"]) for group in groups]
     rates = [RATE * share * DECAY**depth for depth in range(LAYERS + 1)]
     assert found == [(pytest.approx(rate), decay) for rate in rates for decay in (0.01, 0.0)]
 
 
 def weights_saved(checkpoint: Path, stage: int) -> dict[str, torch.Tensor]:
-    """As DeepSpeed reads them; below ZeRO 3 what is frozen stands with the module alone."""
+    """The weights as DeepSpeed reads them; below ZeRO 3 frozen ones are stored only with the module."""
     module: dict[str, torch.Tensor] = {}
     if stage < 3:
         module = torch.load(checkpoint / "deepspeed/mp_rank_00_model_states.pt", weights_only=False)["module"]
@@ -65,7 +65,7 @@ def weights_saved(checkpoint: Path, stage: int) -> dict[str, torch.Tensor]:
 
 
 def main(what: str, recipe: Path, folder: Path, stage: int) -> None:
-    """Begin runs on two ranks and stop them after a checkpoint, or go to the end of all that one rank had."""
+    """Start runs on two ranks and stop them after a checkpoint, or finish those that one rank ran last."""
     ranks.start()
     if what == "begin":
         for change in ("two-one", "two-one-two"):
@@ -79,7 +79,7 @@ def main(what: str, recipe: Path, folder: Path, stage: int) -> None:
 
 
 def load_padding(folder: Path) -> None:
-    """A group of two numbers, all of which one of the ranks has: what the other loads of it is padding."""
+    """Load a group of two numbers that one rank holds entirely, so the other rank loads only padding."""
     ranks.start()
     before, step = make_engine(), torch.ones(1, 3)
     for _ in range(2):
@@ -99,7 +99,7 @@ def load_padding(folder: Path) -> None:
 
 
 def make_engine(**besides: Any) -> Any:
-    """DeepSpeed's, around a layer whose bias is a group of its own."""
+    """DeepSpeed's engine around a layer whose bias is a group of its own."""
     layer = torch.nn.Linear(3, 2)
     groups: list[dict[str, Any]] = [{"params": [layer.weight]}, {"params": [layer.bias], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, fused=True)

@@ -1,4 +1,4 @@
-"""Executed by each of two ranks: a run of which one fails in the forward pass of a step, in a way that is named."""
+"""Executed by each of two ranks: a run in which one rank fails, in a named way, in the forward pass of a step."""
 
 import os
 import signal
@@ -17,32 +17,32 @@ STEP = 5
 
 
 def hang() -> None:
-    """As a deadlock would."""
+    """Hang, as in a deadlock."""
     time.sleep(3600)
 
 
 def stop() -> None:
-    """As a machine that has frozen."""
+    """Stop, as on a frozen machine."""
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def die() -> None:
-    """As the kernel ends a process when memory runs out."""
+    """Be killed, as by the kernel when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_out_of_memory() -> None:
-    """As a GPU does."""
+    """Run out of memory, as on a GPU."""
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 def fail() -> None:
-    """As a defect would."""
+    """Raise an unexpected error, as a defect would."""
     raise ValueError("a defect")
 
 
 def main(way: str, victim: str, tick: str) -> int:
-    """Run bertline.train on this rank, ticks being so many seconds."""
+    """Run bertline.train on this rank, with ticks of `tick` seconds."""
     watchdog.TICK = float(tick)
     outputs, steps = pytorch.outputs, iter(range(1, 10**6))
 

@@ -1,4 +1,4 @@
-"""Ranks forked from a server that has imported all that they need: two of them come and go in about two seconds."""
+"""Ranks forked from a server that has already imported what they need: two start and end in about two seconds."""
 
 import contextlib
 import os
@@ -16,19 +16,19 @@ from tests.train import killed
 from tests.train.killed import Stop
 
 PATIENCE = 600.0
-"""Seconds to come to a point, or to the end, on a busy machine."""
+"""Seconds to reach a point, or the end, on a busy machine."""
 
 
 @contextlib.contextmanager
 def ranks(
     log: Path, work: Callable[..., int | None], *arguments: Sequence[object]
 ) -> Iterator[list[ForkServerProcess]]:
-    """A rank for each of the sequences of arguments, with which it calls `work`; none outlives the block.
+    """Start one rank for each sequence of arguments, with which it calls `work`; none outlives the block.
 
     Args:
-        log: folder that is made for what each rank says, `log-N`, and for its temporary files.
-        work: gives an exit code, None as 0.
-        arguments: of each rank.
+        log: a new folder for the output of each rank, `log-N`, and for temporary files.
+        work: returns an exit code; None means 0.
+        arguments: one sequence per rank.
     """
     log.mkdir()
     port, made = machine.free_port(), []
@@ -46,7 +46,7 @@ def ranks(
 
 
 def two(log: Path, work: Callable[..., None], *arguments: object) -> None:
-    """Two ranks that call the same, to its end. See `ranks`."""
+    """Run two ranks with the same arguments to their end. See `ranks`."""
     with ranks(log, work, arguments, arguments) as made:
         check_ended(made, log)
 
@@ -54,14 +54,14 @@ def two(log: Path, work: Callable[..., None], *arguments: object) -> None:
 def life(
     recipe: Path, sets: Sequence[str], run: RunFolder, log: Path, stops: Sequence[Stop | None]
 ) -> contextlib.AbstractContextManager[list[ForkServerProcess]]:
-    """Ranks that begin a run, or resume it.
+    """Ranks that start a run, or resume it.
 
     Args:
         recipe: YAML file.
-        sets: overrides.
-        run: its folder.
+        sets: overrides of recipe keys.
+        run: the run folder.
         log: see `ranks`.
-        stops: where each rank is to stand.
+        stops: where each rank is to wait.
     """
     return ranks(log, killed.live, *((recipe, sets, run.path, stop) for stop in stops))
 
@@ -69,14 +69,14 @@ def life(
 def _be(
     rank: int, count: int, port: int, log: Path, work: Callable[..., int | None], arguments: Sequence[object]
 ) -> NoReturn:
-    """Be one of so many ranks."""
+    """Become rank `rank` of `count`."""
     number, ranks = str(rank), str(count)
     os.environ.update(RANK=number, LOCAL_RANK=number, WORLD_SIZE=ranks, LOCAL_SIZE=ranks)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     stream = (log / f"log-{rank}").open("w")
     os.dup2(stream.fileno(), sys.stdout.fileno())
     os.dup2(stream.fileno(), sys.stderr.fileno())
-    tempfile.tempdir = str(log)  # what one that is killed leaves there goes with the test's folder
+    tempfile.tempdir = str(log)  # what a killed rank leaves there is removed with the test's folder
     code = work(*arguments)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -91,5 +91,5 @@ def check_ended(ranks: Sequence[ForkServerProcess], log: Path, code: int = 0) ->
 
 
 def told(log: Path) -> str:
-    """What the ranks have said."""
+    """The output of all ranks."""
     return "\n".join(f"{path}: {path.read_text()}" for path in sorted(log.glob("log-*")))

@@ -1,8 +1,8 @@
-"""Executed by each forked rank: a run as `python -m bertline.train` has it, that stops at a named point to be killed.
+"""Executed by each forked rank: a run as by `python -m bertline.train`, which waits at a named point to be killed.
 
-A rank that has come to the point leaves a mark that says where it is, and stands there until it is killed or, if
-another rank was the victim, told to go on. So a kill lands where it was meant to, and the mark proves it. Nothing of
-this is in the program: the points are hooks of torch, and functions that the program calls by their module's name.
+A rank that reaches the point writes a mark that says where it is, and waits there until it is killed or, if another
+rank was the victim, told to continue. So a kill lands where it was meant to, and the mark proves it. The program knows
+nothing of this: the points are torch hooks and patched functions that the program calls through their module.
 """
 
 import importlib
@@ -31,35 +31,35 @@ IMPORTED = (
     "bertline.train.setup", "bertline.train.finish", "transformers.models.bert.modeling_bert",
     "transformers.integrations.deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer",
 )  # fmt: skip
-"""What a rank would import when it comes to it, here once for all that are forked."""
+"""Modules that a rank would import later, imported once for all forked ranks."""
 for name in IMPORTED:
     importlib.import_module(name)
 
 ALL, FIRST = (0, 1), (0,)
 PLACES = {
-    "begin": FIRST,  # the run has its recipe, and half of its splits
-    "forward": ALL,  # of the last micro-batch: the gradients of those before are there
+    "begin": FIRST,  # the run has its recipe and half of its splits
+    "forward": ALL,  # of the last micro-batch: the gradients of the earlier ones are there
     "backward": ALL,  # the last layer's gradients are there, the first one's are not
-    "update": ALL,  # this rank's share of the weights is updated and not yet told to the others
-    "model": FIRST,  # the weights of best/ are written beside it, its tokenizer is not
-    "swap": FIRST,  # the old best/ is out of the way, the new one has not its name
-    "best": FIRST,  # best/ is there, its line in metrics.jsonl half
-    "weights": FIRST,  # half of the file is written
-    "optimizer": ALL,  # the same; ZeRO 0 has no such file
+    "update": ALL,  # this rank's share of the weights is updated but not yet sent to the others
+    "model": FIRST,  # the new weights of best/ are written beside it, the tokenizer is not
+    "swap": FIRST,  # the old best/ is moved away, the new one does not have its name yet
+    "best": FIRST,  # best/ is there, its line in metrics.jsonl is half-written
+    "weights": FIRST,  # half of the weights file is written
+    "optimizer": ALL,  # the same for the optimizer's file, which ZeRO 0 does not have
     "index": FIRST,  # all files are written, the index is not
-    "rename": FIRST,  # the index is written, the folder has not its name
+    "rename": FIRST,  # the index is written, the folder does not have its name yet
     "old": FIRST,  # the folder has its name, the old ones are still there
     "removal": FIRST,  # some files of an old one are removed
-    "summary": FIRST,  # everything is there but run.json
+    "summary": FIRST,  # only run.json is missing
 }
-"""The points, and which ranks come to each."""
+"""The points, and which ranks reach each of them."""
 STEP = ("forward", "backward", "update")
-"""Those within a step."""
+"""The points within a step."""
 
 
 @dataclass
 class Stop:
-    """Where a rank is to stand: at a point, the first time that it comes there in a step or later."""
+    """Where a rank is to wait: at a point, the first time that it reaches it in the given step or later."""
 
     point: str
     step: int
@@ -67,17 +67,17 @@ class Stop:
     engine: Any = None
 
     def is_at(self, point: str) -> bool:
-        """Whether this is the place."""
+        """Whether this is the place to wait."""
         if self.engine is None:
             return False
         return point == self.point and self.now() >= self.step and not (self.marks / "go").exists()
 
     def now(self) -> int:
-        """The step in work, or the one just done."""
+        """The current step within a step, else the last one done."""
         return int(self.engine.global_steps) + (self.point in STEP)
 
     def stand(self, point: str) -> None:
-        """If this is the place, leave the mark and stand."""
+        """If this is the place, write the mark and wait."""
         if self.is_at(point):
             mark = self.marks / f"rank-{os.environ['RANK']}"
             mark.with_suffix(".new").write_text(f"{point} {self.now()}")
@@ -86,7 +86,7 @@ class Stop:
                 time.sleep(0.01)
 
     def set(self) -> None:
-        """Watch all points."""
+        """Install the hooks of all points."""
         made = deepspeed.initialize
 
         def initialize(**arguments: Any) -> Any:
@@ -149,7 +149,7 @@ class Stop:
             self.stand("swap")
 
     def rmtree(self, path: Any, *_: Any, **__: Any) -> None:
-        """The next after a checkpoint has its name is the removal of an old one."""
+        """Once a checkpoint has its name, the next removal is that of an old one."""
         if not (isinstance(path, Path) and path.parent.name == "checkpoints"):
             return
         if (path.parent / f"step-{self.now()}").exists():
@@ -162,7 +162,7 @@ class Stop:
 
 
 def before(module: Any, name: str, look: Callable[..., None]) -> None:
-    """Let `look` see the arguments of a module's function before it is called."""
+    """Call `look` with the arguments of a module's function before each call of that function."""
     function = getattr(module, name)
 
     def looked(*arguments: Any, **named: Any) -> Any:
@@ -173,7 +173,7 @@ def before(module: Any, name: str, look: Callable[..., None]) -> None:
 
 
 def live(recipe: Path, sets: Sequence[str], folder: Path, stop: Stop | None) -> int:
-    """Begin a run, or resume it; gives the exit code."""
+    """Start a run, or resume it; returns the exit code."""
     if stop is not None:
         stop.set()
     run = RunFolder(folder)

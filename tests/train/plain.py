@@ -1,4 +1,4 @@
-"""The same training without DeepSpeed, without ranks and without this project's model code: the independent answer."""
+"""An independent reference: the same training without DeepSpeed, ranks or this project's model code."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Executed by each of two ranks: what they say together, looked at by test_ranks.py, all in one launch to save time."""
+"""Executed by each of two ranks for test_ranks.py: what they exchange."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from bertline.train import ranks, watchdog
 
 
 def forbidden(*_: Any, **__: Any) -> NoReturn:
-    raise AssertionError("hosts that know themselves by 127.0.1.1 have no group of gloo's beside NCCL's")
+    raise AssertionError("a host whose own name is 127.0.1.1 cannot have a gloo group beside NCCL's")
 
 
 def refuse() -> NoReturn:
@@ -26,11 +26,11 @@ def refuse() -> NoReturn:
 
 
 def talk() -> None:
-    """What rank 0 makes, or why it does not, is known to both; one may be late."""
+    """Both know what rank 0 makes, or why it cannot; one may be late."""
     machine.cores = lambda: 16
     ranks.start()
-    assert torch.get_num_threads() == 8, "both may use the same"
-    reducing = groups._get_data_parallel_group()  # as an engine makes it, to reduce gradients in
+    assert torch.get_num_threads() == 8, "both share the cores"
+    reducing = groups._get_data_parallel_group()  # made as an engine does, to reduce gradients
     torch.distributed.new_group = forbidden
     rank = int(os.environ["RANK"])
     for name in "abc":
@@ -38,7 +38,7 @@ def talk() -> None:
     with pytest.raises(InputError) as caught:
         ranks.from_first(refuse)
     assert caught.value.faults == ("one fault", "another")
-    assert ranks.from_first(lambda: rank) == 0, "the fault was of one call"
+    assert ranks.from_first(lambda: rank) == 0, "the fault was that of one call only"
     machine.computes_bf16 = lambda: rank == 0
     assert not ranks.computes_bf16(), "the least capable decides"
     for group in (None, reducing):
@@ -51,7 +51,7 @@ def talk() -> None:
 
 
 def start_bound() -> None:
-    """Each has cores of its own, as Slurm binds tasks."""
+    """Each rank has its own cores, as Slurm binds tasks."""
     os.sched_getaffinity = lambda _: {int(os.environ["RANK"])}
     machine.cores = lambda: 16
     ranks.start()
@@ -60,7 +60,7 @@ def start_bound() -> None:
 
 
 def close_late() -> int:
-    """Both are asked to stop; rank 0 still tells its monitors when the other one has said so."""
+    """Both are asked to stop; rank 0 is still closing its monitors when the other has reported it."""
     watchdog.TICK, watchdog.SILENCE, watchdog.COMING_OUT = 0.1, 1000, 10**6
     ranks.start()
     try:
@@ -69,7 +69,7 @@ def close_late() -> int:
                 watch = watchdog._watch
                 assert watch is not None
                 ranks.store("watchdog/0", ranks.WAIT).wait(["fault", "left/1"])
-                watch._thread.join(2.0)  # the thread that might end this process
+                watch._thread.join(2.0)  # the thread that could end this process
                 print("closed", flush=True)
             raise PreemptedError("stopped as asked")
     except PreemptedError as error:
@@ -78,7 +78,7 @@ def close_late() -> int:
 
 
 def lose_the_first() -> int:
-    """Rank 0 is killed once the other one waits for it."""
+    """Rank 0 is killed while the other waits for it."""
     watchdog.TICK, watchdog.SILENCE = 0.1, 100
 
     def end() -> None:

@@ -1,4 +1,4 @@
-"""What is kept for the next run is made once, whole, and under a name of all that it is made of."""
+"""The cache holds each thing once, complete, under a name that depends on everything it is made of."""
 
 import errno
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def test_what_a_killed_maker_left_goes_and_not_what_another_is_at_work_in(tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {".gitignore", "made"}
 
 
-@pytest.mark.parametrize("looks", [True, False])  # just before the rename, or a moment too early
+@pytest.mark.parametrize("looks", [True, False])  # the other is noticed just before the rename, or only by it
 def test_what_another_makes_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: bool) -> None:
     def fill(folder: Path) -> None:
         (folder / "same").write_text("mine")

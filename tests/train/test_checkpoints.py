@@ -1,4 +1,4 @@
-"""Damage to a checkpoint is found before anything is loaded, and the one before it is used."""
+"""A damaged checkpoint is detected before anything is loaded, and the one before it is used."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def delete(path: Path, chance: random.Random) -> None:
 def test_every_damage_is_found(
     stopped: RunFolder, tmp_path: Path, damage: Callable[[Path, random.Random], None]
 ) -> None:
-    """200 times each, in a file drawn by chance, small ones as often as large ones."""
+    """200 times for each kind of damage, in a random file, small ones as often as large ones."""
     chance, sound = random.Random(1), stopped.checkpoints / "step-8"
     copy = tmp_path / "step-8"
     shutil.copytree(sound, copy)
@@ -84,7 +84,7 @@ def test_the_one_before_a_damaged_one_is_used(recipe: Path, stopped: RunFolder, 
 
 
 def test_best_is_taken_back_to_the_checkpoint(recipe: Path, tmp_path: Path) -> None:
-    """What was best after it may never come again: with other ranks a sum is rounded otherwise."""
+    """The model that was best later may never come again: other ranks round sums differently."""
     run, sets = RunFolder(tmp_path / "run"), ["training.epochs=3", "training.save_steps=5", "training.best=loss"]
     with pytest.raises(KeyboardInterrupt):
         train_here(recipe, run.path, sets, stop=11)
@@ -121,7 +121,7 @@ def test_an_index_that_says_more_is_damaged(stopped: RunFolder, tmp_path: Path) 
 
 
 def test_an_index_of_another_version_is_no_damage(recipe: Path, stopped: RunFolder, tmp_path: Path) -> None:
-    """What stands in it is of that version, and nothing of the run is passed over or put aside."""
+    """Only that version can read it, so no checkpoint is skipped or set aside."""
     run = RunFolder(tmp_path / "run")
     shutil.copytree(stopped.path, run.path)
     path = run.checkpoints / "step-8/checkpoint.json"
@@ -134,7 +134,7 @@ def test_an_index_of_another_version_is_no_damage(recipe: Path, stopped: RunFold
 
 
 class Writing:
-    """An engine whose checkpoint is written in a way of its own."""
+    """An engine that writes its checkpoint by calling `write`."""
 
     def __init__(self, write: Callable[[], Any]) -> None:
         self._write = write

@@ -1,4 +1,4 @@
-"""A run goes on with another number of ranks: the same batches, the same losses, the settings of each group its own."""
+"""A run resumes on another number of ranks with the same batches, losses and group settings."""
 
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("rank")
 
 @pytest.fixture(scope="module", params=[*(pytest.param(stage, marks=pytest.mark.faults) for stage in (0, 1, 3)), 2])
 def folder(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """Runs of 12 steps that change their ranks after step 4, and some again after 8; what is loaded is looked at."""
+    """Runs of 12 steps that change their ranks after step 4, some again after step 8; what is loaded is checked."""
     folder, stage = tmp_path_factory.mktemp("elastic"), request.param
     forked.two(folder / "begin", elastic_ranks.main, "begin", recipe, folder, stage)
     look = partial(check_loaded, step=4)
@@ -32,12 +32,12 @@ def folder(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory, r
 
 @pytest.fixture(scope="module")
 def whole(recipe: Path, rank: None, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """The same on one rank, uninterrupted."""
+    """The same run on one rank, uninterrupted."""
     return train_here(recipe, tmp_path_factory.mktemp("whole") / "run", sets(0))
 
 
 def test_each_parameter_counts_its_steps_where_it_is() -> None:
-    """DeepSpeed loads one count for all, on the CPU, where a GPU's fused kernel does not take it from."""
+    """DeepSpeed loads one shared counter on the CPU, where the fused GPU kernel does not accept it."""
     count = torch.tensor(4.0)
     here, there = torch.zeros(2), torch.zeros(2, device="meta")
     optimizer = torch.optim.AdamW([here, there])

@@ -1,6 +1,6 @@
-"""Runs of two ranks that are killed again and again and resumed each time end as a run that nobody has touched.
+"""Runs of two ranks that are killed again and again, and resumed each time, end like an uninterrupted run.
 
-To the bit: best/, weights and optimizer of the last checkpoint, every line of metrics.jsonl but its speed.
+Bit by bit: best/, the weights and optimizer of the last checkpoint, and every line of metrics.jsonl but its speed.
 """
 
 import collections
@@ -28,13 +28,13 @@ from tests.train.forked import PATIENCE, check_ended, told
 from tests.train.killed import ALL, PLACES, STEP, Stop
 
 LAST, SAVE, EVALUATE = 12, 2, 6
-"""Steps of the recipe, and every how many it saves and evaluates."""
+"""Steps of the recipe, and the numbers of steps after which it saves and evaluates."""
 SETS = ["training.save_steps=2", "training.dropout=0.1", "training.best=loss", "training.micro_batch_size=4"]
 VICTIMS = ((0,), (1,), ALL)
 ANYWHERE = "anywhere"
-"""No point that a rank stops at: the kill comes after some time."""
+"""Not a point where a rank waits: the kill comes after a random time."""
 SHARE = {**dict.fromkeys(PLACES, 1), ANYWHERE: 4}
-"""Of the kills."""
+"""The relative share of kills at each point."""
 SHORT: list[tuple[str, int, tuple[int, ...]]] = [
     ("begin", 0, ALL), ("forward", 1, (1,)), ("optimizer", 2, (1,)), ("backward", 3, (0,)), ("index", 4, ALL),
     ("weights", 4, (0,)), ("old", 4, (0,)), ("model", 6, ALL), ("rename", 6, (0,)), ("best", 6, (0,)),
@@ -42,15 +42,15 @@ SHORT: list[tuple[str, int, tuple[int, ...]]] = [
 ]  # fmt: skip
 """Point, step and victims."""
 LONG = 200
-"""Kills at points, in all; those anywhere come on top."""
+"""The total number of kills at points; kills anywhere come on top."""
 AFTERWARDS = (0.0, 0.1, 0.5)
-"""Seconds for which a rank that was not the victim may go on."""
+"""Seconds for which a rank that was not the victim may continue."""
 
 Kill = tuple[str, tuple[int, ...]]
 
 
 class Setting(NamedTuple):
-    """What chains differ in."""
+    """Settings that differ between chains of kills."""
 
     zero_stage: int
     save_total_limit: int
@@ -59,12 +59,12 @@ class Setting(NamedTuple):
         return [*SETS, *(f"training.{key}={value}" for key, value in self._asdict().items())]
 
     def kills(self) -> list[Kill]:
-        """All that can be done to it."""
+        """All kills that are possible with these settings."""
         points = [point for point in SHARE if point != "optimizer" or self.zero_stage > 0]
         return [(point, victims) for point in points for victims in VICTIMS]
 
     def steps(self, point: str, done: int, there: int) -> list[int]:
-        """The steps to come in which a point can be reached, after `done`, when `there` checkpoints are kept."""
+        """The steps after `done` in which a point can be reached, when `there` checkpoints exist."""
         if point == "begin":
             return [0] if done == 0 else []
         coming = range(done + 1, min(done + 2 * SAVE, LAST) + 1)
@@ -83,18 +83,18 @@ SETTINGS = [Setting(1, 1), Setting(0, 2), Setting(1, 2), Setting(2, 1), Setting(
 
 @dataclass
 class Machine:
-    """Where runs live and die."""
+    """Starts runs, kills them and counts the kills."""
 
     recipe: Path
     folder: Path
     chance: random.Random
     kills: collections.Counter[Kill] = field(default_factory=collections.Counter)
-    """Those that landed."""
+    """Kills that landed."""
     names: Iterator[int] = field(default_factory=itertools.count)
     whole: dict[int, RunFolder] = field(default_factory=dict)
     """The uninterrupted run of each ZeRO stage."""
     seconds: float = 0.0
-    """That the last of them lived."""
+    """How long the last uninterrupted run took."""
 
     def at_points(self) -> int:
         """How many kills landed at a point."""
@@ -112,14 +112,14 @@ class Machine:
     def life(
         self, run: RunFolder, setting: Setting, point: str = "", step: int = 0, stopped: tuple[int, ...] = ()
     ) -> Iterator[tuple[list[ForkServerProcess], Path]]:
-        """Two ranks from their birth on, some of which stop at a point; and the folder of what they say."""
+        """Start two ranks, some of which wait at a point; yields them and the folder of their output."""
         log = self.folder / f"life-{next(self.names)}"
         stops = [Stop(point, step, log) if rank in stopped else None for rank in ALL]
         with forked.life(self.recipe, setting.sets(), run, log, stops) as ranks:
             yield ranks, log
 
     def kill(self, run: RunFolder, setting: Setting, point: str, victims: tuple[int, ...], step: int) -> None:
-        """Let a run come to a point and kill ranks of it there; what is left of it ends a moment later."""
+        """Let a run reach a point and kill some of its ranks there; the others end a moment later."""
         stopped = tuple(set(PLACES[point]) & set(victims)) or PLACES[point]
         with self.life(run, setting, point, step, stopped) as (ranks, log):
             marks = [log / f"rank-{rank}" for rank in stopped]
@@ -131,7 +131,7 @@ class Machine:
             time.sleep(self.chance.choice(AFTERWARDS))
 
     def kill_anywhere(self, run: RunFolder, setting: Setting, victims: tuple[int, ...]) -> None:
-        """Kill ranks some time of a life after their birth; counts only where they are not done by then."""
+        """Kill ranks at a random time after their start; counts only if they are not done by then."""
         with self.life(run, setting) as (ranks, log):
             ranks[0].join(self.chance.uniform(0, self.seconds))
             if shoot(ranks, victims) == [-SIGKILL] * len(victims):
@@ -141,7 +141,7 @@ class Machine:
                 assert all(process.exitcode in (None, 0, -SIGKILL) for process in ranks), told(log)
 
     def chain(self, setting: Setting) -> None:
-        """Kill a run until it has come to its last step, then let it finish, and hold it against the untouched one."""
+        """Kill a run until it has reached its last step, let it finish, and compare it with the uninterrupted one."""
         whole, run = self.uninterrupted(setting.zero_stage), RunFolder(self.folder / f"run-{next(self.names)}")
         while True:
             found = checkpoints.found(run.checkpoints)
@@ -169,7 +169,7 @@ def machine(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Machine:
 
 
 def shoot(ranks: Sequence[ForkServerProcess], victims: tuple[int, ...]) -> list[int | None]:
-    """Kill some ranks; returns what they exited with, which tells what they died of."""
+    """Kill some ranks; returns their exit codes, which say what they died of."""
     for victim in victims:
         ranks[victim].kill()
     for victim in victims:
@@ -186,7 +186,7 @@ def wait_for(marks: list[Path], ranks: list[ForkServerProcess], log: Path) -> No
 
 
 def check_same(run: RunFolder, whole: RunFolder, setting: Setting) -> None:
-    """A run has become what the untouched one is, and nothing is left of the times that it was killed."""
+    """Check that a run equals the uninterrupted one, and that no kill left anything behind."""
     assert logged(run) == logged(whole)
     assert identical(plain.weights(run.best), plain.weights(whole.best))
     for name in ("validation", "test"):
@@ -205,17 +205,17 @@ def check_same(run: RunFolder, whole: RunFolder, setting: Setting) -> None:
     assert summaries[0].files == summaries[1].files
     assert set(run.checkpoints.iterdir()) == set(found), "something half-made is left"
     assert not [*run.path.glob(".*best*"), *run.path.glob(".metrics*")], "something half-made is left"
-    assert len(found) <= setting.save_total_limit + 1  # a run killed before its last removal has no later one
+    assert len(found) <= setting.save_total_limit + 1  # a run killed before its last removal never makes up for it
 
 
 def identical(one: Any, other: Any) -> bool:
-    """Whether two nests hold the same tensors and numbers, to the bit, at the same places."""
+    """Whether two nested structures hold bitwise the same tensors and numbers at the same places."""
     here, there = dict(leaves(one)), dict(leaves(other))
     return here.keys() == there.keys() and all(same(leaf, there[place]) for place, leaf in here.items())
 
 
 def leaves(nest: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """The tensors, numbers and words of a nest of dictionaries and lists, each with its place."""
+    """The tensors, numbers and strings of nested dictionaries and lists, each with its place."""
     if isinstance(nest, (dict, list, tuple)):
         for key, value in nest.items() if isinstance(nest, dict) else enumerate(nest):
             yield from leaves(value, f"{place}/{key}")
@@ -230,7 +230,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_killed_once_at_each_point(machine: Machine) -> None:
-    """One run. Where only rank 0 writes it is a victim: else it would clear up itself."""
+    """One run. Where only rank 0 writes, it is a victim: otherwise it would clean up itself."""
     setting, run = Setting(1, 1), RunFolder(machine.folder / "short")
     assert {point for point, _, _ in SHORT} == set(PLACES)
     for point, step, victims in SHORT:
@@ -240,7 +240,7 @@ def test_killed_once_at_each_point(machine: Machine) -> None:
 
 
 def test_a_kill_that_would_land_elsewhere_fails(machine: Machine) -> None:
-    """A run is evaluated in step 6, not in step 5."""
+    """The run evaluates in step 6, not in step 5."""
     with pytest.raises(AssertionError, match="stopped elsewhere"):
         machine.kill(RunFolder(machine.folder / "elsewhere"), Setting(1, 1), "best", (0,), 5)
 
@@ -254,7 +254,7 @@ def test_only_checkpoints_are_left(tmp_path: Path) -> None:
 
 @pytest.mark.faults
 def test_two_hundred_kills(machine: Machine) -> None:
-    """Every victim at every point several times, and at any other moment."""
+    """Every set of victims, several times at every point and at random moments."""
     machine.kills.clear()
     for chains, setting in enumerate(itertools.cycle(SETTINGS), start=1):  # noqa: B007
         machine.chain(setting)

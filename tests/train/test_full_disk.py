@@ -1,4 +1,4 @@
-"""A full disk, a small one in memory: the run says so and ends, keeps what it has, and goes on once there is room."""
+"""On a full disk, here a small tmpfs, a run says so and ends, keeps what it has, and resumes once there is room."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ DISK, PAGE = 32 << 20, 4096
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own."""
+    """A small file system of its own."""
     place = tmp_path / "disk"
     place.mkdir()
     done = subprocess.run(
@@ -33,19 +33,19 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def taken(folder: Path) -> int:
-    """Bytes that the files of a folder take of a disk."""
-    each = {found.st_ino: found.st_size for path in folder.rglob("*") if (found := path.stat())}  # best/ has two names
+    """Bytes that the files of a folder occupy on a disk."""
+    each = {found.st_ino: found.st_size for path in folder.rglob("*") if (found := path.stat())}  # best/ is hard-linked
     return sum(-(-size // PAGE) * PAGE for size in each.values())
 
 
 def live(recipe: Path, run: RunFolder, log: Path) -> None:
-    """Let two ranks begin or resume a run, and finish it."""
+    """Let two ranks start or resume a run, and finish it."""
     with forked.life(recipe, SETS, run, log, [None] * 2) as processes:
         forked.check_ended(processes, log)
 
 
 def by_command(recipe: Path, run: RunFolder) -> "subprocess.CompletedProcess[str]":
-    """The same as a person would have it."""
+    """The same by the command that a user would run."""
     command = str(Path(sys.executable).with_name("bertline"))
     sets = [word for each in SETS for word in ("--set", each)]
     line = [command, "train", str(recipe), *sets, "--ranks", "2", "--run", str(run.path)]
@@ -53,7 +53,7 @@ def by_command(recipe: Path, run: RunFolder) -> "subprocess.CompletedProcess[str
 
 
 def test_a_full_disk(recipe: Path, tmp_path: Path, disk: Path) -> None:
-    """There is room for two checkpoints and half of the third."""
+    """The disk has room for two checkpoints and half of the third."""
     whole, run = RunFolder(tmp_path / "whole/run"), RunFolder(disk / "run")
     live(recipe, whole, tmp_path / "first")
     room = taken(whole.path.parent) + taken(whole.checkpoints / "step-12/deepspeed") // 2

@@ -1,4 +1,4 @@
-"""What only CUDA GPUs show: precisions by ZeRO stages, runs as launched, a loss scale resumed, memory that runs out."""
+"""What needs CUDA GPUs: precisions and ZeRO stages, launched runs, resuming a loss scale, running out of memory."""
 
 import gc
 import os
@@ -60,7 +60,7 @@ def test_every_stage_gives_the_same_curve(
 ) -> None:
     sets = [f"training.precision={precision}", f"training.zero_stage={stage}", "training.micro_batch_size=5"]
     if precision == "fp16":
-        sets.append("deepspeed.fp16={initial_scale_power: 8}")  # from 65,536 on it leaves steps out
+        sets.append("deepspeed.fp16={initial_scale_power: 8}")  # the default, 2 ** 16, would skip steps
     run = train_here(recipe, tmp_path / "run", sets)
     assert losses(run) == pytest.approx(in_fp32, abs=apart)
     assert all(tensor.dtype == torch.float32 for tensor in plain.weights(run.best).values())
@@ -70,7 +70,7 @@ def test_every_stage_gives_the_same_curve(
 def test_the_launched_run_gives_the_same_curve(
     in_fp32: list[float], recipe: Path, tmp_path: Path, gpus: int, stage: int
 ) -> None:
-    """By the very command that `bertline train --gpus` executes."""
+    """By the same command that `bertline train --gpus` executes."""
     if torch.cuda.device_count() < gpus:
         pytest.skip(f"needs {gpus} GPUs")
     sets = ["training.precision=bf16", f"training.zero_stage={stage}"]
@@ -92,7 +92,7 @@ def has_searched(trainer: Trainer) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_fp16_trains_and_resumes_with_its_loss_scale(recipe: Path, tmp_path: Path, stage: int) -> None:
-    """The scale halves with each step that is left out, and doubles after two that are not: it is never the first."""
+    """The scale halves with each skipped step and doubles after two others, so it differs from the initial one."""
     scale = "deepspeed.fp16={initial_scale_power: 24, loss_scale_window: 2}"
     sets = ["training.precision=fp16", f"training.zero_stage={stage}", "training.save_steps=4", scale]
     whole = train_here(recipe, tmp_path / "whole", sets)
@@ -113,7 +113,7 @@ def test_offloading_changes_nothing_but_memory(in_fp32: list[float], recipe: Pat
 def test_a_run_goes_on_from_a_universal_checkpoint(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
 ) -> None:
-    """As on another number of ranks, which one GPU has not."""
+    """The same path as on another number of ranks, for which one GPU is not enough."""
     sets = ["training.precision=fp32", f"training.zero_stage={stage}", "training.save_steps=4"]
     whole = train_here(recipe, tmp_path / "whole", sets)
     with pytest.raises(KeyboardInterrupt):
@@ -126,7 +126,7 @@ def test_a_run_goes_on_from_a_universal_checkpoint(
 
 
 def test_modernbert_is_not_compiled(tmp_path: Path) -> None:
-    """It would compile itself where Triton is installed, as it comes with torch for CUDA."""
+    """By default it would if Triton is installed, which comes with torch for CUDA."""
     folder = encoders.make("modernbert", tmp_path / "model")
     loaded = models.load(folder, catalog.make(classifier()), Training()).cuda()
     outputs = pytorch.outputs(loaded, {"input_ids": torch.ones(2, 8, dtype=torch.int64, device="cuda")})
@@ -134,7 +134,7 @@ def test_modernbert_is_not_compiled(tmp_path: Path) -> None:
 
 
 def test_padding_that_attends_to_nothing_spoils_no_gradient(tmp_path: Path) -> None:
-    """Of a short text beside a long one, in layers that see 8 tokens to each side."""
+    """The padding of a short text beside a long one, in layers that see 8 tokens to each side."""
     loaded = models.load(encoders.make("modernbert", tmp_path / "model"), catalog.make(classifier()), Training()).cuda()
     tokens = torch.ones(2, 64, dtype=torch.int64, device="cuda")
     mask = tokens.clone()

@@ -1,4 +1,4 @@
-"""The loop against a plain PyTorch loop, and against itself: other micro-batches, stopped and resumed, refused."""
+"""The loop against a plain PyTorch loop and against itself: other micro-batches, stopped and resumed, refused."""
 
 import itertools
 import json
@@ -124,7 +124,7 @@ def test_fp16_that_no_loss_scale_saves_is_told_as_any_divergence(
 def test_a_models_folder_is_of_the_node_that_reads_it(
     recipe: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hub's cache may have another path on each: rank 0 tells the others of nothing but what it has made."""
+    """A hub's cache may have a different path on each node, so rank 0 must not tell the others its own."""
     from_first, told = ranks.from_first, []
 
     def telling(make: Callable[[], Any]) -> Any:
@@ -139,7 +139,7 @@ def test_a_models_folder_is_of_the_node_that_reads_it(
 def test_a_tokenizer_is_read_once_and_kept_where_nothing_is_left_over(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rank that is killed would leave a temporary folder of its own for ever."""
+    """A temporary folder would stay forever if the rank were killed."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 
@@ -209,7 +209,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(expected: list[float]
 @pytest.mark.parametrize("stop", [0, 14])
 def test_a_run_that_gets_no_better_ends_early(recipe: Path, tmp_path: Path, stop: int) -> None:
     sets = ["training.epochs=5", "training.learning_rate=1e-9", "training.early_stopping_patience=2"]
-    if stop:  # after the first evaluation that was not the best, of which the resumed run must know
+    if stop:  # after an evaluation that was not the best; the resumed run must count it
         with pytest.raises(KeyboardInterrupt):
             train_here(recipe, tmp_path / "run", sets, stop=stop)
     run = train_here(recipe, tmp_path / "run", sets, resume=bool(stop))
@@ -220,7 +220,7 @@ def test_a_run_that_gets_no_better_ends_early(recipe: Path, tmp_path: Path, stop
 
 def test_bf16_stays_close_to_fp32(expected: list[float], recipe: Path, tmp_path: Path) -> None:
     run = train_here(recipe, tmp_path / "run", ["training.precision=bf16"])
-    assert losses(run) == pytest.approx(expected, abs=1e-3)  # without a step it would be 4e-3
+    assert losses(run) == pytest.approx(expected, abs=1e-3)  # if nothing were learned it would be 4e-3
     assert all(tensor.dtype == torch.float32 for tensor in plain.weights(run.best).values())
 
 
@@ -366,7 +366,7 @@ def test_a_loss_that_is_no_number_stops_the_run(recipe: Path, model: Path, tmp_p
 def test_gradients_that_are_no_numbers_spoil_no_checkpoint(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int, what: str
 ) -> None:
-    """Of a loss that is finite, as that of a square root at 0: a hook of torch's own makes them so in step 4."""
+    """The loss itself stays finite, as for a square root at 0: a torch hook turns the gradients into NaN in step 4."""
     sets = [f"training.zero_stage={stage}", "training.save_steps=2"]
     forward_backward_step, steps = Trainer.forward_backward_step, itertools.count(1)
 
@@ -395,7 +395,7 @@ def test_a_full_disk(recipe: Path, tmp_path: Path, sets: list[str], what: str) -
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Writing beyond `size` bytes of a file fails, as on a full disk."""
+    """Let writes beyond `size` bytes of a file fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -26,7 +26,7 @@ def make(targets: list[Any], task: TaskName, problem: ProblemType | None = None,
 
 
 def mean(loss: Loss, outputs: torch.Tensor, targets: list[Any]) -> float:
-    """As a step takes it: summed, over the terms."""
+    """The mean loss as a step computes it: the sum divided by the terms."""
     longest = outputs.shape[1] if outputs.ndim == 3 else 0
     mask = torch.ones(len(outputs), longest)
     return float(loss.sum(outputs, loss.stack(targets, longest), mask)) / sum(map(loss.terms, targets))
@@ -49,7 +49,7 @@ def test_one_label_is_cross_entropy(weights: Any, smoothing: float) -> None:
 
 
 def test_a_label_that_never_occurs_is_not_taught_by_smoothing() -> None:
-    """With a weight of its own it would have the largest gradient of all."""
+    """With a balanced weight, its gradient would be the largest of all."""
     targets = [np.array(one) for one in [0] * 500 + [1] * 500]
     loss = make(targets, "text-classification", "single_label_classification", class_weights="balanced",
                 label_smoothing=0.1)  # fmt: skip
@@ -61,7 +61,7 @@ def test_a_label_that_never_occurs_is_not_taught_by_smoothing() -> None:
 
 
 def test_a_batch_in_which_nothing_counts_teaches_nothing() -> None:
-    """Smoothing costs something of a label with weight 0, too, and would be divided by nothing."""
+    """Smoothing has a cost even for a label with weight 0, and it would be divided by 0."""
     targets = [np.array(0), np.array(1)]
     loss = make(targets, "text-classification", "single_label_classification", class_weights={"a": 0.0},
                 label_smoothing=0.1)  # fmt: skip

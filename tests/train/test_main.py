@@ -1,4 +1,4 @@
-"""The command of a rank: exit codes, and what it says where."""
+"""The program of a rank: exit codes, and what it prints where."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from bertline.train.__main__ import parse
 
 
 def ask(*arguments: str, folder: Path, accelerator: str = "cpu") -> "subprocess.CompletedProcess[str]":
-    """Run `python -m bertline.train` by hand: a single rank, that sees no GPU."""
+    """Run `python -m bertline.train` by hand, as a single rank that sees no GPU."""
     environment = {
         "PATH": os.defpath, "HOME": str(folder), "DS_ACCELERATOR": accelerator, "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
@@ -64,7 +64,7 @@ def test_the_flags() -> None:
 def test_a_fault_that_all_have_is_told_once_a_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int, local: int, lines: int
 ) -> None:
-    """Slurm and Kubernetes end no rank because another has told it."""
+    """Slurm and Kubernetes do not end the other ranks when one has reported a fault."""
     monkeypatch.setattr(program, "PATIENCE", 0.0)
     monkeypatch.setattr(preemption, "unwatch", lambda: None)
     monkeypatch.setenv("RANK", str(rank))

@@ -25,12 +25,12 @@ from tests.train.conftest import encode
 
 pytestmark = pytest.mark.usefixtures("rank")
 ROOM = 20
-"""Texts at once that the model of the test has memory for, forward; one less fits backward as well."""
+"""How many texts the test's model can compute forward at once; backward it is one less."""
 ZERO = DeepSpeedZeroConfig(stage=0)
 
 
 def limited_forward(model: nn.Module, seen: list[int]) -> nn.Module:
-    """A model that runs out of memory as torch says it of a GPU."""
+    """Let a model run out of memory in its forward pass, with torch's error for GPUs."""
 
     def forward(module: nn.Module, arguments: Any, named: dict[str, torch.Tensor]) -> None:
         seen.append(len(named["input_ids"]))
@@ -42,7 +42,7 @@ def limited_forward(model: nn.Module, seen: list[int]) -> nn.Module:
 
 
 def limited(model: nn.Module, seen: list[int]) -> nn.Module:
-    """The same, of one size only backward."""
+    """The same, and for one size only in its backward pass."""
 
     def backward(gradient: torch.Tensor) -> None:
         if seen[-1] > ROOM - 1:
@@ -54,7 +54,7 @@ def limited(model: nn.Module, seen: list[int]) -> nn.Module:
 
 
 def trial(model: Path, training: Training) -> tuple[Task, Objective, Callable[[Training], Batches]]:
-    """What `memory.fit` is given for 64 texts."""
+    """Arguments of `memory.fit` for 64 texts."""
     task = catalog.make(classifier())
     tokenizer = task.tokenizer(model)
     split = encode([Example(row["text"], None, row["label"]) for row in make_texts(64)], task, tokenizer)
@@ -106,7 +106,7 @@ def test_a_teacher_that_computes_beside_the_model_has_to_fit_too(model: Path) ->
     ],
 )
 def test_room_is_kept_for_what_deepspeed_takes(section: dict[str, Any], besides: int, summed: int) -> None:
-    """AdamW's moments, gradients, and with ZeRO what they are reduced in; by the recipe's own section as well."""
+    """AdamW's moments, gradients and ZeRO's reduce buckets, with the settings of the recipe's section too."""
     recipe = Recipe.model_validate({
         "name": "a", "task": "text-classification", "model": "m", "data": {"train": "t.csv"},
         "training": {"zero_stage": section["stage"]}, "deepspeed": {"zero_optimization": section},

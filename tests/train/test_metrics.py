@@ -1,4 +1,4 @@
-"""metrics.jsonl: read after a crash, cut back to a checkpoint, asked for the best."""
+"""metrics.jsonl: read after a crash, truncated to a checkpoint, searched for the best evaluation."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 def test_an_evaluation_is_on_the_disk_before_anything_else_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else best/ might be of a step that nothing knows of, after the power was lost."""
+    """Else, after a power failure, best/ might be of a step that is recorded nowhere."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
     sizes = []

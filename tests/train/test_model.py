@@ -1,4 +1,4 @@
-"""The classifier of a run: what is frozen, what decays, which families' dropout is known, how best/ is replaced."""
+"""The model of a run: what is frozen, what decays, how dropout is set in each family, how best/ is replaced."""
 
 import json
 import math
@@ -47,7 +47,7 @@ def family(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_a_model_that_told_three_classes_apart_answers_questions(family: Path) -> None:
-    """Its config.json says how many labels it has; start and end are two."""
+    """The number of labels in its config.json must not apply: start and end are two."""
     config = json.loads((family / "config.json").read_text())
     (family / "config.json").write_text(json.dumps(config | {"id2label": {"0": "a", "1": "b", "2": "c"}}))
     settings = TaskSettings(
@@ -94,7 +94,7 @@ def test_every_family_loads_computes_and_freezes(family: Path) -> None:
 
 
 def test_modernbert_takes_no_attention_that_knows_no_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it would where flash-attn is installed."""
+    """With flash-attn installed, transformers would choose it."""
     folder = encoders.make("modernbert", tmp_path / "model")
     monkeypatch.setattr(transformers.ModernBertPreTrainedModel, "_flash_attn_2_can_dispatch", lambda *_: True)
     loaded = models.load(folder, TASK, Training())
@@ -103,7 +103,7 @@ def test_modernbert_takes_no_attention_that_knows_no_fp32(tmp_path: Path, monkey
 
 
 def test_modernbert_does_not_compile_itself(tmp_path: Path) -> None:
-    """Left to itself it does on a GPU, where that takes a C compiler."""
+    """By default it does so on a GPU, which requires a C compiler."""
     loaded = models.load(encoders.make("modernbert", tmp_path / "model"), TASK, Training())
     config: Any = loaded.config
     assert config.reference_compile is False
@@ -208,7 +208,7 @@ def test_weights_that_lack_a_layer_are_refused(model: Path, tmp_path: Path) -> N
 def test_weights_of_another_shape_than_config_says_are_refused(
     tmp_path: Path, labels: tuple[str, ...] | None, key: str, value: int, fault: str
 ) -> None:
-    """But those of a head for other labels, which a new one takes the place of."""
+    """Except those of a head for other labels, which is replaced by a new one."""
     folder = make_model(tmp_path / "model", labels)
     models.load(folder, TASK, Training())
     config = json.loads((folder / "config.json").read_text())
@@ -226,7 +226,7 @@ def test_code_in_a_model_folder_is_refused(model: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_saved_tells_the_type_of_its_weights(model: Path, tmp_path: Path) -> None:
-    """Whatever it was computed in: transformers' pipeline would compute in what config.json says."""
+    """config.json must name the dtype of the saved weights, in which transformers' pipeline would compute."""
     classifier = models.load(model, TASK, Training())
     weights = {name: tensor.float() for name, tensor in classifier.state_dict().items()}
     with tokenizer_json.temporary(model) as tokenizer:

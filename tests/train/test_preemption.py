@@ -1,4 +1,4 @@
-"""A run that is asked to stop saves a checkpoint, ends with a code of its own, and goes on as if it had not been."""
+"""A run that is asked to stop saves a checkpoint, exits with a code of its own, and resumes as if never stopped."""
 
 import json
 import os
@@ -40,9 +40,9 @@ def steps(run: RunFolder) -> int:
 def test_a_preempted_run_goes_on_where_it_was(
     recipe: Path, tmp_path: Path, number: signal.Signals, everyone: bool
 ) -> None:
-    """The command is told, or all processes of the job are, as by systemd."""
+    """The signal goes to the command alone, or, as by systemd, to all processes of the job."""
     run = RunFolder(tmp_path / "run")
-    training = start(recipe, run, "--set", "training.micro_batch_size=1")  # its steps are slow ones
+    training = start(recipe, run, "--set", "training.micro_batch_size=1")  # makes its steps slow
     wait_for(lambda: training.poll() is not None or steps(run) >= 5, 600)
     for process in psutil.Process(training.pid).children(recursive=True) if everyone else []:
         process.send_signal(number)
@@ -76,9 +76,9 @@ EARLY = [
 @pytest.mark.parametrize(
     ("place", "times", "more"),
     [
-        ("validation, round 3", [1], []),  # of the evaluation after step 6
-        ("validation, round 3", [1, 2], []),  # and of the same in the run that goes on
-        ("validation, round 3", [2], []),  # of the last
+        ("validation, round 3", [1], []),  # the evaluation after step 6
+        ("validation, round 3", [1, 2], []),  # and again in the resumed run
+        ("validation, round 3", [2], []),  # the last evaluation
         ("step 6, update", [1], []),
         ("step 12, update", [1], []),
         ("test, round 2", [1], []),
@@ -105,7 +105,7 @@ def test_an_evaluation_that_is_stopped_is_made_by_the_run_that_goes_on(
         with pytest.raises(PreemptedError, match=f"{tmp_path}/stopped: stopped as asked"):
             train_here(recipe, tmp_path / "stopped", sets, resume=number > 0)
         assert heard[-1] != "test, scores"
-        assert list((tmp_path / "stopped/checkpoints").glob("step-*")), "what is gone on from"
+        assert list((tmp_path / "stopped/checkpoints").glob("step-*")), "nothing to resume from"
     monkeypatch.setattr(preemption, "asked", preemption.Flag())
     stopped = train_here(recipe, tmp_path / "stopped", sets, resume=True)
     assert logged(stopped) == logged(whole)
@@ -115,7 +115,7 @@ def test_an_evaluation_that_is_stopped_is_made_by_the_run_that_goes_on(
 
 
 def test_a_signal_may_come_while_another_is_noted() -> None:
-    """At each line that its handler goes through."""
+    """A second signal arrives at each line of the handler."""
     script = """
 import signal, sys
 from bertline.train import preemption
@@ -137,7 +137,7 @@ assert lines > 3 and preemption.asked.is_set()
 def test_how_to_go_on_is_said_as_far_as_the_run_has_come(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before it has its recipe, a run is begun again."""
+    """A run that was stopped before its recipe was written must be started again, without --resume."""
     run = RunFolder(tmp_path / "run")
     monkeypatch.setattr(deepspeed_launcher, "run", lambda *_: PreemptedError.exit_code)
     with pytest.raises(PreemptedError, match=f"{run.path} and the same"):

@@ -1,4 +1,4 @@
-"""What is said off a terminal; the live bar itself is rich's."""
+"""What is printed without a terminal; the live bar itself is rich's."""
 
 from types import SimpleNamespace
 

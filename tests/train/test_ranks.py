@@ -1,4 +1,4 @@
-"""What a rank finds of its device, and what ranks say together."""
+"""Which device a rank uses, and how ranks exchange values."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.train import forked, talking_ranks
 def test_bf16_that_a_gpu_emulates_is_not_taken(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, major: int, native: bool
 ) -> None:
-    """As on T4 and V100, for which torch says that bfloat16 is supported."""
+    """T4 and V100, for example, for which torch says that bfloat16 is supported."""
     capability = SimpleNamespace(major=major)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
@@ -43,7 +43,7 @@ def test_ranks_that_are_bound_to_cores_compute_on_all_of_theirs(tmp_path: Path) 
 
 @pytest.mark.parametrize(("visible", "taken"), [(8, 3), (1, 0)])
 def test_a_rank_takes_the_gpu_that_it_is_shown(monkeypatch: pytest.MonkeyPatch, visible: int, taken: int) -> None:
-    """As Slurm's --gpus-per-task shows each task one."""
+    """Slurm's --gpus-per-task, for example, shows each task only one."""
     found: list[int] = []
     gpus = SimpleNamespace(device_count=lambda: visible, set_device=found.append)
     monkeypatch.setattr(ranks, "get_accelerator", lambda: gpus)
@@ -56,7 +56,7 @@ def test_a_rank_takes_the_gpu_that_it_is_shown(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize(("visible", "free"), [("0,3", 1), ("GPU-8f,GPU-1a", 2), ("MIG-8f", 2)])
 def test_gpus_may_be_named(monkeypatch: pytest.MonkeyPatch, visible: str, free: int) -> None:
-    """DeepSpeed asks pynvml, where there is one, for the memory of a GPU by its number, and takes a name for one."""
+    """With pynvml installed, DeepSpeed asks it for a GPU's memory by number, and would take a name for a number."""
     told = SimpleNamespace(nvmlDeviceGetHandleByIndex=int, nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(free=1))
     monkeypatch.setattr(cuda_accelerator, "pynvml", told)
     gpus = cuda_accelerator.CUDA_Accelerator()

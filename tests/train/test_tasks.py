@@ -1,4 +1,4 @@
-"""Every task trains, keeps its best and scores it; what a recipe says of a task arrives in the run."""
+"""Every task trains, keeps its best model and scores it; the recipe's task settings reach the run."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def write(folder: Path, model: Path, rows: list[dict[str, Any]], **recipe: Any) 
 
 
 def moods(text: str) -> list[str]:
-    """Which of the two kinds of words a text has."""
+    """Which of the two kinds of words a text contains."""
     return [mood for mood, words in WORDS.items() if set(words) & set(text.split())]
 
 

@@ -21,7 +21,7 @@ from tests.train.conftest import losses, train_here
 
 @pytest.fixture(scope="module")
 def launched(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run of the recipe by the very command that `bertline train` executes."""
+    """A run of the recipe by the same command that `bertline train` executes."""
     folder = tmp_path_factory.mktemp("launched") / "run"
     line = deepspeed_launcher.command(recipe, ["training.best=loss"], folder, ranks=2)
     assert deepspeed_launcher.run(line, deepspeed_launcher.environment(ranks=2)) == 0
@@ -30,7 +30,7 @@ def launched(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher."""
+    """A bundle to serve as teacher."""
     folder = tmp_path_factory.mktemp("bundle")
     return seal(make_model(folder / "model", ("negative", "positive")), folder / "bundle")
 
@@ -45,7 +45,7 @@ def folder(recipe: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def expected(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """What the plain loop computes for the recipe."""
+    """Losses and weights that the plain loop computes for the recipe."""
     loaded = recipes.load(recipe)
     return plain.train(loaded, splitting.make(loaded, tmp_path_factory.mktemp("splits")))
 
@@ -100,7 +100,7 @@ def test_a_teacher_says_the_same_to_two_ranks_as_to_one(
 
     teacher = folder / "zero-0" if kind == "run" else bundle
     train_here(recipe, tmp_path / "run", [f"teacher={teacher}"], look=look)
-    assert said[0].std(axis=0).min() > 1e-5, "texts are not told apart"
+    assert said[0].std(axis=0).min() > 1e-5, "the teacher gives all texts the same outputs"
     np.testing.assert_allclose(np.load(folder / f"{kind}.npy"), said[0], rtol=0, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""A rank that dies, stops, hangs or fails ends the run: quickly, all of it, with a line that says which and where."""
+"""A rank that dies, stops, hangs or fails ends all ranks quickly, with a line that says which rank and where."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ WAYS = {
 
 
 def launch(recipe: Path, folder: Path, way: str, victim: int, tick: float, *sets: str) -> tuple[int, float]:
-    """The exit code of the launcher, and the seconds from the failure to it."""
+    """The exit code of the launcher, and the seconds between the failure and its exit."""
     line = deepspeed_launcher.command(recipe, [*sets, "training.eval_steps=100"], folder / "run", ranks=2)
     line[line.index("bertline.train")] = "tests.train.failing_ranks"
     line += [str(tick), str(victim), way]
@@ -39,7 +39,7 @@ def launch(recipe: Path, folder: Path, way: str, victim: int, tick: float, *sets
 
 
 def left_over(folder: Path) -> list[str]:
-    """Processes that still work for a run."""
+    """Processes that still belong to a run."""
     lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     return [" ".join(line) for line in lines if str(folder / "run") in line]
 

@@ -1,4 +1,4 @@
-"""Executed by each of two ranks: the runs whose results test_two_ranks.py looks at, all in one launch to save time."""
+"""Executed by each of two ranks: the runs that test_two_ranks.py checks, all in one launch to save time."""
 
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,12 @@ from tests.train.conftest import train_here
 
 
 def forbidden(*_: Any) -> Any:
-    """Rank 0 does it for all."""
+    """Fail: only rank 0 may do this."""
     raise AssertionError("a second rank tokenizes, or reads what the first writes")
 
 
 def keep_answers(path: Path, trainer: Trainer) -> None:
-    """Save what the teacher says of each text, in their order."""
+    """Save the teacher's outputs, in the order of the texts."""
     if ranks.is_first():
         np.save(path, np.stack(list(trainer.batches._split.teacher or ())))
 
@@ -29,13 +29,13 @@ def main(recipe: Path, folder: Path, bundle: Path) -> None:
     encode = Tokenizer.encode
     if not ranks.is_first():
         Tokenizer.encode = forbidden  # type: ignore[assignment,method-assign]
-        metrics.best = forbidden  # type: ignore[assignment]  # the first may not have written its last line yet
-        metrics.better = lambda *_: False  # as rounded otherwise there; rank 0 decides for all
-    parted = "deepspeed.zero_optimization={stage3_param_persistence_threshold: 0}"  # small weights as well
+        metrics.best = forbidden  # type: ignore[assignment]  # rank 0 may not have written its last line yet
+        metrics.better = lambda *_: False  # as if rounding differed there; rank 0 decides for all
+    parted = "deepspeed.zero_optimization={stage3_param_persistence_threshold: 0}"  # partition small weights, too
     for stage in (0, 2, 3):
         sets = [f"training.zero_stage={stage}", "training.micro_batch_size=3", "training.best=loss"]
         train_here(recipe, folder / f"zero-{stage}", [*sets, parted] if stage == 3 else sets)
-    Tokenizer.encode = encode  # type: ignore[method-assign]  # a bundle's golden text is for every rank
+    Tokenizer.encode = encode  # type: ignore[method-assign]  # every rank checks a bundle's golden texts
     for kind, teacher in (("run", folder / "zero-0"), ("bundle", bundle)):
         look = partial(keep_answers, folder / f"{kind}.npy")
         train_here(recipe, folder / f"taught-by-{kind}", [f"teacher={teacher}"], look=look)
