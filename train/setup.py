@@ -141,7 +141,7 @@ def load_material(
 
 
 def provenance_of(model_folder: Path, material: Material) -> Provenance:
-    """What a run is made of, read before it begins: later it may be gone, or another."""
+    """What a run is made from, recorded before it starts: later it may be gone or changed."""
     return Provenance(
         weights_sha256=encoder.weights_sha256(model_folder),
         revision=places.revision(model_folder),
