@@ -1,1 +1,1 @@
-"""What a recipe's data becomes: rows read, split, tokenized once, mapped by all ranks, dealt in batches."""
+"""From a recipe's data files to batches: rows are read, split, tokenized once, memory-mapped and dealt to the ranks."""

@@ -1,7 +1,7 @@
 """Batches: which examples each optimizer step sees, and how a rank's share of them is padded.
 
-The examples of a step are a function of (seed, epoch, position) alone, whatever the ranks. Texts of like length stand
-together, and each micro-batch is padded to its own longest text, so that few tokens are computed for nothing.
+The examples of a step depend on (seed, epoch, position) alone, not on the number of ranks. Texts of similar length are
+batched together and each micro-batch is padded to its own longest text, so that little compute is spent on padding.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,35 +20,35 @@ from bertline.train.losses import Normalizers, Objective
 
 Indices = npt.NDArray[np.int64]
 BUCKET = 50
-"""Batches' worth of shuffled examples that are sorted by length: enough for like lengths, few enough for chance."""
+"""Batches per bucket of shuffled examples sorted by length: enough for similar lengths, few enough to stay random."""
 BUCKETS = 4
-"""Of an epoch, at least: within one bucket every epoch would have nearly the same batches."""
+"""Buckets per epoch, at least: with only one, all epochs would have nearly the same batches."""
 
 
 def global_batches(lengths: npt.ArrayLike, batch_size: int, seed: int, epoch: int) -> list[Indices]:
-    """The indices of each optimizer step of an epoch; every example stands in exactly one.
+    """The indices of the examples of each optimizer step of an epoch; every example is in exactly one step.
 
     Args:
         lengths: tokens of each example.
-        batch_size: examples a step; where it does not divide, one batch is smaller, of any lengths.
-        seed: of the run.
+        batch_size: examples per step; if it does not divide their number, one batch is smaller, with mixed lengths.
+        seed: the run's seed.
         epoch: counted from 0.
     """
-    chance = np.random.default_rng((seed, epoch))
+    random = np.random.default_rng((seed, epoch))
     lengths = np.asarray(lengths)
-    order = chance.permutation(len(lengths))
+    order = random.permutation(len(lengths))
     size = batch_size * max(1, min(BUCKET, len(lengths) // (BUCKETS * batch_size)))
     left = len(lengths) % batch_size
     buckets = [order[:left], *(order[start : start + size] for start in range(left, len(order), size))]
-    alike = np.concatenate([bucket[np.argsort(lengths[bucket], kind="stable")] for bucket in buckets])
-    batches = [batch for batch in np.split(alike, range(left, len(alike), batch_size)) if len(batch)]
-    return [batches[position] for position in chance.permutation(len(batches))]
+    ordered = np.concatenate([bucket[np.argsort(lengths[bucket], kind="stable")] for bucket in buckets])
+    batches = [batch for batch in np.split(ordered, range(left, len(ordered), batch_size)) if len(batch)]
+    return [batches[position] for position in random.permutation(len(batches))]
 
 
 def deal(batch: Indices, ranks: int, accumulation: int) -> list[list[Indices]]:
-    """Split a global batch: `[rank][micro-batch]` is a list of indices, empty where there are too few.
+    """Split a global batch: `[rank][micro-batch]` is an array of indices, empty where there are too few.
 
-    The batch is sorted by length, so neighbours go into the same micro-batch and every rank gets long and short ones.
+    The batch is sorted by length: neighbors share a micro-batch, and every rank gets both long and short texts.
     """
     micro_batches = np.array_split(batch, accumulation)
     return [[part[rank::ranks] for part in micro_batches] for rank in range(ranks)]
@@ -56,23 +56,23 @@ def deal(batch: Indices, ranks: int, accumulation: int) -> list[list[Indices]]:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What a rank computes at once."""
+    """What a rank computes in one forward and backward pass."""
 
     inputs: dict[str, torch.Tensor]
-    """input_ids, attention_mask, token_type_ids: (texts, longest)."""
+    """input_ids, attention_mask, token_type_ids: (windows, longest)."""
     targets: torch.Tensor
     """(windows, …), as `Loss.stack` makes them."""
     teacher: torch.Tensor | None
-    """Its outputs, as `TeacherLoss.stack` makes them."""
+    """The teacher's outputs, as `TeacherLoss.stack` makes them."""
     weight: float
     """1, or 0 for a window computed only because the other ranks wait for this one."""
 
     def pinned(self) -> "MicroBatch":
-        """The same in memory that a GPU copies from while it computes."""
+        """The same in pinned memory, from which a GPU copies while it computes."""
         return self._with(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same on a device; from pinned memory nothing waits for the copy."""
+        """The same on a device; from pinned memory, the copy is asynchronous."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _with(self, moved: Callable[[torch.Tensor], torch.Tensor]) -> "MicroBatch":
@@ -83,15 +83,15 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """What an optimizer step sees: this rank's micro-batches, and the figures of all ranks'."""
+    """What an optimizer step sees: this rank's micro-batches, and totals over all ranks."""
 
     micro_batches: list[MicroBatch]
     normalizers: Normalizers
     """What the summed losses are divided by."""
     tokens: int
-    """Real ones."""
+    """Tokens without padding."""
     computed_tokens: int
-    """With padding."""
+    """Tokens including padding."""
 
 
 class Batches:
@@ -109,11 +109,11 @@ class Batches:
         self.steps = self.steps_per_epoch * training.epochs
 
     def ahead(self, step: int, pin: bool) -> Iterator[Batch]:
-        """The batches from a step on to the last, each built in a thread while the one before it is computed.
+        """Yield the batches from a step to the last, each built in a thread while the one before it is computed.
 
         Args:
-            step: the first, counted from 0.
-            pin: whether they are to be copied to a GPU.
+            step: the first step, counted from 0.
+            pin: whether to put the tensors into pinned memory, for a GPU.
         """
         with ThreadPoolExecutor(1, "batches") as builder:
             built = (builder.submit(self.at, each, pin) for each in range(step, self.steps))
@@ -146,7 +146,7 @@ class Batches:
         )
 
     def heaviest(self) -> MicroBatch:
-        """As many texts as a rank computes at once, the longest of all: none takes more memory."""
+        """A full micro-batch of the longest windows: no other takes more memory."""
         count = micro_batch_size(self._training, self._ranks)
         return self._micro_batch(np.argsort(self._lengths, kind="stable")[-count:], counts=True)
 

@@ -1,15 +1,15 @@
-"""The folds of a search: a recipe's training and validation rows in parts, each held out once.
+"""The cross-validation folds of a search: a recipe's training and validation rows in parts, each held out once.
 
     1/train.jsonl        what the fold's run learns from
-    1/validation.jsonl   cut from those rows: chooses the checkpoint
-    1/test.jsonl         the part that is held out: scores the checkpoint, which it has not chosen
+    1/validation.jsonl   cut from the fold's training rows; chooses the checkpoint
+    1/test.jsonl         the held-out part; scores the chosen checkpoint
     2/…
-    unlabelled.jsonl     the recipe's texts without labels, for every fold: none of them is in a split
-    folds.json           labels, how many rows are in each, and what they were cut from
+    unlabelled.jsonl     the recipe's unlabelled texts, shared by all folds; none of them is in a split
+    folds.json           labels, rows per split of each fold, and the content of the data that was cut
 
-The test split is cut first, as a run of the recipe cuts it, and none of its texts is in a fold; any other text is there
-once. The score of a fold is of rows that had no say in anything that its run decided. Labels are in proportion in every
-cut, and rows of one group are never on both sides of one; where the recipe names no groups, those are of one context.
+The test split is cut first, exactly as a run of the recipe cuts it, and none of its texts is in a fold; every other
+text appears once. A fold is scored on rows that had no influence on any decision of its run. Every cut is stratified by
+label and never separates the rows of one group; where the recipe names no groups, rows with one context form a group.
 """
 
 import json
@@ -38,7 +38,7 @@ Names = npt.NDArray[np.str_]
 
 
 class Fold(NamedTuple):
-    """The rows of a fold's run, by index."""
+    """The indices of the rows in each split of a fold."""
 
     train: Indices
     validation: Indices
@@ -46,10 +46,10 @@ class Fold(NamedTuple):
 
 
 def make(recipe: Recipe, folder: Path) -> None:
-    """Read the data that a recipe names and cut it into a new folder.
+    """Read the data that a recipe names, cut it into folds and write them to a new folder.
 
     Raises:
-        InputError: as `splitting.make`; or there are too few rows of a label, or too few groups, for so many folds.
+        InputError: as `splitting.make`; or there are too few groups, or rows of a label, for the number of folds.
     """
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
@@ -71,13 +71,13 @@ def make(recipe: Recipe, folder: Path) -> None:
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """What `make` says of its folds: labels, put_aside (rows of the test split), folds (a count of rows by split)."""
+    """Read folds.json: labels, put_aside (rows of the test split), folds (rows by split for each), content."""
     found: dict[str, Any] = json.loads((folder / FACTS).read_bytes())
     return found
 
 
 def of(recipe: Recipe, folder: Path, number: int) -> Recipe:
-    """A recipe whose run is that of a fold, the first being 1."""
+    """The recipe that trains and scores a fold; the first fold has number 1."""
     places = {name: str((folder / str(number) / f"{name}.jsonl").absolute()) for name in SPLITS}
     pair = "text_pair" if recipe.data.text_pair else None
     texts = str((folder / TEXTS).absolute()) if (folder / TEXTS).exists() else None
@@ -86,17 +86,16 @@ def of(recipe: Recipe, folder: Path, number: int) -> Recipe:
 
 
 def cut(recipe: Recipe, task: Task, pool: Sequence[Example], validation: int) -> Iterator[Fold]:
-    """The folds of some rows, by the recipe's seed.
+    """Cut rows into folds, by the recipe's seed.
 
     Args:
-        recipe: says how many folds, and which column has the groups.
-        task: of the rows.
-        pool: of them.
-        validation: how many of them choose the checkpoint in a run of the recipe itself; in a fold as many in
-            proportion.
+        recipe: gives the number of folds and the column that holds the groups.
+        task: the task of the rows.
+        pool: the rows.
+        validation: the size of the validation split in a run of the recipe itself; each fold gets the same share.
 
     Raises:
-        InputError: there are too few rows or groups for so many.
+        InputError: there are too few rows or groups for the number of folds.
     """
     folds, seed = recipe.search.folds, recipe.training.seed
     strata = np.array([task.stratum(example) or "" for example in pool])
@@ -113,51 +112,51 @@ def cut(recipe: Recipe, task: Task, pool: Sequence[Example], validation: int) ->
         missing = sorted(labels - set(chain.from_iterable(named[index] for index in train)))
         if missing or not len(held_out):
             what = f"no training row with {', '.join(map(repr, missing))}" if missing else "nothing to hold out"
-            raise InputError(f"search.folds: fold {number} of {folds} has {what}; give more rows of it, or fewer folds")
+            raise InputError(f"search.folds: fold {number} of {folds} has {what}; add such rows, or use fewer folds")
         yield Fold(train, chosen, held_out)
 
 
 def _parts(rows: Indices, strata: Names, groups: Indices | None, count: int, seed: int) -> list[Indices]:
-    """The rows in so many parts."""
+    """Cut the rows into `count` parts."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of labels with fewer rows than parts: `cut` looks itself
+        warnings.simplefilter("ignore", UserWarning)  # labels with fewer rows than parts: `cut` checks for them
         cutter = kind(count, shuffle=True, random_state=seed)
         parts = cutter.split(rows, strata[rows], None if groups is None else groups[rows])
         return [rows[held_out] for _, held_out in parts]
 
 
 def _part(rows: Indices, strata: Names, groups: Indices | None, share: float, seed: int) -> Indices:
-    """About a share of the rows; of groups, those that come nearest."""
-    most = max(Counter(strata[rows].tolist()).values())  # of one label: scikit-learn makes no more parts than that
+    """Choose about `share` of the rows; with groups, the part whose size comes nearest."""
+    most = max(Counter(strata[rows].tolist()).values())  # scikit-learn allows no more parts than a label has rows
     most = most if groups is None else min(most, len(np.unique(groups[rows])))
     if most < 2:
-        raise InputError("search.folds: what a fold leaves has one row of each label; give more rows, or fewer folds")
+        raise InputError("search.folds: a fold leaves one row of each label to train on; add rows, or use fewer folds")
     parts = _parts(rows, strata, groups, min(max(2, round(1 / share)), most), seed)
     return min((part for part in parts if len(part)), key=lambda part: abs(len(part) - share * len(rows)))
 
 
 def _check(strata: Names, groups: Indices | None, search: Search) -> None:
-    """Refuse what cannot be cut."""
+    """Reject data with too few rows of a label, or too few groups."""
     few = {name: count for name, count in Counter(strata.tolist()).items() if count < search.folds}
     if few:
         found = ", ".join(f"{name!r} has {count}" if name else f"there are {count}" for name, count in few.items())
-        raise InputError(f"search.folds: {search.folds} folds need as many rows of each label, but {found}")
+        raise InputError(f"search.folds: {search.folds} folds need at least as many rows of each label, but {found}")
     if groups is not None and (count := len(np.unique(groups))) <= search.folds:
         values = f"search.groups: {count} values of {search.groups!r}"
         raise InputError(
             f"{values if search.groups else f'search.folds: {count} contexts'} are too few for {search.folds} folds: "
-            "each holds out one at least, and trains and validates on two others"
+            "each fold holds out at least one, and trains and validates on two others"
         )
 
 
 def _groups(recipe: Recipe, column: str, pool: Sequence[Example]) -> Indices:
-    """A number for the group of each row. Examples hold no other columns: the rows are read again, found by texts.
+    """A group ID for each row.
 
-    The row of a text that is in the pool is that of the validation split, if the recipe names one and it is there, and
-    else the first.
+    Examples do not hold the group column, so the source rows are read again and matched by their texts. If several rows
+    have a text, the first in the validation split counts, if the recipe names one that has it, else the first of all.
     """
     task, columns = splitting.reader(recipe), sources.columns(recipe.data)
     found: dict[bytes, str] = {}
@@ -165,13 +164,13 @@ def _groups(recipe: Recipe, column: str, pool: Sequence[Example]) -> Indices:
     for name in ("validation", "train"):
         for where, row in sources.kept(places[name], name, recipe.data, set()) if name in places else ():
             if row.get(column) is None:
-                raise InputError(f"search.groups: {where}: nothing in column {column!r}")
+                raise InputError(f"search.groups: {where}: column {column!r} is empty")
             found.setdefault(splitting.digest(task.read(row, columns, where).texts), str(row[column]))
     names = [found[splitting.digest(example.texts)] for example in pool]
     return np.unique(names, return_inverse=True)[1]
 
 
 def _labels(recipe: Recipe, task: Task, pool: Iterable[Example]) -> list[str] | None:
-    """What a fold's recipe calls the labels: of a rare one its run may see no row, and must know it all the same."""
+    """The labels that a fold's recipe names, because its run must know a rare label even where no row has it."""
     found = sort_labels({name for example in pool for name in task.named(example)})
     return recipe.data.label_names or (found if task.name_labels(found) == task.labels else None)

@@ -1,7 +1,7 @@
-"""Examples and windows in Arrow files that are mapped into memory: of a file of any size, only what is used is loaded.
+"""Examples and windows in memory-mapped Arrow files, of which only the parts in use are loaded.
 
-Each file is in Arrow's IPC format, in record batches of one size, so that a row is found by a division; numbers are
-read where they stand in the file, without a copy. https://arrow.apache.org/docs/python/ipc.html
+Each file is in Arrow's IPC format, in record batches of equal size, so that a division finds a row; numbers are read
+from the mapping without a copy. https://arrow.apache.org/docs/python/ipc.html
 """
 
 import itertools
@@ -21,13 +21,13 @@ from bertline.tasks.task import Example, Output, Target
 from bertline.tasks.tokens import Encoded
 
 ROWS = 1024
-"""Of a record batch; the last may have fewer."""
+"""Rows per record batch; the last may have fewer."""
 
 Row = TypeVar("Row")
 
 
 class Mapped(Sequence[Row]):
-    """The rows of a file; a slice of them is a list."""
+    """The rows of a file as a sequence; a slice is a list."""
 
     def __init__(self, path: Path) -> None:
         self._file = ipc.open_file(pa.memory_map(str(path)))
@@ -59,7 +59,7 @@ class Mapped(Sequence[Row]):
 
     @abstractmethod
     def _viewed(self, batch: pa.RecordBatch) -> Any:
-        """What `_row` finds a row of a batch in, without a copy of the batch."""
+        """The view of a batch that `_row` reads from, made without copying the batch."""
 
     @abstractmethod
     def _row(self, view: Any, row: int) -> Row: ...
@@ -72,7 +72,7 @@ class Examples(Mapped[Example]):
 
     @classmethod
     def write(cls, path: Path, examples: Iterable[Example]) -> "Examples":
-        """Write examples one after the other, and map them; what is right for each is kept as JSON."""
+        """Write examples as they come, with their gold values as JSON, and map the file."""
         with ipc.new_file(str(path), cls.SCHEMA) as writer:
             for some in batched(examples, ROWS):
                 columns = zip(*((text, pair, json.dumps(gold)) for text, pair, gold in some), strict=True)
@@ -90,11 +90,11 @@ class Examples(Mapped[Example]):
 
 
 LISTS = {"input_ids": np.int32, "type_ids": np.int8, "offsets": np.int32, "sequence": np.int8}
-"""The arrays of a window, and what their numbers fit in."""
+"""The arrays of a window, and the types that their numbers fit in."""
 
 
 class Windows(Mapped[Encoded]):
-    """Texts as the model reads them, with what it is to learn of each: `targets` has that, by the same index."""
+    """Tokenized windows; `targets` has the training target of each at the same index."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -102,21 +102,21 @@ class Windows(Mapped[Encoded]):
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """The tokens of each window, special ones included."""
-        return self._of_all(lambda view: np.diff(view["input_ids"][0]))
+        """The number of tokens in each window, special tokens included."""
+        return self._from_batches(lambda view: np.diff(view["input_ids"][0]))
 
     @property
     def truncated(self) -> npt.NDArray[np.bool_]:
-        """Of each window, whether its text is longer than what is read of it."""
-        return self._of_all(lambda view: view["truncated"]).astype(np.bool_)
+        """Whether the text of each window was truncated."""
+        return self._from_batches(lambda view: view["truncated"]).astype(np.bool_)
 
-    def _of_all(self, look: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    def _from_batches(self, look: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
         found = [look(self._view(batch)) for batch in range(self._file.num_record_batches)]
         return np.concatenate([np.zeros(0, np.int64), *found])
 
     @classmethod
     def write(cls, path: Path, pairs: Iterable[tuple[Encoded, Target]]) -> "Windows":
-        """Write windows with their targets one after the other, and map them."""
+        """Write windows and their targets as they come, and map the file."""
         writer = None
         try:
             for some in batched(pairs, ROWS):
@@ -140,7 +140,7 @@ class Windows(Mapped[Encoded]):
 
 
 class Targets(Mapped[Target]):
-    """What a model is to learn of each window: a class or value, one for each label, or one for each token."""
+    """The training target of each window: a class or value, one per label, one per token, or two token positions."""
 
     def _viewed(self, batch: pa.RecordBatch) -> Any:
         column = batch.column("target")
@@ -151,11 +151,11 @@ class Targets(Mapped[Target]):
 
 
 class Outputs(Mapped[Output]):
-    """What a model gives for each window: (labels,), or (tokens, channels)."""
+    """A model's output for each window: (labels,), or (tokens, channels)."""
 
     @classmethod
     def write(cls, path: Path, outputs: Iterable[Output]) -> "Outputs":
-        """Write outputs one after the other, one at least, and map them."""
+        """Write outputs, at least one, as they come, and map the file."""
         first = next(rest := iter(outputs))
         column = pa.field("output", pa.list_(pa.float32()))
         schema = pa.schema([column], {"channels": str(first.shape[1] if first.ndim == 2 else 0)})

@@ -1,6 +1,6 @@
-"""The data of a run, read and tokenized once, on disk for all ranks and for every later run that would make the same.
+"""The data of a run, read and tokenized once, and cached on disk for all ranks and for later runs that need the same.
 
-It is made of the content of the data files, what the recipe says of task, data and tokens, and the tokenizer.
+It depends on the content of the data files, the recipe's settings for task, data and tokens, and the tokenizer.
 """
 
 import json
@@ -27,46 +27,46 @@ from bertline.train.progress import Progress
 
 FILES = "files.json"
 TEXTS = 4096
-"""Tokenized at once."""
+"""Texts tokenized per call."""
 CODE = ("artifacts/*.py", "tasks/*.py", "train/data/*.py")
 PACKAGES = ("tokenizers", "scikit-learn", "numpy", "pyarrow")
-"""Those that what is prepared depends on, beside our own code."""
+"""Packages that the prepared data depends on, besides our own code."""
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A split as the model reads it: a window for each text, or several of a long one."""
+    """A split as the model reads it: one window per text, or several for a long text."""
 
     name: str
     examples: Sequence[Example]
     windows: Windows
     teacher: Sequence[Output] | None = None
-    """A teacher's outputs, one a window."""
+    """A teacher's outputs, one per window."""
 
 
 class Prepared(NamedTuple):
-    """Splits, and each as the model reads it."""
+    """The splits of a run, each with its tokenized form."""
 
     splits: Splits
     train: Tokenized
-    """Its windows are of the unlabelled texts, too, after those of its examples."""
+    """The windows of its examples, followed by those of the unlabelled texts."""
     validation: Tokenized
     test: Tokenized
     files: dict[str, DataFiles]
-    """That it was read from, by the splits that the recipe names."""
+    """The files that the data was read from, by the splits that the recipe names."""
 
 
 def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) -> Path:
-    """The folder of a recipe's data as the model reads it, made if it is not there.
+    """Return the folder of a recipe's prepared data, making it if it does not exist.
 
     Args:
         recipe: names the data.
-        tokenizer: folder of the model's.
+        tokenizer: folder of the model's tokenizer.
         cache: where prepared data is kept.
-        progress: shows how far it is.
+        progress: shows the progress of reading and tokenizing.
 
     Raises:
-        InputError: as `splitting.make`; or there is no room to write.
+        InputError: as `splitting.make`; or the disk is full.
         PreemptedError: this process was asked to stop.
     """
 
@@ -85,13 +85,13 @@ def prepare(recipe: Recipe, tokenizer: Path, cache: Path, progress: Progress) ->
 
 
 def load(recipe: Recipe, folder: Path) -> Prepared:
-    """What `prepare` has put into a folder.
+    """Load the data that `prepare` has written to a folder.
 
     Raises:
-        InputError: this process does not see it.
+        InputError: the folder is not visible to this process.
     """
     if not folder.exists():
-        raise InputError(f"{folder}: not seen here; all nodes of a run must share the disk that --run names")
+        raise InputError(f"{folder}: not found on this node; all nodes of a run must share the disk that --run names")
     splits = splitting.load(recipe, folder)
     train, validation, test = (Tokenized(name, getattr(splits, name), Windows(_path(folder, name))) for name in SPLITS)
     listed = json.loads((folder / FILES).read_bytes())
@@ -100,7 +100,7 @@ def load(recipe: Recipe, folder: Path) -> Prepared:
 
 
 def folder_of(recipe: Recipe, tokenizer: Path, cache: Path) -> Path:
-    """Where data is prepared, named by all that it depends on; where the files lie is not of it."""
+    """The folder of a recipe's prepared data, named by a hash of all that it depends on; file paths do not matter."""
     made_of = {
         "content": sources.content(recipe.data),
         "data": recipe.data.model_dump(mode="json", exclude={*SPLITS, UNLABELLED}),
@@ -114,7 +114,7 @@ def folder_of(recipe: Recipe, tokenizer: Path, cache: Path) -> Path:
 def windows(
     name: str, parts: Sequence[Sequence[Example]], task: Task, tokenizer: Tokenizer, progress: Progress
 ) -> Iterator[tuple[Encoded, Target]]:
-    """A split as the model reads it: each window of its examples, in all parts one after the other, and its target.
+    """Yield each window of a split and its target, from all its parts in turn.
 
     Raises:
         PreemptedError: this process was asked to stop.
@@ -122,7 +122,7 @@ def windows(
     batches = -(-sum(map(len, parts)) // TEXTS)
     for number, some in enumerate(progress.track(batched(chain(*parts), TEXTS), batches, f"tokenizing {name}")):
         if preemption.asked.is_set():
-            raise PreemptedError(f"tokenizing {name}: stopped as asked, with nothing kept")
+            raise PreemptedError(f"tokenizing {name}: stopped as asked, and nothing was kept")
         for window in tokenizer.encode([example.texts for example in some]):
             yield window._replace(text=number * TEXTS + window.text), task.target(some[window.text], window)
 

@@ -1,4 +1,4 @@
-"""The examples that a recipe names, streamed from files or from the hub: the rows kept, as its task reads them."""
+"""The examples of a recipe, streamed from files or from the hub, filtered by `data.where` and read by its task."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,35 +12,35 @@ from bertline.tasks.task import Columns, Example, Task
 
 UNLABELLED = "unlabelled"
 Value = tuple[str, str]
-"""A column and what a row has in it, as spelled: CSV has strings only."""
+"""A column and its value in a row, as a string, because CSV has only strings."""
 MOST_FAULTS = 10
-"""Bad rows that are told one by one; the rest are counted."""
+"""Bad rows that are reported one by one; the rest are counted."""
 
 
 def named(data: Data) -> dict[str, Places]:
-    """The splits that a recipe names, and where their rows are."""
+    """The labelled splits that a recipe names, and where their rows are."""
     given = {"train": data.train, "validation": data.validation, "test": data.test}
     return {name: place for name, place in given.items() if place is not None}
 
 
 def columns(data: Data) -> Columns:
-    """Which columns the recipe says hold what."""
+    """The columns that the recipe names."""
     return Columns(**{name: getattr(data, name) for name in Columns._fields})
 
 
 def examples(place: Places, split: str, data: Data, task: Task, found: set[Value]) -> Iterator[Example]:
-    """The labelled example of each row that `data.where` keeps.
+    """Yield the labelled example of each row that `data.where` keeps.
 
     Args:
-        place: of the rows.
-        split: they are of.
+        place: where the rows are.
+        split: the split that they belong to.
         data: names the columns.
-        task: reads them.
-        found: takes the values of `data.where` that rows have.
+        task: reads the rows.
+        found: receives the values of `data.where` that occur in rows.
 
     Raises:
-        InputError: when all rows are read: those without a text, or with a label that is missing or unknown, each with
-            file and row; or no row is kept.
+        InputError: after all rows have been read: rows without a text, or with a label that is missing or unknown, each
+            with file and row; or no row is kept.
     """
     known = columns(data)
 
@@ -53,12 +53,13 @@ def examples(place: Places, split: str, data: Data, task: Task, found: set[Value
         empty = False
         yield example
     if empty:
-        raise InputError(f"data.where: no row of {place} is kept by {data.where}")
+        raise InputError(f"data.where: no row of {place} matches {data.where}")
 
 
 def unlabelled(place: Places, data: Data, task: Task) -> Iterator[Example]:
-    """The text of each row, of a hub data set its split named `train`; `data.where` is of labelled rows alone.
+    """Yield each row's text as an example without a label; a hub data set is read from its `train` split.
 
+    `data.where` filters only labelled rows.
     Raises:
         InputError: as `examples`.
     """
@@ -71,7 +72,7 @@ def unlabelled(place: Places, data: Data, task: Task) -> Iterator[Example]:
 def _read_all(
     rows: Iterable[tuple[str, dict[str, Any]]], read: Callable[[str, dict[str, Any]], Example]
 ) -> Iterator[Example]:
-    """Each row as `read` has it; when all are read, the faults of those that it refuses are told."""
+    """Yield what `read` makes of each row; the faults of all rows that it rejects are raised together at the end."""
     faults: list[str] = []
     for where, row in rows:
         try:
@@ -80,17 +81,17 @@ def _read_all(
             faults += error.faults
     if faults:
         more = len(faults) - MOST_FAULTS
-        told = faults if more <= 0 else [*faults[:MOST_FAULTS], f"… and {more:,} rows more like these"]
-        raise InputError(*told)
+        shown = faults if more <= 0 else [*faults[:MOST_FAULTS], f"… and {more:,} more rows like these"]
+        raise InputError(*shown)
 
 
 def kept(place: Places, split: str, data: Data, found: set[Value]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) for each row that `data.where` keeps: it has, in each column, the value asked for, or one of a list.
+    """Yield (where, row) for each row that has, in every column of `data.where`, the value given or one of the list.
 
-    `found` takes the values that rows have.
+    `found` receives the values of `data.where` that occur in rows.
 
     Raises:
-        InputError: at the end, no row has one of the columns.
+        InputError: after all rows have been read: no row has one of the columns.
     """
     asked, lacking = _asked(data), set(data.where)
     for where, row in rows(place, split, data):
@@ -104,10 +105,10 @@ def kept(place: Places, split: str, data: Data, found: set[Value]) -> Iterator[t
 
 
 def check_where(data: Data, found: set[Value]) -> None:
-    """Refuse values of `data.where` that no row has: most likely YAML has read them as something else.
+    """Reject values of `data.where` that no row has: most likely YAML has parsed them as something else.
 
     Raises:
-        InputError: each of them.
+        InputError: there are such values; each is listed.
     """
     advice = "leave it out, or quote it as the data spells it ('no', '007')"
     faults = [
@@ -120,15 +121,15 @@ def check_where(data: Data, found: set[Value]) -> None:
 
 
 def _asked(data: Data) -> dict[Value, Any]:
-    """Each value that `data.where` keeps, as it stands there."""
+    """Each value that `data.where` keeps, mapped to how the recipe spells it."""
     lists = {column: wanted if isinstance(wanted, list) else [wanted] for column, wanted in data.where.items()}
     return {(column, str(choice)): choice for column, choices in lists.items() for choice in choices}
 
 
 def rows(place: Places, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) for each row of a split, from the hub or from files; labels and tags by name where these name them.
+    """Yield (where, row) for each row of a split, from the hub or from files.
 
-    Where the recipe's labels are others than these names, numbers are kept, to be named by its own.
+    Numeric labels and tags become class names where the data has these, but stay numbers if the recipe names others.
     """
     if isinstance(place, str) and places.is_hub_id(place):
         yield from hub_rows(place, split, data)
@@ -138,16 +139,16 @@ def rows(place: Places, split: str, data: Data) -> Iterator[tuple[str, dict[str,
 
 
 def content(data: Data) -> dict[str, list[Any]]:
-    """What tells all rows that a recipe names from any others, by split.
+    """What identifies the content of all rows that a recipe names, by split.
 
     Raises:
-        InputError: there is no such file or hub data set.
+        InputError: a file or hub data set does not exist.
     """
     return {name: _content(place, name) for name, place in _all_named(data).items()}
 
 
 def provenance(data: Data) -> dict[str, DataFiles]:
-    """The files that hold all rows that a recipe names, by split. Raises what `content` raises."""
+    """The files that hold all rows that a recipe names, by split; raises as `content`."""
     return {name: _files(place, name) for name, place in _all_named(data).items()}
 
 
@@ -172,11 +173,11 @@ def _files(place: Places, split: str) -> DataFiles:
 
 
 def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a split, from a hub data set's of that name, as `rows`.
+    """Yield the rows of the hub data set's split of the same name, as `rows` does.
 
     Args:
-        place: hub id, with :configuration and @revision where one is meant. A local folder is none in a recipe, which
-            names the files in it.
+        place: hub id, optionally with :configuration and @revision. It is never a local folder: a recipe names the
+            files in it.
         split: train, validation, test or unlabelled.
         data: names the columns.
     """
@@ -188,10 +189,10 @@ def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str
 
 
 def _hub(place: str, split: str) -> Any:
-    """A split of a hub data set, that of unlabelled texts being its `train`, downloaded where it is not here yet.
+    """Load a split of a hub data set, downloading it if needed; unlabelled texts are its `train` split.
 
     Raises:
-        InputError: there is none, or the hub cannot be reached.
+        InputError: it does not exist, or the hub cannot be reached.
     """
     import datasets
 
@@ -203,7 +204,7 @@ def _hub(place: str, split: str) -> Any:
 
 
 def _spell(data: Data) -> tables.Spell:
-    """Which columns are read by the names of their classes: labels and tags that the recipe does not name otherwise."""
+    """Choose the columns whose class names are read: labels and tags, unless the recipe has other names for them."""
 
     def spell(column: str, names: Sequence[str]) -> bool:
         is_read = column in (data.label, data.tags)

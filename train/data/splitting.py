@@ -1,7 +1,7 @@
-"""The splits of a run: rows freed of duplicates and cut into training, validation and test, in mapped files.
+"""The splits of a run: rows without duplicates, cut into training, validation and test, in memory-mapped files.
 
-The splits are a function of data, recipe and seed alone. In memory are, for each row, a hash of its text and its label
-at most; texts stay on disk.
+The splits depend on data, recipe and seed alone. Memory holds at most a hash of each row's text and its label; texts
+stay on disk.
 """
 
 import hashlib
@@ -31,30 +31,30 @@ from bertline.train.data.sources import UNLABELLED
 Indices = npt.NDArray[np.int64]
 SPLITS = ("train", "validation", "test")
 CALIBRATION = 512
-"""Training examples that the run keeps for those who calibrate: more change no scale that is seen."""
+"""Training examples that the run keeps for calibration: more of them change no scale noticeably."""
 NUMBERS = 10
-"""Labels that are numbers, and more than these, are seldom meant as names."""
+"""More numeric labels than this are seldom meant as class names."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run learns from and what it is held against."""
+    """What a run is trained and scored on."""
 
     task: Task
-    """With the labels found, or named by the recipe."""
+    """Its labels are those that the recipe names, or else those found in the data."""
     train: Sequence[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
     unlabelled: Sequence[Example]
-    """Texts that only a teacher has something to say of."""
+    """Texts without labels, which only a teacher's outputs make useful."""
     duplicates: int
-    """Training rows left out because their text stands elsewhere in the data."""
+    """Training rows left out because their text also appears elsewhere in the data."""
     leaked: int
-    """Those of them whose text stands in a held-out split that the recipe names."""
+    """Duplicates whose text appears in a held-out split that the recipe names."""
     contradicting: int
-    """Those of all duplicates whose label is another than that of the row that is kept."""
+    """Duplicates whose label differs from that of the row that is kept."""
     fingerprint: str
-    """The sha256 of labels and examples in order: a run resumes only on the data it began with."""
+    """The sha256 of labels and examples in order: a run resumes only on the data that it started with."""
 
     @property
     def left_out(self) -> str:
@@ -64,15 +64,15 @@ class Splits:
         words = f"{self.duplicates:,} {'row' if self.duplicates == 1 else 'rows'} left out as duplicates"
         if not self.contradicting:
             return words
-        return f"{words}, {self.contradicting:,} of them with another label than the row that is kept"
+        return f"{words}, {self.contradicting:,} of them labeled differently from the row that is kept"
 
     def counts(self) -> dict[str, int]:
-        """Examples in each split."""
+        """The number of examples in each split."""
         counts = {name: len(getattr(self, name)) for name in SPLITS}
         return {**counts, UNLABELLED: len(self.unlabelled)} if self.unlabelled else counts
 
     def save(self, run: RunFolder) -> None:
-        """Write into the run what is held out, and a few of the training examples, from all over."""
+        """Write the held-out splits and a few evenly spaced training examples into the run."""
         for path, examples in (
             (run.split("validation"), self.validation),
             (run.split("test"), self.test),
@@ -89,10 +89,10 @@ def write(path: Path, examples: Iterable[Example], task: Task) -> None:
 
 
 def make(recipe: Recipe, folder: Path) -> Splits:
-    """Read and cut the examples that a recipe names, into files in `folder`.
+    """Read the examples that a recipe names and cut them into splits, as files in `folder`.
 
     Raises:
-        InputError: rows without a text or with a label that is missing or unknown, each with file and row; a label
+        InputError: rows without a text, or with a label that is missing or unknown, each with file and row; a label
             without enough training rows; fewer rows than the splits need; a value of `data.where` that no row has.
     """
     data, known = recipe.data, reader(recipe)
@@ -107,7 +107,7 @@ def make(recipe: Recipe, folder: Path) -> Splits:
     unique = _without_duplicates(rows, read.values())
     if not len(unique.rows):
         raise InputError(
-            f"data.train: all {len(rows):,} training rows stand in {' or '.join(read)} as well; name others"
+            f"data.train: all {len(rows):,} training rows also appear in {' or '.join(read)}; name other rows"
         )
     try:
         cut = _cut(
@@ -122,8 +122,8 @@ def make(recipe: Recipe, folder: Path) -> Splits:
     (folder / "train-rows.arrow").unlink()
     if data.unlabelled is not None:
         texts = sources.unlabelled(data.unlabelled, data, task)
-        taken = chain(*(Examples(folder / f"{name}.arrow") for name in SPLITS))
-        Examples.write(folder / f"{UNLABELLED}.arrow", new(texts, taken))
+        labelled = chain(*(Examples(folder / f"{name}.arrow") for name in SPLITS))
+        Examples.write(folder / f"{UNLABELLED}.arrow", new(texts, labelled))
     counts = {"duplicates": unique.duplicates, "leaked": unique.leaked, "contradicting": unique.contradicting}
     facts = {"labels": task.labels, **counts}
     content = [files.sha256(path) for name in (*SPLITS, UNLABELLED) if (path := folder / f"{name}.arrow").exists()]
@@ -135,13 +135,13 @@ def make(recipe: Recipe, folder: Path) -> Splits:
 
 
 def reader(recipe: Recipe) -> Task:
-    """The task that reads a recipe's rows, with the labels that the recipe names: rows may hold indices into them."""
+    """The task that reads a recipe's rows, with the labels that the recipe names, since rows may hold their indices."""
     task, names = catalog.make(recipe.settings([])), recipe.data.label_names
     return catalog.make(recipe.settings(task.name_labels(names))) if names else task
 
 
 def load(recipe: Recipe, folder: Path) -> Splits:
-    """The splits that `make` has put into a folder."""
+    """Load the splits that `make` has written to a folder."""
     facts = json.loads((folder / "splits.json").read_bytes())
     task = catalog.make(recipe.settings(facts.pop("labels")))
     train, validation, test = (Examples(folder / f"{name}.arrow") for name in SPLITS)
@@ -150,10 +150,10 @@ def load(recipe: Recipe, folder: Path) -> Splits:
 
 
 def _labels(task: Task, data: Data, examples: Iterable[Example]) -> list[str]:
-    """Those that the recipe names, else those found.
+    """The labels that the recipe names, or else those found.
 
     Raises:
-        InputError: there is nothing to tell apart.
+        InputError: there are too few labels to learn anything.
     """
     labels = task.name_labels(data.label_names) if data.label_names else task.find_labels(examples)
     if task.settings.problem_type == "single_label_classification" and len(labels) < 2:
@@ -166,7 +166,7 @@ def _labels(task: Task, data: Data, examples: Iterable[Example]) -> list[str]:
 
 
 class _Unique(NamedTuple):
-    """The training rows whose text stands neither in a held-out split nor earlier, and counts as `Splits` has them."""
+    """Training rows whose text is not in a held-out split or an earlier row, and the same counts as in `Splits`."""
 
     rows: Indices
     duplicates: int
@@ -190,18 +190,18 @@ def _without_duplicates(train: Sequence[Example], held_out: Iterable[Sequence[Ex
 
 
 def _gold(example: Example) -> int:
-    """What stands in this process for what is right, which may be long."""
+    """A hash of the gold value, which may be long; valid in this process only."""
     return hash(json.dumps(example.gold, sort_keys=True))
 
 
 def _causes(recipe: Recipe, rows: Sequence[Example], unique: _Unique) -> Iterator[str]:
-    """Why, most likely, rows are too few to be cut."""
+    """The most likely reasons for too few rows."""
     if unique.duplicates:
         yield f"{unique.duplicates:,} of {len(rows):,} rows are left out as duplicates"
     if recipe.task == "text-classification" and recipe.problem_type is None:
         labels = {example.gold for example in rows}
         if len(labels) > NUMBERS and all(_is_number(label) for label in labels):
-            yield f"the {len(labels):,} labels are numbers: if they measure something, say problem_type: regression"
+            yield f"the {len(labels):,} labels are numbers: if they are quantities, set problem_type: regression"
 
 
 def _is_number(label: str) -> bool:
@@ -213,26 +213,26 @@ def _is_number(label: str) -> bool:
 
 
 def new(examples: Iterable[Example], splits: Iterable[Example]) -> Iterator[Example]:
-    """Examples whose texts stand neither in a split nor earlier."""
+    """Yield the examples whose texts are not in a split or an earlier example."""
     seen = {digest(example.texts) for example in splits}
     for example in examples:
-        stands_for = digest(example.texts)
-        if stands_for not in seen:
-            seen.add(stands_for)
+        key = digest(example.texts)
+        if key not in seen:
+            seen.add(key)
             yield example
 
 
 def digest(texts: Sequence[str | None]) -> bytes:
-    """16 bytes that stand for texts: of a million million, two share them by a chance of 1e-15.
+    """A 16-byte hash of texts: the chance that any two of 10**12 collide is about 1e-15.
 
-    How many blanks there are makes no other text of one: to a tokenizer it is the same, or nearly so.
+    Runs of whitespace count as one space, since they make little or no difference to a tokenizer.
     """
-    alike = [None if text is None else " ".join(text.split()) for text in texts]
-    return hashlib.blake2b(json.dumps(alike).encode(), digest_size=16).digest()
+    normalized = [None if text is None else " ".join(text.split()) for text in texts]
+    return hashlib.blake2b(json.dumps(normalized).encode(), digest_size=16).digest()
 
 
 def units(examples: Iterable[Example], task: Task) -> Indices | None:
-    """A number for each example, the same for those that are cut whole; None where no two are."""
+    """An ID for each example's unit, which no cut may separate; None if every unit is a single example."""
     numbers: dict[bytes, int] = {}
     found = [numbers.setdefault(digest(task.unit(example)), len(numbers)) for example in examples]
     return np.array(found, np.int64) if len(numbers) < len(found) else None
@@ -241,9 +241,9 @@ def units(examples: Iterable[Example], task: Task) -> Indices | None:
 def _cut(
     rows: Sequence[Example], unique: Indices, take: Take, seed: int, splits: Sequence[str], task: Task
 ) -> dict[str, Indices]:
-    """Cut `splits` and then the training examples from the `unique` of the rows, stratified where there are strata.
+    """Cut `splits`, and then the training examples, from the `unique` rows, stratified where there are strata.
 
-    Examples of one unit are in one split: the sizes of those that are cut are then near to what is asked for.
+    Examples of one unit stay in one split, so the sizes are then only close to those asked for.
     """
     sizes = {name: _size(getattr(take, name), len(unique)) for name in splits}
     left = len(unique) - sum(sizes.values())
@@ -264,7 +264,7 @@ def _cut(
     if take.train is not None and sizes["train"] < len(left_over):
         if whole is None:
             left_over, _ = _drawn(left_over, strata, sizes["train"], seed, "train")
-        else:  # by chance: of whole units a row may be left over, too few to be in proportion
+        else:  # at random: the excess may be a single row, too few to stratify
             left_over = np.random.default_rng(seed).permutation(left_over)[: sizes["train"]]
     cut["train"] = unique[left_over]
     return cut
@@ -275,7 +275,7 @@ def _size(share: int | float, rows: int) -> int:
 
 
 def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, name: str) -> tuple[Indices, Indices]:
-    """`size` of the rows, shuffled by the seed, with the strata in their proportion, and the rest."""
+    """Split rows into `size` of them, shuffled by the seed and stratified, and the rest."""
     from sklearn.model_selection import train_test_split
 
     counts = Counter(strata[rows].tolist())
@@ -294,17 +294,18 @@ def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, na
 def _drawn_whole(
     rows: Indices, strata: npt.NDArray[np.str_], units: Indices, size: int, seed: int, name: str, after: int
 ) -> tuple[Indices, Indices]:
-    """As `_drawn`, with none of the units on both sides, near to `size`, and a unit left for each split `after` it.
+    """Split rows as `_drawn` does, but without separating units: into close to `size` rows, and the rest.
 
-    Units with rows of the same strata take turns with the others, so that a part of all has a like part of each. Those
-    with more than `size` rows are the last, the smallest first.
+    At least one unit remains for each of the `after` splits that follow. Units are grouped by the strata of their rows
+    and the groups interleaved, so that each is represented in proportion. Units with more than `size` rows come last,
+    the smallest first.
     """
-    chance = np.random.default_rng(seed)
-    members: dict[int, list[int]] = {unit: [] for unit in chance.permutation(np.unique(units[rows])).tolist()}
+    random = np.random.default_rng(seed)
+    members: dict[int, list[int]] = {unit: [] for unit in random.permutation(np.unique(units[rows])).tolist()}
     if len(members) < 2:
         raise InputError(
-            f"data.take.{name}: the {len(rows):,} rows that are left have one context, which is in one split; give "
-            f"rows with others, or name data.{name}"
+            f"data.take.{name}: the {len(rows):,} remaining rows have one context, which must stay in one split; add "
+            f"rows with other contexts, or name data.{name}"
         )
     for row in rows.tolist():
         members[units[row]].append(row)
@@ -320,10 +321,10 @@ def _drawn_whole(
 
 
 def _check_labels(splits: Splits, data: Data) -> None:
-    """Refuse labels that nothing is learned of.
+    """Reject labels without a training row.
 
     Raises:
-        InputError: each, with the first held-out row that has it, or as the recipe names it.
+        InputError: there are some; each is listed with its first held-out row, or as the recipe names it.
     """
     present = set(splits.task.find_labels(splits.train))
     missing = [label for label in splits.task.labels if label not in present]
@@ -335,7 +336,7 @@ def _check_labels(splits: Splits, data: Data) -> None:
 
 
 def _unlearned(label: str, splits: Splits, data: Data) -> str:
-    """Where a label stands that no training row has; the rows of a split that the recipe names are in their order."""
+    """The fault of a label without training rows, naming its first held-out row; named splits keep their row order."""
     advice = "give training rows of it, or leave it out"
     for split, place in sources.named(data).items():
         if split != "train":

@@ -77,12 +77,12 @@ def test_ranks_see_the_same_steps_and_figures(model: Path, ranks: int) -> None:
         assert sum(int(part.inputs["attention_mask"].sum()) for part in counted) == whole.tokens
         for share in shares:
             assert share.tokens == whole.tokens
-            if ranks == 2:  # with more, some compute what others have, for company
+            if ranks == 2:  # with more ranks, some have no examples and repeat one with weight 0
                 assert share.computed_tokens == sum(part.inputs["input_ids"].numel() for part in counted)
 
 
 def test_batches_ahead_are_those_of_their_steps(model: Path) -> None:
-    """From the middle of an epoch on, as a resumed run asks for them."""
+    """A resumed run starts in the middle of an epoch."""
     training = Training(batch_size=8, epochs=2)
     rows = make_texts(50)
     coming = batches(model, rows, training, 0, 1).ahead(4, pin=False)
@@ -91,7 +91,7 @@ def test_batches_ahead_are_those_of_their_steps(model: Path) -> None:
 
 
 def test_nothing_is_built_after_the_last_step(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a run resumes at its end."""
+    """A run may resume after its last step."""
     built: list[int] = []
     whole = batches(model, make_texts(50), Training(batch_size=8, epochs=2), 0, 1)
     monkeypatch.setattr(whole, "at", lambda step, pin: built.append(step))
@@ -122,7 +122,7 @@ def texts(*batches: Batch) -> list[list[int]]:
 
 
 def together(batches: list[Indices]) -> set[tuple[int, int]]:
-    """The pairs of examples that stand in one batch."""
+    """The pairs of examples that share a batch."""
     return {pair for batch in batches for pair in combinations(sorted(batch.tolist()), 2)}
 
 

@@ -150,7 +150,7 @@ def test_a_fold_has_a_recipe_of_its_own(tmp_path: Path) -> None:
 
 
 def test_columns_of_labels_name_them_in_their_order(tmp_path: Path) -> None:
-    """As a teacher does, whose student must have them alike."""
+    """A teacher has this order, too, and its student must match it."""
     rows: Rows = [{"text": f"text {i}", "toxic": i % 2, "insult": 1} for i in range(60)]
     asked = recipe(
         tmp_path, rows, {"folds": 2}, data={"label": ["toxic", "insult"]}, problem_type="multi_label_classification"
@@ -161,7 +161,7 @@ def test_columns_of_labels_name_them_in_their_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["label ", ""])
 def test_labels_with_few_rows_have_folds(tmp_path: Path, kind: str) -> None:
-    """Each knows them all, in words or numbers."""
+    """Each fold has all labels, whether they are words or numbers."""
     rows: Rows = [{"text": f"text {index}", "label": f"{kind}{index % 11}"} for index in range(110)]
     found = cut(recipe(tmp_path, rows, {"folds": 3}), tmp_path)
     for fold in found:
@@ -169,7 +169,7 @@ def test_labels_with_few_rows_have_folds(tmp_path: Path, kind: str) -> None:
         assert fold["validation"]
     assert len(folds.load(tmp_path / "folds")["labels"]) == 11
     few = recipe(tmp_path, rows[:33], {"folds": 2}, data={"take": {"validation": 11, "test": 11}})
-    with pytest.raises(InputError, match="one row of each label; give more rows, or fewer folds"):
+    with pytest.raises(InputError, match="one row of each label to train on; add rows, or use fewer folds"):
         folds.make(few, tmp_path / "few")
 
 
@@ -197,7 +197,7 @@ def test_every_task_has_folds(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "search", "message"),
     [
-        (make_texts(40), {"folds": 30}, "30 folds need as many rows of each label, but .*'negative' has 18"),
+        (make_texts(40), {"folds": 30}, "30 folds need at least as many rows of each label, but .*'negative' has 18"),
         (
             [{**row, "author": index % 3} for index, row in enumerate(make_texts(60))],
             {"folds": 3, "groups": "author"},
@@ -208,7 +208,7 @@ def test_every_task_has_folds(tmp_path: Path, kind: str) -> None:
             {"folds": 3},
             "search.folds: 3 contexts are too few for 3 folds",
         ),
-        ([*make_texts(60), {"text": "a", "label": "positive"}], {"groups": "author"}, "nothing in column 'author'"),
+        ([*make_texts(60), {"text": "a", "label": "positive"}], {"groups": "author"}, "column 'author' is empty"),
         (
             [{**row, "author": row["label"] == "positive" or index} for index, row in enumerate(make_texts(60))],
             {"folds": 2, "groups": "author"},

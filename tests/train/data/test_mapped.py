@@ -1,4 +1,4 @@
-"""Examples and windows come back from their files as they went in, whatever their number, without being loaded."""
+"""Examples and windows round-trip through their files, whatever their number, without being loaded."""
 
 from pathlib import Path
 from typing import Any

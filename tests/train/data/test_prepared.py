@@ -1,4 +1,4 @@
-"""Data is read and tokenized once, again only where something that matters has changed, and never held in memory."""
+"""Data is read and tokenized once, repeated only when an input has changed, and never held in memory."""
 
 import json
 import shutil
@@ -125,16 +125,16 @@ def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path, model: Path
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
-    """Of 40 MB more, the process that reads, cuts and tokenizes them and reads them back keeps less than a third."""
+    """With 40 MB more data, preparing it and reading it back takes less than a third of that in memory."""
     model = make_model(tmp_path / "model")
     few, many = (growth(tmp_path / str(megabytes), model, megabytes) for megabytes in (4, 44))
     assert many - few < 13
 
 
 def growth(folder: Path, model: Path, megabytes: int) -> float:
-    """The megabytes by which a process grows at most."""
+    """The peak growth in megabytes of a process that prepares so much data."""
     folder.mkdir()
-    path, text = folder / "rows.jsonl", "word " * 70 + "x" * 2700  # more words than are kept would only take longer
+    path, text = folder / "rows.jsonl", "word " * 70 + "x" * 2700  # more words would only take longer to tokenize
     with path.open("w") as stream:
         for number in range(megabytes * 1_000_000 // len(text)):
             stream.write(json.dumps({"text": f"{number} {text}", "label": "ab"[number % 2]}) + "\n")

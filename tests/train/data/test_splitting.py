@@ -1,4 +1,4 @@
-"""Reading, filtering, naming and cutting examples, and what is said of data that will not do."""
+"""Reading, filtering, labeling and splitting examples, and the errors for unusable data."""
 
 import json
 from collections import Counter
@@ -97,10 +97,10 @@ def test_texts_that_differ_by_blanks_are_duplicates(tmp_path: Path) -> None:
 
 def test_duplicates_with_another_label_are_counted(tmp_path: Path) -> None:
     rows = make_texts(60)
-    others = [{**row, "label": "negative"} for row in rows[:8]]  # of which each second is so already
+    others = [{**row, "label": "negative"} for row in rows[:8]]  # every second one already has this label
     splits = load(tmp_path, rows + others)
     assert (splits.duplicates, splits.contradicting) == (8, 4)
-    assert splits.left_out == "8 rows left out as duplicates, 4 of them with another label than the row that is kept"
+    assert splits.left_out == "8 rows left out as duplicates, 4 of them labeled differently from the row that is kept"
     held_out = write(tmp_path / "test.jsonl", [*others, *rows[20:30]])
     assert load(tmp_path, rows, test=str(held_out)).contradicting == 4
     assert load(tmp_path, rows + rows[:7]).contradicting == 0
@@ -117,7 +117,7 @@ def test_a_label_of_held_out_rows_alone_is_told_with_its_row(tmp_path: Path) -> 
 
 
 def test_a_training_file_that_is_held_out_as_well_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data.train: all 60 training rows stand in test as well; name others"):
+    with pytest.raises(InputError, match=r"data.train: all 60 training rows also appear in test; name other rows"):
         load(tmp_path, make_texts(60), test=str(tmp_path / "rows.jsonl"))
 
 
@@ -129,7 +129,7 @@ def test_rows_that_are_few_since_the_rest_are_duplicates_are_told(tmp_path: Path
 
 def test_many_numbers_as_labels_are_most_likely_measured(tmp_path: Path) -> None:
     rows = [{**row, "label": str(number / 4)} for number, row in enumerate(make_texts(60))]
-    with pytest.raises(InputError, match=r"the 60 labels are numbers: if .* say problem_type: regression$"):
+    with pytest.raises(InputError, match=r"the 60 labels are numbers: if .* set problem_type: regression$"):
         load(tmp_path, rows)
 
 
@@ -147,7 +147,7 @@ def test_rows_without_a_label_are_left_out_as_the_error_says(tmp_path: Path) -> 
 def test_where_keeps_rows(tmp_path: Path) -> None:
     rows = [{**row, "source": ("a", "b", 3)[index % 3]} for index, row in enumerate(make_texts(120))]
     assert sum(load(tmp_path, rows, where={"source": ["a", 3]}).counts().values()) == 80
-    with pytest.raises(InputError, match=r"no row of .* is kept by"):
+    with pytest.raises(InputError, match=r"no row of .* matches"):
         load(tmp_path, rows, where={"source": "c"})
     for value in ("a", None):
         with pytest.raises(InputError, match=r"data\.where: .* has no column 'sauce'; it has text, label, source"):
@@ -171,7 +171,7 @@ def test_pairs(tmp_path: Path) -> None:
 
 
 def questions(contexts: int) -> list[dict[str, Any]]:
-    """One to nine about each context, one after the other; of three contexts one answers nothing, another half."""
+    """One to nine questions per context, in order; every third context answers none, the next half, the next all."""
     return [
         {
             "question": f"{number}?",
@@ -201,13 +201,13 @@ def test_questions_about_one_context_are_cut_together(tmp_path: Path) -> None:
         few.fingerprint
         == load(tmp_path, rows, recipe=recipe, take={"train": 50, "validation": 60, "test": 90}).fingerprint
     )
-    message = r"data\.take\.test: the \d rows that are left have one context, .* or name data\.test"
+    message = r"data\.take\.test: the \d remaining rows have one context, .* or name data\.test"
     with pytest.raises(InputError, match=message):
         load(tmp_path, questions(2), recipe=recipe)
 
 
 def about(*contexts: int) -> list[dict[str, Any]]:
-    """So many questions about each context, every second with an answer."""
+    """The given number of questions about each context, every second with an answer."""
     return [
         {
             "question": f"{number}?",
@@ -272,7 +272,7 @@ def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load(tmp_path, [{"text": row["text"], "label": None} for row in make_texts(60)])
     assert len(caught.value.faults) == sources.MOST_FAULTS + 1
-    assert caught.value.faults[-1] == "… and 50 rows more like these"
+    assert caught.value.faults[-1] == "… and 50 more rows like these"
 
 
 def test_one_label_is_no_task(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_rows_of_the_hub_and_of_a_file_have_names(
 
 
 def test_the_commit_of_a_hub_data_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the client has it, which names the folder of what it keeps after the commit."""
+    """The client names the folder of its cached files after the commit."""
     kept = tmp_path / "org___set/default/0.0.0" / ("a" * 40) / "set-train.arrow"
     files.write_text(kept, "rows")
     monkeypatch.setattr(sources, "_hub", lambda place, split: SimpleNamespace(cache_files=[{"filename": str(kept)}]))
@@ -317,7 +317,7 @@ def test_the_commit_of_a_hub_data_set_is_told(tmp_path: Path, monkeypatch: pytes
 def test_a_hub_row_without_a_label_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unknown: int | None
 ) -> None:
-    """As GLUE's test splits have them."""
+    """GLUE's test splits have such rows."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
     rows = {"text": ["good", "bad"], "label": [1, unknown]}

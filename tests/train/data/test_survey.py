@@ -1,4 +1,4 @@
-"""What is told of the data before training: counts, lengths, examples as they are read, and what is odd."""
+"""The report on the data before training: counts, lengths, examples as the model reads them, and warnings."""
 
 import json
 import re
@@ -38,8 +38,8 @@ def test_what_is_told_of_texts(model: Path, tmp_path: Path) -> None:
     assert all(one["read"].startswith("[CLS] ") and one["tokens"] <= 16 for one in found["shown"])
     assert any(one["truncated"] for one in found["shown"])
     told = "\n".join(found["warnings"])
-    for words in ("3 training rows stand in a held-out split", "2 training rows stand twice", "1 texts are empty",
-                  "'negative' stands", "of the texts are longer than max_length 16"):  # fmt: skip
+    for words in ("3 training rows also appear in a held-out split", "2 training rows repeat an earlier one",
+                  "1 texts are empty", "'negative' appears", "of the texts are longer than max_length 16"):  # fmt: skip
         assert words in told
     json.dumps(found)
 
@@ -84,14 +84,14 @@ def test_what_an_export_can_show_is_told(
 def test_held_out_texts_that_stand_twice_are_told(model: Path, tmp_path: Path) -> None:
     rows = make_texts(80)
     found = survey(recipes.load(write(tmp_path, model, rows[:60], rows[60:] + rows[70:]), ["tokens.max_length=64"]))
-    assert found["warnings"] == ["10 test examples have the text of one before them: it counts each time"]
+    assert found["warnings"] == ["10 test examples repeat the text of an earlier one; each counts in the scores"]
 
 
 def test_a_label_of_which_nothing_is_measured_is_told(model: Path, tmp_path: Path) -> None:
     rows = make_texts(80)
     test = [row for row in rows[60:] if row["label"] == "negative"]
     found = survey(recipes.load(write(tmp_path, model, rows[:60], test), ["tokens.max_length=64"]))
-    words = "no test example has 'positive': nothing is measured of it there, and a macro average counts it as 0"
+    words = "no test example has the label 'positive'; it is not measured there, and a macro average counts it as 0"
     assert found["warnings"] == [words]
 
 
@@ -108,16 +108,17 @@ def test_what_is_held_out_of_a_text_in_training_is_told(model: Path, tmp_path: P
         ["data.text_pair=other"] if task == "text-classification" else [],
     )
     (told,) = [one for one in survey(recipe)["warnings"] if "share" in one]
-    assert re.fullmatch(rf"\d+ test examples share their {what} with training examples: their scores flatter", told)
+    words = rf"\d+ test examples share their {what} with training examples; their scores are optimistic"
+    assert re.fullmatch(words, told)
     assert 1 <= int(told.split()[0]) <= 10
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["positive", " Positive"], "' Positive', 'positive' are 2 labels: spell them alike if they are meant as one"),
-        (["1", "1.0"], "'1', '1.0' are 2 labels: spell them alike if they are meant as one"),
-        (["positive", "NaN"], "'NaN' is a label like any other, though it may stand for none; data.where: {label: "),
+        (["positive", " Positive"], "' Positive', 'positive' count as 2 labels; if they mean one, spell them the same"),
+        (["1", "1.0"], "'1', '1.0' count as 2 labels; if they mean one, spell them the same"),
+        (["positive", "NaN"], "'NaN' counts as a label, though it may mean that there is none; data.where: {label: "),
     ],
 )
 def test_names_that_are_most_likely_one_label_or_none_are_told(
@@ -145,7 +146,7 @@ def test_numbers_that_are_far_from_0_are_told(model: Path, tmp_path: Path, scale
     path = write(tmp_path, model, rows[:60], rows[60:], problem_type="regression")
     warnings = survey(recipes.load(path, ["tokens.max_length=64"]))["warnings"]
     assert len(warnings) == told
-    assert all("a model begins near 0" in one and "subtract the mean" in one for one in warnings)
+    assert all("a model starts near 0" in one and "subtract the mean" in one for one in warnings)
 
 
 def test_texts_without_labels_are_counted_and_shown(
@@ -195,8 +196,8 @@ def test_other_tasks_are_counted_in_their_own_words(
     [
         ("single_label_classification", "look at macro_f1 or per_label rather than at accuracy", True),
         ("multi_label_classification", "look at macro_f1 or per_label rather than at micro_f1", False),
-        ("token-classification", "look at per_label rather than at f1, which is of all entities together", True),
-        ("question-answering", "f1 and exact_match tell little of the rarer", False),
+        ("token-classification", "look at per_label rather than at f1, which pools all entities", True),
+        ("question-answering", "f1 and exact_match say little about the rarer one", False),
     ],
 )
 def test_a_rare_label_is_told_with_what_the_task_has(
