@@ -1,1 +1,1 @@
-"""A teacher and what it teaches; a student, cut from a larger model."""
+"""Distillation: a teacher's outputs and token relations, and students cut from larger models."""

@@ -1,4 +1,4 @@
-"""What a teacher says of the training texts: it is asked once, on all ranks, and its answers are kept on disk."""
+"""A teacher's outputs on the training texts, computed once, on all ranks, and cached on disk."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,13 +32,13 @@ CODE = (
     "train/distillation/answers.py", "train/distillation/teacher.py",
 )  # fmt: skip
 PACKAGES = ("torch", "transformers", "onnxruntime", "openvino", "tokenizers", "numpy")
-"""Those that its answers depend on, beside our own code."""
+"""Packages that its outputs depend on, besides our own code."""
 ASKING = "asking the teacher"
 AT_ONCE = 512
-"""Windows, or texts, that are asked about and kept at once: until then it is not seen that the run is asked to stop."""
+"""Windows or texts per part, which is computed and saved as a whole; a request to stop is noticed between parts."""
 
 Answering = Callable[[Sequence[Encoded]], list[Output]]
-"""What a teacher gives for windows, on every rank."""
+"""Computes a teacher's outputs for windows, and returns them all on every rank."""
 
 
 def outputs(
@@ -50,25 +50,25 @@ def outputs(
     cache: Path,
     progress: Progress,
 ) -> Outputs:
-    """What the teacher gives for each window of the training texts, labelled or not, on every rank.
+    """The teacher's output for each window of the training texts, labelled or not, on every rank.
 
     Args:
-        teacher: who is asked, if nobody has asked it the same before.
-        ready: what the student reads.
-        tokenizer_folder: the student's.
-        precision: that the teacher computes in; a bundle's has its own.
-        batch_size: windows a rank computes at once.
-        cache: where what it says is kept.
-        progress: shows how far it is.
+        teacher: computes the outputs, unless they are in the cache.
+        ready: the student's prepared data.
+        tokenizer_folder: the student's tokenizer.
+        precision: the precision that the teacher computes in; a bundle has its own.
+        batch_size: windows per batch and rank.
+        cache: where the outputs are kept.
+        progress: shows the progress of the teacher.
 
     Raises:
-        InputError: it reads otherwise than the student, which does not do for its task; there is no room to write.
+        InputError: the teacher reads other tokens than the student, which the task does not allow; or the disk is full.
         PreemptedError: the run was asked to stop.
     """
     alike = reads_alike(teacher, ready.splits.task, tokenizer_folder)
-    folder = ranks.from_first(lambda: _folder(teacher, ready, tokenizer_folder, precision, cache))  # by its versions
+    folder = ranks.from_first(lambda: _folder(teacher, ready, tokenizer_folder, precision, cache))  # rank 0's versions
     if not ranks.from_first(folder.exists):
-        progress.say(f"asking {teacher.place} about {len(ready.train.windows):,} windows of text")
+        progress.say(f"asking {teacher.place} for its outputs on {len(ready.train.windows):,} windows of text")
         tokenizer = teacher.task.tokenizer(teacher.tokenizer)
         answering = (
             _engine(teacher, progress)
@@ -76,22 +76,22 @@ def outputs(
             else _model(teacher, tokenizer, precision, batch_size, progress)
         )
         answering = _keeping(answering, folder)
-        _write(folder, _of_windows(answering, ready) if alike else _of_texts(answering, ready, teacher, tokenizer))
+        _write(folder, _by_window(answering, ready) if alike else _by_text(answering, ready, teacher, tokenizer))
         if ranks.is_first():
             for part in folder.parent.glob(f"{folder.name}-part-*"):
                 files.remove_folder(part)
     return Outputs(folder / FILE)
 
 
-def _of_windows(answering: Answering, ready: Prepared) -> Iterator[Output]:
-    """The output for each of the student's windows."""
+def _by_window(answering: Answering, ready: Prepared) -> Iterator[Output]:
+    """Yield the teacher's output for each of the student's windows, which both read alike."""
     windows = ready.train.windows
     for first in range(0, len(windows), AT_ONCE):
         yield from answering(windows[first : first + AT_ONCE])
 
 
-def _of_texts(answering: Answering, ready: Prepared, teacher: Teacher, tokenizer: Tokenizer) -> Iterator[Output]:
-    """The output for the text that each of the student's windows is of, all of the teacher's windows taken together."""
+def _by_text(answering: Answering, ready: Prepared, teacher: Teacher, tokenizer: Tokenizer) -> Iterator[Output]:
+    """Yield, for each of the student's windows, the output for its text, pooled over all of the teacher's windows."""
     assert isinstance(teacher.task, TextClassification)
     of_text: list[Output] = []
     for some in batched(itertools.chain(ready.splits.train, ready.splits.unlabelled), AT_ONCE):
@@ -103,7 +103,7 @@ def _of_texts(answering: Answering, ready: Prepared, teacher: Teacher, tokenizer
 def _model(
     teacher: Teacher, tokenizer: Tokenizer, precision: Precision, batch_size: int, progress: Progress
 ) -> Answering:
-    """A PyTorch model, on each rank's device; each computes its share."""
+    """Answer with a PyTorch model on every rank's device; each rank computes its share."""
     loaded = pytorch.load(teacher.folder, teacher.task.architecture).to(ranks.device())
     autocast = torch.autocast(ranks.device().type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
@@ -115,14 +115,14 @@ def _model(
 
 
 def _engine(teacher: Teacher, progress: Progress) -> Answering:
-    """A bundle's model, on each rank's cores; each computes its share."""
+    """Answer with a bundle's model on every rank's CPU cores; each rank computes its share."""
     engine = Engine.load(teacher.folder, torch.get_num_threads())
     rank, count = dist.get_rank(), dist.get_world_size()
 
     def answer(windows: Sequence[Encoded]) -> list[Output]:
         turns, found = range(0, len(windows), count), []
         for first in progress.track(turns, len(turns), ASKING):
-            watchdog.beat(f"{ASKING}, window {first}")  # as often on every rank, whose counts are compared
+            watchdog.beat(f"{ASKING}, window {first}")  # equally often on all ranks: the watchdog compares counts
             found += engine.outputs(windows[first + rank : first + rank + 1])
         shares: list[Any] = [None] * count
         torch.distributed.all_gather_object(shares, found)
@@ -132,12 +132,12 @@ def _engine(teacher: Teacher, progress: Progress) -> Answering:
 
 
 def _keeping(answering: Answering, folder: Path) -> Answering:
-    """The same, with each answer kept, so that a run that is stopped before all are there goes on after the last.
+    """Wrap `answering` so that the outputs of each call are saved: a run that was stopped resumes after the last part.
 
-    The parts lie beside the folder that they are for. Another run that makes the same may remove them at any time.
+    The parts are next to the folder that they are for. Another run that computes the same may remove them at any time.
 
     Raises:
-        PreemptedError: from what is made: a rank was asked to stop.
+        PreemptedError: from the returned function, when a rank was asked to stop.
     """
     calls = itertools.count()
 
@@ -145,19 +145,19 @@ def _keeping(answering: Answering, folder: Path) -> Answering:
         part = folder.with_name(f"{folder.name}-part-{next(calls)}")
         if (kept := ranks.from_first(lambda: _kept(part))) is not None:
             return kept
-        said = answering(windows)
+        computed = answering(windows)
         if ranks.is_first():
-            make_once(part, partial(_fill, said))
+            make_once(part, partial(_fill, computed))
         if ranks.sum_over_ranks(torch.tensor(float(preemption.asked.is_set()), device=ranks.device())):
-            raise PreemptedError(f"{ASKING}: stopped as asked; what it has said so far is kept in {folder.parent}")
-        return said
+            raise PreemptedError(f"{ASKING}: stopped as asked; its outputs so far are kept in {folder.parent}")
+        return computed
 
     return answer
 
 
 def _kept(part: Path) -> list[Output] | None:
     try:
-        return [output.copy() for output in Outputs(part / FILE)]  # the file may go
+        return [output.copy() for output in Outputs(part / FILE)]  # copied, since another run may remove the file
     except FileNotFoundError:
         return None
 
@@ -167,20 +167,20 @@ def _fill(computed: Iterable[Output], folder: Path) -> None:
 
 
 def _write(folder: Path, computed: Iterator[Output]) -> None:
-    """Compute on all ranks; the first writes.
+    """Compute on all ranks; rank 0 writes.
 
     Raises:
-        InputError: there is no room.
+        InputError: the disk is full.
     """
     if ranks.is_first():
         make_once(folder, partial(_fill, computed))
-    for _ in computed:  # ranks compute together, whoever writes
+    for _ in computed:  # the other ranks must take part in the computation
         pass
     ranks.meet()
 
 
 def _folder(teacher: Teacher, ready: Prepared, tokenizer: Path, precision: Precision, cache: Path) -> Path:
-    """Where what the teacher gives is kept, by all that it depends on."""
+    """The folder of a teacher's outputs, named by a hash of all that they depend on."""
     made_of = {
         "teacher": [teacher.sha256, files.sha256(teacher.folder / "config.json")],
         "tokenizers": [files.sha256(folder / "tokenizer.json") for folder in (teacher.tokenizer, tokenizer)],

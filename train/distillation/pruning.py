@@ -1,8 +1,8 @@
-"""Structured pruning: the attention heads and feed-forward units that matter least are taken out of a trained model.
+"""Structured pruning: removes the least important attention heads and feed-forward units from a trained model.
 
-How much a part matters is measured on labelled training texts: the mean over windows of |output × gradient of the
-loss|, a first-order estimate of what the loss would change by, did the part give nothing (of heads arXiv:1905.10650,
-section 4.1; of units arXiv:1611.06440, section 2.2). Of every layer as many are kept, so that config.json can say it.
+A part's importance is measured on labelled training texts: the mean over windows of |output × gradient of the loss|, a
+first-order estimate of how much the loss would change if the part's output were 0 (for heads arXiv:1905.10650, section
+4.1; for units arXiv:1611.06440, section 2.2). All layers keep the same number, so that config.json can express it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,19 +22,19 @@ from bertline.train.data.prepared import Tokenized
 from bertline.train.losses import Loss
 
 FAMILIES = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
-"""Whose heads transformers can take out, for good: config.json tells of it."""
+"""Model types whose heads transformers can remove permanently, recording it in config.json."""
 ATTENTION = ("attention.output.dense", "attention.out_lin")
-"""What heads are joined by, in a layer."""
+"""The module that combines a layer's heads."""
 FEED_FORWARD = (("intermediate.dense", "output.dense"), ("ffn.lin1", "ffn.lin2"))
-"""What makes units, and what they are joined by."""
+"""The modules that compute a layer's units and that combine them."""
 SIZES = ("intermediate_size", "hidden_dim")
-"""What config.json calls the number of units."""
+"""The keys of config.json for the number of units."""
 WINDOWS, AT_ONCE = 512, 16
-"""What parts are measured on."""
+"""Windows that importance is measured on, in total and per batch."""
 
 
 class Layer(NamedTuple):
-    """What a layer's parts are in."""
+    """The modules that hold a layer's heads and units."""
 
     joins_heads: nn.Linear
     makes_units: nn.Linear
@@ -42,7 +42,7 @@ class Layer(NamedTuple):
 
 
 class Importance(NamedTuple):
-    """By layer, how much each part matters."""
+    """The importance of each part, by layer."""
 
     heads: torch.Tensor
     """(layers, heads)."""
@@ -51,43 +51,43 @@ class Importance(NamedTuple):
 
 
 def prune(model: nn.Module, student: Student, split: Tokenized, loss: Loss, tokenizer: Tokenizer) -> None:
-    """Take out of a trained model all but the heads and units that a student keeps.
+    """Remove all but the most important heads and units from a trained model, in place.
 
     Args:
-        model: with a trained head, on the CPU; it is changed.
-        student: how many are kept.
+        model: a model with a trained head, on the CPU.
+        student: how many heads and units per layer are kept.
         split: training texts, the labelled ones first.
-        loss: of labels.
+        loss: the loss against labels.
         tokenizer: pads the batches.
 
     Raises:
-        InputError: the family of the model is not known to be pruned, or has fewer; or heads were taken out before.
+        InputError: models of its type cannot be pruned, it has fewer parts, or its heads were pruned before.
     """
     config = cast(Any, model.config)
     if config.model_type not in FAMILIES:
-        raise InputError(f"student: a model of type {config.model_type} is not pruned; {', '.join(FAMILIES)} are")
-    if student.attention_heads is not None and config.pruned_heads:  # they cannot be measured
-        raise InputError("student.attention_heads: heads of this model were taken out before; leave it out")
+        raise InputError(f"student: models of type {config.model_type} cannot be pruned; {', '.join(FAMILIES)} can")
+    if student.attention_heads is not None and config.pruned_heads:  # their importance cannot be measured
+        raise InputError("student.attention_heads: heads of this model were pruned before; leave it out")
     found = measure(model, split, loss, tokenizer)
     if student.intermediate_size is not None:
         _check("intermediate_size", student.intermediate_size, found.units.shape[1])
-        for layer, matter in zip(_layers(model), found.units, strict=True):
-            _keep_units(layer, _most(matter, student.intermediate_size))
+        for layer, importance in zip(_layers(model), found.units, strict=True):
+            _keep_units(layer, _top(importance, student.intermediate_size))
         for key in SIZES:
             if key in config.to_dict():
                 setattr(config, key, student.intermediate_size)
     if student.attention_heads is not None:
         _check("attention_heads", student.attention_heads, found.heads.shape[1])
         everything = set(range(found.heads.shape[1]))
-        kept = {number: set(_most(row, student.attention_heads).tolist()) for number, row in enumerate(found.heads)}
+        kept = {number: set(_top(row, student.attention_heads).tolist()) for number, row in enumerate(found.heads)}
         model.prune_heads({number: sorted(everything - own) for number, own in kept.items()})  # type: ignore[operator]
 
 
 def measure(model: nn.Module, split: Tokenized, loss: Loss, tokenizer: Tokenizer) -> Importance:
-    """How much each head and unit matters to the loss of labelled texts, evenly from all over.
+    """Measure the importance of each head and unit for the loss on evenly spaced labelled texts.
 
-    Of a model whose heads were taken out before only units are measured, and heads are all 0: how many a layer has
-    left, its configuration does not tell.
+    If heads were pruned before, only units are measured and all heads get 0, because config.json does not say how many
+    heads each layer has left.
     """
     labelled = [i for i, window in enumerate(split.windows) if window.text < len(split.examples)]
     chosen = from_all_over(labelled, WINDOWS)
@@ -104,8 +104,8 @@ def measure(model: nn.Module, split: Tokenized, loss: Loss, tokenizer: Tokenizer
             loss.sum(pytorch.outputs(model, tensors), targets, tensors["attention_mask"]).backward()  # type: ignore[no-untyped-call]
         for layer, total in zip(layers, sums, strict=True):
             if not config.pruned_heads:
-                of_heads = _change(seen[layer.joins_heads])
-                total[0] += of_heads.reshape(len(of_heads), heads, -1).sum(2).abs().sum(0)
+                by_feature = _change(seen[layer.joins_heads])
+                total[0] += by_feature.reshape(len(by_feature), heads, -1).sum(2).abs().sum(0)
             total[1] += _change(seen[layer.joins_units]).abs().sum(0)
         model.zero_grad(set_to_none=True)
     return Importance(*(torch.stack([total[kind] for total in sums]) / len(chosen) for kind in (0, 1)))
@@ -113,7 +113,7 @@ def measure(model: nn.Module, split: Tokenized, loss: Loss, tokenizer: Tokenizer
 
 @contextmanager
 def _recorded(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, torch.Tensor]]:
-    """What goes into modules, with its gradients once they are known."""
+    """Record the inputs of modules while the block runs; after a backward pass they have gradients."""
     seen: dict[nn.Module, torch.Tensor] = {}
 
     def record(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -129,13 +129,13 @@ def _recorded(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, torch.Te
 
 
 def _change(values: torch.Tensor) -> torch.Tensor:
-    """(windows, features) by how much the loss would change without each feature of (windows, tokens, features)."""
+    """(windows, features): how much removing each feature of (windows, tokens, features) would change the loss."""
     assert values.grad is not None
     return (values * values.grad).sum(dim=1).detach()
 
 
 def _layers(model: nn.Module) -> list[Layer]:
-    """The parts of each layer, by the names that the families have for them."""
+    """The relevant modules of each layer, whose names depend on the family."""
     found = []
     for layer in models.layers(model):
         modules = dict(layer.named_modules())
@@ -152,9 +152,9 @@ def _keep_units(layer: Layer, kept: torch.Tensor) -> None:
     makes.out_features = joins.in_features = len(kept)
 
 
-def _most(matter: torch.Tensor, count: int) -> torch.Tensor:
-    """Which parts matter most, in their order."""
-    return matter.topk(count).indices.sort().values
+def _top(importance: torch.Tensor, count: int) -> torch.Tensor:
+    """The sorted indices of the `count` most important parts."""
+    return importance.topk(count).indices.sort().values
 
 
 def _check(key: str, kept: int, most: int) -> None:

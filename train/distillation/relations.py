@@ -1,9 +1,9 @@
-"""What a student learns of how its teacher's tokens relate: self-attention relations, as MiniLMv2 has them.
+"""The loss of self-attention relations between tokens, as in MiniLMv2.
 
-The queries of the last layer, of all its heads together, are split anew into as many heads as the teacher has; each
-head's relations are the softmax of the scaled products of all pairs of tokens; and the same of keys and of values. The
-loss is the mean divergence of the student's relations from the teacher's (arXiv:2012.15828, section 3). The number of
-heads is the same on both sides whatever the widths, so that a student may be narrower.
+The queries of the last layer, concatenated over its heads, are split again into as many heads as the teacher has; a
+head's relations are the softmax of the scaled dot products of all pairs of tokens; likewise for keys and for values.
+The loss is the mean KL divergence of the student's relations from the teacher's (arXiv:2012.15828, section 3). Both
+sides have the same number of heads whatever their widths, so a student may be narrower.
 """
 
 from collections.abc import Sequence
@@ -25,26 +25,26 @@ PROJECTIONS = (
     ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
     ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
 )
-"""What makes queries, keys and values of a layer, by family."""
+"""The modules that compute a layer's queries, keys and values, by family."""
 
 
 class Relations:
-    """Compares the last layers of two models; the teacher computes beside the student, since this is too much to keep.
+    """Compares the last layers of two models, running the teacher at each step, since relations are too large to cache.
 
     Its hooks stay in the student for the life of the run.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, weight: float, precision: Precision = "fp32") -> None:
-        """Watch both.
+        """Register hooks in both models.
 
         Args:
-            student: as DeepSpeed's engine holds it.
-            teacher: on the same device.
-            weight: of this loss, beside the others.
-            precision: that the teacher computes in.
+            student: the module that DeepSpeed's engine holds.
+            teacher: a model on the same device.
+            weight: the weight of this loss relative to the others.
+            precision: the precision that the teacher computes in.
 
         Raises:
-            InputError: the family of one of them is not known, or their widths do not split into the teacher's heads.
+            InputError: a model's family is not supported, or its width is not divisible by the teacher's heads.
         """
         self.teacher, self.weight = teacher.eval().requires_grad_(False), weight
         self._dtype = AUTOCAST.get(precision)
@@ -53,15 +53,16 @@ class Relations:
         for watched in (self._of_student, self._of_teacher):
             if watched.width % self.heads:
                 raise InputError(
-                    f"distillation.relations: {watched.width} features do not split into the teacher's {self.heads} "
-                    "heads; leave it out"
+                    f"distillation.relations: {watched.width} features cannot be split into the teacher's "
+                    f"{self.heads} heads; leave it out"
                 )
 
     def sum(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The summed loss of the batch that the student has just computed: of each token the mean over its relations.
+        """The loss of the batch that the student has just computed, summed over its tokens.
 
+        A token's loss is the mean over heads and over queries, keys and values.
         Args:
-            inputs: of that batch.
+            inputs: the model inputs of that batch.
         """
         device = inputs["input_ids"].device.type
         with torch.no_grad(), torch.autocast(device, self._dtype, enabled=self._dtype is not None):
@@ -74,7 +75,7 @@ class Relations:
         return self.weight * torch.stack(costs).mean()
 
     def forget(self) -> None:
-        """Let go of a batch that was not computed to its end."""
+        """Drop what was recorded of a batch that was not completed."""
         for watched in (self._of_student, self._of_teacher):
             watched.take()
 
@@ -83,7 +84,7 @@ class Relations:
         return (costs.mean(1) * mask).sum()
 
     def _related(self, projected: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(windows, heads, tokens, tokens) logits of the relations; nothing relates to padding."""
+        """(windows, heads, tokens, tokens) logits of the relations; padding is masked out."""
         windows, tokens, width = projected.shape
         split = projected.float().reshape(windows, tokens, self.heads, width // self.heads).transpose(1, 2)
         products = split @ split.transpose(-1, -2) / (width // self.heads) ** 0.5
@@ -92,7 +93,7 @@ class Relations:
 
 
 class _Watched:
-    """What the last layer of a model makes of a batch: queries, keys, values."""
+    """Records the queries, keys and values that a model's last layer computes for a batch."""
 
     def __init__(self, model: nn.Module) -> None:
         self._seen: dict[int, torch.Tensor] = {}
@@ -102,18 +103,18 @@ class _Watched:
         )
         if not found:
             kind = cast(Any, model.config).model_type
-            raise InputError(f"distillation.relations: not known of a model of type {kind}; leave it out")
+            raise InputError(f"distillation.relations: models of type {kind} are not supported; leave it out")
         self.width = int(cast(nn.Linear, found[0]).out_features)
         for number, module in enumerate(found):
-            module.register_forward_hook(self._keeping(number))
+            module.register_forward_hook(self._recorder(number))
 
     def take(self) -> list[torch.Tensor]:
-        """Those of the batch that was computed last, which are not kept any longer."""
+        """Return the recorded tensors of the last batch, and forget them."""
         seen, self._seen = self._seen, {}
         return [seen[number] for number in sorted(seen)]
 
-    def _keeping(self, number: int) -> Any:
-        def keep(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def _recorder(self, number: int) -> Any:
+        def record(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
             self._seen[number] = output
 
-        return keep
+        return record

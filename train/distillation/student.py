@@ -1,6 +1,6 @@
-"""A student cut from a larger model: a model folder with less in it, made once and kept beside the prepared data.
+"""Students cut from larger models: model folders with fewer parts, made once and cached beside the prepared data.
 
-What is cut is a folder, not a model in memory, so that what trains is what anyone reads from the folder afterwards.
+Cutting writes a folder instead of changing a model in memory, so a run trains exactly what the folder holds.
 """
 
 import re
@@ -21,7 +21,7 @@ from bertline.train.distillation import pruning
 from bertline.train.losses import Loss
 
 LAYER = re.compile(r"(?P<before>.*?\blayers?\.)(?P<number>\d+)(?P<after>\..+)")
-"""The name of a layer's tensor: families differ in what stands before the number and after it."""
+"""The name of a layer's tensor; what precedes and follows the number depends on the family."""
 
 CODE = (
     "models/pytorch.py",
@@ -31,15 +31,15 @@ CODE = (
     "train/distillation/student.py",
 )
 PACKAGES = ("torch", "transformers", "safetensors")
-"""Those that a student depends on, beside our own code."""
+"""Packages that a student depends on, besides our own code."""
 
 
 def cut(folder: Path, student: Student, cache: Path) -> Path:
-    """A model folder with the layers that a student keeps, made in `cache` if it is not there; no tokenizer in it.
+    """Return a model folder with the layers that a student keeps, made in `cache` if needed, without a tokenizer.
 
     Raises:
-        InputError: as `encoder.check`; the layers cannot be told apart, or would compute otherwise in another place; or
-            there is no room to write.
+        InputError: as `encoder.check`; layers share weights, or would compute differently under their new numbers; or
+            the disk is full.
     """
     kept = student.layers
     assert kept is not None
@@ -56,24 +56,23 @@ def cut(folder: Path, student: Student, cache: Path) -> Path:
 
 
 def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache: Path) -> Path:
-    """A model folder without the heads and units that a student does not keep, made in `cache` if it is not there.
+    """Return a model folder without the heads and units that a student drops, made in `cache` if needed.
 
     Args:
-        folder: of a model with a trained head.
-        recipe: of the student.
-        ready: the texts that tell what matters.
-        tokenizer: folder of the model's.
-        cache: where it is kept.
+        folder: a model with a trained head.
+        recipe: the student's recipe.
+        ready: the data on which importance is measured.
+        tokenizer: folder of the model's tokenizer.
+        cache: where the student is kept.
 
     Raises:
-        InputError: as `pruning.prune`; the model has no trained head, or one for other labels; or there is no room to
-            write.
+        InputError: as `pruning.prune`; the model has no trained head, or one for other labels; or the disk is full.
     """
     task = ready.splits.task
     made_of = {
         "weights": encoder.weights_sha256(folder),
         "config": encoder.check(folder),
-        "labels": recipe.data.label_names,  # by which a head without names is known
+        "labels": recipe.data.label_names,  # they name the outputs of a head without label names
         "kept": recipe.student.model_dump(),
         "texts": ready.splits.fingerprint,
         "settings": task.settings.model_dump(mode="json"),
@@ -92,29 +91,29 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
 
 
 def spread(count: int, config: dict[str, Any]) -> list[int]:
-    """`count` of a model's layers, evenly from all over, the first among them; such as `cut` takes.
+    """Choose `count` evenly spaced layers of a model, including the first, as `cut` takes them.
 
-    Where kinds of layers take turns, it is runs of these turns that are kept.
+    Where kinds of layers alternate, whole periods of the pattern are kept.
     """
-    turn = _turn(config)
-    runs, kept = -(-encoder.layers(config) // turn), -(-count // turn)
-    first = [number * runs // kept * turn for number in range(kept)]
-    return [first[number // turn] + number % turn for number in range(count)]
+    period = _period(config)
+    periods, kept = -(-encoder.layers(config) // period), -(-count // period)
+    first = [number * periods // kept * period for number in range(kept)]
+    return [first[number // period] + number % period for number in range(count)]
 
 
 def _check_labels(recipe: Recipe, folder: Path, task: Task) -> None:
-    """Refuse a head with other labels, or the same in another order: what matters is measured by its outputs.
+    """Reject a head with other labels, or with the same in another order: importance is measured on its outputs.
 
-    Outputs that have no names of their own are called as the recipe calls them.
+    Outputs without names of their own take the recipe's names.
     """
     theirs = encoder.label_names(encoder.check(folder))
     if task.settings.problem_type == "regression" and len(theirs) == 1:  # whatever it is called
         return
     nameless = theirs == [f"LABEL_{number}" for number in range(len(task.labels))]
     if task.labels and theirs != task.labels and not (nameless and recipe.data.label_names):
-        learnt = f"{recipe.model} has labels {theirs!r}; the student is to learn {task.labels!r}"
-        advice = "name data.labels in its order, or a model that was trained for these labels"
-        raise InputError(f"model: {learnt}: {advice}")
+        learned = f"{recipe.model} has labels {theirs!r}; the student is to learn {task.labels!r}"
+        advice = "list data.labels in the model's order, or name a model trained for these labels"
+        raise InputError(f"model: {learned}: {advice}")
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -124,19 +123,19 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 def _renumbered(
     tensors: dict[str, torch.Tensor], kept: list[int], layers: int, folder: Path
 ) -> dict[str, torch.Tensor]:
-    """The tensors without those of other layers; the layers that are kept are counted anew."""
+    """The tensors of the kept layers, which are renumbered, and those outside any layer."""
     numbers = {int(match["number"]) for name in tensors if (match := LAYER.fullmatch(name))}
     if numbers != set(range(layers)) or kept[-1] >= layers:
         raise InputError(
-            f"student.layers: {folder} has {layers} layers and weights of {len(numbers)}; a model whose layers share "
-            "their weights is not cut: leave it out"
+            f"student.layers: {folder} has {layers} layers, but weights for {len(numbers)}; a model whose layers share "
+            "weights cannot be cut; leave it out"
         )
     renamed = {name: _renamed(name, kept) for name in tensors}
     return {new: tensors[name].contiguous() for name, new in renamed.items() if new is not None}
 
 
 def _renamed(name: str, kept: list[int]) -> str | None:
-    """The name that a tensor has in the student; None where it is not of it."""
+    """The name that a tensor has in the student; None if the student does not have it."""
     match = LAYER.fullmatch(name)
     if match is None:
         return name
@@ -144,23 +143,23 @@ def _renamed(name: str, kept: list[int]) -> str | None:
     return f"{match['before']}{kept.index(number)}{match['after']}" if number in kept else None
 
 
-def _turn(config: dict[str, Any]) -> int:
-    """After how many layers their kinds repeat."""
+def _period(config: dict[str, Any]) -> int:
+    """The number of layers after which their kinds repeat."""
     return int(config.get("global_attn_every_n_layers", 3)) if config["model_type"] == "modernbert" else 1
 
 
 def _check_places(config: dict[str, Any], kept: list[int]) -> None:
-    """Refuse to move a layer of ModernBERT to where transformers would take it for one of another kind.
+    """Reject moving a ModernBERT layer to a number that transformers gives to another kind of layer.
 
-    By its number one in several attends to the whole text, and the first alone has no norm before it.
+    The number decides which layers attend to the whole text, and that the first has no norm before its attention.
     """
     if config["model_type"] != "modernbert":
         return
-    every = _turn(config)
+    every = _period(config)
     if kept[0] != 0 or any((old % every == 0) != (new % every == 0) for new, old in enumerate(kept)):
         raise InputError(
-            f"student.layers: found {kept}; of modernbert layers 0, {every}, {2 * every}, … attend to the whole text, "
-            f"in a student too: keep layer 0, then {every - 1} that do not, then one that does, and so on"
+            f"student.layers: found {kept}; in modernbert, layers 0, {every}, {2 * every}, … attend to the whole text, "
+            f"also in a student: keep layer 0, then {every - 1} that do not, then one that does, and so on"
         )
 
 
@@ -168,6 +167,6 @@ def _with_layers(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
     changed: dict[str, Any] = {key: len(kept) for key in encoder.LAYERS if key in config}
     if pruned := config.get("pruned_heads"):
         changed["pruned_heads"] = {str(new): pruned[str(old)] for new, old in enumerate(kept) if str(old) in pruned}
-    if "layer_types" in config:  # what each layer attends to; transformers tells it from the rest where it is absent
+    if "layer_types" in config:  # what each layer attends to, which transformers derives where it is absent
         config = {key: value for key, value in config.items() if key != "layer_types"}
     return {**config, **changed}

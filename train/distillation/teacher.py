@@ -1,8 +1,8 @@
-"""A teacher: a trained model whose outputs a student learns, and how it reads.
+"""A teacher: a trained model whose outputs a student learns, and how it tokenizes texts.
 
-It reads as it was trained to read. Where that is what the student reads too, each window of the student's is answered;
-where it reads otherwise (another tokenizer, more of a long text), each text is, which a class or a number is of and an
-entity or an answer is not.
+A teacher reads as it was trained to read. If the student reads the same tokens, the teacher computes an output for each
+of the student's windows. If not (another tokenizer, more of a long text), it computes one output per text, which is
+enough for a class or a number, but not for entities or answers.
 """
 
 from dataclasses import dataclass
@@ -28,35 +28,35 @@ from bertline.train.distillation.relations import Relations
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained model of the student's task."""
+    """A model trained for the student's task."""
 
     place: str
     folder: Path
-    """A model's, or a bundle's; both hold the tokenizer."""
+    """The model's or bundle's folder, which also holds a tokenizer."""
     task: Task
-    """As it was trained for it: how it reads, what it tells apart."""
+    """The task that it was trained for, with its tokens and labels."""
     sha256: str
-    """Of its weights, or of a bundle's manifest."""
+    """The SHA-256 of its weights, or of a bundle's manifest."""
     tokenizer: Path
     """The folder of its tokenizer."""
 
     @property
     def is_bundle(self) -> bool:
-        """Whether an ONNX model answers, and not PyTorch's."""
+        """Whether it is a bundle, with an ONNX model, rather than a PyTorch model."""
         return (self.folder / bundle.MANIFEST).is_file()
 
 
 def find(recipe: Recipe, student: Task, cache: Path) -> Teacher:
-    """The teacher that a recipe names, on every rank.
+    """Find the teacher that a recipe names, on every rank.
 
     Args:
-        recipe: of the student.
-        student: what is to be learned.
-        cache: where its tokenizer is kept.
+        recipe: the student's recipe.
+        student: the student's task.
+        cache: where the teacher's tokenizer is kept.
 
     Raises:
-        InputError: it is not there, or does another thing than the student is to learn.
-        DamagedError: a bundle is not as it was sealed.
+        InputError: it does not exist, or its task, problem type or labels differ from the student's.
+        DamagedError: a bundle's files have changed.
     """
     assert recipe.teacher is not None
     teacher = _found(recipe.teacher, student.settings, cache)
@@ -71,23 +71,23 @@ def find(recipe: Recipe, student: Task, cache: Path) -> Teacher:
 
 
 def reads_alike(teacher: Teacher, student: Task, tokenizer_folder: Path) -> bool:
-    """Whether a teacher reads the very tokens that its student does.
+    """Whether a teacher reads the same tokens as its student.
 
     Args:
         teacher: a trained model.
-        student: what is to be learned.
-        tokenizer_folder: the student's.
+        student: the student's task.
+        tokenizer_folder: the student's tokenizer.
 
     Raises:
-        InputError: it does not, and of such a task each token is asked about.
+        InputError: it does not, and the student learns from the outputs for each token.
     """
     own, students = (files.sha256(folder / "tokenizer.json") for folder in (teacher.tokenizer, tokenizer_folder))
     if own == students and teacher.task.settings.tokens == student.settings.tokens:
         return True
     if not isinstance(student, TextClassification):
         raise InputError(
-            f"teacher: {teacher.place} reads texts as other tokens than the student, which is to learn of each token; "
-            "give both the same tokenizer and the same tokens.max_length and tokens.stride"
+            f"teacher: {teacher.place} tokenizes texts differently from the student, which learns from each token's "
+            "output; give both the same tokenizer, tokens.max_length and tokens.stride"
         )
     return False
 
@@ -100,24 +100,27 @@ def beside(
     weight: float,
     precision: Precision,
 ) -> Relations:
-    """A teacher that computes beside its student, for what is too much to keep.
+    """Load a teacher that runs alongside its student, for token relations, which are too large to cache.
 
     Args:
-        teacher: a PyTorch model that reads what the student reads.
-        student: as DeepSpeed's engine holds it.
-        ready: what the student reads.
-        tokenizer_folder: the student's.
-        weight: of the loss.
-        precision: that the teacher computes in.
+        teacher: a PyTorch model that reads the same tokens as the student.
+        student: the module that DeepSpeed's engine holds.
+        ready: the student's prepared data.
+        tokenizer_folder: the student's tokenizer.
+        weight: the weight of this loss.
+        precision: the precision that the teacher computes in.
 
     Raises:
-        InputError: it is a bundle, or reads otherwise; or as `Relations`.
+        InputError: the teacher is a bundle, or reads other tokens; or as `Relations`.
     """
     if teacher.is_bundle:
-        raise InputError(f"distillation.relations: {teacher.place} is a bundle, of which only logits are known")
+        raise InputError(
+            f"distillation.relations: {teacher.place} is a bundle, which gives only logits; name a run or a model as "
+            "teacher, or leave it out"
+        )
     if not reads_alike(teacher, ready.splits.task, tokenizer_folder):
         raise InputError(
-            f"distillation.relations: {teacher.place} reads texts as other tokens than the student; give both the "
+            f"distillation.relations: {teacher.place} tokenizes texts differently from the student; give both the "
             "same tokenizer, tokens.max_length and tokens.stride, or leave it out"
         )
     loaded = pytorch.load(teacher.folder, teacher.task.architecture).to(ranks.device())
@@ -125,7 +128,7 @@ def beside(
 
 
 def _found(place: str, student: TaskSettings, cache: Path) -> Teacher:
-    """What a place holds, and what it was trained for: runs and bundles say so; of another model, its head tells."""
+    """Describe the teacher at a place: runs and bundles record their task; other models show it by their head."""
     local = places.expanded(place)
     if (local / bundle.MANIFEST).is_file():
         settings, sha256 = bundle.verify(local).alone, files.sha256(local / bundle.MANIFEST)

@@ -1,4 +1,4 @@
-"""A student learns what its teacher says: of each task, of texts without labels, asked once, by windows or by texts."""
+"""A student learns its teacher's outputs: for every task, on unlabelled texts too, cached, by window or by text."""
 
 import json
 import math
@@ -144,17 +144,17 @@ def test_a_cut_model_is_the_model_without_the_other_layers(encoder: str, tmp_pat
 
 def test_layers_that_share_their_weights_are_not_cut(tmp_path: Path) -> None:
     folder = encoders.make("albert", tmp_path / "model")
-    with pytest.raises(InputError, match="a model whose layers share their weights is not cut"):
+    with pytest.raises(InputError, match="a model whose layers share weights cannot be cut"):
         student.cut(folder, Student(layers=[0]), tmp_path / "cache")
 
 
 def test_layers_that_would_compute_otherwise_in_another_place_are_not_moved(tmp_path: Path) -> None:
-    """Of this ModernBERT every second layer, by its number, attends to the whole text."""
+    """In this ModernBERT, every second layer attends to the whole text."""
     folder = encoders.make("modernbert", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
-    for kept in ([1], [0, 2], [2, 3]):  # the last: another than the first has a norm that would be lost
-        with pytest.raises(InputError, match="of modernbert layers 0, 2, 4, … attend to the whole text"):
+    for kept in ([1], [0, 2], [2, 3]):  # the last: layer 2 has a norm that would be lost
+        with pytest.raises(InputError, match="in modernbert, layers 0, 2, 4, … attend to the whole text"):
             student.cut(folder, Student(layers=kept), tmp_path / "cache")
     (folder / "config.json").write_text(json.dumps(config | {"global_attn_every_n_layers": 1}))
     with pytest.raises(InputError, match="keep layer 0"):
@@ -199,7 +199,7 @@ def rows(task: str, count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, place: Path | str, task: str = "text-classification", **keys: Any) -> Path:
-    """A recipe of 60 labelled texts, with what `keys` says besides."""
+    """Write a recipe with 60 labelled training texts, and the given keys."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(task, 100, 1)))
     own = ("text", "tokens", "question", "context")
@@ -220,7 +220,7 @@ def write(folder: Path, place: Path | str, task: str = "text-classification", **
 
 
 def plain_logits(folder: Path, texts: list[str], length: int) -> torch.Tensor:
-    """What transformers alone makes of texts."""
+    """The logits of texts, computed with transformers alone."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.inference_mode():
@@ -229,7 +229,7 @@ def plain_logits(folder: Path, texts: list[str], length: int) -> torch.Tensor:
 
 
 def teaching(seen: dict[str, Output]) -> Callable[[Trainer], None]:
-    """Puts into `seen` what the teacher says of each training text of a run."""
+    """Collects the teacher's output for each training text of a run in `seen`."""
 
     def look(trainer: Trainer) -> None:
         split = trainer.batches._split
@@ -243,7 +243,7 @@ def teaching(seen: dict[str, Output]) -> Callable[[Trainer], None]:
 @pytest.fixture(scope="module")
 def teacher(rank: None, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("teacher")
-    sets = ["training.learning_rate=1e-2", "training.epochs=3"]  # so that it has something to say
+    sets = ["training.learning_rate=1e-2", "training.epochs=3"]  # so that its outputs differ between texts
     return train_here(write(folder, make_model(folder / "model", layers=3)), folder / "run", sets)
 
 
@@ -309,7 +309,7 @@ class TestRuns:
         monkeypatch.setattr(evaluation, "outputs", spy)
         monkeypatch.setattr(preemption, "asked", preemption.Flag())
         for _ in range(3):  # 60 texts
-            with pytest.raises(PreemptedError, match="what it has said so far is kept"):
+            with pytest.raises(PreemptedError, match="its outputs so far are kept"):
                 train_here(recipe, tmp_path / "run", sets)
             monkeypatch.setattr(preemption, "asked", preemption.Flag())
         assert answered == [answers.ASKING] * 3
@@ -319,14 +319,14 @@ class TestRuns:
         assert not list((tmp_path / ".bertline-cache").glob("*-part-*"))
 
     def test_what_another_run_is_about_to_remove_is_asked_again(self, tmp_path: Path) -> None:
-        """Once it has all that the teacher says, it removes the parts, which this one may be about to read."""
+        """The other run removes the parts once it has all outputs, possibly just before this run reads one."""
         part, ids = tmp_path / "teacher-a-part-0", np.zeros(3, np.int32)
         window = Encoded(ids, ids, ids, ids, 0, False)
         said: list[Output] = [np.array([1, 2], np.float32), np.array([3, 4], np.float32)]
 
-        def answer(*told: Output) -> list[list[float]]:
-            """With what is `told` if it is asked."""
-            answering = answers._keeping(lambda _: [*told], tmp_path / "teacher-a")
+        def answer(*outputs: Output) -> list[list[float]]:
+            """The answer of a teacher that computes `outputs`, unless the part is cached."""
+            answering = answers._keeping(lambda _: [*outputs], tmp_path / "teacher-a")
             return [output.tolist() for output in answering([window])]
 
         part.mkdir()
@@ -337,7 +337,7 @@ class TestRuns:
         assert answer(said[1]) == [[3, 4]]
 
     def test_a_bundle_may_be_the_teacher(self, teacher: RunFolder, tmp_path: Path) -> None:
-        """Its int8 model is asked, text by text; where the student begins is said by the recipe."""
+        """Its int8 model computes the outputs, text by text; the recipe's `model` is where the student starts."""
         with pytest.MonkeyPatch.context() as patch:
             measure_briefly(patch)
             export(str(teacher.path), tmp_path / "bundle", ExportTerms(2.0, quick=True))
@@ -359,7 +359,7 @@ class TestRuns:
         assert losses(resumed) == pytest.approx(whole, abs=1e-6)
 
     def test_a_teacher_may_read_more_of_a_text(self, teacher: RunFolder, tmp_path: Path) -> None:
-        """Of 4 tokens at once the student has a window or more of each text; the teacher has read all 32."""
+        """The student reads windows of 4 tokens, one or more per text; the teacher reads all 32."""
         recipe = write(tmp_path, teacher.path, teacher=str(teacher.path))
         seen: dict[str, Output] = {}
         train_here(recipe, tmp_path / "run", ["tokens.max_length=4"], look=teaching(seen))
@@ -378,7 +378,7 @@ class TestRuns:
         )
         assert losses(own)[0] == pytest.approx(0, abs=1e-6)
         assert runs.read_summary(own.path).data["unlabelled"] == 40
-        with pytest.raises(InputError, match="reads texts as other tokens than the student"):
+        with pytest.raises(InputError, match="tokenizes texts differently from the student"):
             train_here(write(tmp_path / "c", taught.path, task, **more), tmp_path / "c-run", ["tokens.max_length=24"])
 
     def test_a_teacher_of_something_else_is_refused(self, teacher: RunFolder, tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ class TestRelations:
         assert found == pytest.approx(losses(train_here(recipe, tmp_path / "whole")), rel=1e-4)
 
     def test_the_loss_is_the_divergence_of_relations(self, tmp_path: Path) -> None:
-        """Of a narrower student, written out head by head and token by token; padding counts for nothing."""
+        """With a narrower student, written out head by head and token by token; padding does not count."""
         shape = {"num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 16, "vocab_size": 30}
         models = [BertForSequenceClassification(BertConfig(hidden_size=width, **shape)).eval() for width in (8, 32)]
         ids, mask = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
@@ -443,10 +443,10 @@ class TestRelations:
 
     def test_what_cannot_be_compared_is_refused(self, teacher: RunFolder, tmp_path: Path) -> None:
         asked: Any = {"teacher": str(teacher.path), "distillation": {"relations": 1.0}}
-        with pytest.raises(InputError, match="reads texts as other tokens than the student; give both the same"):
+        with pytest.raises(InputError, match="tokenizes texts differently from the student; give both the same"):
             train_here(write(tmp_path, teacher.path, **asked), tmp_path / "run", ["tokens.max_length=16"])
         modern = pytorch.load(encoders.make("modernbert", tmp_path / "modern"), "")
-        with pytest.raises(InputError, match="not known of a model of type modernbert"):
+        with pytest.raises(InputError, match="models of type modernbert are not supported"):
             Relations(modern, modern, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""What is taken out is what matters least, and what is left is read from its folder as it was made."""
+"""The least important parts are removed, and the pruned model loads from its folder as it was made."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ SETTINGS = classifier(32)
 
 
 class Measured:
-    """A classifier of a family, in memory, and texts to measure it on."""
+    """A classifier of a family, in memory, with texts to measure importance on."""
 
     def __init__(self, encoder: str, folder: Path) -> None:
         task = catalog.make(SETTINGS)
@@ -79,7 +79,7 @@ class TestFamilies:
 
 
 def test_importance_is_what_the_loss_would_change_by(tmp_path: Path) -> None:
-    """To the first order: of a head scaled by 1 ± ε the loss of a text changes by ε times what is measured."""
+    """To first order, scaling a head by 1 ± ε changes the loss of a text by ε times the measured importance."""
     measured = Measured("bert", tmp_path / "model")
     alone = encode([measured.split.examples[0]], catalog.make(SETTINGS), measured.tokenizer)
     found = pruning.measure(measured.model, alone, measured.loss, measured.tokenizer)
@@ -104,7 +104,7 @@ def test_importance_is_what_the_loss_would_change_by(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["albert", "mpnet", "mobilebert", "deberta", "modernbert"])
 def test_other_families_are_refused(family: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"a model of type {family} is not pruned; bert, "):
+    with pytest.raises(InputError, match=f"models of type {family} cannot be pruned; bert, "):
         Measured(family, tmp_path / "model").prune(attention_heads=2)
 
 
@@ -126,7 +126,7 @@ def test_a_pruned_model_keeps_its_heads_as_layers_are_taken_out(tmp_path: Path) 
     expected = measured.logits()
     measured.model = cut
     assert torch.equal(measured.logits(), expected)
-    with pytest.raises(InputError, match="heads of this model were taken out before; leave it out"):
+    with pytest.raises(InputError, match="heads of this model were pruned before; leave it out"):
         measured.prune(attention_heads=1)
     measured.prune(intermediate_size=8)
 
