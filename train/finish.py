@@ -1,4 +1,4 @@
-"""The end of a run: best/ is loaded back, scored on the test split, and run.json says what the run was."""
+"""The end of a run: best/ is loaded back and scored on the test split, and run.json summarizes the run."""
 
 from datetime import UTC, datetime
 from time import perf_counter
@@ -12,14 +12,14 @@ from bertline.train.data.prepared import Prepared
 from bertline.train.loop import Trainer
 
 PACKAGES = ("bertline", "torch", "deepspeed", "transformers", "tokenizers", "datasets", "scikit-learn", "numpy")
-"""Those whose versions a run's figures depend on."""
+"""Packages whose versions a run's results depend on."""
 
 
 def finish(trainer: Trainer, prepared: Prepared) -> None:
-    """Score the model that best/ holds, as anyone would load it, in fp32; write run.json last."""
+    """Score the model in best/, loaded in fp32 as a user would load it, and write run.json last."""
     started, recipe, state = perf_counter(), trainer.recipe, trainer.state
     metric = recipe.metric
-    chosen = ranks.from_first(lambda: metrics.best(trainer.run.metrics, metric))  # which alone writes there
+    chosen = ranks.from_first(lambda: metrics.best(trainer.run.metrics, metric))  # only rank 0 writes there
     assert chosen is not None, "the last step evaluates"
     best, validation = chosen
     task = trainer.task.with_decision(best.decision)
@@ -29,8 +29,8 @@ def finish(trainer: Trainer, prepared: Prepared) -> None:
         scores, _ = trainer.score(kept, prepared.test, task)
     except PreemptedError:
         where = f"{trainer.run.path}: stopped as asked while the test split was scored"
-        raise PreemptedError(f"{where}; --resume scores it, and takes no step again") from None
-    watchdog.allow(None)  # what is left is for disks, and for monitors' servers
+        raise PreemptedError(f"{where}; --resume scores it without repeating a step") from None
+    watchdog.allow(None)  # what remains depends on disks and on the monitors' servers
     if not ranks.is_first():
         return
     summary = Summary(

@@ -1,8 +1,8 @@
-"""A run's figures where people watch many: TensorBoard, W&B, Comet and CSV by DeepSpeed's monitor, MLflow beside it.
+"""Experiment tracking: TensorBoard, W&B, Comet and CSV through DeepSpeed's monitors, and MLflow directly.
 
-They get what metrics.jsonl gets, at the same moments and by optimizer steps. DeepSpeed's engine itself is given no
-monitor: it would count by samples, those of short batches too, and write the learning rate of the next step. Only
-rank 0 writes.
+They receive what metrics.jsonl receives, at the same moments and by optimizer step. DeepSpeed's engine itself gets no
+monitor: it would count samples instead of steps, miscounting short batches, and log the learning rate of the next
+step. Only rank 0 writes.
 """
 
 import json
@@ -28,21 +28,21 @@ from bertline.artifacts.run import RunFolder
 from bertline.train import ranks
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
-"""That DeepSpeed's monitors need."""
+"""Packages that DeepSpeed's monitors need."""
 MLFLOW = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # a server that does not answer is given up soon: metrics.jsonl has it all
+    # give up soon on a server that does not answer: metrics.jsonl has everything
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
-"""Of the environment, unless it says otherwise."""
+"""Environment variables that are set unless they already exist."""
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse a monitor that could not be written to, before anything is computed.
+    """Reject monitors that cannot work, before anything is computed.
 
     Raises:
-        InputError: a key that DeepSpeed's monitors do not know, a value they refuse, a package that is not installed.
+        InputError: DeepSpeed's monitors do not accept a key or value, or a package is not installed.
     """
     faults = []
     try:
@@ -60,19 +60,19 @@ def check(recipe: Recipe) -> None:
 
 
 def sections(deepspeed: dict[str, Any]) -> dict[str, Any]:
-    """Those of a recipe's `deepspeed` that are monitors'."""
+    """The sections of a recipe's `deepspeed` that configure monitors."""
     return {name: deepspeed[name] for name in MONITORS if name in deepspeed}
 
 
 class Monitors:
-    """All that a run's figures are written to."""
+    """All the monitors of a run."""
 
     def __init__(self, deepspeed: MonitorMaster | None = None, mlflow: "Mlflow | None" = None) -> None:
         self._deepspeed = deepspeed
         self._mlflow = mlflow
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Write a line of metrics.jsonl, or {"test": scores}."""
+        """Write the values of a line of metrics.jsonl, or {"test": scores}."""
         found = figures(values)
         if self._deepspeed is not None:
             self._deepspeed.write_events([(name, value, step) for name, value in found.items()])
@@ -82,15 +82,15 @@ class Monitors:
 
 @contextmanager
 def opened(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> Iterator[Monitors]:
-    """What the recipe asks for, on rank 0, while the block runs; nothing on the others.
+    """Open the recipe's monitors while the block runs; only rank 0 has any.
 
     Args:
-        recipe: checked by `check`.
-        run: what it resumes, or has just begun.
-        say: gets a line where MLflow does not answer.
+        recipe: a recipe that `check` has accepted.
+        run: the run's folder, new or resumed.
+        say: receives a message if MLflow fails.
 
     Raises:
-        InputError: a monitor does not start, for example W&B without a login; on every rank.
+        InputError: on every rank, when a monitor does not start, for example W&B without a login.
     """
     made: list[MonitorMaster] = []
     ranks.from_first(lambda: made.append(start(recipe, run)))
@@ -104,10 +104,10 @@ def opened(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> Iterat
 
 
 def start(recipe: Recipe, run: RunFolder) -> MonitorMaster:
-    """DeepSpeed's monitors, which write into the run where the recipe does not say where.
+    """Start DeepSpeed's monitors, which write into the run's folder by default.
 
     Raises:
-        InputError: one of them does not start.
+        InputError: a monitor does not start.
     """
     config = get_monitor_config(placed(recipe, run))
     os.environ.setdefault("WANDB_NAME", recipe.name)  # DeepSpeed gives W&B no name
@@ -118,16 +118,16 @@ def start(recipe: Recipe, run: RunFolder) -> MonitorMaster:
 
             values = dotted.without(recipe.model_dump(mode="json"), recipes.WATCHERS)
             wandb.config.update(values, allow_val_change=True)
-    except Exception as error:  # each package has errors of its own
+    except Exception as error:  # each package raises its own errors
         names = " and ".join(f"deepspeed.{name}" for name in MONITORS if getattr(config, name).enabled)
         raise InputError(f"{names}: does not start: {' '.join(str(error).split())}") from error
-    if master.csv_monitor is not None:  # a resumed run's files have their headings
+    if master.csv_monitor is not None:  # a resumed run's files already have headers
         master.csv_monitor.filenames = [path.stem for path in Path(master.csv_monitor.log_dir).glob("*.csv")]
     return master
 
 
 def placed(recipe: Recipe, run: RunFolder) -> dict[str, Any]:
-    """The monitors' sections, with defaults of bertline's own for where they write, under what name and how often."""
+    """The monitors' sections, with bertline's defaults for where they write, under what name and how often."""
     asked = sections(recipe.deepspeed)
     return {name: {**_defaults(name, section, recipe, run), **section} for name, section in asked.items()}
 
@@ -135,13 +135,13 @@ def placed(recipe: Recipe, run: RunFolder) -> dict[str, Any]:
 def _defaults(name: str, section: dict[str, Any], recipe: Recipe, run: RunFolder) -> dict[str, Any]:
     if name == "wandb":
         return {}
-    if name == "comet":  # its interval is of what `step` counts
+    if name == "comet":  # the interval counts what `step` counts
         return {"experiment_name": recipe.name, "samples_log_interval": 1}
     return {"job_name": recipe.name} if "output_path" in section else {"output_path": str(run.path), "job_name": name}
 
 
 def figures(values: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a line of metrics.jsonl by name: train/loss, validation/accuracy."""
+    """The numbers in a line of metrics.jsonl, by name: train/loss, validation/accuracy."""
     found = {f"train/{name}": float(value) for name, value in values.items() if is_number(value)}
     for split in ("validation", "test"):
         scores = values.get(split, {})
@@ -150,17 +150,17 @@ def figures(values: dict[str, Any]) -> dict[str, float]:
 
 
 def is_number(value: object) -> bool:
-    """Whether it can be drawn."""
+    """Whether a value can be plotted."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def fitting(name: str) -> str:
-    """A name that MLflow takes for a parameter: a recipe's keys may hold labels and columns, which may be anything."""
+    """Make a valid MLflow parameter name: a recipe's keys may contain labels and columns, in any characters."""
     return re.sub(r"[^\w.\- ]", "_", name)[:250]
 
 
 class Mlflow:
-    """A run of MLflow's, written to in a thread: a server that is slow or gone holds up no step."""
+    """An MLflow run, written to in a thread so that a slow or unreachable server delays no step."""
 
     def __init__(self, recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> None:
         self._recipe = recipe
@@ -170,29 +170,29 @@ class Mlflow:
         self._run_id = ""
         self._lost = False
         self._thread = ThreadPoolExecutor(1, "mlflow")
-        self._later(self._begin)
+        self._submit(self._begin)
 
     def write(self, step: int, found: dict[str, float]) -> None:
-        """Add figures."""
+        """Log the figures of a step."""
         now = int(time() * 1000)
-        self._later(lambda: self._log(step, found, now))
+        self._submit(lambda: self._log(step, found, now))
 
     def end(self, status: str) -> None:
-        """Say how the run ended, once all is written."""
-        self._later(lambda: self._client.set_terminated(self._run_id, status))
+        """Record how the run ended, and wait until everything is written."""
+        self._submit(lambda: self._client.set_terminated(self._run_id, status))
         self._thread.shutdown()
 
-    def _later(self, act: Callable[[], Any]) -> None:
-        def acting() -> None:
+    def _submit(self, act: Callable[[], Any]) -> None:
+        def guarded() -> None:
             if self._lost:
                 return
             try:
                 act()
-            except Exception as error:  # whatever a server, or what stands before it, does
+            except Exception as error:  # whatever goes wrong with the server or a proxy before it
                 self._lost = True
                 self._say(f"mlflow: {' '.join(str(error).split()):.300}; the run goes on without it")
 
-        self._thread.submit(acting)
+        self._thread.submit(guarded)
 
     def _log(self, step: int, found: dict[str, float], now: int) -> None:
         from mlflow.entities import Metric
@@ -201,7 +201,7 @@ class Mlflow:
         self._client.log_batch(self._run_id, metrics=metrics)
 
     def _begin(self) -> None:
-        """Go on with the run that mlflow.json names, or begin one where it is of another place than the recipe's."""
+        """Resume the run that mlflow.json names for the recipe's server and experiment, or create one."""
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -224,7 +224,7 @@ class Mlflow:
 
 @contextmanager
 def mlflow(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> Iterator[Mlflow]:
-    """MLflow's side of a run while the block runs."""
+    """Track a run in MLflow while the block runs, and record how it ends."""
     for name, value in MLFLOW.items():
         os.environ.setdefault(name, value)
     tracked = Mlflow(recipe, run, say)
@@ -233,7 +233,7 @@ def mlflow(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> Iterat
         yield tracked
         status = "FINISHED"
     except PreemptedError:
-        status = "SCHEDULED"  # to go on later
+        status = "SCHEDULED"  # to be resumed
         raise
     finally:
         tracked.end(status)
