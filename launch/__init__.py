@@ -1,1 +1,1 @@
-"""Floor 6: how things are started: the `bertline` command, DeepSpeed's launcher, recipes."""
+"""Floor 6, how things are started: the `bertline` command, DeepSpeed's launcher, recipes and cluster files."""

@@ -1,4 +1,4 @@
-"""`bertline bench`: a bundle beside the PyTorch model it came from, in fp32 on ONNX Runtime too, or another bundle."""
+"""`bertline bench`: measures a bundle beside the PyTorch model it came from, its fp32 ONNX, or other bundles."""
 
 import shlex
 import sys
@@ -35,27 +35,28 @@ def bench(
     columns: Mapping[str, str] = {},
     signed: str | None = None,
 ) -> dict[str, Any]:
-    """Measure a bundle beside what it is held against; write the page where one is asked for.
+    """Measure a bundle beside other models, and write the report as a page if asked.
 
     Args:
         folder: the bundle.
-        against: runs, models or other bundles; by default what the bundle was held to when it was made. Agreement is
-            with the first, which is also measured in fp32 on ONNX Runtime where it is no bundle.
+        against: runs, models or other bundles to compare with; by default the reference model that the bundle was
+            measured against when it was made. Agreement is with the first one, which is also measured in fp32 on ONNX
+            Runtime unless it is a bundle.
         data: labelled examples; by default the test split of the run that the bundle was made from.
-        html: where to write the page, a new file.
-        say: takes a line of progress.
-        columns: what `data` calls its columns, where it calls them otherwise.
-        signed: the sha256 of the manifest that the bundle must have; None: any.
+        html: where to write the page; the file must not exist.
+        say: receives lines of progress.
+        columns: the columns of `data` by input name, for those that are named differently.
+        signed: sha256 of the manifest that the bundle must have; None accepts any.
 
     Returns:
-        The `bench` JSON.
+        What `bertline bench --json` prints.
 
     Raises:
         InputError: the bundle's source is gone or changed and nothing else is named; or as the readers raise.
-        DamagedError: a bundle is not as it should be or not what was signed, before or after it was measured.
+        DamagedError: a bundle is damaged or not the signed one, before or after it was measured.
     """
     if columns and data is None:
-        raise InputError("--column is of labelled examples: give --data FILE with it")
+        raise InputError("--column maps columns of labelled examples: give --data FILE with it")
     if html is not None:
         files.check_new(html)
     manifest = _manifest(folder, signed)
@@ -73,7 +74,7 @@ def bench(
         compared = [first, *others, systems.from_bundle(folder, manifest)]
         grid = compare.default_grid(compared)
         result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), say)
-    _manifest(folder, signed)  # again, since a process of its own has loaded what was measured
+    _manifest(folder, signed)  # again, because another process loaded what was measured
     if html is not None:
         files.write_text(html, benchmark.html(result, shlex.join(["bertline", *sys.argv[1:]])))
     return result
@@ -85,27 +86,29 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _manifest(folder: Path, signed: str | None) -> Manifest:
-    """Of a bundle that was found to be as it should; its models are not kept."""
+    """The manifest of a bundle, once the bundle is verified."""
     loaded = bundle.load(folder)
     signature.demand_same(folder, signed, loaded.sha256)
     return loaded.manifest
 
 
 def _source(folder: Path, manifest: Manifest) -> str:
-    """The place of what a bundle was held to, its source or its teacher, if it still is that model."""
+    """The place of a bundle's reference model, its teacher or its source, if that is still the same model."""
     source = manifest.teacher or manifest.source
     place = sources.opened(source.place, folder)
     if source.kind == "checkpoint":
-        raise InputError(f"{place}: a DeepSpeed checkpoint: bertline gather it, and name what that makes: --against")
+        raise InputError(
+            f"{place}: a DeepSpeed checkpoint: convert it with bertline gather and name the result: --against"
+        )
     try:
         model = run.model(place)
     except InputError as error:
         raise InputError(
-            f"{place}, which {folder} was held to, cannot be opened; name what to compare with: --against ({error})"
+            f"{place}, which {folder} was compared with, cannot be opened; name another model: --against ({error})"
         ) from None
     if encoder.weights_sha256(model) != source.weights_sha256:
         raise InputError(
-            f"{model}: its weights have changed since {folder} was held to them; name what to use: --against"
+            f"{model}: its weights have changed since {folder} was made; name a model to compare with: --against"
         )
     return place
 
@@ -115,23 +118,24 @@ def _examples(folder: Path, manifest: Manifest, data: Path | None, columns: Mapp
         data = run.RunFolder(Path(sources.opened(manifest.source.place, folder))).split("test")
         if not data.is_file():
             raise InputError(
-                f"{data}: no test split beside what {folder} was made from; name labelled examples: --data"
+                f"{data}: {folder} was made from something that has no test split; name labelled examples: --data"
             )
     return catalog.make(manifest).read_file(data, columns)
 
 
 def _beside(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
-    """Another bundle, or a run or model in PyTorch. A model reads texts and decides as the bundle does, a run as it was
-    trained to.
+    """Another bundle, or a run or model in PyTorch, as a system to compare with.
+
+    A model reads texts and decides as the bundle does, a run as it was trained to.
 
     Args:
-        place: of it.
-        folder, manifest: of the bundle.
-        made: the folder to make for a model's tokenizer.
+        place: the other bundle, run or model.
+        folder, manifest: the bundle that is measured.
+        made: folder to make for a model's tokenizer.
 
     Raises:
-        InputError: it has other labels than the bundle, or no tokenizer.
-        DamagedError: the other bundle is not as it should be.
+        InputError: its labels differ from the bundle's, or it has no tokenizer.
+        DamagedError: the other bundle is damaged.
     """
     if (other := places.expanded(place)).joinpath(bundle.MANIFEST).is_file():
         sealed = bundle.verify(other)
@@ -147,13 +151,13 @@ def _beside(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
 def _demand_comparable(place: str, own: TaskSettings, folder: Path, manifest: Manifest) -> None:
     if _comparable(own) != _comparable(manifest):
         both = f"{place}: {_describe(own)}; {folder}: {_describe(manifest)}"
-        raise InputError(f"{both}; they cannot be held against each other")
+        raise InputError(f"{both}; they cannot be compared")
 
 
 def _as_labelled(model: Path, manifest: Manifest) -> TaskSettings:
-    """The bundle's settings, with labels in the order of the model's outputs, as far as it names them.
+    """The bundle's settings, with labels in the order of the model's outputs if it names them.
 
-    No more tokens are read at once than the model has positions for.
+    The maximum length is limited to the positions that the model has.
     """
     config = encoder.check(model)
     own, names = manifest.alone, encoder.label_names(config)
@@ -171,8 +175,8 @@ def _as_labelled(model: Path, manifest: Manifest) -> TaskSettings:
 
 
 def _comparable(settings: TaskSettings) -> tuple[object, ...]:
-    """What two models that are held against each other have in common."""
-    labels = [] if settings.problem_type == "regression" else sorted(settings.labels)  # its only one is a mere name
+    """What two models must have in common to be compared."""
+    labels = [] if settings.problem_type == "regression" else sorted(settings.labels)  # its single label is only a name
     return settings.task, settings.problem_type, settings.inputs, labels
 
 

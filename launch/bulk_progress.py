@@ -1,4 +1,4 @@
-"""How far a bulk prediction is, on stderr: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of a bulk prediction on stderr: a bar on a terminal, otherwise a line from time to time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from bertline.serve.bulk import Seen
 
 OFTEN = 0.2
-"""Seconds between two looks of the bar."""
+"""Seconds between two updates of the bar."""
 SELDOM = 30.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines where stderr is not a terminal."""
 
 
 class BulkProgress:
-    """The words and the bar of one prediction; a context manager."""
+    """The lines and the bar of one prediction; a context manager."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -31,11 +31,11 @@ class BulkProgress:
         self._began = self._told = monotonic()
 
     def say(self, words: str) -> None:
-        """A line that stays."""
+        """Print a line above the bar."""
         self._console.print(words, markup=False, soft_wrap=True)
 
     def see(self, seen: Seen) -> None:
-        """Show how far it is, if the last look is long ago; the first call is where the clock starts."""
+        """Show the progress, unless that was done a moment ago; the first call starts the clock."""
         now = monotonic()
         if self._first is None:
             self._first, self._began = seen, now
@@ -59,7 +59,7 @@ class BulkProgress:
         self._bars.stop()
 
     def _left(self, seen: Seen, now: float) -> str:
-        """The time that the rest takes at the pace so far."""
+        """The time left at the pace so far."""
         assert self._first is not None
         done = seen.done - self._first.done
         if done <= 0:

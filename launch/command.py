@@ -1,7 +1,7 @@
 """The `bertline` command: each subcommand reads its arguments, calls one function and prints what it returns.
 
-Words and progress go to stderr; `--json` prints one JSON object on stdout (`predict`: one a line). The README lists the
-exit codes. Heavy imports stay inside the subcommands: `--help` is quick.
+Messages and progress go to stderr; `--json` prints one JSON object on stdout (`predict`: one per line). The README
+lists the exit codes. Heavy imports stay inside the subcommands, so that `--help` is quick.
 """
 
 import json
@@ -77,11 +77,11 @@ EXTRAS = {
     "demo": ("train", "export", "demo"),
     "serve": ("serve",),
 }
-"""What a command needs beyond what every install has."""
+"""The extras that a command needs beyond the base dependencies."""
 
 
 class Group(click.Group):
-    """Ends with the exit code that an error stands for, and its words on stderr instead of a traceback."""
+    """Ends with the exit code of a BertlineError and its message on stderr, instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -107,11 +107,11 @@ def main() -> None:
     """A production line for encoder models: recipe -> train -> export -> bench, serve, predict."""
     if sys.platform != "linux":
         raise InputError(
-            f"bertline runs on Linux, and this is {sys.platform}: use a container, whose images launch/cluster/ has "
-            "(serve.Dockerfile, train.Dockerfile), or on Windows WSL"
+            f"bertline runs on Linux, and this is {sys.platform}: use a container (launch/cluster/ has "
+            "serve.Dockerfile and train.Dockerfile) or, on Windows, WSL"
         )
-    signal.signal(signal.SIGTERM, _leave)  # as Ctrl-C does: what was half made is cleared away
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+    signal.signal(signal.SIGTERM, _leave)  # like Ctrl-C, so that partial output is removed
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGHUP, _leave)
 
 
@@ -190,11 +190,11 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @click.option("--portable", is_flag=True, help="Seal a model for every CPU class.")
 @click.option(
     "--prefer", type=click.Choice(PREFERENCES), default="latency", show_default=True,
-    help="What to optimize among the candidates within --max-drop.",
+    help="What to optimize for among the candidates within --max-drop.",
 )  # fmt: skip
 @click.option("--max-size", type=click.FloatRange(0, min_open=True), metavar="MB", help="Largest model to accept.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Optimize for batches of this size, too."
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Also optimize for batches of this size."
 )
 @click.option("--only", metavar="NAME", multiple=True, help="Try this candidate only; may be repeated.")
 @click.option("--quick", is_flag=True, help="Try only the usual winners, timed once.")
@@ -204,7 +204,7 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Calibration texts for static quantization, at most.",
+    help="Maximum number of calibration texts for static quantization.",
 )
 @click.option(
     "--layout",
@@ -218,7 +218,7 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--trim-vocabulary",
     metavar="TEXTS",
-    help="Keep only tokens found in this file of texts and in the examples measured.",
+    help="Keep only tokens that occur in this file of texts or in the measured examples.",
 )
 @model_option
 @trust_option
@@ -244,7 +244,7 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
 @click.option(
     "--unlabelled",
     metavar="FILE",
-    help="More texts for RUN to label and the students to learn from: file, glob or hub id.",
+    help="More texts for the students to learn from, labelled by RUN: file, glob or hub id.",
 )
 @click.option("-o", "--output", type=path_type, metavar="BUNDLE", help="Folder to make.  [default: bundles/NAME-small]")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the students' recipe.")
@@ -297,7 +297,7 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
     "--against",
     metavar="RUN|MODEL",
     multiple=True,
-    help="Model to compare with.  [default: the one BUNDLE was held to]",
+    help="Model to compare with.  [default: the reference model of BUNDLE]",
 )
 @click.option("--data", type=path_type, help="Labelled examples to score.  [default: the run's test split]")
 @columns_option
@@ -305,7 +305,7 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
 @signature_option
 @json_option
 def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) -> None:
-    """Measure BUNDLE beside the PyTorch model it came from, and that model in ONNX Runtime fp32."""
+    """Measure BUNDLE against the PyTorch model it came from, and against that model in ONNX Runtime fp32."""
     from bertline.launch import bench
 
     result = bench.bench(bundle, say=_say, signed=_demand_signature(bundle, public_key), **options)
@@ -319,16 +319,14 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
     "--in",
     "source",
     type=path_type,
-    help="CSV, TSV, JSON, JSONL, CoNLL, Parquet, Arrow: columns text and text_pair, or question and context, as BUNDLE "
-    "takes.",
+    help="File of inputs (CSV, TSV, JSON, JSONL, CoNLL, Parquet, Arrow) with the columns that BUNDLE takes: text and "
+    "text_pair, or question and context.",
 )
 @columns_option
 @click.option(
     "--out", "target", type=path_type, help="File of answers: .jsonl, .jsonl.gz, .csv, .parquet.  [default: stdout]"
 )
-@click.option(
-    "--errors", type=path_type, help="JSON lines file for bad rows.  [default: the first one ends the command]"
-)
+@click.option("--errors", type=path_type, help="JSON Lines file for bad rows.  [default: stop at the first one]")
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
     help="ray: use all machines of the cluster that RAY_ADDRESS names.",
@@ -336,7 +334,7 @@ def bench(bundle: Path, public_key: Path | None, as_json: bool, **options: Any) 
 @signature_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per TEXT on stdout, as for a file.")
 def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
-    """Answer TEXTs, or the rows of a file, with BUNDLE. A bundle for pairs takes TEXTs two by two."""
+    """Answer TEXTs, or the rows of a file, with BUNDLE. A bundle for pairs takes TEXTs two at a time."""
     from bertline.launch import predict
 
     predict.predict(bundle, _demand_signature(bundle, public_key), **options)
@@ -352,9 +350,9 @@ def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
     type=click.IntRange(0, 65535),
     default=8000,
     show_default=True,
-    help="Port to listen on; 0 for any that is free.",
+    help="Port to listen on; 0 for any free port.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Cores to compute on.  [default: all physical ones]")
+@click.option("--threads", type=click.IntRange(1), help="Cores to compute on.  [default: all physical cores]")
 @click.option(
     "--api-keys", "keys", type=path_type, metavar="FILE", help="Require an API key listed in FILE, one per line."
 )
@@ -394,7 +392,7 @@ def inspect(folder: Path, public_key: Path | None, as_json: bool) -> None:
 @main.command()
 @json_option
 def demo(as_json: bool) -> None:
-    """Train, export, measure and ask a real model on real reviews, from installed packages alone."""
+    """Train, export, measure and query a real model on real reviews, from installed packages alone."""
     _hear_schedulers()
     from bertline.launch import demo
 
@@ -413,7 +411,7 @@ def doctor(as_json: bool) -> None:
 
 
 def _hear_schedulers() -> None:
-    """End by SIGUSR1 as a training does, also between two of them: the same command goes on."""
+    """End on SIGUSR1 as a training does, also between two trainings, so that the same command can resume."""
     if signal.getsignal(signal.SIGUSR1) is not signal.SIG_IGN:
         signal.signal(signal.SIGUSR1, lambda *_: sys.exit(PreemptedError.exit_code))
 
@@ -423,7 +421,7 @@ def _leave(number: int, _: object) -> None:
 
 
 def _demand_signature(bundle: Path, public_key: Path | None) -> str | None:
-    """Where a key is named, before anything else of a bundle is read: the sha256 of the manifest that is signed."""
+    """The sha256 of the signed manifest if a key is given, checked before anything else of the bundle is read."""
     if public_key is None:
         return None
     from bertline.artifacts import signature
@@ -434,7 +432,7 @@ def _demand_signature(bundle: Path, public_key: Path | None) -> str | None:
 
 
 def _print(value: Any, as_json: bool) -> None:
-    """A JSON object, or the same as YAML, which people read more easily."""
+    """Print a value as JSON, or as YAML, which is easier to read."""
     import yaml
 
     if as_json:

@@ -1,9 +1,9 @@
-"""DeepSpeed's launcher: the command line and environment that start the ranks of a run, and what becomes of them.
+"""DeepSpeed's launcher: builds the command line and environment that start a run's ranks, and runs it to its end.
 
-`command` builds what `deepspeed … --module bertline.train RECIPE …` would start on each machine, and for other machines
-that line itself: either imports DeepSpeed, for seconds. `python -m bertline.launch.deepspeed_launcher` is the launcher
-of one machine, importing no more than it uses. `nvidia-smi` is asked which GPUs there are, so that no torch is loaded
-to find out.
+For one machine, `command` builds the line that `deepspeed … --module bertline.train RECIPE …` would itself start there,
+with `python -m bertline.launch.deepspeed_launcher` as the launcher: DeepSpeed takes seconds to import, and this module
+imports only what it uses. For a hostfile, `command` builds the `deepspeed` line. GPUs are counted with `nvidia-smi`, to
+avoid loading torch.
 """
 
 import base64
@@ -27,23 +27,23 @@ from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.train import preemption
 
 GRACE = 20.0
-"""Seconds that ranks have to end after being told to; DeepSpeed's launcher takes a few itself."""
+"""Seconds that ranks have to end after being told to; DeepSpeed's launcher itself takes a few of them."""
 STDERR = 2
-"""The file descriptor that the launcher and the ranks write all their words to."""
+"""The file descriptor that all output of the launcher and the ranks goes to."""
 
 
 def default_ranks() -> tuple[int, str]:
-    """How many ranks make sense on this machine, and on what: (3, "gpu") or (1, "cpu").
+    """The default number of ranks on this machine and their device: (3, "gpu") or (1, "cpu").
 
-    All GPUs that CUDA may use; without one, a rank for each NUMA node of the CPU: on one node a rank with all cores was
-    measured to be as fast as several with a core each, or faster.
+    That is one rank per GPU that CUDA may use or, without a GPU, one per NUMA node of the CPU: on one node, a single
+    rank with all cores was measured to be at least as fast as several with one core each.
     """
     gpus = len(visible_gpus())
     return (gpus, "gpu") if gpus else (machine.numa_nodes(), "cpu")
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that CUDA would use, by number (or as CUDA_VISIBLE_DEVICES names them); none where torch has no CUDA."""
+    """The GPUs that CUDA would use, by number or as CUDA_VISIBLE_DEVICES names them; none if torch has no CUDA."""
     if _torch_version().endswith("+cpu"):
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -54,7 +54,7 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     lines = listed.stdout.splitlines()
-    gpus = sum(line.startswith("GPU ") for line in lines)  # below a GPU stand its instances of MIG
+    gpus = sum(line.startswith("GPU ") for line in lines)  # MIG instances are listed below their GPU
     return [str(number) for number in range(gpus)]
 
 
@@ -67,21 +67,22 @@ def command(
     ranks: int | None = None,
     hostfile: Path | None = None,
 ) -> list[str]:
-    """The command line: DeepSpeed's launcher, run by this very Python, and what each rank is to do.
+    """The command line: DeepSpeed's launcher, run by this same Python, and the command line of each rank.
 
-    It is that of one machine, which is told its ranks as `deepspeed` would tell them; or `deepspeed` for a hostfile.
+    Without a hostfile it is the launcher of a single machine, which gets its ranks in the form that `deepspeed` uses;
+    with one it is `deepspeed` itself.
 
     Args:
         recipe: YAML file.
-        sets: KEY=VALUE overrides.
-        run: its folder.
-        resume: continue the run that is there.
-        gpus: ranks, each with a GPU; all GPUs where neither this nor `ranks` nor `hostfile` is given.
-        ranks: ranks on the CPU.
-        hostfile: DeepSpeed's, a line `HOST slots=N` for each machine.
+        sets: KEY=VALUE overrides of the recipe.
+        run: folder of the run.
+        resume: continue the run in that folder.
+        gpus: number of ranks, each with a GPU; all GPUs if neither this nor `ranks` nor `hostfile` is given.
+        ranks: number of CPU ranks.
+        hostfile: DeepSpeed hostfile, with a line `HOST slots=N` for each machine.
 
     Raises:
-        InputError: more than one of the last three; more GPUs than there are.
+        InputError: as `where`.
     """
     kind, count = where(gpus, ranks, hostfile)
     program, which = "bertline.launch.deepspeed_launcher", f"--world_info={_world(kind, count)}"
@@ -94,7 +95,7 @@ def command(
         rank += ["--set", override]
     far = hostfile is not None and len(_slots(hostfile)) > 1
     if run is not None:
-        rank += ["--run", str(run.absolute() if far else run)]  # `stop_command` knows the ranks by it
+        rank += ["--run", str(run.absolute() if far else run)]  # `stop_command` finds the ranks by it
     if resume:
         rank.append("--resume")
     if far:
@@ -105,11 +106,11 @@ def command(
 def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Path | None = None) -> dict[str, str]:
     """The environment for `command` with the same arguments.
 
-    CPU ranks get their share of the cores; the folder of this Python's programs (ninja) is on PATH, for DeepSpeed ops
-    that a recipe's `deepspeed` section may need.
+    Each CPU rank gets its share of the cores. The folder of this Python's programs is on PATH, because DeepSpeed ops
+    that a recipe's `deepspeed` section asks for are built with ninja.
 
     Raises:
-        InputError: as `where`; or what reaches other machines is not installed.
+        InputError: as `where`; or pdsh or ssh is needed and not installed.
     """
     kind, count = where(gpus, ranks, hostfile)
     variables = dict(os.environ)
@@ -117,11 +118,11 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
     missing = [name for name in ("pdsh", "ssh") if kind == "hosts" and not shutil.which(name, path=variables["PATH"])]
     if missing:
         raise InputError(
-            f"--hostfile: {' and '.join(missing)} not found on PATH; DeepSpeed's launcher reaches machines by them. "
+            f"--hostfile: {' and '.join(missing)} not found on PATH; DeepSpeed needs both to reach other machines. "
             "Slurm and Kubernetes need neither: docs/cluster.md"
         )
     if kind == "gpu":
-        variables["DS_ACCELERATOR"] = "cuda"  # by itself DeepSpeed takes the CPU where torch cannot use them
+        variables["DS_ACCELERATOR"] = "cuda"  # or DeepSpeed takes the CPU if torch cannot use them
     if kind == "cpu":
         variables.pop("CUDA_VISIBLE_DEVICES", None)
         variables["DS_ACCELERATOR"] = "cpu"
@@ -130,9 +131,9 @@ def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Pat
 
 
 def stop_command(hostfile: Path | None, run: Path) -> list[str]:
-    """The command that asks a run's ranks on all machines to stop, by SIGUSR1; none where they are on this one.
+    """The command that sends SIGUSR1 to a run's ranks on all machines; empty if they are on this machine.
 
-    DeepSpeed's launcher has no signal for its ranks but one that ends every run on those machines, unheard.
+    DeepSpeed's launcher cannot do that: it can only kill every run on those machines, without letting them save.
     """
     hosts = list(_slots(hostfile)) if hostfile is not None else []
     if len(hosts) < 2:
@@ -144,20 +145,20 @@ def stop_command(hostfile: Path | None, run: Path) -> list[str]:
 def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] = ()) -> int:
     """Start the ranks and wait for them; whatever ends this process ends them too.
 
-    SIGTERM and SIGUSR1 are passed on to the ranks, which save a checkpoint and end, after SIGTERM within GRACE seconds.
-    A second signal does not wait.
+    SIGTERM and SIGUSR1 are passed on to the ranks, which save a checkpoint and end; after SIGTERM they have GRACE
+    seconds. A second signal ends them at once. Their stdout goes to stderr.
 
     Args:
         line: made by `command`.
         variables: made by `environment`.
-        remotely: made by `stop_command`, where ranks are on other machines.
+        remotely: made by `stop_command`, if ranks are on other machines.
 
     Returns:
-        the exit code of the rank that failed, or 0. What it writes to stdout goes to stderr.
+        The exit code of the rank that failed, or 0.
     """
-    # an ignored signal stays ignored in DeepSpeed's launchers, which would die of it; the ranks take it again
+    # DeepSpeed's launchers, which SIGUSR1 would kill, inherit that it is ignored; ranks install their own handler
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    # close_fds: a lock that was made inheritable is held until the ranks have ended, even if this process is killed
+    # close_fds: ranks inherit locks that were made inheritable, and hold them even if this process is killed
     launcher = subprocess.Popen(line, env=variables, stdout=STDERR, start_new_session=True, close_fds=False)
 
     def ask() -> None:
@@ -167,18 +168,19 @@ def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] 
             os.killpg(launcher.pid, signal.SIGUSR1)
 
     with _ending(launcher, ask):
-        code = launcher.wait(threading.TIMEOUT_MAX)  # which looks up now and then: Ray interrupts by no real signal
+        # a timeout makes it poll: Ray cancels without a real signal, which a blocking wait would miss
+        code = launcher.wait(threading.TIMEOUT_MAX)
     signal.signal(signal.SIGUSR1, before)
     if code and sys.stderr.isatty():
-        sys.stderr.write("\x1b[?25h")  # the cursor, which a rank's live bar hides and one that is killed leaves hidden
+        sys.stderr.write("\x1b[?25h")  # show the cursor again: a killed rank's progress bar has left it hidden
     if code not in (0, 1, 2, PreemptedError.exit_code):
-        print(f"a rank ended with {_explain(code)}; its last words are above", file=sys.stderr)
+        print(f"a rank ended with {_explain(code)}; its last output is above", file=sys.stderr)
     return code
 
 
 @contextmanager
 def _ending(launcher: "subprocess.Popen[Any]", ask: Callable[[], None]) -> Iterator[None]:
-    """End the launcher and its ranks with the block: they are a session of their own, which Ctrl-C does not reach."""
+    """End the launcher and its ranks with the block: they have their own session, which Ctrl-C does not reach."""
 
     def leave(number: int, _: object) -> None:
         sys.exit(128 + number)
@@ -186,14 +188,14 @@ def _ending(launcher: "subprocess.Popen[Any]", ask: Callable[[], None]) -> Itera
     def preempt(number: int, _: object) -> None:
         for again in preemption.SIGNALS:
             signal.signal(again, leave)
-        if number == signal.SIGTERM:  # SIGKILL follows it soon, and would leave the ranks behind
+        if number == signal.SIGTERM:  # SIGKILL tends to follow soon, and would leave the ranks running
             signal.signal(signal.SIGALRM, lambda *_: leave(number, None))
             signal.setitimer(signal.ITIMER_REAL, GRACE)
         with suppress(ProcessLookupError):
             ask()
 
     handlers = dict.fromkeys(preemption.SIGNALS, preempt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         handlers[signal.SIGHUP] = leave
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
@@ -201,7 +203,7 @@ def _ending(launcher: "subprocess.Popen[Any]", ask: Callable[[], None]) -> Itera
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError, subprocess.TimeoutExpired):  # usually no one is left to be ended
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):  # usually none is left
                 os.killpg(launcher.pid, number)
                 launcher.wait(GRACE)
         for number, handler in before.items():
@@ -209,7 +211,7 @@ def _ending(launcher: "subprocess.Popen[Any]", ask: Callable[[], None]) -> Itera
 
 
 def where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[str, int]:
-    """("gpu" | "cpu" | "hosts", number of ranks).
+    """Where to run, as ("gpu" | "cpu" | "hosts", number of ranks).
 
     Raises:
         InputError: more than one is given; more GPUs than there are; no such hostfile, or one without slots.
@@ -233,26 +235,26 @@ def where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[s
         return kind, count
     present = visible_gpus()
     if gpus > len(present):
-        raise InputError(f"--gpus {gpus}: there are {len(present)} that CUDA may use; --ranks N trains on the CPU")
+        raise InputError(f"--gpus {gpus}: there are {len(present)} that CUDA can use; --ranks N trains on the CPU")
     return "gpu", gpus
 
 
 def _world(kind: str, count: int) -> str:
-    """This machine's GPUs, or numbers of CPU ranks, as DeepSpeed encodes them; it sets CUDA_VISIBLE_DEVICES."""
+    """This machine's GPUs, or CPU ranks by number, in DeepSpeed's encoding; it sets CUDA_VISIBLE_DEVICES from them."""
     names = visible_gpus()[:count] if kind == "gpu" else [str(number) for number in range(count)]
     return base64.urlsafe_b64encode(json.dumps({"localhost": names}).encode()).decode()
 
 
 def _slots(hostfile: Path) -> dict[str, int]:
-    """Ranks of each machine."""
+    """The number of ranks on each machine."""
     lines = re.findall(r"^[ \t]*([^#\s]+)[ \t][^#\n]*\bslots=(\d+)", hostfile.read_text(), re.MULTILINE)
     return {host: int(count) for host, count in lines}
 
 
 def _quoted(word: str) -> str:
-    """A word that comes through pdsh, which replaces %n, and then the shells of the machines, as it is here.
+    """A word quoted to pass unchanged through pdsh, which replaces %n, and through the remote shells.
 
-    DeepSpeed itself puts a word with a blank between double quotes, and leaves $ and the like within them.
+    DeepSpeed itself puts a word with a blank in double quotes, but does not escape $ and the like within them.
     """
     word = word.replace("%", "%%")
     return re.sub(r"([\\$`])", r"\\\1", word) if " " in word else shlex.quote(word)
@@ -266,7 +268,7 @@ def _torch_version() -> str:
 
 
 def _explain(code: int) -> str:
-    """A rank's exit code in words: Python passes signal N on as -N, which the shell's eight bits show as 256 - N."""
+    """A rank's exit code in words: Python reports signal N as -N, which becomes 256 - N in eight bits."""
     number = -code if code < 0 else 256 - code
     try:
         name = signal.Signals(number).name
@@ -276,8 +278,8 @@ def _explain(code: int) -> str:
 
 
 if __name__ == "__main__":
-    # Some schedulers send it to all processes of a job. Ranks, which take it again, save a checkpoint and end with 75;
-    # DeepSpeed's launcher would end with 1, whatever they end with.
+    # Some schedulers send SIGTERM to all processes of a job. The ranks unblock it, save a checkpoint and end with 75;
+    # DeepSpeed's launcher would end with 1 whatever their exit codes.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with imports.lean():
         from deepspeed.launcher import launch

@@ -1,7 +1,7 @@
 """`bertline demo`: the whole line on a packaged model and packaged reviews, with no network beyond pip.
 
-What an earlier demo finished is kept: an unfinished run is resumed, a finished one is not trained again. A run
-of another version's recipe is refused.
+The work of an earlier demo is reused: a finished run is not trained again, an unfinished one is resumed, and a run with
+another version's recipe is refused.
 """
 
 import shutil
@@ -26,22 +26,22 @@ RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 RUN = Path("runs/demo")
 BUNDLE = Path("bundles/demo")
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of all-MiniLM-L6-v2's model.safetensors."""
+"""The sha256 of all-MiniLM-L6-v2's model.safetensors."""
 TEXTS = (
     "An amazing movie, truly enjoyed every minute!",
     "Terrible plot, I would not recommend it to anyone.",
 )
 MAX_DROP = 0.02
-"""What 1,000 validation reviews can show, int8 being as close to fp32 as it is."""
+"""A drop that 1,000 validation reviews can establish, given how close int8 is to fp32."""
 
 
 def demo(say: Say) -> dict[str, Any]:
-    """Train, export, measure and ask; print a table and what to try next on stderr.
+    """Train, export, measure and predict; print a table and what to try next on stderr.
 
     Returns:
-        {"train", "export", "bench"}, each the JSON of that command.
+        {"train", "export", "bench"}, each what that command prints with --json.
     """
-    screen = Console(stderr=True, markup=False, emoji=False)  # paths are shown as they are
+    screen = Console(stderr=True, markup=False, emoji=False)  # paths must not be read as markup
     check_model()
     screen.print(Rule(f"1/4  train: {RECIPE.stem} -> {RUN}"))
     train.finished(RECIPE, RUN, say)
@@ -59,7 +59,7 @@ def demo(say: Say) -> dict[str, Any]:
 
 
 def check_model() -> None:
-    """Refuse another model under the demo's name.
+    """Refuse a different model under the name of the demo's.
 
     Raises:
         InputError: the package is not installed.
@@ -73,7 +73,7 @@ def check_model() -> None:
 
 
 def table(measured: dict[str, Any]) -> Table:
-    """One column a system: quality, speed at each length, size."""
+    """One column per system: quality, speed at each length, size."""
     systems = measured["systems"]
     drawn = Table(
         title=f"{measured['machine']['cpu']} ({measured['machine']['cpu_class']}), {measured['threads']} threads"
@@ -96,12 +96,12 @@ def table(measured: dict[str, Any]) -> Table:
 
 
 def words(exported: dict[str, Any], bundle: Path, page: Path) -> str:
-    """What came out, and the commands to try next, as this shell finds the command."""
+    """The result, and the commands to try next, with the program's name as this shell finds it."""
     command = "bertline" if shutil.which("bertline") else sys.argv[0]
     real, here = RECIPE.resolve(), Path.cwd()
     own = real.relative_to(here) if real.is_relative_to(here) else real
     return (
-        f"{exported['chosen']} was the fastest of {len(exported['candidates'])} candidates that is shown to be within "
+        f"{exported['chosen']} was the fastest of {len(exported['candidates'])} candidates shown to be within "
         f"{MAX_DROP} of PyTorch's {exported['metric']}.\n\n"
         "Next:\n"
         f'  {command} predict {bundle} "The best two hours of my year."\n'

@@ -1,6 +1,6 @@
 """`bertline doctor`: what this machine can do for bertline, and what stands in the way.
 
-Every part is asked for by itself, so that a machine with only the base dependencies gets an answer too.
+Every part is checked independently, so that a machine with only the base dependencies gets an answer too.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ except Exception as error:
 else:
     print(f"usable: {built}")
 """
-"""Python that tells whether torch computes on a GPU."""
+"""Python code that prints whether torch computes on a GPU."""
 
 
 def facts() -> dict[str, Any]:
@@ -48,11 +48,11 @@ def facts() -> dict[str, Any]:
 def _int8(cpu_class: str) -> str:
     if cpu_class in ("avx512_vnni", "arm64"):
         return "native dot products: signed and unsigned weights are exact"
-    return "no VNNI: signed weights of eight bits would saturate; those of bundles made here have seven"
+    return "no VNNI: signed eight-bit weights would saturate, so bundles made here use seven bits"
 
 
 def _gpus() -> list[str]:
-    """One line a GPU, from the driver's own tool: torch need not be imported, or installed."""
+    """One line per GPU, from the driver's own tool, so that torch need not be imported or even installed."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
@@ -69,25 +69,25 @@ def _training() -> dict[str, Any]:
         "ready": True,
         "default_ranks": "{} on the {}".format(*deepspeed_launcher.default_ranks()),
         "gpus": _torch_on_gpus() if _gpus() else "none",
-        "compiler": shutil.which("g++") or "none: needed only for DeepSpeed ops that a recipe asks for",
+        "compiler": shutil.which("g++") or "none: needed only for DeepSpeed ops that a recipe's deepspeed section uses",
         "ops": _ops(),
     }
 
 
 def _torch_on_gpus() -> str:
-    """Whether torch can use the GPUs; in a process of its own, since a driver may end or hold up the one that tries."""
+    """Whether torch can use the GPUs; tried in another process, because a driver may crash or hang it."""
     try:
         done = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
-        return "NOT USABLE: torch has not answered for two minutes"
+        return "NOT USABLE: torch did not answer within two minutes"
     return done.stdout.strip() or f"NOT USABLE: torch ended with exit code {done.returncode}"
 
 
 def _ops() -> dict[str, str]:
-    """DeepSpeed's ops, and whether they can be built here; none is needed on CPU ranks."""
-    with redirect_stdout(sys.stderr):  # DeepSpeed tells on stdout how it gets on, which belongs to --json
+    """DeepSpeed's ops, and whether each can be built here; CPU ranks need none."""
+    with redirect_stdout(sys.stderr):  # DeepSpeed logs to stdout, which is reserved for --json
         from deepspeed.ops.op_builder.all_ops import ALL_OPS
-        from deepspeed.ops.op_builder.builder import probe_is_compatible  # where there is a GPU and no nvcc, ops raise
+        from deepspeed.ops.op_builder.builder import probe_is_compatible  # with a GPU and no nvcc, ops raise
 
         return {name: "yes" if probe_is_compatible(ALL_OPS[name]) else "no" for name in sorted(ALL_OPS)}
 
@@ -105,6 +105,6 @@ def _security() -> dict[str, str]:
     installed = importlib.util.find_spec("kernels") is not None
     return {
         "kernels": "INSTALLED, so model folders are refused: pip uninstall kernels" if installed else "not installed",
-        "CVE-2026-4372": "transformers below 5.3 has it, through kernels: config.json is checked before it is opened",
+        "CVE-2026-4372": "affects transformers below 5.3 through kernels; config.json is checked before it is opened",
         "weights": "safetensors only; trust_remote_code is never on",
     }

@@ -1,6 +1,6 @@
 """`bertline inspect`: what a folder is, where it comes from, what it measured; its checksums are verified first.
 
-A bundle is loaded, so that what is refused here is what would be refused where it serves.
+A bundle is also loaded, so that inspect refuses whatever a server would refuse.
 """
 
 from pathlib import Path
@@ -12,16 +12,16 @@ from bertline.serve.engine import Bundle
 
 
 def facts(folder: Path, signed: str | None = None) -> dict[str, Any]:
-    """The summary of a run or the manifest of a bundle, once every file has been found to be the recorded one.
+    """The summary of a run or the manifest of a bundle, once every file matches its recorded checksum.
 
     Args:
-        folder: of either.
-        signed: the sha256 of the manifest that a bundle must have; None: any.
+        folder: the run or bundle.
+        signed: sha256 of the manifest that a bundle must have; None accepts any.
 
     Raises:
         InputError: `folder` is neither.
-        DamagedError: a file differs, is missing or does not belong there, or the bundle would not load here or is not
-            what was signed.
+        DamagedError: a file differs, is missing or does not belong there, or the bundle does not load here or is not
+            the signed one.
     """
     if (folder / bundle.MANIFEST).exists():
         opened = Bundle(folder)

@@ -1,4 +1,4 @@
-"""`bertline predict`: texts from the command line or a file, answers to the terminal or a file. Needs no torch."""
+"""`bertline predict`: answers texts from the command line or a file, on the terminal or into a file. Needs no torch."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ def predict(
     engine: str,
     as_json: bool,
 ) -> None:
-    """Answer each text, or each row of a file, in the order asked.
+    """Answer each text, or each row of a file, in the given order.
 
     Args:
         folder: the bundle.
-        signed: the sha256 of the manifest that it must have; None: any.
-        texts: to answer; or
+        signed: sha256 of the manifest that the bundle must have; None accepts any.
+        texts: the texts, or
         source: the file that has them.
-        target: where answers go; None: stdout.
-        errors: where bad rows go; None: the first ends the command.
-        columns: what the file calls its columns, where it calls them otherwise.
-        engine: local or ray.
-        as_json: an object a line for each text.
+        target: file for the answers; None for stdout.
+        errors: file for bad rows; None to stop at the first one.
+        columns: the columns of the file by input name, for those that are named differently.
+        engine: "local" or "ray".
+        as_json: print one JSON object per text, each on a line.
 
     Raises:
-        InputError: neither texts nor a file, both, an odd number of texts for pairs, a file that exists already, the
-            extra [ray] is not installed where its engine is asked for, or what `bulk.predict` raises.
-        DamagedError: what was loaded is not what was signed.
+        InputError: neither texts nor a file, or both; an odd number of texts for pairs; an output that exists already;
+            the extra [ray] is needed and not installed; or as `bulk.predict`.
+        DamagedError: the loaded bundle is not the signed one.
     """
     if as_json and target is not None:
-        raise InputError("--json prints on stdout what --out writes to a file: give one of them")
+        raise InputError("--json prints on stdout what --out writes to a file: give one or the other")
     _check(texts, source, target, errors, columns, engine)
     if engine == "ray" and source is not None and target is not None:
-        # Ray prints on stdout what it has to tell of workers that died
+        # Ray reports dead workers on stdout
         with redirect_stdout(sys.stderr), BulkProgress() as progress, _workers(folder, progress.say) as workers:
             signature.demand_same(folder, signed, workers.sha256)
             bulk.predict(workers, source, target, errors, progress.say, progress.see, columns)
@@ -87,24 +87,24 @@ def _check(
     columns: Mapping[str, str],
     engine: str,
 ) -> None:
-    """Refuse what makes no sense together, and outputs that cannot be made, before anything is loaded."""
+    """Refuse options that contradict each other and outputs that cannot be written, before anything is loaded."""
     if columns and source is None:
         raise InputError("--column is for files: give --in FILE with it")
     if bool(texts) == (source is not None):
-        raise InputError("nothing to answer, or two things at once: give TEXTs or --in FILE")
+        raise InputError("give either TEXTs or --in FILE")
     if engine == "ray" and (source is None or target is None):
         raise InputError("--engine ray is for files: give --in FILE and --out FILE with it")
     if errors is not None and (source is None or target is None):
         raise InputError("--errors is for files: give --in FILE and --out FILE with it")
     if errors is not None and target is not None and errors.absolute() == target.absolute():
-        raise InputError(f"{errors}: named by --out and by --errors; name two files")
+        raise InputError(f"{errors}: named by both --out and --errors; name two files")
     if target is not None:
         files.refuse_existing(target)
         formats.check(target)
 
 
 def _workers(folder: Path, say: Say) -> Workers:
-    """Those of a Ray cluster, which is imported only here.
+    """The workers of a Ray cluster; Ray is imported only here.
 
     Raises:
         InputError: the extra [ray] is not installed, or as `Workers`.
@@ -117,7 +117,7 @@ def _workers(folder: Path, say: Say) -> Workers:
 
 
 def _answers(model: Model, source: Path, columns: Mapping[str, str]) -> Iterator[Answer]:
-    """For a pipe: as `bulk.predict` without its memory, so that the first bad row ends it."""
+    """The answers to a file's rows, for a pipe: unlike `bulk.predict` not resumable, and ended by the first bad row."""
     with tables.opened(source) as raw:
         for outcome in bulk.answers(model, bulk.rows(model.task, source, raw, columns), columns):
             if isinstance(outcome.answer, InputError):
@@ -126,7 +126,7 @@ def _answers(model: Model, source: Path, columns: Mapping[str, str]) -> Iterator
 
 
 def _show(model: Model, texts: Sequence[str], target: Path | None, as_json: bool) -> None:
-    """One text after another, on all cores: to load the model for texts side by side takes longer than a few texts."""
+    """Answer one text at a time on all cores: for a few texts, loading the model for parallel use would take longer."""
     asked = _texts(texts, model.manifest.inputs)
     answers = [model.submit([text])[0].result().answer for text in asked]
     lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
@@ -151,12 +151,12 @@ def _texts(texts: Sequence[str], inputs: Sequence[str]) -> list[Text]:
 
 
 def _words(answer: Answer, text: Text) -> str:
-    cut = "  (longer than the model reads: part of it was cut off)" if answer.get("truncated") else ""
+    cut = "  (longer than the model reads: part of it was ignored)" if answer.get("truncated") else ""
     return f"{_short(answer)}  {' | '.join(part for part in text if part is not None)}{cut}"
 
 
 def _short(answer: Answer) -> str:
-    """The answer of any task in a few words."""
+    """A short form of an answer, for any task."""
     if "entities" in answer:
         found = [f"{one['text']} ({one['label']} {one['score']:.3f})" for one in answer["entities"]]
         return ", ".join(found) or "no entities"

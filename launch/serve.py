@@ -1,4 +1,4 @@
-"""`bertline serve`: what the server needs is read and checked, then it runs."""
+"""`bertline serve`: reads and checks the settings, then runs the server."""
 
 import os
 import signal
@@ -16,12 +16,12 @@ def serve(
     limits: Sequence[str],
     public_key: Path | None,
 ) -> None:
-    """Serve until told to end, which ends the process.
+    """Serve until told to stop, then end the process.
 
     Raises:
-        InputError: the extra [tracing] is not installed, and a variable asks for traces; or a setting, a bundle or the
-            address is wrong.
-        DamagedError: a bundle is not as it should be.
+        InputError: a setting, a bundle or the address is wrong; or an environment variable asks for traces and the
+            extra [tracing] is not installed.
+        DamagedError: a bundle is damaged.
     """
     _await_loading()
     from bertline.serve.http import server, sites, tracing
@@ -30,12 +30,14 @@ def serve(
 
     limit, key, allowed = Limits.read(list(limits)), Keys.read(keys), sites.read(origins)
     server.run(bundles, host, port, limit, key, threads, allowed, tracing.read(), public_key)
-    os._exit(0)  # bundles may still be loading, for a SIGHUP: Python's own end would crash the thread that does that
+    os._exit(0)  # a SIGHUP may still be loading bundles in a thread, which Python's normal exit would crash
 
 
 def _await_loading() -> None:
-    """Hear the signals that the server will: before it does, SIGHUP would end the process as a crash does, SIGTERM with
-    another code than 0, and as PID 1, of a container, not at all.
+    """Handle signals until the server does.
+
+    Otherwise SIGHUP would kill the process, and SIGTERM would end it with a code other than 0 or, where it is PID 1 of
+    a container, not at all.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # no request has been taken, no file is being written
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # no request was accepted yet, and no file is being written

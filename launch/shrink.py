@@ -1,11 +1,13 @@
-"""`bertline shrink`: the fastest student of a run that is shown to lose no more than asked, as a bundle.
+"""`bertline shrink`: makes a bundle of the fastest student of a run that is shown to stay within --max-drop.
 
-Sizes are tried from the smallest on: a student is cut from the run, distilled from it, and exported with its drop held
-to the run itself. The first that passes has the fewest layers that are right alone; then half of what each of these
-holds is taken out. Those that are not right alone are tried in a cascade, where they ask the fastest that is, or the
-run itself where none is, when they are not sure; of the fastest of these half is taken out as well. The fastest of all
-that pass is handed over. Each student is a run beside the teacher's; one that is finished is used as it is, and one
-that is not goes on, when the same command is given again. What was exported by then is exported again.
+Sizes are tried from the smallest up: a student is cut from the run, distilled from it and exported, its drop measured
+against the run itself. The first student that passes on its own has the fewest layers that suffice; it is then pruned
+to half the heads and feed-forward units of each layer. Students that do not pass alone are tried in a cascade, where
+they defer to a larger model when unsure: the fastest student that passes alone or, if there is none, the run itself.
+The student of the fastest cascade is pruned to half as well. The fastest of all that pass becomes the bundle.
+
+Each student is a run beside the teacher's. When the same command is given again, finished students are reused and
+unfinished ones resumed; exports are repeated.
 """
 
 import hashlib
@@ -34,37 +36,37 @@ from bertline.export.terms import Terms
 from bertline.launch import train
 
 SIXTHS = range(1, 6)
-"""The parts of a model's layers that are tried."""
+"""The sizes that are tried, in sixths of the model's layers."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A point of the curve of size against accuracy."""
+    """A student that was tried: a point on the curve of size against accuracy."""
 
     student: str
     """Its name."""
     run: str
     kept: dict[str, Any]
-    """As `student` of its recipe."""
+    """The `student` section of its recipe."""
     value: float
-    """The bundle's; PyTorch's where there is no bundle."""
+    """Metric of its bundle, or in PyTorch if there is no bundle."""
     drop: float
     p50_ms: dict[str, float] | None
-    """None where it was not exported, as the next."""
+    """Median latency by BATCHxLENGTH; None, as is `speedup`, if it was not exported."""
     speedup: float | None
-    """Over the teacher in PyTorch, timed in turns with it: what is timed at another hour is compared by this."""
+    """Relative to the teacher in PyTorch, timed in turns with it, so that it is comparable between exports."""
     why: str
 
 
 class Attempt(NamedTuple):
-    """A student and, where it has passed, what the export of it has answered."""
+    """A student and, if it passed, the result of its export."""
 
     tried: Tried
     made: dict[str, Any] | None
 
 
 class Larger(NamedTuple):
-    """Who is asked in cascades."""
+    """The model that students defer to in cascades."""
 
     name: str
     bundle: Path
@@ -72,7 +74,7 @@ class Larger(NamedTuple):
 
 @dataclass(frozen=True)
 class Shrinking:
-    """A run to be shrunk, and how."""
+    """A run to shrink, and the settings for it."""
 
     place: Path
     """The teacher's run."""
@@ -84,7 +86,7 @@ class Shrinking:
     say: Say
 
     def students(self, smallest_first: Sequence[Student]) -> list[Attempt]:
-        """All tried: alone, then in cascades those that are not right alone, and the fastest of these, halved."""
+        """Try students alone, those that do not pass in cascades, and then the fastest cascade's student, halved."""
         alone = list(self.alone(smallest_first))
         larger = self.larger(alone)
         if larger is None:
@@ -93,7 +95,7 @@ class Shrinking:
         return [*tried, *self.halved_asking(tried, larger)]
 
     def alone(self, smallest_first: Sequence[Student]) -> Iterator[Attempt]:
-        """From the smallest up to the first that is right, and that one halved."""
+        """Try students from the smallest up to the first that passes, then that one halved."""
         for kept in smallest_first:
             tried = self.learned(kept)
             yield (attempt := self.told(self.attempt(tried)))
@@ -103,18 +105,18 @@ class Shrinking:
                 return
 
     def halved_asking(self, tried: Sequence[Attempt], larger: Larger) -> Iterator[Attempt]:
-        """The student of the fastest cascade, halved: it may ask hardly more often."""
+        """Try the student of the fastest cascade, halved: it may defer hardly more often."""
         asking = [(speedup(one.made), one.tried) for one in tried if one.made and one.made["cascade"]]
         if asking and (less := halved(whole := max(asking, key=lambda one: one[0])[1])) is not None:
             yield self.cascaded(self.learned(less, whole.run), larger)
 
     def learned(self, kept: Student, layers_of: str | None = None) -> Tried:
-        """Distill a student, of which nothing is known but what it scores in PyTorch.
+        """Distill a student and score it in PyTorch.
 
         Args:
-            kept: of the run.
-            layers_of: the run of a student that has the same layers, whole, and has learned what it can: pruned, it
-                starts from there. None: it is cut from the run.
+            kept: what the student keeps of the run.
+            layers_of: the run of a trained student with the same layers, unpruned, to prune and train further. None:
+                the student is cut from the run.
         """
         self.say(f"{named(kept)}: distilling")
         folder = distilled(self.student(kept, layers_of), self.place, self.say, self.ranks)
@@ -125,14 +127,14 @@ class Shrinking:
         return Tried(named(kept), str(folder), kept.model_dump(), value, drop, None, None, why)
 
     def attempt(self, tried: Tried) -> Attempt:
-        """Export a student, where it may be right alone."""
+        """Export a student, unless its drop in PyTorch rules it out already."""
         if tried.drop > self.terms.max_drop + ROUNDING:
             return Attempt(replace(tried, why=f"{tried.why} already"), None)
         return self.exported(tried, self.terms, self.teacher)
 
     def cascaded(self, tried: Tried, larger: Larger) -> Attempt:
-        """A student that is not right alone, in a cascade with a larger one."""
-        self.say(f"{tried.student}: asking {larger.name} when it is not sure")
+        """Export a student that does not pass alone in a cascade with a larger model."""
+        self.say(f"{tried.student}: deferring to {larger.name} when unsure")
         teacher = replace(self.teacher, asked=larger.bundle)
         found = self.exported(tried, replace(self.terms, quick=True), teacher)
         if found.made is None:
@@ -143,19 +145,19 @@ class Shrinking:
         return self.told(Attempt(replace(found.tried, why=why), found.made))
 
     def told(self, attempt: Attempt) -> Attempt:
-        """The same, said."""
+        """Report an attempt and return it."""
         self.say(f"{attempt.tried.student}: {attempt.tried.why}")
         return attempt
 
     @cached_property
     def teacher(self) -> Teacher:
-        """What all students are held to."""
+        """The reference model of all students."""
         return Teacher(str(self.place))
 
     def larger(self, alone: Sequence[Attempt]) -> Larger | None:
-        """Who is asked in cascades: the fastest that is right alone, of the students or else the run itself.
+        """The model to defer to in cascades: the fastest student that passes alone, or else the run itself.
 
-        None where that is none, or where answers are not one label each.
+        None if neither passes, or if the task is not to give each text one label.
         """
         if runs.read_summary(self.place).problem_type != "single_label_classification":
             return None
@@ -166,8 +168,8 @@ class Shrinking:
         return self.whole()
 
     def whole(self) -> Larger | None:
-        """The run itself as a bundle; None where no candidate of it passes."""
-        self.say(f"{self.place}: exporting it, to be asked by students that are not right alone")
+        """The run itself as a bundle; None if no candidate of it passes."""
+        self.say(f"{self.place}: exporting it, for students that do not pass alone to defer to")
         bundle = self.unseen(self.place)
         try:
             export(str(self.place), bundle, replace(self.terms, quick=True), say=self.say)
@@ -177,18 +179,20 @@ class Shrinking:
         return Larger(str(self.place), bundle)
 
     def unseen(self, run: Path) -> Path:
-        """Where a bundle of a run is made that may not be handed over: beside the one that is, as it names its source
-        relative to itself, and under a name that `files.remove_left` knows: what `tempfile` might make of it.
+        """The temporary place of a run's bundle, until the fastest is chosen.
+
+        It is beside the final one, because a bundle names its source relative to itself, and has the kind of name that
+        `tempfile` gives, so that `files.remove_left` finds it.
         """
         digest = hashlib.sha256(run.name.encode()).hexdigest()
         return self.bundle.with_name(files.temporary_prefix(self.bundle) + digest[:8])
 
     def student(self, kept: Student, layers_of: str | None = None) -> Path:
-        """Write the recipe of a student beside the teacher's run, where its own run will be, and return its path.
+        """Write a student's recipe beside the teacher's run, where its own run will be; returns the recipe's path.
 
         Args:
-            kept: of the run.
-            layers_of: as `attempt` takes it.
+            kept: what the student keeps of the run.
+            layers_of: as for `learned`.
         """
         raw = recipes.read(RunFolder(self.place).recipe).model_dump(mode="json")
         short = named(kept).replace(", ", "-").replace(" ", "-")
@@ -197,8 +201,8 @@ class Shrinking:
         raw["model"] = raw["teacher"] = str(self.place)
         raw["student"] = kept.model_dump()
         raw["data"]["unlabelled"] = self.unlabelled
-        raw["training"]["freeze"]["layers"] = 0  # the student's are others
-        raw["training"] |= {"label_smoothing": 0.0, "class_weights": None}  # of labels; it learns from the teacher
+        raw["training"]["freeze"]["layers"] = 0  # they would be other layers in the student
+        raw["training"] |= {"label_smoothing": 0.0, "class_weights": None}  # for labels; it learns from the teacher
         recipes.save(Recipe.model_validate(raw), path)
         recipe = recipes.load(path, self.overrides)
         if layers_of is not None:
@@ -207,11 +211,11 @@ class Shrinking:
         return path
 
     def exported(self, tried: Tried, terms: Terms, teacher: Teacher) -> Attempt:
-        """The student as a bundle of a name that nobody sees, if it passes."""
+        """Export a student to a temporary place; the attempt has no result if no candidate passes."""
         try:
             made = export(tried.run, self.unseen(Path(tried.run)), terms, say=self.say, teacher=teacher)
         except GateError as error:
-            return Attempt(replace(tried, why=str(error).partition(";")[0]), None)  # a table follows
+            return Attempt(replace(tried, why=str(error).partition(";")[0]), None)  # the rest of the message is a table
         measured = {"value": made["value"], "drop": made["drop"], "p50_ms": latencies(made), "speedup": speedup(made)}
         return Attempt(replace(tried, **measured, why=f"passes: {made['chosen']}"), made)
 
@@ -229,24 +233,25 @@ def shrink(
 
     Args:
         place: the run, whose data must still be where its recipe says.
-        bundle: to be made.
-        max_drop: of the teacher's metric on its validation split.
-        unlabelled: texts for the students, as `data.unlabelled` of a recipe.
-        overrides: KEY=VALUE of the students' recipes.
-        say: takes progress.
-        ranks: gpus, ranks or hostfile, as `train.start` takes them.
+        bundle: folder to make.
+        max_drop: largest drop of the teacher's metric on its validation split.
+        unlabelled: more texts for the students, as in a recipe's `data.unlabelled`.
+        overrides: KEY=VALUE overrides of the students' recipes.
+        say: receives lines of progress.
+        ranks: gpus, ranks or hostfile, as for `train.start`.
 
     Returns:
-        What `bertline export --json` prints of the bundle; `student`, of whom it is; `curve`, all who were tried.
+        What `bertline export --json` prints for the bundle, with `student`, the one it was made of, and `curve`, all
+        that were tried.
 
     Raises:
-        InputError: no finished run, or of a model that has no layers to take out; its data has changed; a student's run
-            beside it is of another recipe or of another teacher; or another process shrinks it.
-        GateError: no student is shown to lose so little; the message is a table of them.
+        InputError: `place` is not a finished run, or its model has no layers to remove; its data has changed; a
+            student's run beside it has another recipe or teacher; or another process is shrinking it.
+        GateError: no student is shown to stay within `max_drop`; the message lists them in a table.
         PreemptedError: training was asked to stop.
     """
     files.check_new(bundle)
-    if place.name in ("", ".."):  # students are named after the run, and lie beside it
+    if place.name in ("", ".."):  # students are named after the run and stored beside it
         place = place.resolve()
     runs.verify(place)
     with _locked(place), _at_work(bundle):
@@ -254,7 +259,7 @@ def shrink(
         smallest_first = sizes(encoder.check(RunFolder(place).best))
         origin = sources.read(str(place), None)
         check_examples(origin, shrinking.terms)
-        check_answers(origin, shrinking.terms, shrinking.teacher.answers)  # no student can be shown to be right else
+        check_answers(origin, shrinking.terms, shrinking.teacher.answers)  # otherwise no student could pass
         attempts = shrinking.students(smallest_first)
         curve = [one.tried for one in attempts]
         passed = [(tried, made) for tried, made in attempts if made is not None]
@@ -269,13 +274,13 @@ def shrink(
 def _none_passed(max_drop: float, curve: Sequence[Tried]) -> str:
     return (
         f"no student is shown to lose at most {max_drop:g}; no bundle was made. Tried:\n{table(curve)}\nMore "
-        "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop would help"
+        "unlabelled texts (--unlabelled), more epochs (--set training.epochs=N) or a larger --max-drop may help"
     )
 
 
 @contextmanager
 def _at_work(bundle: Path) -> Iterator[None]:
-    """Whoever exports to the same place leaves alone what is made for it here; none of that stays afterwards."""
+    """Keep exports to the same place from removing the bundles made here, and remove these at the end."""
     files.remove_left(bundle)
     try:
         with files.temporary_folder(bundle):
@@ -286,35 +291,35 @@ def _at_work(bundle: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(place: Path) -> Iterator[None]:
-    """One process at a time makes students of a run, which lie beside it.
+    """Let one process at a time make students of a run, which are stored beside it.
 
-    DeepSpeed's launcher inherits the lock: ranks that are left of a process that was killed still write to a student.
+    DeepSpeed's launcher inherits the lock, because ranks that outlive a killed process still write to a student.
     """
-    taken = f"{place}: another process shrinks it; wait for it and its ranks, or end them"
-    with files.locked(place.with_name(f".{place.name}.lock"), taken) as stream:
+    busy = f"{place}: another process is shrinking it; wait for it and its ranks, or end them"
+    with files.locked(place.with_name(f".{place.name}.lock"), busy) as stream:
         os.set_inheritable(stream.fileno(), True)
         yield
 
 
 def sizes(config: dict[str, Any]) -> list[Student]:
-    """What is tried of a model: sixths of its layers, from all over, the fewest first.
+    """The students to try: one to five sixths of the layers, spread over the model, fewest first.
 
     Raises:
-        InputError: it has a single layer, none that is known, or such as share their weights.
+        InputError: the model has a single layer, an unknown number of layers, or layers that share their weights.
     """
     from bertline.train.distillation.student import spread  # imports torch
 
     if config["model_type"] == "albert":
-        raise InputError("albert: its layers share their weights, so that none can be taken out; train another model")
+        raise InputError("albert: its layers share their weights, so that none can be removed; train another model")
     layers = encoder.layers(config)
     counts = {max(1, round(layers * part / 6)) for part in SIXTHS} & set(range(1, layers))
     if not counts:
-        raise InputError(f"{config['model_type']} of {layers} layers: there are none to take out")
+        raise InputError(f"{config['model_type']} with {layers} layers: there are none to remove")
     return [Student(layers=spread(count, config)) for count in sorted(counts)]
 
 
 def halved(tried: Tried) -> Student | None:
-    """A student with half of the heads and feed-forward units of its layers; None where these cannot be told."""
+    """A student with half the attention heads and feed-forward units per layer; None if they cannot be pruned."""
     from bertline.train.distillation import pruning
 
     config = encoder.check(RunFolder(Path(tried.run)).best)
@@ -326,65 +331,65 @@ def halved(tried: Tried) -> Student | None:
 
 
 def named(kept: Student) -> str:
-    """A student by its layers, and whether they are whole."""
+    """The name of a student, by its number of layers and whether they are pruned."""
     count = len(kept.layers or ())
     return f"{count} layer{'s' if count > 1 else ''}{', halved' if kept.is_pruned else ''}"
 
 
 def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Path:
-    """The finished run of a student, trained or gone on with where it is not.
+    """The finished run of a student, trained or resumed if need be.
 
     Raises:
-        InputError: as `train.finished`; it learned from what a run was before it was trained again; or it is held
-            against other examples than its teacher.
+        InputError: as `train.finished`; a run it learned from has been trained again since; or its validation or test
+            examples differ from its teacher's.
     """
     folder = recipe.with_suffix("")
     _check_begun_after(recipes.read(recipe), RunFolder(folder))
     try:
         train.finished(recipe, folder, say, **ranks)
     except PreemptedError:
-        raise PreemptedError(f"{folder}: stopped as asked; the same command goes on") from None
+        raise PreemptedError(f"{folder}: stopped as asked; the same command resumes it") from None
     for split in ("validation", "test"):
         if files.sha256(RunFolder(folder).split(split)) != files.sha256(RunFolder(place).split(split)):
-            raise InputError(f"{place}: its data has changed: {folder} was held to other {split} examples; restore it")
+            raise InputError(f"{place}: its data has changed: {folder} has other {split} examples; restore it")
     return folder
 
 
 def _check_begun_after(recipe: Recipe, student: RunFolder) -> None:
-    """Refuse a student that was begun before the runs it learns from were finished: it is of what they were before.
+    """Refuse a student that was begun before the runs it learns from finished, since it learned from earlier ones.
 
-    Its recipe does not tell: it names those runs, whatever they were trained with.
+    Its recipe cannot tell, because it only names those runs.
     """
     begun = min(_begun(student), default=None)
     for place in {recipe.model, recipe.teacher or recipe.model}:
         if begun and RunFolder(Path(place)).summary.exists() and begun < runs.read_summary(Path(place)).finished:
-            was = f"begun before {place} was finished, as a student of what was there then"
-            raise InputError(f"{student.path}: {was}; move it away, or remove it to train again")
+            stale = f"begun before {place} was finished, as a student of an earlier run there"
+            raise InputError(f"{student.path}: {stale}; move it away, or remove it to train again")
 
 
 def _begun(student: RunFolder) -> Iterator[str]:
-    """When a run was begun; as its checkpoints tell, where it is not finished: they are gone on from."""
+    """When a run was begun; if it is unfinished, according to each checkpoint that it may resume from."""
     if student.summary.exists():
         yield runs.read_summary(student.path).started
         return
     for index in student.checkpoints.glob(f"*/{checkpoint.INDEX}"):
-        with suppress(DamagedError):  # it is passed over then, too
+        with suppress(DamagedError):  # resuming skips it as well
             yield checkpoint.verify_files(index.parent)["state"]["started"]
 
 
 def latencies(made: dict[str, Any]) -> dict[str, float]:
-    """Of the candidate that was chosen, in milliseconds by BATCHxLENGTH."""
+    """Median latencies of the chosen candidate, in milliseconds by BATCHxLENGTH."""
     (chosen,) = (one for one in made["candidates"] if one["chosen"])
     return dict(chosen["p50_ms"])
 
 
 def speedup(made: dict[str, Any]) -> float:
-    """How many times as fast as the teacher in PyTorch that candidate is, over all that was timed."""
+    """How many times as fast as the teacher in PyTorch that candidate is: the geometric mean over all points timed."""
     return geometric_mean(made["pytorch_p50_ms"].values()) / geometric_mean(latencies(made).values())
 
 
 def table(curve: Sequence[Tried]) -> str:
-    """A line for each student."""
+    """One line per student."""
     width = max(len(one.student) for one in curve)
     return "\n".join(
         f"  {one.student:{width}}  value {one.value:.4f}  drop {one.drop:+.4f}  {one.why}" for one in curve

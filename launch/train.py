@@ -1,4 +1,4 @@
-"""`bertline train`: check the recipe, start the ranks, read what they leave behind."""
+"""`bertline train`: checks the recipe, starts the ranks and reads the results."""
 
 import json
 import shlex
@@ -29,33 +29,33 @@ def start(
     run: Path | None = None,
     resume: bool = False,
 ) -> Path:
-    """Train as a recipe says, in processes of DeepSpeed's launcher; returns the run's folder.
+    """Train a recipe in ranks started by DeepSpeed's launcher; returns the run's folder.
 
     Args:
         path: the recipe.
-        overrides: KEY=VALUE.
-        gpus: of this machine; all by default.
-        ranks: on the CPU, where there is no GPU.
-        hostfile: DeepSpeed's, for several machines.
-        run: the run's folder; runs/NAME by default.
-        resume: continue from its newest checkpoint.
+        overrides: KEY=VALUE overrides of the recipe.
+        gpus: number of GPUs of this machine; all by default.
+        ranks: number of CPU ranks, where there is no GPU.
+        hostfile: DeepSpeed hostfile, for several machines.
+        run: folder of the run, runs/NAME by default.
+        resume: continue from the newest checkpoint of the run.
 
     Raises:
-        InputError: of the recipe, the folder or the machine; before anything is started where that can be known.
+        InputError: the recipe, the folder or the machine is at fault; before anything is started if possible.
         BertlineError: a rank failed; it has said why.
-        PreemptedError: the run was asked to stop, and can go on.
+        PreemptedError: the run was asked to stop, and can be resumed.
     """
     recipe = recipes.load(path, overrides)
     folder = run or Path("runs", recipe.name)
     line = deepspeed_launcher.command(path, overrides, folder, resume, gpus, ranks, hostfile)
-    if find_spec("deepspeed") is None:  # it is started, not imported
+    if find_spec("deepspeed") is None:  # it is started as a process, never imported here
         raise InputError(f"deepspeed is not installed; {install_advice('train')}")
     variables = deepspeed_launcher.environment(gpus, ranks, hostfile)
     code = deepspeed_launcher.run(line, variables, deepspeed_launcher.stop_command(hostfile, folder))
     if code == PreemptedError.exit_code:
         begun = ["--resume"] if RunFolder(folder).recipe.exists() else []
         again = shlex.join(["bertline", "train", str(path), "--run", str(folder), *begun])
-        raise PreemptedError(f"{folder}: stopped as asked; go on with {again} and the same --set, --gpus or --ranks")
+        raise PreemptedError(f"{folder}: stopped as asked; resume with {again} and the same --set, --gpus or --ranks")
     if code != 0:
         kind = InputError if code == InputError.exit_code else BertlineError
         raise kind(f"{folder}: training ended with exit code {code}; the reason is above")
@@ -64,7 +64,7 @@ def start(
 
 @dataclass(frozen=True)
 class Plan:
-    """What `start` would do."""
+    """What `start` would run."""
 
     recipe: Recipe
     deepspeed: dict[str, Any]
@@ -72,12 +72,12 @@ class Plan:
     command: list[str]
 
     def words(self) -> str:
-        """All three as they would be written by hand."""
+        """All three parts as text."""
         config = json.dumps(self.deepspeed, indent=2)
         return f"{recipes.dump(self.recipe)}---\n{config}\n---\n{shlex.join(self.command)}"
 
     def as_json(self) -> dict[str, Any]:
-        """All three as plain values."""
+        """All three parts as plain values."""
         return {
             "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
             "deepspeed": self.deepspeed,
@@ -95,25 +95,25 @@ def plan(
     run: Path | None = None,
     resume: bool = False,
 ) -> Plan:
-    """What `start` would do with the same arguments; nothing is started, and it raises what `start` raises before."""
+    """What `start` would run with the same arguments; starts nothing, and raises what `start` raises before that."""
     recipe = recipes.load(path, overrides)
     line = deepspeed_launcher.command(path, overrides, run or Path("runs", recipe.name), resume, gpus, ranks, hostfile)
     return Plan(recipe, deepspeed_configuration(recipe, *deepspeed_launcher.where(gpus, ranks, hostfile)), line)
 
 
 def finished(path: Path, run: Path, say: Say, overrides: Sequence[str] = (), **ranks: Any) -> Summary:
-    """What a run of a recipe came to: trained, or gone on with, where it is not finished yet.
+    """The summary of a recipe's run, which is started or resumed unless it is finished.
 
     Args:
         path: the recipe.
-        run: the run's folder.
-        say: takes a line of progress.
-        overrides: KEY=VALUE.
-        ranks: gpus, ranks or hostfile, as `start` takes them.
+        run: folder of the run.
+        say: receives lines of progress.
+        overrides: KEY=VALUE overrides of the recipe.
+        ranks: gpus, ranks or hostfile, as for `start`.
 
     Raises:
-        InputError: it is finished, and another recipe's.
-        DamagedError: best/ is not what the finished run has left.
+        InputError: the run is finished, but with another recipe; or as `start`.
+        DamagedError: best/ of the finished run has changed.
         BertlineError: as `start`.
     """
     folder = RunFolder(run)
@@ -129,14 +129,14 @@ def finished(path: Path, run: Path, say: Say, overrides: Sequence[str] = (), **r
 
 
 def deepspeed_configuration(recipe: Recipe, kind: str, ranks: int) -> dict[str, Any]:
-    """What a run's ranks give to DeepSpeed, if all have devices such as this machine's.
+    """The configuration that a run's ranks give to DeepSpeed, if their devices are like this machine's.
 
-    Where this machine has no GPU, those of a hostfile are taken to compute in bf16, as all since Ampere do.
+    If this machine has no GPU, those of a hostfile are assumed to compute in bf16, as all since Ampere do.
 
     Args:
-        recipe: of the run.
-        kind: cpu, gpu or hosts.
-        ranks: of all machines.
+        recipe: recipe of the run.
+        kind: "cpu", "gpu" or "hosts".
+        ranks: number of ranks on all machines.
 
     Raises:
         InputError: as `deepspeed_config.configure` and `choose_precision`.
@@ -148,7 +148,7 @@ def deepspeed_configuration(recipe: Recipe, kind: str, ranks: int) -> dict[str, 
 
 
 def _gpus_compute_bf16(elsewhere: bool) -> bool:
-    """As `ranks.computes_bf16`, without DeepSpeed, whose import takes seconds."""
+    """Like `ranks.computes_bf16`, but without importing DeepSpeed, which takes seconds."""
     import torch
 
     if not torch.cuda.is_available():
@@ -157,7 +157,7 @@ def _gpus_compute_bf16(elsewhere: bool) -> bool:
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """What `bertline train --json` prints of a finished run."""
+    """What `bertline train --json` prints for a finished run."""
     kept = (
         "task",
         "metric",

@@ -1,11 +1,11 @@
-# The image that serves, on CPUs:
+# The image for serving, on CPUs:
 #
 #     docker build --file launch/cluster/serve.Dockerfile --tag bertline-serve .
 #     docker run --read-only --stop-timeout 40 --publish 127.0.0.1:8000:8000 \
 #         --volume "$PWD/bundles/demo:/bundles/demo:ro" bertline-serve /bundles/demo
 #
-# It holds no bundle: one is mounted, or copied by an image made from this one. Nothing is written anywhere. When it is
-# stopped, requests have 30 s to end and traces 10 s to be sent; without --stop-timeout Docker kills it after 10 s.
+# It contains no bundle: mount one, or copy one in an image built from this one. It writes nothing to disk. When
+# stopped, it gives requests 30 s to finish and traces 10 s to be sent; without --stop-timeout, Docker kills it after 10 s.
 FROM python:3.11-slim
 
 WORKDIR /opt/bertline

@@ -1,13 +1,13 @@
-# The image that trains and exports, on NVIDIA GPUs or on CPUs:
+# The image for training and export, on NVIDIA GPUs or CPUs:
 #
 #     docker build --file launch/cluster/train.Dockerfile --tag bertline-train .
 #     docker run --gpus all --ipc host --stop-timeout 120 --volume "$PWD:/work" bertline-train train recipe.yaml
 #
-# When it is stopped it saves a checkpoint after the step that is under way: --stop-timeout allows for both, in seconds;
-# without it Docker kills it after 10.
+# When stopped, it finishes the current step and saves a checkpoint; --stop-timeout must allow for both, in seconds,
+# since Docker kills it after 10 by default.
 #
-# torch's wheels bring CUDA; of the machine they need NVIDIA's driver and container toolkit alone. nvcc and g++ are left
-# out: only DeepSpeed ops would need them that a recipe's `deepspeed` section asks for.
+# torch's wheels include CUDA; the machine needs only NVIDIA's driver and container toolkit. nvcc and g++ are left out,
+# because only DeepSpeed ops that a recipe's `deepspeed` section asks for would need them.
 FROM python:3.11-slim
 
 WORKDIR /opt/bertline

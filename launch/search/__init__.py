@@ -1,4 +1,4 @@
-"""`bertline search`: trials of a recipe's settings, each scored by cross-validation, each fold a DeepSpeed run."""
+"""`bertline search`: tries settings of a recipe, scoring each by cross-validation. Each fold is a DeepSpeed run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bertline.artifacts.errors import InputError, install_advice
 from bertline.artifacts.say import Say
 
 if TYPE_CHECKING:
-    from bertline.launch.search.trials import Engine, Train
+    from bertline.launch.search.trials import Runner, Train
 
 
 def search(
@@ -23,24 +23,25 @@ def search(
     hostfile: Path | None = None,
     engine: str = "local",
 ) -> dict[str, Any]:
-    """Search as a recipe says; print the trials by rank on stderr.
+    """Run the search of a recipe and print its trials, ranked, on stderr.
 
     Args:
         path: the recipe.
-        overrides: KEY=VALUE.
-        output: folder of the search; searches/NAME by default. One that was begun is gone on with.
-        say: takes a line of progress.
-        gpus: of this machine; all by default.
-        ranks: on the CPU, where there is no GPU.
-        hostfile: DeepSpeed's, for several machines.
-        engine: local, or ray: runs side by side on the machines of a Ray cluster.
+        overrides: KEY=VALUE overrides of the recipe.
+        output: folder of the search, searches/NAME by default. A search that was begun there is resumed.
+        say: receives lines of progress.
+        gpus: number of GPUs of this machine; all by default.
+        ranks: number of CPU ranks, where there is no GPU.
+        hostfile: DeepSpeed hostfile, for several machines.
+        engine: "local", or "ray" to run trials side by side on the machines of a Ray cluster.
 
     Returns:
-        search.json.
+        The contents of search.json.
 
     Raises:
-        InputError: the extra [ray] is not installed, and asked for; of the recipe, its data, the folder or the machine.
-        PreemptedError: it was asked to stop, and can go on.
+        InputError: the recipe, its data, the folder or the machine is at fault, or the extra [ray] is needed and not
+            installed.
+        PreemptedError: the search was asked to stop, and can be resumed.
         BertlineError: a run failed before any had succeeded, or every trial failed.
     """
     from bertline.artifacts import recipe as recipes
@@ -50,7 +51,7 @@ def search(
     if engine == "local":
         deepspeed_launcher.where(gpus, ranks, hostfile)
     elif (gpus is None) == (ranks is None) or hostfile is not None:
-        raise InputError("--engine ray: say what a run takes of a machine: --gpus N, or --ranks N on its CPU")
+        raise InputError("--engine ray: say what each run takes of a machine: --gpus N, or --ranks N for its CPU")
 
     def trained(path: Path, run: Path, resume: bool) -> None:
         train.start(path, gpus=gpus, ranks=ranks, hostfile=hostfile, run=run, resume=resume)
@@ -63,8 +64,8 @@ def search(
     return found
 
 
-def _side_by_side(train: Train, gpus: int | None) -> Engine:
-    """On a Ray cluster; Ray is imported only here.
+def _side_by_side(train: Train, gpus: int | None) -> Runner:
+    """The runner for a Ray cluster; Ray is imported only here.
 
     Raises:
         InputError: the extra [ray] is not installed.

@@ -1,8 +1,8 @@
-"""The trials of a search side by side, on the machines of a Ray cluster: a task makes the run of a fold.
+"""Runs the trials of a search side by side on the machines of a Ray cluster, with one task for the run of each fold.
 
-This process keeps the study and says what is next; a task starts DeepSpeed's launcher on the machine that it is given.
-A run on GPUs takes so many of a machine, one on CPU ranks a whole machine. A machine that is lost costs no more than
-what was done since the last checkpoint: its run is resumed on another.
+This process holds the study and decides what runs next; each task starts DeepSpeed's launcher on the machine it is
+given. A run on GPUs takes that many GPUs of one machine, a run on CPU ranks a whole machine. Losing a machine costs no
+more than the work since the last checkpoint: its run is resumed on another.
 https://docs.ray.io/en/latest/ray-core/tasks.html
 """
 
@@ -20,48 +20,48 @@ from ray.exceptions import RayError, RayTaskError
 
 from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.launch import deepspeed_launcher
-from bertline.launch.search.trials import Engine, Job, Steps, Train, Trials, advance, do
+from bertline.launch.search.trials import Job, Runner, Steps, Train, Trials, advance, do
 from bertline.serve.cluster.connection import connect, first_line, machines
 
 SECONDS = 1.0
-"""Between two looks at how many machines there are, and whether to stop."""
+"""Interval at which the number of machines, and whether to stop, are checked."""
 TRIES = 5
-"""Machines that may be lost over one run."""
+"""Number of machines that may be lost during one run."""
 
 
-def side_by_side(train: Train, gpus: int | None) -> Engine:
-    """Has the runs made by the cluster that RAY_ADDRESS names, or by Ray on this machine.
+def side_by_side(train: Train, gpus: int | None) -> Runner:
+    """Run trials on the cluster that RAY_ADDRESS names, or with Ray on this machine.
 
     Args:
-        train: makes a run on the machine that it is called on.
-        gpus: that a run takes; none for CPU ranks.
+        train: trains on the machine that it is called on.
+        gpus: GPUs that each run takes; None for CPU ranks.
     """
 
-    def engine(trials: Trials) -> None:
-        with _connected(), _noticing() as asked:
+    def runner(trials: Trials) -> None:
+        with _connected(), _noting_sigterm() as asked:
             _run(trials, train, gpus, asked)
 
-    return engine
+    return runner
 
 
 def _run(trials: Trials, train: Train, gpus: int | None, asked: list[int]) -> None:
-    """Keep as many runs going as there is room for, until all trials are done or it is asked to stop."""
+    """Keep as many runs going as there is room for, until all trials are done or a stop is requested."""
     if not _room(gpus):
-        raise InputError(f"--gpus {gpus}: no machine of the cluster has so many")
+        raise InputError(f"--gpus {gpus}: no machine of the cluster has that many")
     going: dict[Any, tuple[int, Steps]] = {}
     try:
         while not asked:
             room = _room(gpus)
             while len(going) < room and (trial := trials.following([number for number, _ in going.values()])):
-                _go_on(going, *trial, None, train, gpus)
+                _submit_next(going, *trial, None, train, gpus)
             if not going and room:
                 return
-            if not going:  # every machine that is large enough is lost: another may come
+            if not going:  # every machine that is large enough was lost; another may join
                 time.sleep(SECONDS)
                 continue
             for ended in ray.wait(list(going), timeout=SECONDS)[0]:
-                _go_on(going, *going.pop(ended), _fault(ended), train, gpus)
-        raise PreemptedError(f"{trials.folder}: stopped as asked; the same command goes on")
+                _submit_next(going, *going.pop(ended), _fault(ended), train, gpus)
+        raise PreemptedError(f"{trials.folder}: stopped as asked; the same command resumes it")
     finally:
         for task in going:
             ray.cancel(task)
@@ -69,7 +69,7 @@ def _run(trials: Trials, train: Train, gpus: int | None, asked: list[int]) -> No
             ray.wait(list(going), num_returns=len(going), timeout=deepspeed_launcher.GRACE)
 
 
-def _go_on(
+def _submit_next(
     going: dict[Any, tuple[int, Steps]],
     number: int,
     steps: Steps,
@@ -77,7 +77,7 @@ def _go_on(
     train: Train,
     gpus: int | None,
 ) -> None:
-    """Give the next run of a trial to the cluster, if there is one."""
+    """Submit the next run of a trial to the cluster, if it has one."""
     job = advance(steps, fault)
     if job is not None:
         absolute = job._replace(path=job.path.absolute(), run=job.run.absolute())
@@ -87,13 +87,13 @@ def _go_on(
 
 
 def _make(job: Job, train: Train, folder: Path) -> None:
-    """In a task, on the machine that has the run."""
-    os.chdir(folder)  # where the recipe's own paths begin
+    """Make the run; executed in a Ray task, on the machine chosen for it."""
+    os.chdir(folder)  # relative paths in the recipe start here
     do(job, train)
 
 
 def _fault(task: Any) -> BertlineError | None:
-    """Why a task failed, if it did; what is no fault of a run is raised."""
+    """The error of a task whose run failed, or None. Any other error is raised."""
     try:
         ray.get(task)
     except RayTaskError as error:
@@ -101,19 +101,19 @@ def _fault(task: Any) -> BertlineError | None:
             return error.cause
         raise error.cause from None
     except RayError as error:
-        return BertlineError(f"{TRIES} machines were lost over a run, one after another: {first_line(error)}")
+        return BertlineError(f"{TRIES} machines were lost during one run: {first_line(error)}")
     return None
 
 
 def _room(gpus: int | None) -> int:
-    """Runs that the cluster holds at once."""
+    """How many runs the cluster can hold at once."""
     if gpus:
         return sum(int(node["Resources"].get("GPU", 0) // gpus) for node in machines())
     return sum(int(cpus // min(_cpus())) for cpus in _cpus())
 
 
 def _cpus() -> list[float]:
-    """CPUs of each machine."""
+    """The number of CPUs of each machine."""
     return [node["Resources"]["CPU"] for node in machines()] or [1]
 
 
@@ -121,15 +121,15 @@ def _cpus() -> list[float]:
 def _connected() -> Iterator[None]:
     connect()
     try:
-        with redirect_stdout(sys.stderr):  # Ray tells on stdout what the machines say, which belongs to --json
+        with redirect_stdout(sys.stderr):  # Ray relays the machines' output to stdout, which is reserved for --json
             yield
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _noticing() -> Iterator[list[int]]:
-    """SIGTERM is noted in the list, and acted on between two looks."""
+def _noting_sigterm() -> Iterator[list[int]]:
+    """Append SIGTERM to the list it yields, which is checked between two waits."""
     asked: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:

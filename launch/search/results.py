@@ -1,4 +1,4 @@
-"""What a search found: its trials by rank, the best of them, and what to expect of it on data that nobody has seen."""
+"""What a search found: its ranked trials, the best of them, and the score to expect of it on unseen data."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ from bertline.launch.search import study as studies
 from bertline.train import metrics
 
 STATES = ("complete", "pruned", "failed")
-"""In the order in which trials are ranked."""
+"""The states of a trial, in the order of their rank."""
 
 
 def collect(study: Study, recipe: Recipe, best: Path) -> dict[str, Any]:
-    """search.json.
+    """The contents of search.json.
 
     Args:
-        study: whose trials are all done.
-        recipe: of the search.
-        best: where the best recipe will be.
+        study: a study whose trials are all done.
+        recipe: recipe of the search.
+        best: where the best recipe will be written.
 
     Raises:
         BertlineError: every trial failed.
@@ -37,7 +37,7 @@ def collect(study: Study, recipe: Recipe, best: Path) -> dict[str, Any]:
     ranked = rank(study, recipe.metric)
     first = ranked[0]
     if first["state"] != "complete":
-        raise BertlineError(f"{best.parent}: no trial was completed; the reasons are above")
+        raise BertlineError(f"{best.parent}: no trial completed; the reasons are above")
     return {
         "metric": recipe.metric,
         "best": {"recipe": str(best), **{key: first[key] for key in ("trial", "set", "mean", "std")}},
@@ -47,7 +47,7 @@ def collect(study: Study, recipe: Recipe, best: Path) -> dict[str, Any]:
 
 
 def rank(study: Study, metric: str) -> list[dict[str, Any]]:
-    """The trials, the best first; those with equal settings are one, with the number that their runs have."""
+    """The trials, best first. Trials with equal settings are merged under the number that their runs have."""
     rows: dict[str, dict[str, Any]] = {}
     for trial in study.get_trials(deepcopy=False):
         row = _row(trial)
@@ -68,19 +68,19 @@ def rank(study: Study, metric: str) -> list[dict[str, Any]]:
 
 
 def estimate(ranked: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
-    """What the best trial will score on new data: its mean, less a part of what it owes to having been chosen.
+    """The score to expect of the best trial on new data: its mean, less part of the bias from having been selected.
 
-    On each fold some trial beats the chosen one by some margin, though it was no better on all of them. The mean of
-    these margins is taken for what the choice flatters by: Tibshirani and Tibshirani, A bias correction for the minimum
-    error rate in cross-validation, Annals of Applied Statistics 3 (2009), 822-829. Here trials that were given up count
-    on the folds that they had, so that too little is taken off where folds are few: docs/search.md tells how much.
+    On each fold the best of all trials beats the chosen one by some margin, though not on all folds together. The mean
+    of these margins estimates the bias: Tibshirani and Tibshirani, A bias correction for the minimum error rate in
+    cross-validation, Annals of Applied Statistics 3 (2009), 822-829. Pruned trials count only on the folds that they
+    ran, so the correction is too small when there are few folds; docs/search.md says by how much.
 
     Args:
-        ranked: trials with their folds, the chosen one first.
-        metric: by which it was chosen.
+        ranked: trials with the scores of their folds, the chosen one first.
+        metric: the metric it was chosen by.
 
     Returns:
-        value, and optimism, the part that was taken off.
+        `value`, and `optimism`, the correction that was subtracted from the mean (added for a loss).
     """
     sign, chosen = _sign(metric), ranked[0]
     margins = []
@@ -92,24 +92,24 @@ def estimate(ranked: Sequence[Mapping[str, Any]], metric: str) -> dict[str, floa
 
 
 def best_recipe(recipe: Recipe, found: Mapping[str, Any]) -> Recipe:
-    """The recipe with the best settings, ready to train on all of its data."""
+    """The recipe with the best settings and no search, ready to train on all of its data."""
     return recipes.with_settings(recipe, found["best"]["set"]).model_copy(update={"search": Search()})
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """Print the trials by rank and what comes next."""
-    screen = Console(stderr=True, highlight=False, markup=False, emoji=False)  # settings are shown as they are
+    """Print the ranked trials and what to do next."""
+    screen = Console(stderr=True, highlight=False, markup=False, emoji=False)  # settings must not be read as markup
     screen.print(table(found))
     screen.print(conclusion(found), soft_wrap=True)
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    """The trials by rank, with mean, spread and cost."""
+    """The ranked trials with mean, standard deviation and cost."""
     keys = list(found["best"]["set"])
-    title = f"{found['metric']} over folds; the best first"
+    title = f"{found['metric']} over folds, best first"
     drawn = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in ("trial", *_headings(keys), "mean", "std", "folds", "cost", ""):
-        drawn.add_column(column, justify="right", overflow="fold")  # a value that is cut short says nothing
+        drawn.add_column(column, justify="right", overflow="fold")  # a truncated value would say nothing
     for row in found["trials"]:
         drawn.add_row(
             str(row["trial"]), *(_short(row["set"].get(key)) for key in keys), _score(row["mean"]), _score(row["std"]),
@@ -121,18 +121,19 @@ def table(found: Mapping[str, Any]) -> Table:
 
 
 def conclusion(found: Mapping[str, Any]) -> str:
-    """The best in words, and what comes next."""
+    """The best trial in words, and what to do next."""
     best, expected = found["best"], found["estimate"]
     return (
         f"trial {best['trial']} is the best: {words(best['set'])}\n"
-        f"{found['metric']} {best['mean']:.4f}, standard deviation over folds {best['std']:.4f}; to be expected of new "
-        f"data: {expected['value']:.4f} or a little worse; at least {expected['optimism']:.4f} is luck of the choice\n"
-        f"next: bertline train {best['recipe']}, whose test split no trial has seen"
+        f"{found['metric']} {best['mean']:.4f}, standard deviation over folds {best['std']:.4f}; "
+        f"expect {expected['value']:.4f} or a little worse on new data, since at least {expected['optimism']:.4f} is "
+        "selection bias\n"
+        f"next: bertline train {best['recipe']}, which scores on the test split that no trial has seen"
     )
 
 
 def words(settings: Mapping[str, Any]) -> str:
-    """Settings as --set has them."""
+    """Settings in the form that --set takes."""
     return ", ".join(f"{key}={_short(value)}" for key, value in settings.items())
 
 
@@ -150,13 +151,13 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _headings(keys: Sequence[str]) -> list[str]:
-    """The last parts of keys, for a table has little room; whole where two end alike."""
+    """The last part of each key, to save room in the table; the whole key where two end alike."""
     last = [key.rpartition(".")[2] for key in keys]
     return [short if last.count(short) == 1 else key for short, key in zip(last, keys, strict=True)]
 
 
 def _sign(metric: str) -> int:
-    """1 where more is better, -1 where less is."""
+    """1 if a higher value of the metric is better, -1 if a lower one is."""
     return -1 if metrics.better(0.0, 1.0, metric) else 1
 
 

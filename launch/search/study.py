@@ -1,8 +1,8 @@
-"""The trials of a search, which Optuna chooses, gives up and keeps in a journal file.
+"""The trials of a search, which Optuna chooses, prunes and keeps in a journal file.
 
-Of a grid every combination waits in the study from the beginning, in the recipe's order. Of a space each trial is
-chosen by a sampler whose seed is that of the recipe and the trial's number: whatever was interrupted, the next trial is
-the same. https://optuna.readthedocs.io/en/stable/reference/
+With a grid, every combination is enqueued when the study is created, in the recipe's order. With a space, a sampler
+chooses each trial, seeded with the recipe's seed and the trial's number, so that the next trial is the same whatever
+was interrupted. https://optuna.readthedocs.io/en/stable/reference/
 """
 
 import json
@@ -22,14 +22,14 @@ from bertline.artifacts.recipe_schema import Recipe, Search
 from bertline.train import metrics
 
 HALF = 2
-"""Of the trials that reach as many folds as a power of this, one in so many goes on: successive halving."""
+"""Successive halving: of the trials that reach 1, 2, 4, … folds, half continue."""
 
 FAILED, SUSPECTED = "failed", "suspected"
-"""Attributes of a trial that failed, and of one over whose failure the search was ended, lest it was the machine's."""
+"""Attributes of a trial that failed, and of one whose failure ended the search as possibly the machine's fault."""
 
 
 def opened(recipe: Recipe, path: Path) -> Study:
-    """The study of a search, begun or gone on with; nobody else may have it open."""
+    """Create or load the study of a search, which no other process may have open."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _repair(path)
     study = optuna.create_study(
@@ -50,12 +50,12 @@ def size(search: Search) -> int:
 
 
 def following(study: Study, recipe: Recipe, at_work: Collection[int] = ()) -> Trial | None:
-    """A trial that was interrupted, else a new one; None when there are as many as there are to be.
+    """The next trial to run: an interrupted one if there is any, else a new one; None when all have been started.
 
     Args:
-        study: of them.
-        recipe: of the search.
-        at_work: numbers of trials that are running, not interrupted.
+        study: the study of the search.
+        recipe: recipe of the search.
+        at_work: numbers of the trials that are running, and so were not interrupted.
     """
     begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     left = [trial for trial in begun if trial.state == TrialState.RUNNING and trial.number not in at_work]
@@ -69,44 +69,44 @@ def following(study: Study, recipe: Recipe, at_work: Collection[int] = ()) -> Tr
 
 
 def settings(trial: Trial | FrozenTrial) -> dict[str, Any]:
-    """The values that a trial gives to keys of the recipe."""
+    """The recipe keys that a trial sets, with their values."""
     return {key: json.loads(value) if isinstance(value, str) else value for key, value in trial.params.items()}
 
 
 def number(study: Study, trial: Trial) -> int:
-    """The number of a trial, from 1; that of the first with the same settings, whose runs are its runs."""
+    """The number of a trial, from 1. A trial with the settings of an earlier one shares its number and its runs."""
     same = (one.number for one in study.get_trials(deepcopy=False) if one.params == trial.params)
     return next(same) + 1
 
 
 def report(study: Study, trial: Trial, scores: list[float]) -> None:
-    """Keep the scores of a trial's folds so far; the pruner looks at their mean."""
+    """Store the scores of a trial's folds so far, and report their mean to the pruner."""
     trial.set_user_attr("folds", scores)
     before = study.get_trials(deepcopy=False)[trial.number].intermediate_values
-    if len(scores) not in before:  # else it was interrupted after that
+    if len(scores) not in before:  # reported already if the trial was interrupted just after it
         trial.report(float(np.mean(scores)), len(scores))
 
 
 def fail(study: Study, trial: Trial) -> None:
-    """Count a trial as failed. For Optuna it is given up: from what has the state FAIL its samplers learn nothing."""
+    """Mark a trial as failed. For Optuna it is pruned, because samplers ignore trials in the state FAIL."""
     trial.set_user_attr(FAILED, True)
     study.tell(trial, state=TrialState.PRUNED)
 
 
 def has_failed(trial: FrozenTrial) -> bool:
-    """Whether a trial counts as failed."""
+    """Whether a trial was marked as failed."""
     return trial.state == TrialState.PRUNED and FAILED in trial.user_attrs
 
 
 def failed_last(study: Study) -> list[FrozenTrial]:
-    """The trials that failed since one last succeeded or was given up, the last first."""
+    """The trials that failed since one last completed or was pruned, latest first."""
     known = study.get_trials(deepcopy=False)
     ended = sorted((one.datetime_complete, one.number) for one in known if one.datetime_complete is not None)
     return list(takewhile(has_failed, (known[number] for _, number in reversed(ended))))
 
 
 def _combinations(search: Search) -> list[dict[str, str]]:
-    """Those of a grid, each once, values as JSON; none of a space."""
+    """The distinct combinations of a grid, with values as JSON; empty for a space."""
     values = [list(dict.fromkeys(map(json.dumps, some))) for some in search.grid.values()]
     return [dict(zip(search.grid, each, strict=True)) for each in product(*values)] if search.grid else []
 
@@ -118,17 +118,17 @@ def _sampler(recipe: Recipe, number: int) -> optuna.samplers.BaseSampler:
 
 
 def _choose(trial: Trial, key: str, value: list[Any] | Mapping[str, Any]) -> None:
-    """Let a trial choose a value, if it has not: from a list (as JSON, for Optuna takes no lists), or from a range."""
+    """Let a trial choose a value, if it has none yet, from a list (as JSON, since Optuna takes no lists) or a range."""
     if isinstance(value, list):
         trial.suggest_categorical(key, [json.dumps(each) for each in value])
         return
-    whole = isinstance(value["low"], int) and isinstance(value["high"], int) and not _may_be_broken(key)
+    whole = isinstance(value["low"], int) and isinstance(value["high"], int) and not _takes_fractions(key)
     suggest = trial.suggest_int if whole else trial.suggest_float
     suggest(key, value["low"], value["high"], log=value.get("log", False))
 
 
-def _may_be_broken(key: str) -> bool:
-    """Whether a key of a recipe takes numbers between whole ones."""
+def _takes_fractions(key: str) -> bool:
+    """Whether a recipe key is a float."""
     kind: Any = Recipe
     for part in key.split("."):
         field = getattr(kind, "model_fields", {}).get(part)
@@ -137,7 +137,7 @@ def _may_be_broken(key: str) -> bool:
 
 
 def _repair(journal: Path) -> None:
-    """Take back what a kill has left half done: the last line of the journal, and its lock."""
+    """Remove what a killed process left behind: a partial last line in the journal, and its lock."""
     Path(f"{journal}.lock").unlink(missing_ok=True)
     if journal.exists():
         with journal.open("rb+") as stream:

@@ -1,15 +1,15 @@
-"""The search itself: folds are cut, trials are run fold by fold, the unpromising given up; what came of it is written.
+"""The search itself: cuts the folds, runs the trials fold by fold, prunes unpromising ones and writes the results.
 
 recipe.yaml            the recipe as resolved
 folds/                 the rows of each fold: train/data/folds.py
-study.log              Optuna's journal: every trial, what it chose and scored
+study.log              Optuna's journal: every trial, its settings and its scores
 recipes/*.yaml         the recipe of each run
-runs/trial-N-fold-K/   run.json, metrics.jsonl and recipe.yaml of each; its weights are not kept
-search.json            the trials by rank, the best and what to expect of it; written when all are done
+runs/trial-N-fold-K/   run.json, metrics.jsonl and recipe.yaml of each run; its weights are not kept
+search.json            the ranked trials, the best one and what to expect of it; written when all trials are done
 best.yaml              the recipe with the best settings
 importance.svg         which keys mattered
 
-Nothing is done twice: a fold whose run.json is there is read, one that was interrupted resumes from its checkpoint.
+Nothing is done twice: a fold that has a run.json is read, and one that was interrupted resumes from its checkpoint.
 """
 
 import fcntl
@@ -36,38 +36,38 @@ from bertline.launch.search import importance, results, study
 from bertline.train.data import folds, sources
 
 Train = Callable[[Path, Path, bool], object]
-"""Given a recipe, the folder of its run and whether it is there to be resumed: trains."""
+"""Trains, given a recipe, the folder of its run and whether to resume it."""
 Steps = Generator["Job", "BertlineError | None", None]
-"""Of a trial: yields the run of a fold, is sent why it failed, if it did."""
-Engine = Callable[["Trials"], None]
-"""Has the runs of all trials made."""
+"""The steps of a trial: yields the run of a fold, and is sent the error if that run failed, else None."""
+Runner = Callable[["Trials"], None]
+"""Makes the runs of all trials."""
 
 MAY_CHANGE = (*recipes.HARMLESS, "search.trials")
-"""Keys that a search may go on with other values of: its trials are the same, or more."""
+"""Keys that may change when a search is resumed: its trials stay the same, or there are more of them."""
 
 
-def search(recipe: Recipe, folder: Path, engine: Engine, say: Say) -> dict[str, Any]:
-    """Run all trials of a search that are not done, and tell what came of it.
+def search(recipe: Recipe, folder: Path, runner: Runner, say: Say) -> dict[str, Any]:
+    """Run all trials of a search that are not done yet, and write the results.
 
     Args:
-        recipe: of the search.
-        folder: of it; one that was begun is gone on with.
-        engine: has the runs made.
-        say: takes a line of progress.
+        recipe: recipe of the search.
+        folder: folder of the search, which is resumed if it was begun.
+        runner: makes the runs.
+        say: receives lines of progress.
 
     Returns:
-        search.json.
+        The contents of search.json.
 
     Raises:
-        InputError: of the data or the folder, or as the engine.
-        PreemptedError: it was asked to stop, and can go on.
-        BertlineError: a trial failed that may be tried again, the machine being suspected; or every trial did.
+        InputError: the data or the folder is at fault, or the runner raised it.
+        PreemptedError: the search was asked to stop, and can be resumed.
+        BertlineError: a trial failed, possibly through the machine's fault, and can be retried; or every trial failed.
     """
     begin(recipe, folder, say)
     with files.locked(folder / "lock", f"{folder}: another process searches there; wait for it, or end it"):
-        recipes.save(recipe, folder / "recipe.yaml")  # with what it may go on with other values of
+        recipes.save(recipe, folder / "recipe.yaml")  # keys in MAY_CHANGE may have new values
         kept = study.opened(recipe, folder / "study.log")
-        engine(Trials(recipe, folder, say, kept))
+        runner(Trials(recipe, folder, say, kept))
         found = results.collect(kept, recipe, folder / "best.yaml")
         recipes.save(results.best_recipe(recipe, found), folder / "best.yaml")
         files.write_json(folder / "search.json", found)
@@ -76,10 +76,10 @@ def search(recipe: Recipe, folder: Path, engine: Engine, say: Say) -> dict[str, 
 
 
 def begin(recipe: Recipe, folder: Path, say: Say) -> None:
-    """Cut the folds of a new search, or see that those of one that was begun are of this recipe and these data.
+    """Cut the folds of a new search, or check that those of a resumed one belong to this recipe and this data.
 
     Raises:
-        InputError: they are not, or the folder holds something else; or as `folds.make`.
+        InputError: they do not, or the folder holds something else; or as `folds.make`.
     """
     kept = folder / "recipe.yaml"
     if not folder.exists():
@@ -89,9 +89,9 @@ def begin(recipe: Recipe, folder: Path, say: Say) -> None:
             recipes.save(recipe, temporary / kept.name)
             folds.make(recipe, temporary / "folds")
     elif not (folder / "folds").exists() or not kept.exists():
-        raise InputError(f"{folder}: exists and is no search; name another folder with -o")
+        raise InputError(f"{folder}: exists and is not a search; name another folder with -o")
     faults = [
-        f"{key}: {now!r} now, {then!r} when {folder} began; a search goes on with its own recipe: {kept}"
+        f"{key}: {now!r} now, {then!r} when {folder} began; resume a search with its own recipe: {kept}"
         for key, (now, then) in recipes.differences(recipe, recipes.read(kept), MAY_CHANGE).items()
     ]
     facts = folds.load(folder / "folds")
@@ -99,7 +99,7 @@ def begin(recipe: Recipe, folder: Path, say: Say) -> None:
         faults = [f"{folder}: the data is not what the search began with; restore it, or name another folder with -o"]
     if faults:
         raise InputError(*faults)
-    test = f"{facts['put_aside']:,} test texts are put aside"
+    test = f"{facts['put_aside']:,} test texts are set aside"
     say(f"{test}; folds (train, validation, held out): {_sizes(facts['folds'])}")
 
 
@@ -107,23 +107,23 @@ class Job(NamedTuple):
     """The run of a fold."""
 
     path: Path
-    """Of its recipe, to be written."""
+    """Where its recipe is written."""
     run: Path
     recipe: Recipe
 
 
 def do(job: Job, train: Train) -> None:
-    """Make a run that is not there, or go on with it.
+    """Start or resume a run, unless it is finished.
 
-    The recipe's file is locked meanwhile, and DeepSpeed's launcher inherits the lock: ranks that are left of a process
-    that was killed are waited for, and two trials with the same settings are not run side by side. It is written in
-    place, since another file would have another lock.
+    The recipe's file is locked meanwhile, and DeepSpeed's launcher inherits the lock: a new process waits for the ranks
+    that a killed one has left, and two trials with the same settings do not run side by side. The file is written in
+    place, because a replaced file would have a lock of its own.
     """
     run = RunFolder(job.run)
     job.path.parent.mkdir(parents=True, exist_ok=True)
     with job.path.open("a+", encoding="utf-8") as stream:
         os.set_inheritable(stream.fileno(), True)
-        with suppress(OSError):  # a disk without locks
+        with suppress(OSError):  # the file system has no locks
             fcntl.flock(stream, fcntl.LOCK_EX)
         if not run.summary.exists():
             stream.truncate(0)
@@ -134,7 +134,7 @@ def do(job: Job, train: Train) -> None:
 
 @dataclass
 class Trials:
-    """The trials of a search; what runs them asks for jobs and tells how they ended."""
+    """The trials of a search; a runner asks for their jobs and reports how each ended."""
 
     recipe: Recipe
     folder: Path
@@ -142,25 +142,25 @@ class Trials:
     study: Study
 
     def following(self, at_work: Collection[int] = ()) -> tuple[int, Steps] | None:
-        """The number of a trial that is interrupted or new, and its steps; None where there is none.
+        """The number of an interrupted or new trial, and its steps; None if there is none left.
 
         Args:
-            at_work: numbers of those that are neither.
+            at_work: numbers of the trials that are running.
         """
         trial = study.following(self.study, self.recipe, at_work)
         return None if trial is None else (trial.number, self._steps(trial))
 
     def _steps(self, trial: Trial) -> Steps:
-        """Score a trial, fold by fold, until it is given up or done.
+        """Score a trial, fold by fold, until it is pruned or done.
 
         Yields:
-            a run to be made.
+            A run to make.
 
         Receives:
-            why it failed, if it did.
+            The error if the run failed, else None.
 
         Raises:
-            BertlineError: that was no fault of the settings.
+            BertlineError: the failure may not be due to the settings.
         """
         settings, count = study.settings(trial), self.recipe.search.folds
         name = f"trial {trial.number + 1}/{study.size(self.recipe.search)}"
@@ -183,7 +183,7 @@ class Trials:
             self.say(f"{name}, fold {number}/{count}: {summary.metric} {scores[-1]:.4f}; mean {mean:.4f}")
             if number < count and trial.should_prune():
                 self.study.tell(trial, state=TrialState.PRUNED)
-                self.say(f"{name}: given up")
+                self.say(f"{name}: pruned")
                 return
         self.study.tell(trial, float(np.mean(scores)))
 
@@ -195,65 +195,66 @@ class Trials:
         return Job(self.folder / "recipes" / f"{name}.yaml", self.folder / "runs" / name, recipe)
 
     def _made(self, job: Job) -> Generator[Job, BertlineError | None, BertlineError | None]:
-        """Have a run made that is not there; one that fails goes on once more, for ranks are killed and machines lost.
+        """Make a run unless it is finished. A failed run is resumed once, since ranks get killed and machines lost.
 
         Returns:
-            why it has failed for the second time; None where it is there.
+            The error if it failed twice, else None.
 
         Raises:
             BertlineError: as `_steps`.
         """
         run = RunFolder(job.run)
-        for told in ("it is tried once more", "for the second time"):
+        for outcome in ("failed; retrying once", "failed again"):
             if run.summary.exists() or (fault := (yield job)) is None:
                 return None
             if isinstance(fault, PreemptedError):
-                raise PreemptedError(f"{self.folder}: stopped as asked; the same command goes on") from None
+                raise PreemptedError(f"{self.folder}: stopped as asked; the same command resumes it") from None
             if isinstance(fault, InputError):
                 raise fault
-            self.say(f"{fault}\n{run.path.name}: failed; {told}")
+            self.say(f"{fault}\n{run.path.name}: {outcome}")
         return fault
 
     def _fail(self, trial: Trial, fault: BertlineError) -> None:
-        """Count a trial as failed, unless the machine may be at fault: then end the search, and try it again first."""
+        """Mark a trial as failed; if the machine may be at fault, end the search instead, and retry the trial later."""
         number = trial.number + 1
         if study.SUSPECTED not in trial.user_attrs and (suspicion := self._suspicion(number, fault)) is not None:
             trial.set_user_attr(study.SUSPECTED, True)
             raise BertlineError(
-                f"{self.folder}: {suspicion}; if that is the machine's fault, mend it: the same command tries trial "
-                f"{number} again and goes on"
+                f"{self.folder}: {suspicion}; if that is the machine's fault, fix it: the same command retries "
+                f"trial {number} and continues"
             )
         study.fail(self.study, trial)
-        self.say(f"trial {number}: failed; it counts as one that scores nothing")
+        self.say(f"trial {number}: failed; it is ranked last, without a score")
 
     def _suspicion(self, number: int, fault: BertlineError) -> str | None:
-        """Why a failure may not be that of the settings; None where a learning rate is too high, say, and others work.
+        """Why the machine may be at fault; None if the settings seem to be, such as a learning rate that is too high.
 
-        Of several trials that fail in a row only one is suspicious: a grid has all combinations with a bad value there.
+        Only one of several trials that fail in a row is suspicious: a grid tries all combinations with a bad value in
+        succession.
         """
         if not any((self.folder / "runs").glob("*/run.json")):
             return f"trial {number} failed, and no run has succeeded yet ({fault})"
         before = study.failed_last(self.study)
         if not before or any(study.SUSPECTED in one.user_attrs for one in before):
             return None
-        return f"trials {before[0].number + 1} and {number} failed one after the other"
+        return f"trials {before[0].number + 1} and {number} failed in a row"
 
 
-def one_by_one(train: Train) -> Engine:
-    """Makes the runs here, one after another."""
+def one_by_one(train: Train) -> Runner:
+    """Run trials on this machine, one after another."""
 
-    def engine(trials: Trials) -> None:
+    def runner(trials: Trials) -> None:
         while (following := trials.following()) is not None:
             _, steps = following
             job = next(steps, None)
             while job is not None:
                 job = advance(steps, _fault(job, train))
 
-    return engine
+    return runner
 
 
 def advance(steps: Steps, fault: BertlineError | None) -> Job | None:
-    """The next job of a trial, once the last one has ended; None where there is none."""
+    """The next job of a trial, given how the last one ended; None if the trial is done."""
     try:
         return steps.send(fault)
     except StopIteration:
@@ -269,9 +270,9 @@ def _fault(job: Job, train: Train) -> BertlineError | None:
 
 
 def _clean(run: RunFolder) -> None:
-    """Remove the weights of a run, which are for nobody."""
-    for done_with in (run.best, run.checkpoints, run.path / "splits"):
-        shutil.rmtree(done_with, ignore_errors=True)
+    """Remove the weights, checkpoints and splits of a run, which nobody needs any more."""
+    for folder in (run.best, run.checkpoints, run.path / "splits"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sizes(counts: Sequence[dict[str, int]]) -> str:

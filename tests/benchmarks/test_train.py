@@ -59,14 +59,14 @@ def test_a_ratio_is_the_median_of_what_each_round_says() -> None:
 def test_flops_by_hand() -> None:
     # a layer of BERT-base multiplies by 4 · 768² + 2 · 768 · 3072 = 7,077,888 parameters, twelve by 84,934,656
     assert flops.per_token(BERT_BASE, 256) == 6 * 84_934_656 + 12 * 12 * 768 * 256 == 537_919_488
-    share = flops.utilisation(BERT_BASE, 256, 500_000, "NVIDIA H100 80GB HBM3")
+    share = flops.utilization(BERT_BASE, 256, 500_000, "NVIDIA H100 80GB HBM3")
     assert share == pytest.approx(500_000 * 537_919_488 / 989e12) == pytest.approx(0.27195, abs=1e-5)
     peaks = {
         "NVIDIA H100 PCIe": 756e12, "NVIDIA H100 NVL": 835e12, "NVIDIA H200 NVL": 835e12, "NVIDIA H200": 989e12,
         "NVIDIA A100-SXM4-80GB": 312e12, "Tesla T4": None,
     }  # fmt: skip
     assert {name: flops.peak(name) for name in peaks} == peaks
-    assert flops.utilisation(BERT_BASE, 256, 500_000, "Tesla T4") is None
+    assert flops.utilization(BERT_BASE, 256, 500_000, "Tesla T4") is None
 
 
 def test_differences_are_taken_within_seeds() -> None:

@@ -60,7 +60,7 @@ def test_a_bundle_is_measured_beside_another(
     assert [(one["name"], one["agreement"]) for one in found["systems"]] == [(f"bundle {old}", 1.0), ("bundle", 1.0)]
     manifest = json.loads((old / manifests.MANIFEST).read_text())
     (old / manifests.MANIFEST).write_text(json.dumps(manifest | {"labels": ["bad", "good"]}))
-    with pytest.raises(InputError, match="they cannot be held against each other"):
+    with pytest.raises(InputError, match="they cannot be compared"):
         bench.bench(bundle[0], [str(old)], data, None, print)
 
 
@@ -90,7 +90,7 @@ def test_what_a_bundle_was_made_from_is_found_from_a_link_to_it(run: Path, tmp_p
 def test_a_bundle_without_what_it_was_made_from_says_what_to_name(bundle: Exported, tmp_path: Path) -> None:
     moved = shutil.copytree(bundle[0], tmp_path / "far/away/moved")
     place = manifests.read(moved).source.place
-    told = f"{place}, which {moved} was held to, cannot be opened; name what to compare with: --against ({place}: no"
+    told = f"{place}, which {moved} was compared with, cannot be opened; name another model: --against ({place}: no"
     with pytest.raises(InputError, match=re.escape(told)):
         bench.bench(moved, (), None, None, print)
 
@@ -102,7 +102,7 @@ def test_one_that_answers_something_else_is_refused(
     shutil.copytree(run, tmp_path / "other")
     summary = RunFolder(tmp_path / "other").summary
     summary.write_text(json.dumps(json.loads(summary.read_bytes()) | other))
-    with pytest.raises(InputError, match="they cannot be held against each other"):
+    with pytest.raises(InputError, match="they cannot be compared"):
         bench.bench(bundle[0], [str(tmp_path / "other")], RunFolder(run).split("validation"), None, print)
 
 
@@ -161,5 +161,5 @@ def test_one_with_other_labels_is_refused_before_anything_is_converted(
     with pytest.raises(InputError) as refused:
         bench.bench(bundle[0], [str(other)], RunFolder(run).split("validation"), None, said.append)
     assert f"{other}: single_label_classification of text, bad, fair, good" in str(refused.value)
-    assert "they cannot be held against each other" in str(refused.value)
+    assert "they cannot be compared" in str(refused.value)
     assert not said

@@ -92,7 +92,7 @@ def test_another_system_than_linux_is_told_what_to_do(platform: str, monkeypatch
         (["gather", "nowhere", "-o", "out"], "nowhere: no DeepSpeed checkpoint"),
         (["bench", "nowhere"], "nowhere: no such folder"),
         (["predict", "nowhere", "text"], "nowhere: no such folder"),
-        (["predict", "nowhere"], "nothing to answer"),
+        (["predict", "nowhere"], "give either TEXTs or --in FILE"),
         (["predict", "nowhere", "text", "--errors", "bad.jsonl"], "--errors is for files"),
         (["predict", "nowhere", "text", "--column", "text=body"], "--column is for files: give --in FILE with it"),
         (["predict", "nowhere", "--in", "a.csv", "--column", "body"], "--column body: expected NAME=COLUMN"),
@@ -104,7 +104,7 @@ def test_another_system_than_linux_is_told_what_to_do(platform: str, monkeypatch
         (["predict", "nowhere", "--in", "a.csv", "--engine", "ray"], "--engine ray is for files"),
         (["predict", "nowhere", "--in", "a.csv", "--out", "a.txt"], "a.txt: answers are written as .jsonl, .jsonl.gz"),
         (["predict", "nowhere", "--in", "a.csv", "--out", "a.csv", "--errors", "./a.csv"], "name two files"),
-        (["predict", "nowhere", "--in", "a.csv", "--out", "b.csv", "--json"], "give one of them"),
+        (["predict", "nowhere", "--in", "a.csv", "--out", "b.csv", "--json"], "give one or the other"),
         (
             ["export", "./nowhere", "-o", "out", "--sign", "nokey"],
             "nokey: no such file; name one with a private elliptic-curve key",

@@ -110,7 +110,7 @@ def test_trials_that_fail_one_after_the_other_end_the_search_and_have_another_ch
     """Once: the third in a row goes by what was seen of the second."""
     recipe = asked(plain, folds=2, grid={"training.learning_rate": [LEARNS, 0.5, 0.7, 1.0, DOES_NOT]})
     failing = [f"trial-{number}-fold-1" for number in (2, 3, 4) for _ in range(2)]
-    with pytest.raises(BertlineError, match=r"trials 2 and 3 failed .* tries trial 3 again and"):
+    with pytest.raises(BertlineError, match=r"trials 2 and 3 failed .* retries trial 3 and"):
         search(recipe, tmp_path / "search", Trains(fail=failing))
     left = tmp_path / "search/runs/trial-3-fold-1/checkpoints"
     left.mkdir(parents=True)
@@ -183,7 +183,7 @@ def test_what_a_search_does_not_go_on_with(rank: None, plain: Path, tmp_path: Pa
         search(recipe, tmp_path / "search", Trains())
     texts.write_text(before)
     (tmp_path / "else").mkdir()
-    with pytest.raises(InputError, match="else: exists and is no search"):
+    with pytest.raises(InputError, match="else: exists and is not a search"):
         search(recipe, tmp_path / "else", Trains())
 
 
@@ -274,7 +274,7 @@ def test_what_mattered_is_drawn_where_trials_tell(plain: Path, tmp_path: Path) -
     few = asked(plain, space=SPACE, trials=3)
     scored(few, tmp_path / "few.log")
     told = importance.draw(study.opened(few, tmp_path / "few.log"), few, tmp_path / "few.svg")
-    assert "3 trials do not tell" in told
+    assert "3 trials are too few" in told
     assert not (tmp_path / "few.svg").exists()
     many = asked(plain, space=SPACE, trials=12)
     scored(many, tmp_path / "many.log")
@@ -338,7 +338,7 @@ def stopped(arguments: list[str], training: Path) -> str:
 def test_the_command_is_stopped_and_goes_on(rank: None, plain: Path, tmp_path: Path) -> None:
     arguments = command(tmp_path, plain, grid={"training.learning_rate": [LEARNS]})
     words = stopped(arguments, tmp_path / "out/runs/trial-1-fold-1")
-    assert f"{tmp_path}/out: stopped as asked; the same command goes on" in words
+    assert f"{tmp_path}/out: stopped as asked; the same command resumes it" in words
     assert "trial 1/1: training.learning_rate=0.003" in words
     assert list((tmp_path / "out/runs/trial-1-fold-1/checkpoints").glob("step-*"))
     train = Trains()
@@ -381,7 +381,7 @@ def test_a_whole_search_by_the_command(plain: Path, tmp_path: Path) -> None:
     again = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
     assert again.returncode == 0, again.stderr
     assert "resumed at step" in again.stderr
-    assert "trial 2/2: given up" in again.stderr
+    assert "trial 2/2: pruned" in again.stderr
     assert (runs_of / "trial-1-fold-1/run.json").read_bytes() == done
     assert len(list(runs_of.glob("*/run.json"))) == 3
     found = json.loads(again.stdout)

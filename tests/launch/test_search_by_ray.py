@@ -27,7 +27,7 @@ def test_what_a_run_takes_must_be_said(plain: Path, tmp_path: Path) -> None:
     arguments.remove("1")
     done = subprocess.run([BERTLINE, *arguments, "--engine", "ray"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "--engine ray: say what a run takes of a machine: --gpus N, or --ranks N on its CPU\n"
+    assert done.stderr == "--engine ray: say what each run takes of a machine: --gpus N, or --ranks N for its CPU\n"
 
 
 @pytest.fixture

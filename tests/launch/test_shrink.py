@@ -141,7 +141,7 @@ def test_a_run_is_shrunk_by_one_process_at_a_time(teacher: RunFolder, shrunk: di
     """A second one would train the same students, and take the bundles of the first for what a kill has left."""
     made = teacher.path.parents[1] / "bundles/.twice.0123abcd"
     made.mkdir()
-    with shrink._locked(teacher.path), pytest.raises(InputError, match="runs/films: another process shrinks it"):
+    with shrink._locked(teacher.path), pytest.raises(InputError, match="runs/films: another process is shrinking it"):
         shrunken(teacher.path, "twice")
     assert made.exists()
     made.rmdir()
