@@ -1,1 +1,1 @@
-"""Floor 7: each part of the line beside what people use instead: where the figures of the README come from."""
+"""Floor 7, the source of the README's figures: each part of the line measured beside what people use instead."""

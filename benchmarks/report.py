@@ -1,4 +1,4 @@
-"""What all measurements have in common at their end: where and when it was, and faults told to people."""
+"""What all benchmarks share: errors reported without a traceback, and results with their machine, versions and date."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,11 +10,11 @@ from bertline.artifacts import machine
 from bertline.artifacts.errors import BertlineError
 
 PACKAGES = ("bertline", "torch", "deepspeed", "transformers", "accelerate", "tokenizers", "datasets")
-"""Those whose versions the figures depend on."""
+"""Packages whose versions the figures depend on."""
 
 
 class Command(click.Command):
-    """Ends with the exit code that an error stands for, and its words on stderr instead of a traceback."""
+    """Ends with the exit code of a BertlineError and its message on stderr, instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -25,12 +25,12 @@ class Command(click.Command):
 
 
 def say(line: str) -> None:
-    """Show a line of progress as it is, on stderr."""
+    """Print a line of progress on stderr."""
     click.echo(line, err=True)
 
 
 def dated(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result with the machine, the versions and the time it is of."""
+    """The result with the machine, the package versions and the time."""
     return {
         **result,
         "machine": machine.describe().model_dump(mode="json"),

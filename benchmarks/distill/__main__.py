@@ -1,10 +1,11 @@
-"""What a teacher is worth: students with and without one, and what `bertline shrink` makes of it, on real reviews.
+"""What a teacher is worth, on real reviews: students with and without one, and what `bertline shrink` makes of it.
 
     python -m bertline.benchmarks.distill [--seed N]... [--work DIR] [--json FILE]
 
-Of each seed: a teacher on 4,000 labelled reviews; half of its layers, fine-tuned on the same labels alone; the same
-half, distilled with the other 9,400 reviews as texts without labels; and the bundle that `shrink` finds, timed in
-turns with the teacher in PyTorch. What is finished in DIR is used as it is, so a run that was cut goes on.
+For each seed there is a teacher trained on 4,000 labelled reviews; a student of half its layers, fine-tuned on the same
+labels alone; the same student, distilled with the other 9,400 reviews as unlabelled texts; and the bundle that `shrink`
+finds, timed in turns with the teacher in PyTorch. Finished parts in DIR are reused, so an interrupted benchmark can be
+resumed.
 """
 
 import json
@@ -29,7 +30,7 @@ from bertline.launch.shrink import Shrinking, distilled, shrink, speedup
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
 KEPT = 3
-"""Of the model's layers: of the student that is trained with and without its teacher."""
+"""Number of layers of the student that is trained with and without its teacher."""
 STUDENTS = (
     "training.epochs=2", "training.batch_size=16", "training.learning_rate=2e-4", "training.freeze.embeddings=false"
 )  # fmt: skip
@@ -41,14 +42,14 @@ def measure(seeds: Sequence[int], work: Path, say: Say) -> dict[str, Any]:
     """Train, distill and shrink with every seed.
 
     Returns:
-        seeds: of each the test accuracies of teacher, labels alone and distilled, and what shrink found.
+        `seeds`, with the test accuracies of the teacher and both students, and what shrink found, for each seed.
     """
     write_texts(work / TEXTS)
     return {"seeds": [one_seed(seed, work / f"seed-{seed}", work / TEXTS, say) for seed in seeds]}
 
 
 def write_texts(path: Path) -> None:
-    """All reviews without their labels; those that a recipe takes with their labels are left out as it is read."""
+    """Write all reviews without their labels; the ones in a recipe's splits are dropped when the recipe is read."""
     data = recipes.load(RECIPE).data
     rows = (row for file in places.data_files(data.train) for _, row in tables.rows(file))
     kept = (row[data.text] for row in rows if all(row[column] == value for column, value in data.where.items()))
@@ -56,7 +57,7 @@ def write_texts(path: Path) -> None:
 
 
 def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
-    """All of one seed, in a folder."""
+    """Train, distill and shrink with one seed, in a folder."""
     teacher = folder / "teacher"
     sets = [f"training.seed={seed}"]
     train.finished(RECIPE, teacher, say, sets)
@@ -76,14 +77,14 @@ def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
 
 
 def layers() -> list[int]:
-    """Those that the student keeps."""
+    """The layers that the student keeps."""
     from bertline.train.distillation.student import spread
 
     return spread(KEPT, encoder.check(runs.model(recipes.load(RECIPE).model)))
 
 
 def shrunk(teacher: Path, bundle: Path, texts: Path, say: Say) -> dict[str, Any]:
-    """What shrink finds, or has found."""
+    """What shrink finds; read from the folder if it has finished before."""
     told = bundle.with_suffix(".json")
     if not told.exists():
         files.write_json(told, shrink(teacher, bundle, MAX_DROP, str(texts), STUDENTS, say))
@@ -121,7 +122,9 @@ def show(result: Mapping[str, Any]) -> RenderableType:
 
 
 @click.command(cls=Command)
-@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Of a trial.  [default: 1, 2, 3]")
+@click.option(
+    "--seed", "seeds", type=click.IntRange(0), multiple=True, help="Training seed; may be repeated.  [default: 1, 2, 3]"
+)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/bench-distill"), show_default=True)
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
 def main(seeds: tuple[int, ...], work: Path, report: Path | None) -> None:

@@ -1,1 +1,1 @@
-"""How bundles compare with what else makes an encoder fast on a CPU: optimum's exports and presets, and OpenVINO."""
+"""How bundles compare with other ways to make an encoder fast on a CPU: optimum's exports and presets, and OpenVINO."""

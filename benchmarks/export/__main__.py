@@ -2,10 +2,10 @@
 
     python -m bertline.benchmarks.export RUN [--json FILE]
 
-RUN is a finished run of reviews, as `bertline demo` leaves it: its test split is what all are scored on. Then the same
-is timed of BERT-base with random weights, whose scores say nothing. Every system has a process of its own, the same
-token ids and the same threads, and is timed in turns. The machine should be quiet; it takes about half an hour on two
-cores.
+RUN is a finished run on reviews, such as `bertline demo` leaves; all systems are scored on its test split. The same is
+then timed for BERT-base with random weights, whose scores mean nothing. Every system runs in its own process, with the
+same token ids and number of threads, and they are timed in turns. The machine should be otherwise idle; it takes about
+half an hour on two cores.
 """
 
 import json
@@ -42,14 +42,14 @@ GOALS = {
     "avx2": {"pytorch": 3.0, "optimum fp32": 1.5, "optimum int8": 1.15, "openvino": 1.3},
     "avx512_vnni": {"pytorch": 6.5, "optimum fp32": 2.7, "optimum int8": 1.35, "openvino": 1.0},
 }
-"""What is to be reached over each, by CPU class; on the others what is on AVX2."""
+"""Target speedup over each system by CPU class; other classes have the targets of AVX2."""
 
 
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
 def main(run: Path, report: Path | None) -> None:
-    """Hold a bundle of RUN, and one of BERT-base, against the others."""
+    """Compare a bundle of RUN, and one of BERT-base, with the other systems."""
     if report is not None:
         files.check_new(report)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
@@ -65,19 +65,19 @@ def main(run: Path, report: Path | None) -> None:
 
 
 def measure(origin: Origin, terms: Terms, source: Path, work: Path, say: Say) -> dict[str, Any]:
-    """Make all systems of a model and measure them side by side.
+    """Build all systems for a model and measure them side by side.
 
     Args:
         origin: the model and the examples it is scored on.
-        terms: of the export.
-        source: what is exported.
+        terms: terms of the export.
+        source: run or model folder to export.
         work: a folder to make.
-        say: takes a line of progress.
+        say: receives lines of progress.
     """
     work.mkdir()
     data = None if (source / "run.json").exists() else _texts(origin, work / "texts.jsonl")
     made = export(str(source), work / "bundle", terms, data, say)
-    say("making what it is held against")
+    say("building the systems to compare with")
     optimum = peers.optimum(origin, work)
     texts, _ = sources.calibration(origin)
     openvino = peers.openvino(origin, optimum[0].model, texts, work)
@@ -88,7 +88,7 @@ def measure(origin: Origin, terms: Terms, source: Path, work: Path, say: Say) ->
 
 
 def bundles(origin: Origin, folder: Path) -> list[System]:
-    """The bundle as it answers here, and its model for ONNX Runtime where that is another."""
+    """The bundle as it runs on this CPU, and its model for ONNX Runtime if that is another one."""
     manifest = bundle.read(folder)
     runtimes = [manifest.runtime, *(one.runtime for one in manifest.variants)]
     names = ("bundle", *("bundle, onnxruntime alone" for _ in manifest.variants))
@@ -99,7 +99,7 @@ def bundles(origin: Origin, folder: Path) -> list[System]:
 
 
 def base(origin: Origin, folder: Path) -> Origin:
-    """A classifier of BERT-base's size: random weights take as long as any."""
+    """A classifier of BERT-base's size with random weights, which take as long as trained ones."""
     import torch
     import transformers
 
@@ -116,13 +116,16 @@ def base(origin: Origin, folder: Path) -> Origin:
 
 
 def _texts(origin: Origin, path: Path) -> Path:
-    """The examples as a file, which the export of a model without a run is measured on."""
+    """Write the examples to a file, for the export of a model that has no run."""
     files.write_text(path, "".join(json.dumps(origin.task.row(one)) + "\n" for one in origin.examples))
     return path
 
 
 def ratios(systems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How many times as fast the bundle is as each, by the geometric mean of the medians; of presets the best."""
+    """How many times as fast the bundle is as each rival, by the geometric mean of the medians.
+
+    For optimum's int8 presets and for OpenVINO, the rival is the fastest one.
+    """
     speed = {one["name"]: geometric_mean(point["p50_ms"] for point in one["grid"]) for one in systems}
     accuracy = {one["name"]: one["accuracy"] for one in systems}
     presets = [name for name in speed if name.startswith("optimum ") and name != "optimum fp32"]

@@ -1,4 +1,4 @@
-"""What bundles are held against, made as their own documentation says: each a model file, and the runtime for it."""
+"""The systems that bundles are compared with, built as their own documentation says: a model file and its runtime."""
 
 import subprocess
 import sys
@@ -13,13 +13,13 @@ from bertline.tasks.tokens import Text
 
 PRESETS = ("avx2", "avx512", "avx512_vnni")
 CALIBRATION = 100
-"""Texts that NNCF sees."""
+"""Number of texts that NNCF calibrates on."""
 LINES = 5
-"""Of what a command said at its end before it failed."""
+"""How many of its last lines a failed command's error shows."""
 
 
 def optimum(origin: Origin, folder: Path) -> list[System]:
-    """fp32 of `optimum-cli export onnx`, and every preset of `optimum-cli onnxruntime quantize` for x86, both ways."""
+    """The fp32 export of optimum-cli, and each of its x86 quantization presets, per tensor and per channel."""
     fp32 = folder / "optimum-fp32"
     _cli("export", "onnx", "--model", str(origin.folder), "--task", origin.settings.task, str(fp32))
     made = [_system(origin, "optimum fp32", fp32 / "model.onnx")]
@@ -33,7 +33,7 @@ def optimum(origin: Origin, folder: Path) -> list[System]:
 
 
 def openvino(origin: Origin, fp32: Path, texts: Sequence[Text], folder: Path) -> list[System]:
-    """OpenVINO on the fp32 ONNX file, in bf16 where the CPU has it, and on NNCF's int8 in OpenVINO's own format."""
+    """OpenVINO on the fp32 ONNX file, in bf16 if the CPU has it, and on NNCF's int8 model in OpenVINO's own format."""
     with quiet():
         import nncf
         import openvino as ov
@@ -59,7 +59,11 @@ def _system(origin: Origin, name: str, path: Path) -> System:
 
 
 def _cli(*words: str) -> None:
-    """Run optimum's command, whose words are told where it fails."""
+    """Run optimum's command.
+
+    Raises:
+        BertlineError: it failed; the message ends with its last lines.
+    """
     program = Path(sys.executable).with_name("optimum-cli")
     done = subprocess.run([program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:

@@ -1,1 +1,1 @@
-"""What a search is worth: the settings that it finds beside the defaults, on real reviews: `make bench-search`."""
+"""What a search is worth, on real reviews: the settings it finds compared with the defaults. `make bench-search`."""

@@ -1,10 +1,10 @@
-"""What a search is worth: the settings that it finds beside the recipe's defaults, on real reviews.
+"""What a search is worth, on real reviews: the settings it finds compared with the recipe's defaults.
 
     python -m bertline.benchmarks.search [--seed N]... [--work DIR] [--json FILE]
 
-Of each seed: a search; a run of the recipe as it is; and a run of the recipe that the search has written, of as many
-epochs on the same texts. All are scored on the test split, which no trial has seen. What is finished in DIR is used as
-it is, so a benchmark that was cut goes on.
+For each seed there is a search, a run of the recipe as it is, and a run of the recipe that the search wrote, with as
+many epochs on the same texts. Both runs are scored on the test split, which no trial has seen. Finished parts in DIR
+are reused, so an interrupted benchmark can be resumed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ RECIPE = Path(__file__).with_name("reviews.yaml")
 
 
 def one_seed(seed: int, folder: Path) -> dict[str, Any]:
-    """Search and train with a seed, in a folder.
+    """Search and train with one seed, in a folder.
 
     Returns:
-        seed; test accuracies with the defaults and with what was found; the settings; what the search expected; the
-        seconds of training that it took.
+        The seed, the test accuracies with the default and with the found settings, the settings found, the accuracy
+        that the search expected, and the seconds of training that it took.
     """
     sets = [f"training.seed={seed}"]
     found = search(RECIPE, sets, folder / "search", say)
@@ -46,9 +46,9 @@ def one_seed(seed: int, folder: Path) -> dict[str, Any]:
 
 
 def show(seeds: Sequence[Mapping[str, Any]]) -> Table:
-    """A line for each seed, and their means."""
+    """A table with a row for each seed, and their means."""
     drawn = Table("test accuracy", "defaults", "found", "gain", "expected by the search")
-    drawn.add_column("settings", overflow="fold")  # a value that is cut short says nothing
+    drawn.add_column("settings", overflow="fold")  # a truncated value would say nothing
     for one in seeds:
         scores = one["defaults"], one["found"], one["found"] - one["defaults"], one["expected"]
         drawn.add_row(str(one["seed"]), *map(_score, scores), words(one["set"]))
@@ -62,15 +62,17 @@ def _score(value: float) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Of a trial.  [default: 1, 2, 3]")
+@click.option(
+    "--seed", "seeds", type=click.IntRange(0), multiple=True, help="Training seed; may be repeated.  [default: 1, 2, 3]"
+)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("build/bench-search"), show_default=True)
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
 def main(seeds: tuple[int, ...], work: Path, report: Path | None) -> None:
-    """Search settings for IMDb reviews, seed by seed, and train with them and without."""
+    """Search settings for IMDb reviews, seed by seed, and train with them and with the defaults."""
     if report is not None:
         files.check_new(report)
     found = [one_seed(seed, work / f"seed-{seed}") for seed in seeds or (1, 2, 3)]
-    Console(markup=False, emoji=False).print(show(found))  # settings are shown as they are
+    Console(markup=False, emoji=False).print(show(found))  # settings must not be read as markup
     if report is not None:
         files.write_json(report, dated({"seeds": found}))
 

@@ -1,1 +1,1 @@
-"""What HTTP costs, beside the engine in a process of one's own: `make bench-serve`."""
+"""What HTTP costs, compared with calling the engine in-process: `make bench-serve`."""

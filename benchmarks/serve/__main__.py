@@ -1,8 +1,9 @@
-"""Latency and throughput of a bundle by itself and over HTTP, in turns; start and memory. The machine should be quiet.
+"""Latency and throughput of a bundle in-process and over HTTP, in turns, and its start-up time and memory.
 
     python -m bertline.benchmarks.serve bundles/demo
 
-Clients and server share the cores, as they would not in earnest: what HTTP is told to cost is more than it does.
+The machine should be otherwise idle. Clients and server share the cores, unlike in production, so the measured cost of
+HTTP is higher than the real one.
 """
 
 import asyncio
@@ -26,29 +27,29 @@ from bertline.benchmarks.serve.serving import Serving, serving
 from bertline.serve import Model, load
 
 WORDS = "The film takes its time, but the actors are a joy to watch and the ending moved me more than I had expected. "
-"""Some 24 tokens; repeated for longer texts."""
+"""About 24 tokens; repeated for longer texts."""
 ROUNDS = 5
 SECONDS = 3.0
 CLIENTS = 16
 LIGHT = 0.15
-"""Of the engine's own rate, what is offered to see what the server's threads cost while little is asked."""
+"""The light load, as a share of the engine's throughput; it shows what the server's threads cost when nearly idle."""
 REST = 0.3
-"""Seconds between two turns, in which what is queued or spins comes to its end."""
+"""Seconds between two measurements, for queues to drain and spinning threads to sleep."""
 
 
 @click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def main(bundle: Path) -> None:
-    """Print what was measured as JSON, and a line for each round on stderr."""
+    """Print the measurements as JSON, and a line for each round on stderr."""
     click.echo(json.dumps({"machine": machine.describe().model_dump(), **measure(bundle)}, indent=2))
 
 
 def measure(bundle: Path) -> dict[str, Any]:
-    """Start and memory of one answer; then, for a text of a fifth and one of all of the tokens, both ways in turns."""
+    """Measure start-up and memory, then both ways in turns, for texts of a fifth and of all of the maximum length."""
     manifest = bundles.read(bundle)
     if len(manifest.inputs) > 1:
         raise InputError(
-            f"{bundle}: takes {' and '.join(manifest.inputs)}; only bundles that take one text are measured"
+            f"{bundle}: takes {' and '.join(manifest.inputs)}; only bundles that take a single text can be measured"
         )
     tokens = manifest.tokens.max_length
     found: dict[str, Any] = {"start": start(bundle)}
@@ -65,7 +66,7 @@ def measure(bundle: Path) -> dict[str, Any]:
 
 
 def start(bundle: Path) -> dict[str, float]:
-    """Of a process that answers one text: seconds from its start to its end, and the most memory it held."""
+    """For a process that answers one text: seconds from its start to its end, and its peak memory."""
     script = (
         "import sys; from bertline.serve import load\n"
         "print(load(sys.argv[1]).predict(['A film.']))\n"
@@ -80,7 +81,7 @@ def start(bundle: Path) -> dict[str, float]:
 
 
 async def turn(model: Model, server: Serving, text: str) -> dict[str, float]:
-    """One round: each way with one client, then each with many; then few requests, far apart."""
+    """One round: each way with one client, then each with many; then a light load over HTTP."""
     async with Clients(server.url, [text]) as clients:
         engine_ms = _median_ms(lambda: model.predict([text]))
         sleep(REST)
@@ -115,7 +116,7 @@ def _median_ms(run: Callable[[], object]) -> float:
 
 
 def _rate(model: Model, text: str) -> float:
-    """Texts a second when there is always one that waits."""
+    """Texts per second when the queue is never empty."""
     count, began = 0, perf_counter()
     while perf_counter() < began + SECONDS:
         model.predict([text] * 4 * CLIENTS)

@@ -1,4 +1,4 @@
-"""Clients that ask at a fixed rate, whatever becomes of the answers, or one after the other; and what they saw."""
+"""Clients that send requests at a fixed rate (open loop) or back to back (closed loop), and what they measured."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from bertline.artifacts.errors import InputError
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one request: 0 for a connection that broke."""
+    """The outcome of one request."""
 
     status: int
+    """HTTP status, or 0 if the connection broke."""
     began: float
     seconds: float
 
 
 class Clients:
-    """A pool of connections to one server, each used by one request at a time; closed as the block is left."""
+    """A pool of connections to one server, each used by one request at a time; closed at the end of the block."""
 
     def __init__(self, url: str, texts: Sequence[str]) -> None:
         place = urlsplit(url)
@@ -38,7 +39,7 @@ class Clients:
         self._writers: list[asyncio.StreamWriter] = []
 
     async def ask(self) -> Outcome:
-        """One request and its answer."""
+        """Send one request and read its response."""
         began = perf_counter()
         try:
             status = await self._exchange()
@@ -47,8 +48,8 @@ class Clients:
         return Outcome(status, began, perf_counter() - began)
 
     async def offer(self, rate: float, seconds: float) -> list[Outcome]:
-        """Requests at a rate a second for a time, one at least, begun on time however long the others take."""
-        gc.disable()  # a collection of all of pytest takes a third of a second, which is not the server's
+        """Send at least one request, at a rate per second for some seconds, each on time whatever the others do."""
+        gc.disable()  # collecting all of pytest's objects takes a third of a second, which would count as latency
         try:
             start, tasks = perf_counter(), []
             for number in range(max(1, int(rate * seconds))):
@@ -60,7 +61,7 @@ class Clients:
             gc.enable()
 
     async def loop(self, clients: int, seconds: float) -> list[Outcome]:
-        """As many clients, each asking again as soon as it was answered."""
+        """Run concurrent clients, each sending its next request as soon as it has a response."""
         end = perf_counter() + seconds
 
         async def one() -> list[Outcome]:
@@ -78,7 +79,7 @@ class Clients:
         for writer in self._writers:
             writer.close()
         self._writers.clear()
-        await asyncio.sleep(0)  # in which they are closed
+        await asyncio.sleep(0)  # lets the event loop close them
 
     async def _exchange(self) -> int:
         reader, writer = await self._connection()
@@ -92,7 +93,7 @@ class Clients:
         return int(head[9:12])
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """An idle one that the server has not closed, or a new one."""
+        """An idle connection that the server has not closed, or a new one."""
         while self._idle:
             reader, writer = self._idle.pop()
             if not reader.at_eof():
@@ -103,20 +104,24 @@ class Clients:
 
 
 def goodput(outcomes: Sequence[Outcome]) -> float:
-    """Answers a second, from the first request's beginning to the last answer's end."""
+    """Successful responses per second, from the start of the first such request to the end of the last response."""
     good = _with(outcomes, 200)
     return len(good) / (max(one.began + one.seconds for one in good) - min(one.began for one in outcomes))
 
 
 def percentile(outcomes: Sequence[Outcome], status: int, share: float) -> float:
-    """Of the seconds of those with a status."""
+    """A quantile of the latency, in seconds, of the requests that ended with a status."""
     return float(np.quantile([one.seconds for one in _with(outcomes, status)], share))
 
 
 def _with(outcomes: Sequence[Outcome], status: int) -> list[Outcome]:
-    """Those with a status, one at least."""
+    """The outcomes with a status; at least one.
+
+    Raises:
+        InputError: there is none.
+    """
     found = [one for one in outcomes if one.status == status]
     if not found:
         counts = ", ".join(f"{count} with {other}" for other, count in Counter(one.status for one in outcomes).items())
-        raise InputError(f"no request was answered with {status}, but {counts}; a quicker bundle may be")
+        raise InputError(f"no request was answered with {status}, but {counts}; try a faster bundle")
     return found

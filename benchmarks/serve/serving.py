@@ -1,4 +1,4 @@
-"""`bertline serve` in a process of its own."""
+"""`bertline serve` in a separate process."""
 
 import json
 import signal
@@ -20,43 +20,43 @@ STARTING_SECONDS = 300
 
 @dataclass(frozen=True)
 class Serving:
-    """A server that listens."""
+    """A running server."""
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
 
     def end(self) -> int:
-        """Tell it to end, and its exit code."""
+        """Stop it; returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """All that it logged."""
+        """Its whole log."""
         written, _, _ = self.log.read_text().rpartition("\n")
         return [json.loads(line) for line in written.splitlines()]
 
     def lines(self, message: str) -> list[dict[str, Any]]:
-        """What it logged under a message."""
+        """The log lines with a given message."""
         return [line for line in self.log_lines() if line["message"] == message]
 
     def rss_bytes(self) -> int:
-        """The memory it holds."""
+        """Its resident memory."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
     def cpu_seconds(self) -> float:
-        """What its threads have computed so far, one core each."""
+        """The CPU time that its threads have used so far, in seconds."""
         spent = psutil.Process(self.process.pid).cpu_times()
         return float(spent.user + spent.system)
 
 
 @contextmanager
 def serving(*arguments: object, script: Path | None = None) -> Iterator[Serving]:
-    """A server on a free port, with the command's own arguments; killed at the end if it still runs.
+    """A server on a free port; killed at the end if it is still running.
 
     Args:
-        arguments: of `bertline serve`.
-        script: Python that is run in the command's place.
+        arguments: arguments of `bertline serve`.
+        script: Python script to run instead of the `bertline` command.
     """
     program = [str(Path(sys.executable).with_name("bertline"))] if script is None else [sys.executable, str(script)]
     command = [*program, "serve", *map(str, arguments), "--port", "0"]

@@ -1,1 +1,1 @@
-"""Training measured beside the loops that people use instead: how fast, how wasteful of padding, and as accurate."""
+"""Training measured beside the loops that people use instead: speed, padding and accuracy."""

@@ -1,9 +1,9 @@
-"""Training speed beside a bare PyTorch loop, the Hugging Face Trainer and the loop of tutorials.
+"""Training speed beside a bare PyTorch loop, the Hugging Face Trainer and the loop found in tutorials.
 
     python -m bertline.benchmarks.train [--steps N] [--rounds N] [--json FILE]
 
-Every system runs in processes of its own, alone, in turns: the same texts, token ids, model, optimizer, learning rate,
-precision, batch size and number of steps. Figures are medians over the rounds. The machine should be quiet.
+Systems take turns, each alone in its own processes, with the same texts, token ids, model, optimizer, learning rate,
+precision, batch size and number of steps. Figures are medians over the rounds. The machine should be otherwise idle.
 """
 
 import tempfile
@@ -24,7 +24,7 @@ RECIPE = Path(__file__).with_name("reviews.yaml")
 
 @click.command(cls=Command)
 @click.option("--steps", type=click.IntRange(4), default=24, show_default=True, help="Optimizer steps of each run.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of each system.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Number of runs of each system.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
 def main(steps: int, rounds: int, report: Path | None) -> None:
     """Measure training on full IMDb reviews, each system in turns."""
@@ -40,11 +40,11 @@ def main(steps: int, rounds: int, report: Path | None) -> None:
 
 def show(result: Mapping[str, Any]) -> RenderableType:
     """A table of systems and one of ratios."""
-    utilisation = ["FLOP utilisation"] if "gpu" in result else []
-    table = Table(result["precision"], "tokens/s", "range", "padding", "peak MB", "first step, s", *utilisation)
+    utilization = ["FLOP utilization"] if "gpu" in result else []
+    table = Table(result["precision"], "tokens/s", "range", "padding", "peak MB", "first step, s", *utilization)
     for row in result["systems"]:
         speeds = [one["tokens_per_second"] for one in row["rounds"]]
-        used = row.get("flop_utilisation")
+        used = row.get("flop_utilization")
         table.add_row(
             row["name"],
             f"{row['tokens_per_second']:,.0f}",
@@ -52,7 +52,7 @@ def show(result: Mapping[str, Any]) -> RenderableType:
             f"{row['padding_share']:.1%}",
             f"{row['peak_bytes'] / 1e6:,.0f}",
             f"{row['first_step_seconds']:.1f}",
-            *([] if not utilisation else ["unknown GPU" if used is None else f"{used:.1%}"]),
+            *([] if not utilization else ["unknown GPU" if used is None else f"{used:.1%}"]),
         )
     ratios = Table("tokens/s of … over …", "ratio", "by round", "to reach")
     for ratio in result["ratios"]:

@@ -1,10 +1,10 @@
-"""Whether batching by length, or bf16, costs accuracy: the same trainings with and without, by seed.
+"""Whether batching by length, or bf16, costs accuracy: the same trainings with and without, for several seeds.
 
     python -m bertline.benchmarks.train.accuracy [--seeds N] [--json FILE]
 
-A seed decides the splits, the order, dropout and the head, and the trainings of a seed differ in nothing but what is
-compared: differences are taken within seeds. Nothing is timed, so the machine may be busy. Where bf16 would be emulated
-all train in fp32.
+The seed decides the splits, the order, dropout and the head; trainings with one seed differ only in what is compared,
+so differences are taken within seeds. Nothing is timed, so the machine may be busy. Where bf16 would be emulated, all
+trainings are in fp32.
 """
 
 import math
@@ -28,14 +28,18 @@ RECIPE = Path(__file__).with_name("accuracy.yaml")
 
 
 class Way(NamedTuple):
-    """One way to train: what each rank executes, and in which precision."""
+    """One way to train: the module that each rank executes, and the precision."""
 
     program: str
     precision: str
 
 
 def ways(native: bool) -> dict[str, Way]:
-    """What is compared, the first with all others, where the CPU computes bf16 natively or does not."""
+    """The ways to train, of which the first is compared with the others.
+
+    Args:
+        native: whether the CPU computes bf16 natively.
+    """
     precision = "bf16" if native else "fp32"
     found = {
         f"{precision}, by length": Way(ranks.PROGRAM, precision),
@@ -45,14 +49,14 @@ def ways(native: bool) -> dict[str, Way]:
 
 
 class Difference(NamedTuple):
-    """Of accuracies of the same seeds: their mean, and its standard error."""
+    """The mean difference between accuracies with the same seeds, and its standard error."""
 
     mean: float
     error: float
 
 
 def difference(scores: Sequence[float], than: Sequence[float]) -> Difference:
-    """How much better `scores` are than others, seed by seed; two seeds at least."""
+    """How much higher `scores` are than others, seed by seed; there must be at least two seeds."""
     apart = [one - other for one, other in zip(scores, than, strict=True)]
     return Difference(mean(apart), stdev(apart) / math.sqrt(len(apart)))
 
@@ -60,7 +64,7 @@ def difference(scores: Sequence[float], than: Sequence[float]) -> Difference:
 def measure(
     recipe: Path, compared: Mapping[str, Way], seeds: Sequence[int], work: Path, console: Console
 ) -> dict[str, Any]:
-    """Train every way with every seed; returns test accuracies and padding shares by way, in the order of the seeds.
+    """Train in every way with every seed; returns test accuracies and padding shares by way, in the order of the seeds.
 
     Raises:
         BertlineError: a training failed.
@@ -93,13 +97,13 @@ def show(result: Mapping[str, Any]) -> RenderableType:
 
 
 def differences(accuracy: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
-    """What the first way changes against each other one."""
+    """The differences between the first way and each of the others."""
     base, *others = accuracy
     return {f"{base} less {other}": difference(accuracy[base], accuracy[other])._asdict() for other in others}
 
 
 @click.command(cls=Command)
-@click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="Train with seeds 1 to this.")
+@click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="Number of seeds, from 1 up.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
 def main(seeds: int, report: Path | None) -> None:
     """Train by length and at random, and in bf16 and fp32 where bf16 is native, and compare the accuracies."""

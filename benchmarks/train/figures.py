@@ -1,4 +1,4 @@
-"""From what the processes of each turn told to a row a system and the ratios between them: pure functions."""
+"""Pure functions from what the processes report to one row per system and the ratios between systems."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -8,12 +8,12 @@ from bertline.benchmarks.train.job import WARM_UP, Counts, Told
 
 
 class Figures(NamedTuple):
-    """One run of one system; speed and padding are of the steps after the warm-up."""
+    """The figures of one run of one system; speed and padding exclude the warm-up steps."""
 
     tokens_per_second: float
-    """Real ones."""
+    """Real tokens, without padding."""
     padding_share: float
-    """Of all tokens computed."""
+    """Padding as a share of all tokens computed."""
     peak_bytes: int
     """The sum over ranks."""
     first_step_seconds: float
@@ -26,7 +26,7 @@ class Ratio(NamedTuple):
     of: str
     over: str
     at_least: float | None
-    """What it is to reach."""
+    """The target, if there is one."""
 
 
 BERTLINE, FP32, TWO_RANKS = "bertline", "bertline, fp32", "bertline, 2 ranks"
@@ -42,12 +42,12 @@ RATIOS = (
 
 
 def figures(launched: float, told: Sequence[Told], counts: Counts) -> Figures:
-    """What a run comes to.
+    """The figures of a run.
 
     Args:
-        launched: when, by the clock of the steps.
-        told: by each rank.
-        counts: of each step, over all ranks.
+        launched: when it was launched, on the clock of the steps.
+        told: the report of each rank.
+        counts: tokens of each step, over all ranks.
     """
     ends = told[0].ends
     measured = counts[WARM_UP : len(ends)]
@@ -61,13 +61,13 @@ def figures(launched: float, told: Sequence[Told], counts: Counts) -> Figures:
 
 
 def row(name: str, rounds: Sequence[Figures]) -> dict[str, Any]:
-    """The medians of a system over the rounds, and the rounds."""
+    """The medians of a system over the rounds, and the figures of each round."""
     medians = {field: median(getattr(each, field) for each in rounds) for field in Figures._fields}
     return {"name": name, **medians, "rounds": [each._asdict() for each in rounds]}
 
 
 def ratios(measured: Mapping[str, Sequence[Figures]]) -> list[dict[str, Any]]:
-    """Those of RATIOS whose systems were measured: the median over the rounds of what each round says."""
+    """The ratios of RATIOS whose systems were both measured: the median over the ratios of the rounds."""
     return [
         {**ratio._asdict(), "ratio": median(found := _by_round(ratio, measured)), "rounds": found}
         for ratio in RATIOS

@@ -1,6 +1,6 @@
-"""What one process of the measurement is to do, and what it tells: plain files between it and the one that started it.
+"""The job of one process of the benchmark and its report, exchanged with the starting process as plain files.
 
-Times are of the monotonic clock, which all processes of a machine share.
+Times are in seconds on the monotonic clock, which all processes of a machine share.
 """
 
 import time
@@ -15,9 +15,9 @@ from bertline.artifacts import files
 Kind = Literal["bertline", "bare", "trainer", "grouped", "tutorial"]
 Device = Literal["cpu", "cuda"]
 Counts = list[tuple[int, int]]
-"""Of each step: real tokens, and tokens computed, which are these and padding."""
+"""For each step: real tokens, and all tokens computed, with padding."""
 WARM_UP = 3
-"""Steps that are not counted: they allocate."""
+"""Steps that are not measured, because they allocate memory."""
 
 
 class Job(BaseModel):
@@ -27,52 +27,52 @@ class Job(BaseModel):
 
     kind: Kind
     recipe: Path
-    """Resolved: model, precision, batch size, learning rate and length are what it says."""
+    """A resolved recipe: gives the model, precision, batch size, learning rate and length."""
     work: Path
-    """Where `prepare` has put the data."""
+    """The folder with the data that `prepare` wrote."""
     folder: Path
-    """Of this run: what its processes tell."""
+    """The folder for the reports of this run's processes."""
     device: Device
     steps: int
     launched: float
-    """Seconds of the monotonic clock when it was started."""
+    """When it was started."""
 
     def save(self) -> Path:
-        """Write it into its folder, for the process that it is for."""
+        """Write the job into its folder, for the process that will do it."""
         path = self.folder / "job.json"
         files.write_text(path, self.model_dump_json())
         return path
 
     def told(self) -> "list[Told]":
-        """What its ranks have told, in their order."""
+        """The reports of its ranks, in order."""
         return [Told.model_validate_json(path.read_bytes()) for path in sorted(self.folder.glob("rank-*.json"))]
 
 
 class Told(BaseModel):
-    """What one process tells of its steps."""
+    """The report of one process."""
 
     ends: list[float]
-    """Seconds of the monotonic clock when each step was done."""
+    """When each step ended."""
     peak_bytes: int
-    """Of resident memory; of the GPU's where there is one."""
+    """Peak resident memory, or peak GPU memory if there is a GPU."""
     counts: Counts | None
-    """None: the run takes the batches that `prepare` has counted."""
+    """None if the run uses the batches whose tokens `prepare` counted."""
 
 
 def read(path: Path) -> Job:
-    """The job that this process was started for."""
+    """Read the job that this process was started for."""
     return Job.model_validate_json(path.read_bytes())
 
 
 class Clock:
-    """Notes when the steps of this process end."""
+    """Records when the steps of this process end."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._ends: list[float] = []
 
     def tick(self) -> None:
-        """A step was done. A GPU is waited for only at the steps that times are taken between."""
+        """Record the end of a step, waiting for the GPU only at the steps whose times are used."""
         import torch
 
         done = len(self._ends) + 1
@@ -81,7 +81,7 @@ class Clock:
         self._ends.append(time.monotonic())
 
     def tell(self, counts: Sequence[tuple[int, int]] | None, rank: int = 0) -> None:
-        """Write what was noted."""
+        """Write the report."""
         told = Told(ends=self._ends, peak_bytes=self._peak_bytes(), counts=None if counts is None else list(counts))
         files.write_text(self._job.folder / f"rank-{rank}.json", told.model_dump_json())
 
@@ -90,6 +90,6 @@ class Clock:
             import torch
 
             return int(torch.cuda.max_memory_allocated())
-        from bertline.bench.worker import peak_rss_bytes  # it imports ONNX Runtime: not before the steps are timed
+        from bertline.bench.worker import peak_rss_bytes  # imports ONNX Runtime, so only after the steps are timed
 
         return peak_rss_bytes()

@@ -1,6 +1,6 @@
-"""Loops in plain PyTorch: one fed as well as bertline is, and one as tutorials have it.
+"""Training loops in plain PyTorch: one with bertline's own batches, and one as found in tutorials.
 
-Same model, tokens, precision, batch size and learning rate as bertline; neither has a schedule.
+Both use the same model, tokens, precision, batch size and learning rate as bertline; neither has a schedule.
 """
 
 import json
@@ -21,10 +21,10 @@ from bertline.models import pytorch
 
 
 def bare(job: Job, clock: Clock) -> Counts:
-    """The loop bertline is held against: the same batches, built ahead; fused AdamW; clipped gradients."""
+    """The reference loop for bertline: the same batches, prefetched; fused AdamW; gradient clipping."""
     from bertline.benchmarks.train import prepare
 
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as train/ranks.py has it
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in train/ranks.py
     recipe = recipes.read(job.recipe)
     ready = prepare.load(recipe, job.work)
     batches = prepare.batches(recipe, ready, ranks=1)
@@ -46,7 +46,7 @@ def bare(job: Job, clock: Clock) -> Counts:
 
 
 def tutorial(job: Job, clock: Clock) -> Counts:
-    """The loop that tutorials show: texts in random order, each padded to `max_length`; AdamW as it comes."""
+    """The loop that tutorials show: texts in random order, each padded to `max_length`; AdamW with defaults."""
     recipe = recipes.read(job.recipe)
     labels, rows = examples(job)
     padded = [{name: _tensor(values, recipe.tokens.max_length) for name, values in row.items()} for row in rows]
@@ -67,13 +67,13 @@ def tutorial(job: Job, clock: Clock) -> Counts:
 
 
 def examples(job: Job) -> tuple[int, list[dict[str, Any]]]:
-    """How many labels there are, and the rows that `prepare` wrote."""
+    """The number of labels, and the rows that `prepare` wrote."""
     made = json.loads((job.work / "examples.json").read_bytes())
     return made["labels"], made["rows"]
 
 
 def classifier(job: Job, labels: int) -> nn.Module:
-    """The recipe's encoder with a new head, to be trained."""
+    """The recipe's encoder with a new head, in training mode."""
     recipe = recipes.read(job.recipe)
     torch.manual_seed(recipe.training.seed)
     folder = places.model_folder(recipe.model)
@@ -81,18 +81,18 @@ def classifier(job: Job, labels: int) -> nn.Module:
 
 
 def autocast(device: str, recipe: Recipe) -> torch.autocast:
-    """The recipe's precision for forward passes, as bertline has it."""
+    """Autocast to the recipe's precision, as bertline does for forward passes."""
     return torch.autocast(device, torch.bfloat16, enabled=recipe.training.precision == "bf16")
 
 
 def tokens(batch: dict[str, torch.Tensor]) -> tuple[int, int]:
-    """Real and computed tokens of a batch."""
+    """The number of real tokens in a batch, and of all tokens computed."""
     mask = batch["attention_mask"]
     return int(mask.sum()), mask.numel()
 
 
 def _tensor(values: list[int] | int, length: int) -> torch.Tensor:
-    """A label, or token ids, types or mask with zeros up to a length: BERT's padding is 0 in each."""
+    """A label; or token ids, types or mask padded with zeros, which is BERT's padding for each."""
     if isinstance(values, int):
         return torch.tensor(values)
     return functional.pad(torch.tensor(values), (0, length - len(values)))

@@ -1,9 +1,10 @@
-"""The data of the measurement, made once for all systems, and the same texts and token ids for each.
+"""Prepares the data of the benchmark once, so that all systems get the same texts and token ids.
 
     python -m bertline.benchmarks.train.prepare RECIPE WORK DEVICE PRECISION...
 
-In the folder WORK: a resolved recipe for each precision, `runs/` with the data as bertline keeps it, `examples.json`
-with the rows that the other systems read, and `counts.json` with the tokens of bertline's batches by number of ranks.
+The folder WORK then holds a resolved recipe for each precision, `runs/` with the data in bertline's cache format,
+`examples.json` with the rows that the other systems read, and `counts.json` with the tokens of bertline's batches by
+number of ranks.
 """
 
 import json
@@ -27,13 +28,13 @@ RANKS = (1, 2)
 
 
 def prepare(path: Path, work: Path, device: Device, precisions: list[str]) -> None:
-    """Make the folder.
+    """Fill the folder.
 
     Args:
         path: the recipe.
         work: an empty folder.
-        device: a GPU gets BERT-base.
-        precisions: a resolved recipe is made for each.
+        device: on a GPU the model is BERT-base.
+        precisions: those to write a resolved recipe for.
 
     Raises:
         InputError: as `recipes.load` and `splitting.make`.
@@ -52,7 +53,7 @@ def prepare(path: Path, work: Path, device: Device, precisions: list[str]) -> No
 
 
 def load(recipe: Recipe, work: Path) -> Prepared:
-    """The data as bertline keeps it, for the runs in `work/runs`; made if need be."""
+    """The data from bertline's cache of the runs in `work/runs`, which is filled if need be."""
     with tokenizer_json.temporary(places.model_folder(recipe.model)) as tokenizer:
         made = prepared.prepare(recipe, tokenizer, work / "runs" / FOLDER, Progress(speaks=False))
     return prepared.load(recipe, made)
@@ -67,7 +68,7 @@ def batches(recipe: Recipe, ready: Prepared, ranks: int) -> Batches:
 
 
 def count(made: Batches) -> Counts:
-    """The tokens of each step of an epoch."""
+    """The number of tokens in each step of an epoch."""
     each = map(made.at, range(made.steps_per_epoch))
     return [(batch.tokens, batch.computed_tokens) for batch in each]
 
@@ -86,7 +87,7 @@ def bert_base(tokenizer: Path, folder: Path) -> Path:
 
 
 def _row(ready: Prepared, index: int) -> dict[str, Any]:
-    """An example as a tokenizer of transformers gives it, not padded."""
+    """An example in the form of transformers' tokenizers, without padding."""
     window = ready.train.windows[index]
     return {
         "input_ids": window.input_ids.tolist(),

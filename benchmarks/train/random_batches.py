@@ -1,4 +1,4 @@
-"""What a rank executes in the place of `bertline.train`: the same, with batches that are drawn at random."""
+"""What a rank executes instead of `bertline.train`: the same, but with batches drawn at random."""
 
 import os
 import sys
@@ -6,9 +6,9 @@ import sys
 from bertline.train.__main__ import ENVIRONMENT, main
 
 if __name__ == "__main__":
-    for name, value in ENVIRONMENT.items():  # torch reads it on import, which is next
+    for name, value in ENVIRONMENT.items():  # torch, imported next, reads it on import
         os.environ.setdefault(name, value)
     from bertline.train.data import batches
 
-    batches.BUCKET = 1  # a bucket is a batch: nothing is left to be sorted among batches
+    batches.BUCKET = 1  # one batch per bucket leaves nothing to sort by length
     sys.exit(main())

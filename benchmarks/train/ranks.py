@@ -1,4 +1,4 @@
-"""The ranks of a run as `bertline train` starts them, with another program in the place of `bertline.train`."""
+"""Starts the ranks of a run like `bertline train`, but with another program instead of `bertline.train`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +21,13 @@ def start(
     """Run DeepSpeed's launcher to its end; returns its exit code.
 
     Args:
-        program: the module that each rank executes; it ends in `bertline.train`'s own `main`.
+        program: the module that each rank executes, which calls `bertline.train`'s own `main` at its end.
         recipe: YAML file.
-        sets: KEY=VALUE.
-        run: its folder.
-        ranks: on the CPU, or
-        gpus: on as many GPUs.
-        words: what the program takes off the end of its command line.
+        sets: KEY=VALUE overrides of the recipe.
+        run: folder of the run.
+        ranks: number of CPU ranks, or
+        gpus: number of GPUs.
+        words: extra arguments that the program removes from the end of its command line.
     """
     line = deepspeed_launcher.command(recipe, sets, run, ranks=ranks, gpus=gpus)
     line[line.index(PROGRAM)] = program

@@ -1,9 +1,9 @@
-"""What a rank executes in the place of `bertline.train`: the same, with a watch held to its steps.
+"""What a rank executes instead of `bertline.train`: the same, but with its steps timed.
 
     … RECIPE --run DIR JOB
 
-After the last step that is to be measured the run is asked to stop, as a scheduler would: it takes one more step, on a
-GPU two, saves and ends with the exit code of that.
+After the last step to measure, the run is asked to stop as a scheduler would do: it takes one more step (two on a GPU),
+saves a checkpoint and ends with the exit code of a preempted run.
 """
 
 import os
@@ -19,14 +19,14 @@ from bertline.train.data.batches import Batch
 
 
 def watch(job: jobs.Job) -> None:
-    """Let the runs of this process note their steps."""
+    """Make the runs of this process record their steps."""
 
     class Timed(loop.Trainer):
         clock = jobs.Clock(job)
 
         def train(self) -> None:
             if job.device == "cuda":
-                torch.cuda.reset_peak_memory_stats()  # how much fits was tried before
+                torch.cuda.reset_peak_memory_stats()  # exclude the search for the micro-batch size that fits
             super().train()
 
         def step(self, batch: Batch) -> None:

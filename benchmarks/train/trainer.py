@@ -13,7 +13,7 @@ from bertline.benchmarks.train.job import Clock, Counts, Job
 
 
 class Ticking(transformers.TrainerCallback):  # type: ignore[misc]
-    """Notes when each step ends."""
+    """Records when each step ends."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -23,7 +23,7 @@ class Ticking(transformers.TrainerCallback):  # type: ignore[misc]
 
 
 class Counting:
-    """A collator that counts the tokens of what it collates; the Trainer takes batches in that order."""
+    """A collator that counts the tokens of its batches, which the Trainer uses in the same order."""
 
     def __init__(self, collate: Callable[[Any], Any]) -> None:
         self._collate = collate
@@ -36,11 +36,13 @@ class Counting:
 
 
 def train(job: Job, clock: Clock) -> Counts:
-    """Take the steps; the device, precision, batch size, learning rate and end are given, all else is as it comes."""
+    """Train with the job's device, precision, batch size, learning rate and number of steps, and defaults otherwise."""
     recipe = recipes.read(job.recipe)
     labels, rows = plain.examples(job)
     tokenizer = transformers.AutoTokenizer.from_pretrained(places.model_folder(recipe.model))
-    collate = Counting(transformers.DataCollatorWithPadding(tokenizer))  # its default where it is given a tokenizer
+    collate = Counting(
+        transformers.DataCollatorWithPadding(tokenizer)
+    )  # the Trainer's default if it is given a tokenizer
     settings = transformers.TrainingArguments(
         output_dir=str(job.folder),
         max_steps=job.steps,
@@ -48,7 +50,7 @@ def train(job: Job, clock: Clock) -> Counts:
         learning_rate=recipe.training.learning_rate,
         bf16=recipe.training.precision == "bf16",
         use_cpu=job.device == "cpu",
-        dataloader_pin_memory=job.device == "cuda",  # it warns without a GPU
+        dataloader_pin_memory=job.device == "cuda",  # which warns if there is no GPU
         group_by_length=job.kind == "grouped",
         save_strategy="no",
         report_to="none",

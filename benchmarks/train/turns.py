@@ -1,4 +1,4 @@
-"""All systems in turns, each alone in processes of its own; each round begins with another of them."""
+"""Runs all systems in turns, each alone in its own processes; each round starts with a different one."""
 
 import json
 import os
@@ -32,7 +32,7 @@ class System(NamedTuple):
 
 
 def systems(device: Device) -> list[System]:
-    """Those that make sense here: bf16 where it is native, held against fp32 on a CPU; two ranks on two cores."""
+    """The systems to measure here: in bf16 if it is native; on a CPU bertline in fp32, too, and with two ranks."""
     native = device == "cuda" or machine.computes_bf16()
     precision = "bf16" if native else "fp32"
     found = [
@@ -53,11 +53,11 @@ def measure(recipe: Path, work: Path, steps: int, rounds: int, say: Say) -> dict
     """Measure every system in every round.
 
     Args:
-        recipe: of a classification of single texts.
+        recipe: a recipe for classification of single texts.
         work: an empty folder.
-        steps: that each run takes; its first WARM_UP are not counted.
-        rounds: of turns.
-        say: takes a line of progress.
+        steps: number of steps of each run; the first WARM_UP are not measured.
+        rounds: number of runs of each system.
+        say: receives lines of progress.
 
     Raises:
         InputError: the recipe has too few texts for so many steps.
@@ -68,9 +68,9 @@ def measure(recipe: Path, work: Path, steps: int, rounds: int, say: Say) -> dict
     precisions = list(dict.fromkeys(system.precision for system in compared))
     _run([f"{PACKAGE}.prepare", str(recipe), str(work), device, *precisions], device)
     counts = {int(count): found for count, found in json.loads((work / "counts.json").read_bytes()).items()}
-    most = len(counts[1]) - 3  # of an epoch: bertline takes a step or two more before it ends as asked
+    most = len(counts[1]) - 3  # less the steps that bertline takes before it stops as asked
     if not WARM_UP < steps <= most:
-        raise InputError(f"--steps: found {steps}; {WARM_UP + 1} to {most} do")
+        raise InputError(f"--steps: found {steps}; must be from {WARM_UP + 1} to {most}")
     measured: dict[str, list[Figures]] = {system.name: [] for system in compared}
     for number in range(rounds):
         first = number % len(compared)
@@ -83,7 +83,7 @@ def measure(recipe: Path, work: Path, steps: int, rounds: int, say: Say) -> dict
 
 
 def turn(system: System, work: Path, folder: Path, device: Device, steps: int, counts: Counts) -> Figures:
-    """One run of one system; `counts` are of bertline's batches for its number of ranks."""
+    """Run one system once; `counts` has the tokens of bertline's batches for its number of ranks."""
     folder.mkdir(parents=True)
     job = Job(
         kind=system.kind,
@@ -108,15 +108,15 @@ def turn(system: System, work: Path, folder: Path, device: Device, steps: int, c
 
 
 def _run(words: Sequence[str], device: Device) -> None:
-    """Execute a module to its end, with as many threads as bertline has, that sleep while they wait as bertline's do.
+    """Execute a module to its end, with as many threads as bertline, which sleep while they wait as bertline's do.
 
-    All else of the environment is this process's: what the launcher sets for bertline's ranks is bertline's own.
+    The rest of the environment is this process's own, without what the launcher sets for bertline's ranks.
 
     Raises:
-        BertlineError: it failed; with its last words.
+        BertlineError: it failed; the message ends with its last lines.
     """
     variables = {**ENVIRONMENT, **os.environ}
-    if device == "cuda":  # the Trainer would take all
+    if device == "cuda":  # the Trainer would use all GPUs
         variables["CUDA_VISIBLE_DEVICES"] = deepspeed_launcher.visible_gpus()[0]
     else:
         variables |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(machine.cores())}
@@ -148,7 +148,7 @@ def _result(
         config = json.loads((places.model_folder(recipe.model) / "config.json").read_bytes())
         for row in rows:
             speed = row["tokens_per_second"]
-            row["flop_utilisation"] = flops.utilisation(config, sum(lengths) / len(lengths), speed, gpu)
+            row["flop_utilization"] = flops.utilization(config, sum(lengths) / len(lengths), speed, gpu)
     return result
 
 

@@ -1,4 +1,4 @@
-"""One system that is not bertline, in a process of its own.
+"""Runs one of the systems other than bertline, in its own process.
 
 python -m bertline.benchmarks.train.worker JOB
 """
@@ -10,7 +10,7 @@ from bertline.benchmarks.train import job as jobs
 
 
 def main(path: Path) -> None:
-    """Do a job: take its steps and tell of them."""
+    """Do a job: take its steps and write the report."""
     job = jobs.read(path)
     clock = jobs.Clock(job)
     if job.kind in ("trainer", "grouped"):
