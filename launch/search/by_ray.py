@@ -129,7 +129,7 @@ def _connected() -> Iterator[None]:
 
 @contextmanager
 def _noting_sigterm() -> Iterator[list[int]]:
-    """Append SIGTERM to the list it yields, which is checked between two waits."""
+    """Yield a list that collects SIGTERM, to be checked between two waits."""
     asked: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:

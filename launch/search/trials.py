@@ -224,7 +224,7 @@ class Trials:
                 f"trial {number} and continues"
             )
         study.fail(self.study, trial)
-        self.say(f"trial {number}: failed; it is ranked last, without a score")
+        self.say(f"trial {number}: failed; it is ranked last")
 
     def _suspicion(self, number: int, fault: BertlineError) -> str | None:
         """Why the machine may be at fault; None if the settings seem to be, such as a learning rate that is too high.
