@@ -85,10 +85,10 @@ def layers() -> list[int]:
 
 def shrunk(teacher: Path, bundle: Path, texts: Path, say: Say) -> dict[str, Any]:
     """What shrink finds; read from the folder if it has finished before."""
-    told = bundle.with_suffix(".json")
-    if not told.exists():
-        files.write_json(told, shrink(teacher, bundle, MAX_DROP, str(texts), STUDENTS, say))
-    made = json.loads(told.read_bytes())
+    kept = bundle.with_suffix(".json")
+    if not kept.exists():
+        files.write_json(kept, shrink(teacher, bundle, MAX_DROP, str(texts), STUDENTS, say))
+    made = json.loads(kept.read_bytes())
     chosen = next(one for one in made["candidates"] if one["chosen"])
     return {
         "student": made["student"],

@@ -75,8 +75,8 @@ def start(bundle: Path) -> dict[str, float]:
     runs = []
     for _ in range(ROUNDS):
         began = perf_counter()
-        told = subprocess.run([sys.executable, "-c", script, bundle], check=True, capture_output=True, text=True).stdout
-        runs.append((perf_counter() - began, int(told.split()[-1]) / 1024))
+        done = subprocess.run([sys.executable, "-c", script, bundle], check=True, capture_output=True, text=True)
+        runs.append((perf_counter() - began, int(done.stdout.split()[-1]) / 1024))
     return {"seconds": round(median(one for one, _ in runs), 3), "peak_mb": round(median(mb for _, mb in runs), 1)}
 
 

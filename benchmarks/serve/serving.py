@@ -75,7 +75,7 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
     until = monotonic() + STARTING_SECONDS
     while process.poll() is None and monotonic() < until:
         for line in log.read_text().splitlines():
-            if line.endswith("}") and (told := json.loads(line))["message"] == "listening":
-                return str(told["url"])
+            if line.endswith("}") and (entry := json.loads(line))["message"] == "listening":
+                return str(entry["url"])
         sleep(0.02)
     raise AssertionError(log.read_text())

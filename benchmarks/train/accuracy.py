@@ -103,7 +103,7 @@ def differences(accuracy: Mapping[str, Sequence[float]]) -> dict[str, dict[str, 
 
 
 @click.command(cls=Command)
-@click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="Number of seeds, from 1 up.")
+@click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="Train with the seeds 1 to this.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
 def main(seeds: int, report: Path | None) -> None:
     """Train by length and at random, and in bf16 and fp32 where bf16 is native, and compare the accuracies."""

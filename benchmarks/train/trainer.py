@@ -40,9 +40,7 @@ def train(job: Job, clock: Clock) -> Counts:
     recipe = recipes.read(job.recipe)
     labels, rows = plain.examples(job)
     tokenizer = transformers.AutoTokenizer.from_pretrained(places.model_folder(recipe.model))
-    collate = Counting(
-        transformers.DataCollatorWithPadding(tokenizer)
-    )  # the Trainer's default if it is given a tokenizer
+    collate = Counting(transformers.DataCollatorWithPadding(tokenizer))  # the Trainer's default with a tokenizer
     settings = transformers.TrainingArguments(
         output_dir=str(job.folder),
         max_steps=job.steps,

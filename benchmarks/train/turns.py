@@ -32,7 +32,7 @@ class System(NamedTuple):
 
 
 def systems(device: Device) -> list[System]:
-    """The systems to measure here: in bf16 if it is native; on a CPU bertline in fp32, too, and with two ranks."""
+    """The systems to measure here: in bf16 if it is native; on a CPU also bertline in fp32 and on two ranks."""
     native = device == "cuda" or machine.computes_bf16()
     precision = "bf16" if native else "fp32"
     found = [
