@@ -39,5 +39,5 @@ def test_a_bundle_that_takes_two_texts_is_not_measured(tmp_path: Path, monkeypat
     )
     done = CliRunner().invoke(command.main, [str(tmp_path)])
     assert (done.exit_code, done.stderr) == (
-        2, f"{tmp_path}: takes question and context; only bundles that take one text are measured\n"
+        2, f"{tmp_path}: takes question and context; only bundles that take a single text can be measured\n"
     )  # fmt: skip
