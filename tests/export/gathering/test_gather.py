@@ -358,7 +358,7 @@ def test_export_takes_a_checkpoint(
     gather(output, tmp_path / "model", model)
     assert source.weights_sha256 == encoder.weights_sha256(tmp_path / "model")
     assert f"{output}: gathering" in said
-    with pytest.raises(InputError, match="a DeepSpeed checkpoint: bertline gather it"):
+    with pytest.raises(InputError, match="a DeepSpeed checkpoint: convert it with bertline gather"):
         bench.bench(made, [], data, None, said.append)
 
 
