@@ -23,7 +23,7 @@ AnyModel = TypeVar("AnyModel", bound=BaseModel)
 RuntimeName = Literal["onnxruntime", "openvino"]
 
 
-class Runtime(Part):
+class RuntimeSpec(Part):
     """What runs the model."""
 
     name: RuntimeName = "onnxruntime"
@@ -40,7 +40,7 @@ class Variant(Part):
     """A model sealed beside the chosen one, for machines that lack its runtime or are of another CPU class."""
 
     candidate: str
-    runtime: Runtime
+    runtime: RuntimeSpec
     golden: list[list[float]]
     """The logits of each golden text."""
 
@@ -153,7 +153,7 @@ class Manifest(TaskSettings):
 
     schema_version: Literal[1]
     name: str
-    runtime: Runtime
+    runtime: RuntimeSpec
     variants: list[Variant] = Field([])
     metric: str
     baseline: float
@@ -218,7 +218,7 @@ class _Listed(BaseModel):
     files: list[FileEntry]
 
 
-class Model(NamedTuple):
+class ModelFile(NamedTuple):
     """An ONNX file of a bundle that was found to be as it should."""
 
     content: bytes | Path
@@ -231,7 +231,7 @@ class Loaded(NamedTuple):
     """A bundle that was found to be as it should."""
 
     manifest: Manifest
-    models: dict[str, Model]
+    models: dict[str, ModelFile]
     """By path relative to the bundle."""
     json_files: dict[str, bytes]
     """Its JSON files but the manifest, likewise: the bytes that were hashed."""
@@ -300,7 +300,7 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
 
 
-def _model(folder: Path, name: str, content: bytes, manifest: Manifest) -> Model:
+def _model(folder: Path, name: str, content: bytes, manifest: Manifest) -> ModelFile:
     paths = [PurePosixPath(entry.path) for entry in manifest.files]
     # none in a folder below: runtimes take a place with folders in it, */_ORT_MEM_ADDR_/*, for an address in memory
     beside = {path.name for path in paths if path.parent == PurePosixPath(name).parent}
@@ -308,7 +308,7 @@ def _model(folder: Path, name: str, content: bytes, manifest: Manifest) -> Model
         found = graph.check(content, manifest.task, beside)
     except ValueError as error:
         raise DamagedError(f"{folder / name}: {error}") from None
-    return Model(folder / name if found.outside else content, found.embedding_rows)
+    return ModelFile(folder / name if found.outside else content, found.embedding_rows)
 
 
 def _content(folder: Path) -> bytes:

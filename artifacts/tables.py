@@ -69,7 +69,7 @@ def rows(path: Path, spell: Spell = lambda column, names: True) -> Rows:
             yield attempt.where, attempt.row
 
 
-def from_all_over(given: Sequence[T], count: int) -> list[T]:
+def evenly_spaced(given: Sequence[T], count: int) -> list[T]:
     """`count` of them at most, evenly spaced: files may be sorted by label, and their heads have one."""
     count = min(count, len(given))
     return [given[index * len(given) // count] for index in range(count)]

@@ -247,7 +247,7 @@ def _row(
 ) -> dict[str, Any]:
     counts, main = task.counts(examples, own), task.settings.shown[0]
     scores = task.values(counts.sum(axis=0))
-    loss = bootstrap.dearest(task, main, examples, counts)
+    loss = bootstrap.worst_case_loss(task, main, examples, counts)
     return {
         "name": each.name,
         "grid": [asdict(point) for point in each.grid],

@@ -28,7 +28,7 @@ class Judge:
     before: Counts
     """Of PyTorch's answers."""
     loss: Counts
-    """As `bootstrap.dearest` gives it."""
+    """As `bootstrap.worst_case_loss` gives it."""
     terms: Terms
 
     @classmethod
@@ -39,7 +39,9 @@ class Judge:
             GateError: these are too few to show that anything is right.
         """
         before = origin.task.counts(origin.examples, compare.answers(pytorch, origin.examples, outputs))
-        judge = cls(origin, before, bootstrap.dearest(origin.task, origin.metric, origin.examples, before), terms)
+        judge = cls(
+            origin, before, bootstrap.worst_case_loss(origin.task, origin.metric, origin.examples, before), terms
+        )
         refuse_too_few(judge.score(before, look=1), terms, "stays")
         return judge
 

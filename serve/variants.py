@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import Manifest, Runtime
+from bertline.artifacts.bundle import Manifest, RuntimeSpec
 from bertline.artifacts.errors import install_advice
 from bertline.serve.runtimes import installed
 
@@ -12,7 +12,7 @@ from bertline.serve.runtimes import installed
 class Picked:
     """A model of a bundle, as picked for this machine."""
 
-    runtime: Runtime
+    runtime: RuntimeSpec
     golden: list[list[float]]
     """Logits of each golden text, recorded when the bundle was sealed."""
     notice: str | None
@@ -34,7 +34,7 @@ def pick(manifest: Manifest) -> Picked:
     return next((one for one in runnable if here in (one.runtime.cpu_classes or [here])), runnable[0])
 
 
-def _why_not(runtime: Runtime) -> str:
+def _why_not(runtime: RuntimeSpec) -> str:
     if not installed(runtime.name):
         return f"{runtime.name} is not installed ({install_advice(runtime.name)})"
     return f"{runtime.model} is not for CPUs of class {machine.cpu_class()}"

@@ -30,7 +30,7 @@ def interval(task: Task, metric: str, counts: Counts, loss: Counts) -> tuple[flo
         task: gives the values.
         metric: one of them.
         counts: (examples, counts), of the answers.
-        loss: one, as `dearest` gives it.
+        loss: one, as `worst_case_loss` gives it.
     """
     one, _ = _draw_sums(counts, counts)
     low = np.percentile(task.values(one + _draw_loss() * loss[1])[metric], 100 * ERROR / 2)
@@ -53,7 +53,7 @@ def drop_interval(
         task: gives the values.
         metric: one of them.
         before, after: (examples, counts), of the answers.
-        loss: one, as `dearest` gives it.
+        loss: one, as `worst_case_loss` gives it.
         look: how many have been held against the same examples to choose among them, with this one.
     """
     one, other = _draw_sums(before, after)
@@ -65,8 +65,8 @@ def drop_interval(
 
 def unseen(task: Task, metric: str, examples: Sequence[Example]) -> float:
     """The upper end of the drop where every answer is right, before and after: what so few examples cannot tell."""
-    right = task.counts(examples, [task.right(example) for example in examples])
-    loss = dearest(task, metric, examples, right)
+    right = task.counts(examples, [task.correct_answer(example) for example in examples])
+    loss = worst_case_loss(task, metric, examples, right)
     return drop_interval(task, metric, right, right, loss)[1] if loss.any() else 0.0
 
 
@@ -75,11 +75,14 @@ def has_constant_loss(task: Task, metric: str, examples: Sequence[Example]) -> b
 
     Of F1 and precision it costs the less the more was found wrongly, so that the most is not lost where all is right.
     """
-    wrong = [answer for example in examples if (answer := task.wrong(example)) is not None]
+    wrong = [answer for example in examples if (answer := task.wrong_answer(example)) is not None]
     if len(wrong) < len(examples):
         return True  # nothing is ever lost
-    answered = task.counts(examples, [task.right(example) for example in examples]), task.counts(examples, wrong)
-    loss = dearest(task, metric, examples, answered[0])
+    answered = (
+        task.counts(examples, [task.correct_answer(example) for example in examples]),
+        task.counts(examples, wrong),
+    )
+    loss = worst_case_loss(task, metric, examples, answered[0])
     one, other = (_cost(task, metric, counts.sum(axis=0), loss) for counts in answered)
     return bool(np.isclose(one, other))
 
@@ -89,12 +92,12 @@ def shows_losses(task: Task, metric: str, examples: Sequence[Example]) -> bool:
 
     Nor does one of a correlation with numbers that are all the same.
     """
-    right = task.counts(examples, [task.right(example) for example in examples])
-    loss, whole = dearest(task, metric, examples, right), right.sum(axis=0)
+    right = task.counts(examples, [task.correct_answer(example) for example in examples])
+    loss, whole = worst_case_loss(task, metric, examples, right), right.sum(axis=0)
     return bool(_cost(task, metric, whole, loss) > 0 if loss.any() else task.values(whole)[metric] > 0)
 
 
-def dearest(task: Task, metric: str, examples: Sequence[Example], before: Counts) -> Counts:
+def worst_case_loss(task: Task, metric: str, examples: Sequence[Example], before: Counts) -> Counts:
     """The loss that costs most: (2, counts), what an example adds where it is answered rightly, and where it is not.
 
     It is the mean over the examples with one label: a single text of a rare label is much of that label's F1. Zeros
@@ -106,10 +109,10 @@ def dearest(task: Task, metric: str, examples: Sequence[Example], before: Counts
         examples: labelled.
         before: (examples, counts), of the answers that others are held to.
     """
-    wrong = [answer for example in examples if (answer := task.wrong(example)) is not None]
+    wrong = [answer for example in examples if (answer := task.wrong_answer(example)) is not None]
     if len(wrong) < len(examples):
         return np.zeros((2, before.shape[1]))
-    right = [task.right(example) for example in examples]
+    right = [task.correct_answer(example) for example in examples]
     both = np.stack([task.counts(examples, answers) for answers in (right, wrong)], axis=1)
     whole, named = before.sum(axis=0), [task.named(example) or [""] for example in examples]
     labels = sorted({label for own in named for label in own})

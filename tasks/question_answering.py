@@ -25,9 +25,9 @@ from bertline.tasks.task import (
     Output,
     Target,
     Task,
-    of_each_text,
     share,
     string,
+    windows_by_text,
 )
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
@@ -95,11 +95,11 @@ class QuestionAnswering(Task):
         """The context: who has learned to answer one question about it has read it for all."""
         return (example.text_pair,)
 
-    def right(self, example: Example) -> Answer:
+    def correct_answer(self, example: Example) -> Answer:
         """The first that is right, or none."""
         return {"answer": example.gold[0]["text"] if example.gold else ""}
 
-    def wrong(self, example: Example) -> Answer:
+    def wrong_answer(self, example: Example) -> Answer:
         """None where there is one, and a word where there is none."""
         return {"answer": "" if example.gold else "something"}
 
@@ -127,7 +127,7 @@ class QuestionAnswering(Task):
         Keys: answer (empty for none), score (probability among the best spans), start, end (characters of the context),
         n_best (the best five); no_answer_score where no answer may be given, None where no other can.
         """
-        own = of_each_text(len(texts), windows)
+        own = windows_by_text(len(texts), windows)
         return [
             self._answer(context or "", [(windows[index], outputs[index]) for index in indices])
             for (_, context), indices in zip(texts, own, strict=True)
@@ -172,7 +172,7 @@ class QuestionAnswering(Task):
             "no_answer_accuracy": share(none_right, none),
         }
 
-    def essence(self, answer: Answer) -> Any:
+    def comparable(self, answer: Answer) -> Any:
         """The text of the answer."""
         return answer["answer"]
 

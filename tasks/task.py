@@ -127,11 +127,11 @@ class Task(ABC):
         return example.texts
 
     @abstractmethod
-    def right(self, example: Example) -> Answer:
+    def correct_answer(self, example: Example) -> Answer:
         """The right answer, as far as it is counted."""
 
     @abstractmethod
-    def wrong(self, example: Example) -> Answer | None:
+    def wrong_answer(self, example: Example) -> Answer | None:
         """An answer that is not right, as far as it is counted; None where answers are only nearer or farther."""
 
     def columns(self, named: Mapping[str, str] = {}) -> Columns:
@@ -228,12 +228,12 @@ class Task(ABC):
         return {**scores, "per_label": per_label} if per_label else scores
 
     @abstractmethod
-    def essence(self, answer: Answer) -> Any:
+    def comparable(self, answer: Answer) -> Any:
         """What of an answer is compared when systems are asked whether they agree: all but probabilities."""
 
     def agreement(self, answers: Sequence[Answer], others: Sequence[Answer]) -> float:
         """The share of texts that two systems answer alike."""
-        alike = [self.essence(one) == self.essence(other) for one, other in zip(answers, others, strict=True)]
+        alike = [self.comparable(one) == self.comparable(other) for one, other in zip(answers, others, strict=True)]
         return float(np.mean(alike))
 
 
@@ -276,7 +276,7 @@ def string(row: Mapping[str, Any], column: str, where: str) -> str:
     return value
 
 
-def of_each_text(texts: int, windows: Sequence[Encoded]) -> list[list[int]]:
+def windows_by_text(texts: int, windows: Sequence[Encoded]) -> list[list[int]]:
     """The indices of each text's windows."""
     found: list[list[int]] = [[] for _ in range(texts)]
     for index, window in enumerate(windows):

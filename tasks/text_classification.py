@@ -19,11 +19,11 @@ from bertline.tasks.task import (
     Target,
     Task,
     find_scores,
-    of_each_text,
     score_labels,
     share,
     sort_labels,
     string,
+    windows_by_text,
 )
 from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
 
@@ -123,11 +123,11 @@ class TextClassification(Task):
         """The label, where there is exactly one."""
         return example.gold if self.settings.problem_type == "single_label_classification" else None
 
-    def right(self, example: Example) -> Answer:
+    def correct_answer(self, example: Example) -> Answer:
         """Its label, its labels, or its number."""
         return {"value" if self.regression else "labels" if self.multi_label else "label": example.gold}
 
-    def wrong(self, example: Example) -> Answer | None:
+    def wrong_answer(self, example: Example) -> Answer | None:
         """The label after its own; of several as many others as it has, or one where it has none. A number is never
         wrong.
         """
@@ -209,7 +209,7 @@ class TextClassification(Task):
         """Of each label; none of a regression."""
         return {} if self.regression else score_labels(self.labels, *np.split(counts[2:], 3))
 
-    def essence(self, answer: Answer) -> Any:
+    def comparable(self, answer: Answer) -> Any:
         """The label or labels; nothing of a number, which `agreement` correlates."""
         return answer.get("labels", answer.get("label"))
 
@@ -222,7 +222,7 @@ class TextClassification(Task):
 
     def pooled(self, texts: int, windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Output]:
         """What the model gives for each text: the mean of its windows'."""
-        return [np.mean([outputs[i] for i in own], axis=0) for own in of_each_text(texts, windows)]
+        return [np.mean([outputs[i] for i in own], axis=0) for own in windows_by_text(texts, windows)]
 
     def _answer(self, logits: Output) -> Answer:
         if self.regression:

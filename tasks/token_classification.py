@@ -26,10 +26,10 @@ from bertline.tasks.task import (
     Target,
     Task,
     find_scores,
-    of_each_text,
     score_labels,
     sort_labels,
     string,
+    windows_by_text,
 )
 from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
 from bertline.tasks.words import Span, words
@@ -112,11 +112,11 @@ class TokenClassification(Task):
         """The type of each of its entities."""
         return [entity["label"] for entity in example.gold]
 
-    def right(self, example: Example) -> Answer:
+    def correct_answer(self, example: Example) -> Answer:
         """Its entities."""
         return {"entities": example.gold}
 
-    def wrong(self, example: Example) -> Answer:
+    def wrong_answer(self, example: Example) -> Answer:
         """Its entities, each with another end, which is both missed and found wrongly; where there are none, one."""
         shifted = [{**entity, "end": entity["end"] + 1} for entity in example.gold]
         return {"entities": shifted or [_entity(self.types[0], 0, 1)]}
@@ -150,7 +150,7 @@ class TokenClassification(Task):
 
     def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
         """For each text its entities in order: label, score (the mean probability of its words), start, end, text."""
-        own = of_each_text(len(texts), windows)
+        own = windows_by_text(len(texts), windows)
         return [
             {
                 "entities": self._find_entities(
@@ -165,7 +165,7 @@ class TokenClassification(Task):
         counts = np.zeros((len(examples), 3, len(self.types)))
         index = {label: number for number, label in enumerate(self.types)}
         for row, example, answer in zip(counts, examples, answers, strict=True):
-            true, found = (set(self.essence({"entities": each})) for each in (example.gold, answer["entities"]))
+            true, found = (set(self.comparable({"entities": each})) for each in (example.gold, answer["entities"]))
             for count, entities in zip(row, (true & found, true, found), strict=True):
                 for label, _, _ in entities:
                     count[index[label]] += 1
@@ -180,7 +180,7 @@ class TokenClassification(Task):
         """Of each type of entity."""
         return score_labels(self.types, *np.split(counts, 3))
 
-    def essence(self, answer: Answer) -> Any:
+    def comparable(self, answer: Answer) -> Any:
         """(label, start, end) of each entity."""
         return [(entity["label"], entity["start"], entity["end"]) for entity in answer["entities"]]
 

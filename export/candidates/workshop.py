@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bertline.artifacts.bundle import Cascade
-from bertline.artifacts.tables import from_all_over
+from bertline.artifacts.tables import evenly_spaced
 from bertline.artifacts.task import Tokens
 from bertline.export.candidates import cascade, sensitivity
 from bertline.export.candidates.plans import Plan
@@ -68,7 +68,7 @@ class Workshop:
         length = int(np.median(lengths))
         cut = Tokenizer(self.origin.tokenizer, Tokens(max_length=length)).encode(self._calibration)
         alike = [one for one in cut if len(one.input_ids) == length]
-        return [tokenizer.pad([one]) for one in from_all_over(alike, self._count)]
+        return [tokenizer.pad([one]) for one in evenly_spaced(alike, self._count)]
 
     def used(self) -> list[str]:
         """A word where fewer texts give scales than were asked for."""
@@ -101,5 +101,5 @@ class Workshop:
     def _layers(self, plan: Plan) -> list[list[str]]:
         key = (plan.method, plan.fused, plan.signed)
         if key not in self._ranked:
-            self._ranked[key] = sensitivity.rank(self._base(plan).path, from_all_over(self.texts, PROBES), plan)
+            self._ranked[key] = sensitivity.rank(self._base(plan).path, evenly_spaced(self.texts, PROBES), plan)
         return self._ranked[key]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from bertline.artifacts.bundle import Runtime
+from bertline.artifacts.bundle import RuntimeSpec
 from bertline.artifacts.errors import GateError
 
 OPSET = 18
@@ -113,11 +113,11 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def describe(path: Path, place: str) -> Runtime:
+def describe(path: Path, place: str) -> RuntimeSpec:
     """What the manifest says of the file, which is to lie at `place` in the bundle."""
     model = onnx.load(path, load_external_data=False)
     opset = next(int(one.version) for one in model.opset_import if one.domain in ("", "ai.onnx"))
-    return Runtime(model=place, opset=opset, ir_version=model.ir_version)
+    return RuntimeSpec(model=place, opset=opset, ir_version=model.ir_version)
 
 
 def check(path: Path) -> None:

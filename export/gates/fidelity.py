@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 from bertline.artifacts.bundle import Fidelity
 from bertline.artifacts.errors import GateError
-from bertline.artifacts.tables import from_all_over
+from bertline.artifacts.tables import evenly_spaced
 from bertline.artifacts.task import TaskSettings
 from bertline.bench.worker import Worker
 from bertline.export.gates import adversarial, tokenization
 from bertline.export.sources import Origin
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import Runtime
-from bertline.tasks.task import Output, Task, of_each_text
+from bertline.tasks.task import Output, Task, windows_by_text
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 TEXTS = 256
@@ -158,15 +158,15 @@ def differences(asked: Asked, ones: Sequence[Output], others: Sequence[Output]) 
     """(texts,) the largest |Δlogit| of each, over all its windows; no number where one is not."""
     windows = [float(np.abs(one - other).max()) for one, other in zip(ones, others, strict=True)]
     return np.array(
-        [np.max([windows[index] for index in own]) for own in of_each_text(len(asked.texts), asked.windows)]
+        [np.max([windows[index] for index in own]) for own in windows_by_text(len(asked.texts), asked.windows)]
     )
 
 
 def changes(asked: Asked, ones: Sequence[Output], others: Sequence[Output]) -> list[int]:
     """The texts that these outputs answer otherwise than those."""
     both = (asked.task.decode(asked.texts, asked.windows, outputs) for outputs in (ones, others))
-    essence = asked.task.essence
-    return [index for index, (one, other) in enumerate(zip(*both, strict=True)) if essence(one) != essence(other)]
+    comparable = asked.task.comparable
+    return [index for index, (one, other) in enumerate(zip(*both, strict=True)) if comparable(one) != comparable(other)]
 
 
 def shuffled(lengths: Sequence[int]) -> list[list[int]]:
@@ -187,7 +187,7 @@ def shuffled(lengths: Sequence[int]) -> list[list[int]]:
 def few(windows: Sequence[Encoded]) -> list[Encoded]:
     """Of the windows of each text no more than WINDOWS."""
     kept: list[Encoded] = []
-    for own in of_each_text(windows[-1].text + 1, windows):
+    for own in windows_by_text(windows[-1].text + 1, windows):
         some = own if len(own) <= WINDOWS else own[: WINDOWS // 2] + own[-WINDOWS // 2 :]
         kept += [windows[index] for index in some]
     return kept
@@ -208,7 +208,7 @@ def of_mixed_lengths(given: Sequence[Text], settings: TaskSettings) -> list[Text
 
 def mixed_lengths(texts: Sequence[Text], count: int = TEXTS) -> list[Text]:
     """`count` cuts of `texts` to WORDS; several of each, of different lengths, where there are fewer texts."""
-    texts = from_all_over(texts, count)
+    texts = evenly_spaced(texts, count)
     cuts = []
     for index in range(count):
         turn, which = divmod(index, len(texts))

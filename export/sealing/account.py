@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, Runtime, Source, Variant, Vocabulary
+from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, RuntimeSpec, Source, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
 from bertline.export import choose
 from bertline.export.candidates.plans import EXACT, Plan
@@ -136,7 +136,7 @@ def notices(origin: Origin, found: Findings, cascade: Cascade | None, target: st
         yield f"meant for {target}; latencies and answers were measured on {here}"
 
 
-def _variant(candidate: str, runtimes: Mapping[str, Runtime]) -> Variant:
+def _variant(candidate: str, runtimes: Mapping[str, RuntimeSpec]) -> Variant:
     return Variant(candidate=candidate, runtime=runtimes[candidate], golden=[])
 
 
@@ -165,7 +165,7 @@ def _suffix(plan: Plan, here: CpuClass) -> str:
     return f"{'qint8' if plan.signed else 'quint8'}_{here}"
 
 
-def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> Runtime:
+def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> RuntimeSpec:
     """As the manifest tells of a model."""
     return onnx_files.describe(graph.path, place).model_copy(update={"name": graph.runtime, "cpu_classes": classes})
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import files
-from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, Runtime
+from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, RuntimeSpec
 from bertline.artifacts.signature import Sign
-from bertline.artifacts.tables import from_all_over
+from bertline.artifacts.tables import evenly_spaced
 from bertline.bench.report import candidates
 from bertline.export.conversion import onnx_files
 from bertline.export.conversion.graphs import Graph
@@ -81,7 +81,7 @@ def _write_papers(folder: Path, manifest: Manifest, result: dict[str, Any]) -> N
 
 def golden_texts(examples: Sequence[Example]) -> list[Text]:
     """The first words of a few examples from all over."""
-    chosen = from_all_over(examples, GOLDEN_TEXTS)
+    chosen = evenly_spaced(examples, GOLDEN_TEXTS)
     texts = [(cut(text, GOLDEN_WORDS), None if pair is None else cut(pair, GOLDEN_WORDS)) for text, pair, _ in chosen]
     return list(dict.fromkeys(texts))
 
@@ -96,7 +96,7 @@ def with_golden(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> Mani
     return manifest.model_copy(update={"golden": golden, "variants": variants})
 
 
-def logits(folder: Path, manifest: Manifest, runtime: Runtime, texts: Sequence[Text]) -> list[list[float]]:
+def logits(folder: Path, manifest: Manifest, runtime: RuntimeSpec, texts: Sequence[Text]) -> list[list[float]]:
     """What a model in `folder` gives for each text."""
     task = catalog.make(manifest)
     loaded = RUNTIMES[runtime.name](folder / runtime.model, manifest.threads)

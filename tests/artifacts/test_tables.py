@@ -342,7 +342,7 @@ def test_a_folder_is_told(tmp_path: Path) -> None:
         read(tmp_path / "a.csv")
 
 
-def test_all_over() -> None:
-    assert tables.from_all_over(range(10), 4) == [0, 2, 5, 7]
-    assert tables.from_all_over(range(3), 4) == [0, 1, 2]
-    assert tables.from_all_over([], 4) == tables.from_all_over(range(3), 0) == []
+def test_evenly_spaced() -> None:
+    assert tables.evenly_spaced(range(10), 4) == [0, 2, 5, 7]
+    assert tables.evenly_spaced(range(3), 4) == [0, 1, 2]
+    assert tables.evenly_spaced([], 4) == tables.evenly_spaced(range(3), 0) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertline.artifacts import bundle, files, machine
-from bertline.artifacts.bundle import Candidate, Fidelity, Golden, Manifest, Runtime, Source
+from bertline.artifacts.bundle import Candidate, Fidelity, Golden, Manifest, RuntimeSpec, Source
 from tests.conftest import classifier, make_model
 
 
@@ -58,7 +58,7 @@ def seal(model: Path, folder: Path) -> Path:
         chosen=True, why="",
     )  # fmt: skip
     manifest = Manifest(
-        **task.settings.model_dump(), schema_version=1, name="tiny", runtime=Runtime(opset=17, ir_version=8),
+        **task.settings.model_dump(), schema_version=1, name="tiny", runtime=RuntimeSpec(opset=17, ir_version=8),
         metric="accuracy",
         baseline=0.5, value=0.5, drop=0.0, max_drop=0.01, examples=1,
         fidelity=Fidelity(max_abs_logit_diff=0.0, texts=1), candidates=[chosen], target="avx2",

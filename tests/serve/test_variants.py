@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bertline.artifacts import bundle, machine
-from bertline.artifacts.bundle import Runtime, Variant
+from bertline.artifacts.bundle import RuntimeSpec, Variant
 from bertline.artifacts.machine import CpuClass
 from bertline.serve import variants
 
@@ -18,8 +18,8 @@ def test_the_first_model_that_is_for_this_class_answers(
     sealed: Path, monkeypatch: pytest.MonkeyPatch, here: str, model: str
 ) -> None:
     classes: list[CpuClass] = ["avx512_vnni", "arm64"]
-    signed = Runtime(model="onnx/signed.onnx", opset=17, ir_version=8, cpu_classes=classes)
-    everywhere = Variant(candidate="int8-unsigned", runtime=Runtime(opset=17, ir_version=8), golden=[[0.0, 1.0]])
+    signed = RuntimeSpec(model="onnx/signed.onnx", opset=17, ir_version=8, cpu_classes=classes)
+    everywhere = Variant(candidate="int8-unsigned", runtime=RuntimeSpec(opset=17, ir_version=8), golden=[[0.0, 1.0]])
     manifest = bundle.read(sealed).model_copy(update={"runtime": signed, "variants": [everywhere]})
     monkeypatch.setattr(machine, "cpu_class", lambda: here)
     picked = variants.pick(manifest)
@@ -28,6 +28,6 @@ def test_the_first_model_that_is_for_this_class_answers(
 
 
 def test_a_class_that_none_is_for_takes_the_first(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only = Runtime(opset=17, ir_version=8, cpu_classes=["arm64"])
+    only = RuntimeSpec(opset=17, ir_version=8, cpu_classes=["arm64"])
     monkeypatch.setattr(machine, "cpu_class", lambda: "avx2")
     assert variants.pick(bundle.read(sealed).model_copy(update={"runtime": only})).runtime == only

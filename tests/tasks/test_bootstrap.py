@@ -51,7 +51,7 @@ def drop_of(lost: int, count: int, look: int = 1) -> tuple[float, float]:
     gold = np.zeros(count, np.int64)
     candidate = np.where(np.arange(count) < lost, 1, 0)
     before, after = counts(gold, gold), counts(gold, candidate)
-    loss = bootstrap.dearest(TASK, "accuracy", [Example("", None, "a")] * count, before)
+    loss = bootstrap.worst_case_loss(TASK, "accuracy", [Example("", None, "a")] * count, before)
     return bootstrap.drop_interval(TASK, "accuracy", before, after, loss, look)
 
 
@@ -73,7 +73,7 @@ def test_all_looks_together_leave_five_in_a_hundred() -> None:
 
 def test_a_score_without_mistakes_has_the_exact_lower_end() -> None:
     right = counts(np.zeros(1000, np.int64), np.zeros(1000, np.int64))
-    loss = bootstrap.dearest(TASK, "accuracy", [Example("", None, "a")] * 1000, right)
+    loss = bootstrap.worst_case_loss(TASK, "accuracy", [Example("", None, "a")] * 1000, right)
     low, high = bootstrap.interval(TASK, "accuracy", right, loss)
     assert low == pytest.approx(0.025 ** (1 / 1000), abs=1e-4)
     assert high == 1
@@ -82,7 +82,7 @@ def test_a_score_without_mistakes_has_the_exact_lower_end() -> None:
 def test_a_gain_of_many_examples_is_a_gain() -> None:
     gold, first, _ = answers()
     before, after = counts(gold, first), counts(gold, gold)
-    loss = bootstrap.dearest(TASK, "accuracy", [Example("", None, "abc"[index]) for index in gold], before)
+    loss = bootstrap.worst_case_loss(TASK, "accuracy", [Example("", None, "abc"[index]) for index in gold], before)
     low, high = bootstrap.drop_interval(TASK, "accuracy", before, after, loss)
     assert low < np.mean(first == gold) - 1 < high < 0
 
@@ -145,11 +145,11 @@ def test_only_some_metrics_lose_as_much_whatever_is_answered(
     other = "b" if label == "a" else []
     examples = [Example("Paris is far", None, label if index < 50 else other) for index in range(100)]
     task = catalog.make(settings)
-    right, much = (task.counts(examples, [task.right(example) for example in examples]) for _ in range(2))
-    much[60:] = task.counts(examples, [task.wrong(example) or {} for example in examples])[60:]
+    right, much = (task.counts(examples, [task.correct_answer(example) for example in examples]) for _ in range(2))
+    much[60:] = task.counts(examples, [task.wrong_answer(example) or {} for example in examples])[60:]
     for metric, told in metrics.items():
         assert bootstrap.has_constant_loss(task, metric, examples) is told, metric
-        losses = [bootstrap.dearest(task, metric, examples, before) for before in (right, much)]
+        losses = [bootstrap.worst_case_loss(task, metric, examples, before) for before in (right, much)]
         most, less = (
             bootstrap.drop_interval(task, metric, before, before, loss)[1]
             for before, loss in zip((right, much), losses, strict=True)
@@ -173,7 +173,7 @@ def test_numbers_are_told_apart_by_resampling_alone() -> None:
     settings = classifier(labels=["score"]).model_copy(update={"problem_type": "regression"})
     task, examples = catalog.make(settings), [Example("", None, float(index)) for index in range(50)]
     before = task.counts(examples, [{"value": index + (-1) ** index} for index in range(50)])
-    assert not bootstrap.dearest(task, "pearson", examples, before).any()
+    assert not bootstrap.worst_case_loss(task, "pearson", examples, before).any()
     assert unseen(settings, "pearson", examples) == 0
 
 
@@ -182,7 +182,7 @@ def test_many_examples_that_all_differ_take_no_more_memory() -> None:
     settings = classifier(labels=["score"]).model_copy(update={"problem_type": "regression"})
     task, examples = catalog.make(settings), [Example("", None, float(index)) for index in range(500)]
     before = task.counts(examples, [{"value": index + (-1) ** index} for index in range(500)])
-    none = bootstrap.dearest(task, "mse", examples, before)
+    none = bootstrap.worst_case_loss(task, "mse", examples, before)
     bootstrap.interval(task, "mse", before[:2], none)  # imports
     tracemalloc.start()
     bootstrap.interval(task, "mse", before, none)
@@ -212,5 +212,5 @@ def test_right_answers_are_right_and_wrong_ones_wrong(name: str) -> None:
     task = catalog.make(settings)
     for gold in golds:
         example = Example("where?", "Paris", gold)
-        assert task.values(task.counts([example], [task.right(example)])[0])[metric] == 1
-        assert task.values(task.counts([example], [task.wrong(example) or {}])[0])[metric] == 0
+        assert task.values(task.counts([example], [task.correct_answer(example)])[0])[metric] == 1
+        assert task.values(task.counts([example], [task.wrong_answer(example) or {}])[0])[metric] == 0

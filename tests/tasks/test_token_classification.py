@@ -86,8 +86,8 @@ def as_told(task: TokenClassification, example: Example, window: Encoded) -> Out
     return np.asarray(10 * np.eye(len(task.labels))[np.where(target == IGNORED, -1, target)], np.float32)
 
 
-def essences(task: TokenClassification, example: Example) -> list[tuple[str, int, int]]:
-    return list(task.essence({"entities": example.gold}))
+def expected(task: TokenClassification, example: Example) -> list[tuple[str, int, int]]:
+    return list(task.comparable({"entities": example.gold}))
 
 
 # tags
@@ -252,7 +252,7 @@ def test_words_that_share_a_token_are_one_entity() -> None:
     window = make_window([(0, 0), (0, 2), (2, 5), (5, 8), (0, 0)])
     assert task.target(example, window).tolist() == [IGNORED, 0, 1, 0, IGNORED]
     (answer,) = task.decode([example.texts], [window], [as_told(task, example, window)])
-    assert task.essence(answer) == essences(task, example)
+    assert task.comparable(answer) == expected(task, example)
 
 
 def test_the_score_is_the_mean_of_the_words() -> None:
@@ -296,7 +296,7 @@ def test_entities_come_back_at_their_place_in_the_users_text(
     task, example = make_task(10, 4), make_example(text, *entities)
     windows = task.tokenizer(make_tokenizer(tmp_path, kind)).encode([example.texts])
     (answer,) = task.decode([example.texts], windows, [as_told(task, example, window) for window in windows])
-    assert task.essence(answer) == essences(task, example)
+    assert task.comparable(answer) == expected(task, example)
     assert [entity["text"] for entity in answer["entities"]] == [part for part, _ in entities]
     for entity in answer["entities"]:
         assert list(map(type, entity.values())) == [str, float, int, int, str]

@@ -21,7 +21,7 @@ from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Recipe, Take
 from bertline.artifacts.run import RunFolder
-from bertline.artifacts.tables import from_all_over
+from bertline.artifacts.tables import evenly_spaced
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train.data import sources
@@ -76,7 +76,7 @@ class Splits:
         for path, examples in (
             (run.split("validation"), self.validation),
             (run.split("test"), self.test),
-            (run.split("calibration"), from_all_over(self.train, CALIBRATION)),
+            (run.split("calibration"), evenly_spaced(self.train, CALIBRATION)),
         ):
             write(path, examples, self.task)
 

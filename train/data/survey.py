@@ -11,7 +11,7 @@ import numpy as np
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.artifacts.tables import batched, from_all_over
+from bertline.artifacts.tables import batched, evenly_spaced
 from bertline.artifacts.task import Tokens
 from bertline.models import tokenizer_json
 from bertline.tasks import bootstrap
@@ -76,7 +76,7 @@ def _report(recipe: Recipe, splits: Splits, lengths: Sequence[int], tokenizer: T
         "leaked": splits.leaked,
         "contradicting": splits.contradicting,
         "tokens": _lengths(lengths, recipe.tokens.max_length),
-        "shown": [_shown(example, tokenizer) for example in from_all_over(splits.train, SHOWN)],
+        "shown": [_shown(example, tokenizer) for example in evenly_spaced(splits.train, SHOWN)],
         "provable_drop": _provable_drop(splits, recipe),
         "warnings": list(_warnings(splits, lengths, recipe)),
     }

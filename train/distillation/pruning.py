@@ -14,7 +14,7 @@ from torch import nn
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student
-from bertline.artifacts.tables import from_all_over
+from bertline.artifacts.tables import evenly_spaced
 from bertline.models import pytorch
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
@@ -90,7 +90,7 @@ def measure(model: nn.Module, split: Tokenized, loss: Loss, tokenizer: Tokenizer
     heads each layer has left.
     """
     labelled = [i for i, window in enumerate(split.windows) if window.text < len(split.examples)]
-    chosen = from_all_over(labelled, WINDOWS)
+    chosen = evenly_spaced(labelled, WINDOWS)
     config = cast(Any, model.config)
     layers, heads = _layers(model), int(config.num_attention_heads)
     sums = [[torch.zeros(heads), torch.zeros(layer.joins_units.in_features)] for layer in layers]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bertline.artifacts.bundle import Runtime
+from bertline.artifacts.bundle import RuntimeSpec
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Tokens
 from bertline.export.candidates.plans import dynamic
@@ -51,7 +51,7 @@ def test_the_graph_is_valid_and_takes_int64(fp32: Graph) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert {one.name for one in model.graph.input} == {"input_ids", "attention_mask", "token_type_ids"}
     assert {one.type.tensor_type.elem_type for one in model.graph.input} == {onnx.TensorProto.INT64}
-    assert onnx_files.describe(fp32.path, "place") == Runtime(model="place", opset=18, ir_version=8)
+    assert onnx_files.describe(fp32.path, "place") == RuntimeSpec(model="place", opset=18, ir_version=8)
 
 
 def test_the_same_model_gives_the_same_bytes_and_no_words(

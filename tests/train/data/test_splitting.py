@@ -70,7 +70,7 @@ def test_a_column_for_each_label_names_the_labels_in_its_order(tmp_path: Path) -
         load(tmp_path, [{**row, "bad": 0} for row in rows], label=[*names, "bad"], recipe=several)
 
 
-def test_calibration_is_on_rows_from_all_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_is_on_evenly_spaced_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splitting, "CALIBRATION", 25)  # of 48
     splits = load(tmp_path, make_texts(60))
     splits.save(RunFolder(tmp_path / "run"))

@@ -166,7 +166,7 @@ def test_layers_are_spread_over_the_model() -> None:
     assert [student.spread(count, bert) for count in (1, 2, 3)] == [[0], [0, 3], [0, 2, 4]]
 
 
-def test_layers_from_all_over_take_turns_where_the_models_do() -> None:
+def test_evenly_spaced_layers_take_turns_where_the_models_do() -> None:
     modern = {"model_type": "modernbert", "num_hidden_layers": 22}
     assert student.spread(2, modern) == [0, 1]
     assert student.spread(7, modern) == [0, 1, 2, 6, 7, 8, 15]
