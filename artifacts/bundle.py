@@ -1,4 +1,4 @@
-"""The bundle folder: a Hugging Face folder with one ONNX model, and bertline.json, which accounts for every file."""
+"""The bundle: a Hugging Face folder with an ONNX model, and its manifest, bertline.json, which lists every file."""
 
 import hashlib
 from pathlib import Path, PurePosixPath
@@ -17,58 +17,58 @@ from bertline.artifacts.task import Part, TaskSettings
 MANIFEST = "bertline.json"
 MODEL = "onnx/model.onnx"
 SIGNATURE = "model.sig"
-"""Beside the manifest the only file that the manifest does not list: it is made of all others, last."""
+"""The only file besides the manifest that the manifest does not list: it is made last, from all the others."""
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 RuntimeName = Literal["onnxruntime", "openvino"]
 
 
 class RuntimeSpec(Part):
-    """What runs the model."""
+    """An ONNX file and the runtime that runs it."""
 
     name: RuntimeName = "onnxruntime"
     model: str = MODEL
-    """The ONNX file, relative to the bundle."""
+    """Path of the ONNX file, relative to the bundle."""
     opset: int
     ir_version: int
-    """Of the ONNX file format."""
+    """Version of the ONNX file format."""
     cpu_classes: list[CpuClass] = Field([])
-    """Where it is to be used; empty where the golden texts alone decide."""
+    """CPU classes this model is for; empty: any CPU that reproduces the golden logits."""
 
 
 class Variant(Part):
-    """A model sealed beside the chosen one, for machines that lack its runtime or are of another CPU class."""
+    """A model sealed beside the chosen one, for machines that lack its runtime or have another CPU class."""
 
     candidate: str
     runtime: RuntimeSpec
     golden: list[list[float]]
-    """The logits of each golden text."""
+    """Logits of each golden text."""
 
 
 class Fidelity(Part):
     """How far the fp32 ONNX model is from the PyTorch model it was converted from, on real and adversarial texts."""
 
     max_abs_logit_diff: float
-    """To PyTorch, each text alone."""
+    """Largest difference of a logit from PyTorch's, each text computed alone."""
     max_abs_padding_diff: float = 0.0
-    """Between a text alone and the same text padded, in a batch with others."""
+    """Largest difference of a logit between a text computed alone and the same text padded in a batch."""
     texts: int
-    """Of the user's, cut to mixed lengths."""
+    """Number of user texts compared, cut to mixed lengths."""
     adversarial_texts: int = 0
-    """Of bertline's, that few data sets hold."""
+    """Number of built-in adversarial texts compared."""
     tokens_compared: int = 0
-    """Of all windows of all these texts, each as transformers reads it."""
+    """Number of tokens compared with transformers' tokenization, over all windows of all these texts."""
 
 
 class Packing(Part):
-    """Short texts that the chosen model computes faster side by side, on one core, and answers as it does alone."""
+    """How short texts are batched on one core, where that is faster and leaves the answers unchanged."""
 
     tokens: int = Field(gt=0)
-    """The longest that are."""
+    """Longest text, in tokens, that is batched with others."""
     texts: int = Field(gt=1)
-    """How many at once."""
+    """Number of texts in a batch, at most."""
     gains: dict[str, float]
-    """By length in tokens: how many times as many texts a second, as measured at export."""
+    """Throughput gain by text length in tokens, as measured at export: 1.5 is 1.5 times as many texts per second."""
 
 
 class Source(Part):
@@ -76,76 +76,76 @@ class Source(Part):
 
     kind: Literal["run", "model", "checkpoint"]
     place: str
-    """A local folder is named relative to the bundle."""
+    """Local folder, relative to the bundle, or hub id."""
     model: str
-    """What the run had started from; the model itself where there was no run."""
+    """Model that the run started from; without a run, the exported model itself."""
     weights_sha256: str
     revision: str | None = None
-    """The commit of a model that was exported from a hub."""
+    """Commit of a model that was exported from a hub."""
     recipe: dict[str, Any] | None = None
-    """The run's, as resolved, without the sections that say who else is told of a run."""
+    """Resolved recipe of the run, without the sections of its monitors."""
     provenance: Provenance | None = None
-    """What the run was made of."""
+    """Weights and data that the run was made from."""
 
 
 class Cascade(Part):
-    """A student that is asked first and, in one file with it, a larger model that is asked where it is not sure."""
+    """A student that answers first and, in the same file, a larger model that answers where the student is unsure."""
 
     threshold: float
-    """The least probability of its label with which the student is sure."""
+    """Probability of its label from which on the student counts as sure."""
     share: float = Field(ge=0, le=1)
-    """Of the validation texts (windows, where tokens.long is that), those that the larger model was asked."""
+    """Share of the validation texts (windows, where tokens.long is windows) that the larger model answered."""
     student: str
-    """The candidate that answers first."""
+    """Candidate that answers first."""
     teacher: str
-    """The candidate that answers otherwise, as its own bundle named it."""
+    """Candidate that answers where the student is unsure, as its own bundle named it."""
     source: Source | None = None
-    """What that was made from: the student's teacher, or a larger student of the same."""
+    """What the larger model was made from: the student's teacher, or a larger student of that teacher."""
 
 
 class Candidate(Part):
-    """A model that was tried: what it measured and why it was or was not chosen."""
+    """A model that was tried: what was measured, and why it was or was not chosen."""
 
     name: str
     runtime: RuntimeName
     value: float | None
-    """Of the metric, on the validation split; None where it was not scored, since a faster one was chosen."""
+    """Value of the metric on the validation split; None where a faster candidate was chosen before this was scored."""
     drop: float | None
-    """PyTorch's value minus this one's."""
+    """Value of PyTorch minus the value of this candidate."""
     drop_interval: tuple[float, float] | None
-    """95 % interval of the drop, paired bootstrap over the validation examples; its upper end is the higher the more
-    candidates were held against them before."""
+    """95 % interval of the drop, by a paired bootstrap over the validation examples; its upper end is wider for each
+    candidate that was scored on the same examples before."""
     size_bytes: int
     p50_ms: dict[str, float]
-    """Median milliseconds by BATCHxLENGTH; of a cascade the medians of both its ways, weighed by the texts that go
-    them."""
+    """Median latency in milliseconds by BATCHxLENGTH; for a cascade, the mean of the medians with and without the
+    larger model, weighted by the share of texts that takes each path."""
     chosen: bool
     why: str
 
 
 class Vocabulary(Part):
-    """What is left of the model's vocabulary."""
+    """How much of the model's vocabulary was kept when it was trimmed."""
 
     kept: int
-    """Tokens."""
+    """Number of tokens kept."""
     of: int
-    """Tokens there were."""
+    """Number of tokens before trimming."""
     bytes_saved: int
-    """Of the weights that the bundle was made from, most often fp32; int8 saves a quarter of it."""
+    """Bytes saved in the weights that the bundle was made from, most often fp32; int8 saves a quarter of that."""
     texts: int
-    """Rows of texts whose tokens were kept, the validation examples not counted."""
+    """Number of rows of text whose tokens were kept, not counting the validation examples."""
     unseen_share: float
-    """Of the validation examples, those with a token that stands in none of these texts: as many of the texts yet to
-    come will be read in shorter pieces."""
+    """Share of the validation examples with a token that occurs in none of these texts: an estimate of the share of
+    future texts that will be split into shorter tokens than before."""
 
 
 class Golden(Part):
-    """A text and what the sealed model gave for it where it was sealed."""
+    """A text and the logits that the sealed model gave for it when it was sealed."""
 
     text: str
     text_pair: str | None = None
     logits: list[FiniteFloat]
-    """Of all its windows, one after the other."""
+    """Logits of all windows of the text, one after the other."""
 
 
 class Manifest(TaskSettings):
@@ -157,47 +157,47 @@ class Manifest(TaskSettings):
     variants: list[Variant] = Field([])
     metric: str
     baseline: float
-    """PyTorch's value of the metric on the validation split; the teacher's, where there is one."""
+    """Value of the metric on the validation split by PyTorch, or by the teacher where there is one."""
     value: float
     drop: float
     max_drop: float
     examples: int
-    """In the validation split that value and drop were measured on."""
+    """Number of validation examples that value and drop were measured on."""
     data: FileEntry | None = None
-    """Their file, where that is not the run's validation split."""
+    """File of these examples, where they are not the run's validation split."""
     options: dict[str, Any] = Field({})
-    """What was asked of the export, defaults included, by the options of the command."""
+    """Options of the export command, with defaults filled in."""
     fidelity: Fidelity
     candidates: list[Candidate] = Field(
         json_schema_extra={"contains": {"properties": {"chosen": {"const": True}}}, "maxContains": 1}
     )
-    """What was tried, one of which was chosen."""
+    """All candidates tried; exactly one is chosen."""
     target: str
-    """The CPU class that the bundle is meant for."""
+    """CPU class that the bundle is meant for."""
     machine: Machine
-    """The one it was measured on."""
+    """Machine that the candidates were measured on."""
     threads: int
     versions: dict[str, str]
     source: Source
     teacher: Source | None = None
-    """What baseline and drop are held to, where that is another model than the source: a student's teacher."""
+    """Teacher that baseline and drop refer to, where the source is a student."""
     golden: list[Golden]
-    """What the chosen model answers; `variants` hold what theirs do."""
+    """Golden texts with the logits of the chosen model; `variants` hold the logits of the others."""
     cascade: Cascade | None = None
-    """None where one model answers all texts."""
+    """Cascade of a student and a larger model; None where one model answers all texts."""
     packing: Packing | None = None
-    """None where it gains nothing, changes answers, or was not measured."""
+    """Batching of short texts; None where it gains nothing, changes answers, or was not measured."""
     vocabulary: Vocabulary | None = None
-    """None where it is the model's own."""
+    """Trimming of the vocabulary; None where it was not trimmed."""
     notices: list[str] = Field([])
     """What was left out or could not be done, and why."""
     created: str
     files: list[FileEntry]
-    """Every file of the bundle but bertline.json."""
+    """Every file of the bundle except bertline.json and model.sig."""
 
     @property
     def chosen(self) -> Candidate:
-        """The one that `runtime` is of."""
+        """The candidate that `runtime` runs."""
         return next(one for one in self.candidates if one.chosen)
 
     @field_validator("candidates")
@@ -208,39 +208,39 @@ class Manifest(TaskSettings):
         return candidates
 
     def summary(self) -> dict[str, Any]:
-        """All but the file list and the golden texts, for people."""
+        """The manifest without its file list and golden texts, for people."""
         return self.model_dump(mode="json", exclude={"files", "golden"})
 
 
 class _Listed(BaseModel):
-    """What of bertline.json is read before its schema is checked."""
+    """The part of bertline.json that is read before its schema is checked."""
 
     files: list[FileEntry]
 
 
 class ModelFile(NamedTuple):
-    """An ONNX file of a bundle that was found to be as it should."""
+    """An ONNX file of a bundle that passed every check."""
 
     content: bytes | Path
-    """The bytes that were hashed; the path of one with tensors in other files, which no session takes as bytes."""
+    """The bytes that were hashed; or the path, where tensors are in other files: no session takes that as bytes."""
     embedding_rows: int | None
-    """As `graph.Graph` has it."""
+    """See `graph.Graph`."""
 
 
 class Loaded(NamedTuple):
-    """A bundle that was found to be as it should."""
+    """A bundle that passed every check."""
 
     manifest: Manifest
     models: dict[str, ModelFile]
-    """By path relative to the bundle."""
+    """ONNX files by path relative to the bundle."""
     json_files: dict[str, bytes]
-    """Its JSON files but the manifest, likewise: the bytes that were hashed."""
+    """Bytes that were hashed, by path relative to the bundle, of every JSON file except the manifest."""
     sha256: str
-    """Of the manifest's bytes, which hold those of all other files."""
+    """Hash of the manifest, which holds the hashes of all other files."""
 
 
 def demand(folder: Path) -> None:
-    """Raise InputError if `folder` is no bundle."""
+    """Raise InputError if `folder` is not a bundle."""
     if not folder.exists():
         raise InputError(f"{folder}: no such folder{places.near(folder)}{_from_hub(folder)}")
     if not (folder / MANIFEST).is_file():
@@ -250,7 +250,7 @@ def demand(folder: Path) -> None:
 
 
 def _from_hub(place: Path) -> str:
-    """How to get the bundle whose hub id may have been meant by a folder that is not there."""
+    """How to download the bundle, where the missing folder may have been meant as a hub id."""
     if len(place.parts) != 2 or place.parent.exists() or not places.is_hub_id(str(place)):
         return ""
     folder = place.name.partition("@")[0]
@@ -259,29 +259,29 @@ def _from_hub(place: Path) -> str:
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a bundle, whose files may be anything.
+    """Read the manifest of a bundle without checking its other files.
 
     Raises:
-        InputError: `folder` is no bundle.
+        InputError: `folder` is not a bundle.
         DamagedError: bertline.json is not as bertline writes it.
     """
     return _valid(folder / MANIFEST, _content(folder), Manifest)
 
 
 def verify(folder: Path) -> Manifest:
-    """The manifest of a bundle that was found to be as it should. Raises what `load` raises."""
+    """Check a bundle as `load` does and return its manifest. Raises what `load` raises."""
     return load(folder).manifest
 
 
 def load(folder: Path) -> Loaded:
-    """Check all of a bundle that takes no runtime: the set of its files, sizes, hashes, its schema, its ONNX graphs.
+    """Check everything that needs no runtime: the set of files, their sizes and hashes, the schema, the ONNX graphs.
 
-    Whose files they are, `signature.verify` tells.
+    Who made the files is checked by `signature.verify`.
 
     Raises:
-        InputError: `folder` is no bundle.
-        DamagedError: the first file that differs, is missing, is not listed or is a link, or is not what a bundle's
-            file of its kind is.
+        InputError: `folder` is not a bundle.
+        DamagedError: names the first file that differs, is missing, is not listed, is a link, or whose content does not
+            belong in a bundle.
     """
     content = _content(folder)
     listed = _valid(folder / MANIFEST, content, _Listed).files
@@ -302,7 +302,7 @@ def schema() -> dict[str, Any]:
 
 def _model(folder: Path, name: str, content: bytes, manifest: Manifest) -> ModelFile:
     paths = [PurePosixPath(entry.path) for entry in manifest.files]
-    # none in a folder below: runtimes take a place with folders in it, */_ORT_MEM_ADDR_/*, for an address in memory
+    # no subfolders: ONNX Runtime takes a location such as */_ORT_MEM_ADDR_/* for an address in memory
     beside = {path.name for path in paths if path.parent == PurePosixPath(name).parent}
     try:
         found = graph.check(content, manifest.task, beside)
@@ -312,7 +312,7 @@ def _model(folder: Path, name: str, content: bytes, manifest: Manifest) -> Model
 
 
 def _content(folder: Path) -> bytes:
-    """bertline.json, which JSON readers cannot but read alike."""
+    """The bytes of bertline.json, once it is certain that all JSON readers read them alike."""
     demand(folder)
     path = folder / MANIFEST
     content = path.read_bytes()
@@ -327,6 +327,6 @@ def _valid(path: Path, content: bytes, model: type[AnyModel]) -> AnyModel:
     try:
         return model.model_validate_json(content, strict=True)
     except ValidationError as error:
-        # a bundle of another version differs in more than its version
+        # a bundle of another version also differs elsewhere, and its version is the fault to name
         first = min(error.errors(), key=lambda one: one["loc"] != ("schema_version",))
         raise DamagedError(f"{path}: {'.'.join(map(str, first['loc'])) or 'as a whole'}: {first['msg']}") from None

@@ -37,12 +37,12 @@ os.umask(UMASK)
 
 
 class FileEntry(BaseModel):
-    """One regular file of a folder."""
+    """A regular file in a folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     path: str = Field(pattern=f"^{_PART}(?:/{_PART})*$")
-    """Relative to the folder and within it, with forward slashes."""
+    """Path relative to the folder and within it, with forward slashes."""
     size_bytes: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 

@@ -22,16 +22,16 @@ INSTRUCTION_SETS = (
 
 
 class Machine(BaseModel):
-    """The CPU, memory and system that something was measured on."""
+    """The CPU, memory and operating system of a measurement."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     cpu: str
-    """The model's name."""
+    """Name of the CPU model."""
     cpu_class: CpuClass
     instruction_sets: list[str]
     cores: int
-    """Physical cores that this process may use."""
+    """Number of physical cores that the process may use."""
     memory_bytes: int
     system: str
     python: str

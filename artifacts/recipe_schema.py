@@ -1,4 +1,4 @@
-"""The keys of a recipe, section by section: what each means, its unit, its default, and what it may be."""
+"""The keys of a recipe, section by section: meaning, unit, default and allowed values."""
 
 from datetime import date
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ def _is_share(value: object) -> int | float:
 
 
 def _as_rows_have_it(value: object) -> object:
-    """A date, which YAML makes of what looks like one, by the spelling that rows are compared by; JSON's is another."""
+    """Spell a date that YAML parsed as rows spell it, so that they compare equal; JSON spells it differently."""
     if isinstance(value, list):
         return [_as_rows_have_it(each) for each in value]
     return str(value) if isinstance(value, date) else value  # a datetime is one, too
@@ -27,22 +27,22 @@ def _as_rows_have_it(value: object) -> object:
 Share = Annotated[int | float, BeforeValidator(_is_share), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
-"""Whole ones, too; no string and no truth value."""
+"""An int or a float, but no string and no bool."""
 SHORTEST_WINDOW = 16
 LOSSES = ("loss", "mse")
-"""What may pick the best checkpoint beside a task's scores: the less, the better."""
+"""Losses that may pick the best checkpoint in place of a task's scores: lower is better."""
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, values are not changed after reading."""
+    """A section of a recipe: unknown keys are rejected, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Take(Section):
-    """How many examples each split gets: a count, or a fraction of what there is."""
+    """How many examples each split gets: a count, or a fraction of all examples."""
 
-    train: Share | None = Field(None, description="Training examples: count or fraction. Default: all that are left.")
+    train: Share | None = Field(None, description="Training examples: count or fraction. Default: all that remain.")
     validation: Share = Field(0.1, description="Validation examples: count or fraction. Default: 0.1.")
     test: Share = Field(0.1, description="Test examples: count or fraction. Default: 0.1.")
 
@@ -50,112 +50,120 @@ class Take(Section):
 class Data(Section):
     """Where the examples are, and which columns hold what."""
 
-    train: Places = Field(description="File, glob, list of files, pkg:// place or hub id. No default.")
+    train: Places = Field(description="Training data: file, glob, list of files, pkg:// place or hub id. No default.")
     validation: Places | None = Field(
-        None, description="As train. Default: cut from train, stratified by label, questions by whole contexts."
+        None,
+        description="Validation data, named like train. Default: split off train, stratified by label; questions about "
+        "one context stay together.",
     )
     test: Places | None = Field(
-        None, description="As train. Default: cut from train, stratified by label, questions by whole contexts."
+        None,
+        description="Test data, named like train. Default: split off train, stratified by label; questions about one "
+        "context stay together.",
     )
     where: dict[str, Annotated[Any, BeforeValidator(_as_rows_have_it)]] = Field(
-        {}, description="Rows kept: column equals value, or one of a list. Default: all."
+        {}, description="Filter of rows: the value, or list of values, that a column must have. Default: all rows."
     )
     text: StrictStr = Field("text", description="Column of the text. Default: text.")
     text_pair: StrictStr | None = Field(None, description="Column of a second text. Default: none.")
     label: StrictStr | list[StrictStr] = Field(
         "label",
         min_length=1,
-        description="Column of the label, labels or number; a list: a column for each label, which holds 0 or 1. "
+        description="Column of the label, labels or number; or a list of columns, one per label, that hold 0 or 1. "
         "Default: label.",
     )
     tokens: StrictStr = Field("tokens", description="Column of a sentence's tokens. Default: tokens.")
     tags: StrictStr = Field("tags", description="Column of the tokens' tags. Default: tags.")
     question: StrictStr = Field("question", description="Column of the question. Default: question.")
-    context: StrictStr = Field("context", description="Column of the text that answers it. Default: context.")
+    context: StrictStr = Field("context", description="Column of the text that is searched. Default: context.")
     answers: StrictStr = Field("answers", description="Column of the answers. Default: answers.")
     unlabelled: Places | None = Field(
-        None, description="Texts without labels, as train; all rows are read. A teacher labels them. Default: none."
+        None,
+        description="Unlabelled texts for the teacher to label, named like train; all rows are read. Default: none.",
     )
     labels: list[StrictStr] | None = Field(
         None,
         min_length=1,
-        description="Names for labels 0, 1, …; of entities, their types. Default: taken from the data, sorted.",
+        description="Names of labels 0, 1, …, or of the entity types. Default: found in the data, sorted.",
     )
     take: Take = Field(Take(), description="How many examples each split gets.")
 
     @property
     def label_names(self) -> list[str] | None:
-        """Those of labels 0, 1, …: as given, or of the columns that hold one each; None where the data tells."""
+        """Names of labels 0, 1, …: as listed, or the columns that hold one label each; None: found in the data."""
         return self.label if isinstance(self.label, list) else self.labels
 
 
 class Tokens(Section):
     """How texts become tokens."""
 
-    max_length: Whole = Field(128, ge=4, description="Tokens read at once, special ones included. Default: 128.")
+    max_length: Whole = Field(128, ge=4, description="Tokens read at once, special tokens included. Default: 128.")
     stride: Whole | None = Field(
         None, ge=0, description="Tokens that neighboring windows share. Default: a quarter of max_length."
     )
     long: Long | None = Field(
         None,
-        description="Read of a text over max_length: head, tail, head+tail, or all of it in windows, whose logits are "
-        "averaged. Default: head; entities and answers are always looked for in windows.",
+        description="Part that is read of a text over max_length: head, tail, head+tail, or all of it in windows, "
+        "whose logits are averaged. Default: head; token classification and question answering always read windows.",
     )
 
 
 class Freeze(Section):
-    """Which parameters stay as they are."""
+    """Which parameters are not trained."""
 
     embeddings: StrictBool = Field(False, description="Freeze the embeddings. Default: false.")
     layers: Whole = Field(0, ge=0, description="Freeze the first N encoder layers. Default: 0.")
 
 
 class Training(Section):
-    """The optimization, in Hugging Face's and DeepSpeed's words."""
+    """The optimization; keys are named as in Hugging Face's Trainer and DeepSpeed."""
 
     epochs: Whole = Field(3, ge=1, description="Passes over the training examples. Default: 3.")
-    learning_rate: Number = Field(2e-5, gt=0, le=1, description="AdamW's peak learning rate. Default: 2e-5.")
-    warmup_ratio: Number = Field(0.1, ge=0, le=1, description="Share of steps that warm up, linearly. Default: 0.1.")
+    learning_rate: Number = Field(2e-5, gt=0, le=1, description="Peak learning rate of AdamW. Default: 2e-5.")
+    warmup_ratio: Number = Field(0.1, ge=0, le=1, description="Share of steps for linear warmup. Default: 0.1.")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "linear",
-        description="What the learning rate does after warm-up: falls to 0 by a line or cosine, or stays. "
-        "Default: linear.",
+        description="Learning rate after warmup: linear or cosine decay to 0, or constant. Default: linear.",
     )
     layer_decay: Number = Field(
-        1.0, gt=0, le=1, description="Learning rate of a layer, as a share of that of the one above. Default: 1."
+        1.0, gt=0, le=1, description="Learning rate of each layer as a share of the layer above. Default: 1."
     )
-    weight_decay: Number = Field(0.01, ge=0, le=1, description="AdamW's, not for biases and norms. Default: 0.01.")
-    max_grad_norm: Number = Field(1.0, gt=0, description="Gradients are clipped to this norm. Default: 1.0.")
-    batch_size: Whole = Field(32, ge=1, description="Examples an optimizer step sees, over all ranks. Default: 32.")
+    weight_decay: Number = Field(
+        0.01, ge=0, le=1, description="Weight decay of AdamW, not for biases and norms. Default: 0.01."
+    )
+    max_grad_norm: Number = Field(1.0, gt=0, description="Norm that gradients are clipped to. Default: 1.0.")
+    batch_size: Whole = Field(32, ge=1, description="Examples per optimizer step, over all ranks. Default: 32.")
     micro_batch_size: Whole | None = Field(
-        None, ge=1, description="Examples a rank computes at once. Default: its whole share of the batch."
+        None, ge=1, description="Examples per forward pass of a rank. Default: the rank's whole share of the batch."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="auto: bf16 where computed natively, else fp16 on GPUs, else fp32. Default: auto.",
+        description="Precision of training; auto: bf16 if native, else fp16 on GPUs, else fp32. Default: auto.",
     )
     zero_stage: Whole = Field(1, ge=0, le=3, description="DeepSpeed's ZeRO stage, 0 to 3. Default: 1.")
     gradient_checkpointing: StrictBool = Field(
-        False, description="Compute layers twice instead of keeping what they computed: less memory. Default: false."
+        False, description="Recompute activations in the backward pass: less memory, more time. Default: false."
     )
-    freeze: Freeze = Field(Freeze(), description="Which parameters stay as they are.")
+    freeze: Freeze = Field(Freeze(), description="Which parameters are not trained.")
     dropout: Number | None = Field(None, ge=0, lt=1, description="Dropout probability. Default: the model's own.")
-    label_smoothing: Number = Field(0.0, ge=0, lt=1, description="Share of the target spread evenly. Default: 0.")
+    label_smoothing: Number = Field(
+        0.0, ge=0, lt=1, description="Share of the target that is spread evenly over all labels. Default: 0."
+    )
     class_weights: Literal["balanced"] | dict[str, Number] | None = Field(
         None,
-        description="Weight of labels in the loss, 1 if not named; balanced: the rarer, the more. Default: none.",
+        description="Loss weights by label, 1 if not named; balanced: higher for rarer labels. Default: none.",
     )
     early_stopping_patience: Whole | None = Field(
-        None, ge=1, description="End after N evaluations in a row that are not the best. Default: never."
+        None, ge=1, description="Stop after N evaluations in a row without a new best one. Default: never."
     )
     eval_steps: Whole = Field(0, ge=0, description="Evaluate every N steps; 0: after each epoch. Default: 0.")
     save_steps: Whole = Field(0, ge=0, description="Checkpoint every N steps; 0: after each epoch. Default: 0.")
-    save_total_limit: Whole = Field(2, ge=1, description="Checkpoints kept, the newest. Default: 2.")
+    save_total_limit: Whole = Field(2, ge=1, description="Number of newest checkpoints to keep. Default: 2.")
     timeout: Number | None = Field(
         None,
         gt=0,
-        description="Seconds without a step forward of some rank after which the run ends; five times the longest so "
-        "far are always allowed. Default: 20 on CPU ranks, 600 on GPUs.",
+        description="Seconds without progress on some rank after which the run is ended; at least five times the "
+        "longest pause so far. Default: 20 on CPU ranks, 600 on GPUs.",
     )
     logging_steps: Whole = Field(10, ge=1, description="Log a line every N steps. Default: 10.")
     best: StrictStr | None = Field(
@@ -165,21 +173,21 @@ class Training(Section):
 
 
 class Student(Section):
-    """What is kept of the model: with less of it, the same texts cost less."""
+    """Which parts of the model are kept: a smaller model is faster."""
 
     layers: list[Whole] | None = Field(
-        None, min_length=1, description="Encoder layers kept, counted from 0, for example [0, 2, 4]. Default: all."
+        None, min_length=1, description="Encoder layers to keep, counted from 0, for example [0, 2, 4]. Default: all."
     )
     attention_heads: Whole | None = Field(
-        None, ge=1, description="Attention heads kept in each layer, those that matter most. Default: all."
+        None, ge=1, description="Attention heads to keep in each layer, the most important ones. Default: all."
     )
     intermediate_size: Whole | None = Field(
-        None, ge=1, description="Feed-forward units kept in each layer, those that matter most. Default: all."
+        None, ge=1, description="Feed-forward units to keep in each layer, the most important ones. Default: all."
     )
 
     @property
     def is_pruned(self) -> bool:
-        """Whether parts of layers are left out, which only a trained model can tell the worth of."""
+        """Whether heads or units are pruned by importance, which only a trained model can tell."""
         return self.attention_heads is not None or self.intermediate_size is not None
 
 
@@ -187,7 +195,7 @@ class Distillation(Section):
     """How a student learns from its teacher (arXiv:1503.02531)."""
 
     temperature: Number = Field(
-        2.0, gt=0, description="Both models' logits are divided by it before they are compared. Default: 2.0."
+        2.0, gt=0, description="Divisor of both models' logits before they are compared. Default: 2.0."
     )
     weight: Number = Field(
         1.0, gt=0, le=1, description="Share of the teacher in the loss; the labels have the rest. Default: 1.0."
@@ -195,72 +203,76 @@ class Distillation(Section):
     relations: Number = Field(
         0.0,
         ge=0,
-        description="Weight of a loss between how tokens relate in both models' last layers. Default: 0, none.",
+        description="Weight of the loss that compares relations between tokens in both models' last layers. "
+        "Default: 0, none.",
     )
 
 
 class Mlflow(Section):
-    """Where MLflow tracks the run, beside its own folder."""
+    """Where MLflow tracks the run, in addition to the run folder."""
 
     tracking_uri: StrictStr | None = Field(
-        None, description="MLflow's server, for example http://HOST:5000. Default: MLflow is not used."
+        None, description="MLflow server, for example http://HOST:5000. Default: MLflow is not used."
     )
-    experiment: StrictStr = Field("bertline", min_length=1, description="MLflow's experiment. Default: bertline.")
+    experiment: StrictStr = Field("bertline", min_length=1, description="MLflow experiment. Default: bertline.")
 
 
 class Search(Section):
-    """What `bertline search` tries. Keys are dotted, as `--set` has them. See docs/search.md."""
+    """What `bertline search` tries. Keys are dotted, as in `--set`. See docs/search.md."""
 
-    folds: Whole = Field(3, ge=2, description="Parts of the data, each held out once. Default: 3.")
+    folds: Whole = Field(3, ge=2, description="Number of folds for cross-validation. Default: 3.")
     groups: StrictStr | None = Field(
         None,
-        description="Column: rows that have the same value in it are in one fold. Default: of questions the context, "
+        description="Column whose equal values stay in one fold. Default: the context for question answering, "
         "else none.",
     )
     grid: dict[StrictStr, Any] = Field(
-        {}, description="Values by key: every combination is a trial. Default: none, see space."
+        {}, description="Values to try by key; every combination is a trial. Default: none, see space."
     )
     space: dict[StrictStr, Any] = Field(
-        {}, description="By key, values or {low, high, log} that the sampler chooses from. Default: none, see grid."
+        {}, description="Values or {low, high, log} by key, for the sampler to draw from. Default: none, see grid."
     )
-    trials: Whole = Field(20, ge=1, description="Combinations that are chosen from space. Default: 20.")
+    trials: Whole = Field(20, ge=1, description="Number of combinations drawn from space. Default: 20.")
     sampler: Literal["tpe", "random"] = Field(
-        "tpe", description="Optuna's that chooses from space: tpe learns from the trials before. Default: tpe."
+        "tpe", description="Optuna sampler that draws from space; tpe learns from earlier trials. Default: tpe."
     )
 
 
 class Recipe(Section):
-    """All of a run. See docs/recipe.md."""
+    """Everything that defines a run. See docs/recipe.md."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Name of run and bundle: letters, digits, . _ -")
-    task: TaskName = Field(description="What the model is to do.")
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Name of the run and bundle: letters, digits, . _ -")
+    task: TaskName = Field(description="Task of the model.")
     problem_type: ProblemType | None = Field(
         None,
-        description="Of text classification: one label, several, or a number. Default: single_label_classification.",
+        description="Kind of text classification: one label, several, or a number. "
+        "Default: single_label_classification.",
     )
     model: StrictStr = Field(
         min_length=1,
         description="Hub id (with @revision), local folder, pkg:// place or run. Required, unless a teacher is named.",
     )
-    student: Student = Field(Student(), description="What is kept of the model.")
+    student: Student = Field(Student(), description="Which parts of the model are kept.")
     teacher: StrictStr | None = Field(
-        None, min_length=1, description="A trained model to learn from, named as model is; or a bundle. Default: none."
+        None, min_length=1, description="Trained model to learn from, named like model; or a bundle. Default: none."
     )
-    distillation: Distillation = Field(Distillation(), description="How it is learned from.")
+    distillation: Distillation = Field(Distillation(), description="How the student learns from the teacher.")
     data: Data
     tokens: Tokens = Tokens()
     training: Training = Training()
-    deepspeed: dict[str, Any] = Field({}, description="Merged last into DeepSpeed's configuration. Default: nothing.")
+    deepspeed: dict[str, Any] = Field(
+        {}, description="DeepSpeed configuration, merged over what bertline sets. Default: nothing."
+    )
     mlflow: Mlflow = Mlflow()
     search: Search = Search()
 
     @property
     def metric(self) -> str:
-        """The one that picks the best checkpoint."""
+        """The metric that picks the best checkpoint."""
         return self.training.best or self.settings([]).scores[0]
 
     def settings(self, labels: list[str]) -> TaskSettings:
-        """The task as later stages know it."""
+        """The task as recorded for later stages."""
         classifies = self.task == "text-classification"
         long = (self.tokens.long or "head") if classifies else "windows"
         length, stride = self.tokens.max_length, self.tokens.stride
@@ -275,7 +287,7 @@ class Recipe(Section):
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe, by which an editor completes and explains its keys."""
+    """The JSON Schema of a recipe, for editors to complete and explain its keys."""
     found = Recipe.model_json_schema()
     found["required"].remove("model")
     named = [{"required": ["model"]}, {"required": ["teacher"]}]
@@ -288,10 +300,10 @@ INPUTS: dict[TaskName, list[Input]] = {
     "question-answering": ["question", "context"],
 }
 MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor")
-"""Sections of `deepspeed` that are not for its engine: they tell others of a run."""
+"""Sections of `deepspeed` that configure monitors, not the engine."""
 COLUMNS = {
     "text-classification": ("text", "label"),
     "token-classification": ("tokens", "tags"),
     "question-answering": ("question", "context", "answers"),
 }
-"""Those that the examples of a task must have."""
+"""Columns that the examples of each task must have."""

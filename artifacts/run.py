@@ -1,11 +1,11 @@
-"""The run folder: what `train` leaves behind, and what every later stage starts from.
+"""The run folder, which `train` writes and every later stage starts from.
 
-recipe.yaml            the recipe as resolved
-checkpoints/step-N/    DeepSpeed's, for resuming
-best/                  the best checkpoint as a Hugging Face folder, safetensors
-splits/*.jsonl         the very examples held out, and some training examples for calibration
-metrics.jsonl          a line for each logged step and each evaluation
-run.json               what it was and what it scored; written last, so a run without it is unfinished
+recipe.yaml            the resolved recipe
+checkpoints/step-N/    DeepSpeed checkpoints, for resuming
+best/                  the best checkpoint as a Hugging Face folder, in safetensors
+splits/*.jsonl         the examples that were held out, and some training examples for calibration
+metrics.jsonl          one line per logged step and per evaluation
+run.json               settings and scores; written last, so a run without it is unfinished
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ from bertline.artifacts.task import Decision, Part, TaskSettings
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The names of everything in a run."""
+    """The paths of everything in a run."""
 
     path: Path
 
     @property
     def exists(self) -> bool:
-        """Whether it is of a run, be that finished or not."""
+        """Whether the folder is a run, finished or not."""
         return self.recipe.exists() or self.summary.exists()
 
     @property
@@ -57,7 +57,7 @@ class RunFolder:
 
     @property
     def splits(self) -> list[Path]:
-        """All of them that there may be."""
+        """The files of all splits; some may not exist."""
         return [self.split("validation"), self.split("test"), self.split("calibration")]
 
 
@@ -66,31 +66,31 @@ class Best(Part):
 
     step: int
     value: float
-    """Of the metric that chose it, on the validation split."""
+    """Validation value of the metric that picked this checkpoint."""
     decision: Decision = Decision()
-    """As tuned on that evaluation."""
+    """Decision rules as tuned in that evaluation."""
 
 
 class DataFiles(Part):
     """The files that a split was read from."""
 
     revision: str | None = None
-    """The commit of a hub data set."""
+    """Commit of a hub data set."""
     files: list[FileEntry]
-    """In order, without their folders; of a hub data set its Arrow files, as the client keeps them."""
+    """Files in order, named without their folders; for a hub data set, the Arrow files in the client's cache."""
 
 
 class Provenance(Part):
-    """What a run was made of, by content: the places that its recipe names may hold something else by now."""
+    """Hashes of what a run was made from: the places named in its recipe may hold something else by now."""
 
     weights_sha256: str
-    """Of the model it started from."""
+    """Hash of the weights that the run started from."""
     revision: str | None = None
-    """The commit of that model on a hub."""
+    """Commit of that model on a hub."""
     teacher_sha256: str | None = None
-    """Of the teacher's weights, or of a bundle's manifest."""
+    """Hash of the teacher's weights or, if the teacher is a bundle, of its manifest."""
     data: dict[str, DataFiles]
-    """By the splits that the recipe names."""
+    """Data files by split, for the splits that the recipe names."""
 
 
 class Summary(TaskSettings):
@@ -99,9 +99,9 @@ class Summary(TaskSettings):
     schema_version: Literal[1] = 1
     name: str
     model: str
-    """The place it started from, as the recipe names it."""
+    """Model that the run started from, as the recipe names it."""
     provenance: Provenance | None = None
-    """None in runs that were made before it was recorded."""
+    """Hashes of weights and data; None in runs of versions that did not record them."""
     metric: str
     best: Best
     validation: dict[str, Any]
@@ -109,34 +109,34 @@ class Summary(TaskSettings):
     test: dict[str, Any]
     """Scores of best/ on the test split."""
     data: dict[str, int]
-    """Examples in each split."""
+    """Number of examples in each split."""
     ranks: int
     precision: str
     zero_stage: int
     steps: int
     seconds: float
     tokens_per_second: float
-    """Real tokens, padding not counted, over all ranks, in the time of steps and of waiting for their batches."""
+    """Training throughput over all ranks, padding not counted; the time includes waiting for batches."""
     padding_share: float
-    """Of all tokens computed in training."""
+    """Share of padding in all tokens computed in training."""
     machine: Machine
     versions: dict[str, str]
     started: str
     finished: str
     files: list[FileEntry]
-    """Of best/."""
+    """Every file of best/."""
 
     @property
     def held_to(self) -> str:
-        """The score that a bundle is held to: the metric, or the task's first where the run went by a loss."""
+        """The score that a bundle must reach: the metric, or the task's first score where the metric is a loss."""
         return self.metric if self.metric in self.scores else self.scores[0]
 
 
 def read_summary(folder: Path) -> Summary:
-    """run.json of a finished run.
+    """Read run.json of a finished run.
 
     Raises:
-        InputError: `folder` is no run, the folder of a search for example, or one that did not finish.
+        InputError: `folder` is not a run (it may be a search), or the run did not finish.
     """
     run = RunFolder(folder)
     if not run.summary.is_file():
@@ -155,11 +155,11 @@ def read_summary(folder: Path) -> Summary:
 
 
 def refuse_search(folder: Path) -> None:
-    """Raise InputError if `folder` is of a search, which has a recipe.yaml as a run has."""
+    """Raise InputError if `folder` is a search, which has a recipe.yaml as well."""
     if (folder / "folds").is_dir():
         best = folder / "best.yaml"
-        going_on = f"go on with it: bertline search {folder / 'recipe.yaml'} -o {folder}"
-        advice = f"train with its best settings: bertline train {best}" if best.is_file() else going_on
+        resume = f"resume it: bertline search {folder / 'recipe.yaml'} -o {folder}"
+        advice = f"train with its best settings: bertline train {best}" if best.is_file() else resume
         raise InputError(f"{folder}: a search, not a run; {advice}")
 
 
@@ -167,8 +167,8 @@ def verify(folder: Path) -> Summary:
     """Read a finished run and compare best/ with the sizes and hashes that run.json lists.
 
     Raises:
-        InputError: as `read_summary`.
-        DamagedError: the first file that differs, is missing or is not listed.
+        InputError: see `read_summary`.
+        DamagedError: names the first file that differs, is missing or is not listed.
     """
     summary = read_summary(folder)
     files.compare(RunFolder(folder).best, summary.files)
@@ -176,12 +176,12 @@ def verify(folder: Path) -> Summary:
 
 
 def find(place: str, weights: bool = True) -> tuple[Path, Summary | None]:
-    """The model folder that `place` names, and what run.json says where it is a run's.
+    """Find the model folder that `place` names, and the summary of its run if it is one.
 
-    That is best/ of a run, or a model itself, as `places.model_folder` finds it.
+    The folder is best/ of a run, or a model as `places.model_folder` finds it.
 
     Raises:
-        InputError: a run that did not finish, or no model there.
+        InputError: the run did not finish, or there is no model.
     """
     folder = RunFolder(places.expanded(place))
     if folder.exists:
@@ -190,5 +190,5 @@ def find(place: str, weights: bool = True) -> tuple[Path, Summary | None]:
 
 
 def model(place: str, weights: bool = True) -> Path:
-    """The folder that `find` finds."""
+    """The model folder alone, as `find` returns it."""
     return find(place, weights)[0]

@@ -1,4 +1,4 @@
-"""What every stage must know of a task, in the same keys in run.json and in a bundle's manifest."""
+"""What every stage must know about a task, under the same keys in run.json and in a bundle's manifest."""
 
 from typing import Literal
 
@@ -20,12 +20,12 @@ SCORES: dict[str, tuple[str, ...]] = {
     "token-classification": ("f1", "precision", "recall"),
     "question-answering": ("f1", "exact_match"),
 }  # fmt: skip
-"""What a task is measured in, by its name or, for text classification, by its problem type: 1 is best; the first is the
-one that counts where nothing else is said."""
+"""Scores of each task, or of each problem type of text classification. 1 is best; the first score is the default
+metric."""
 
 
 class Part(BaseModel):
-    """A part of an artefact: unknown keys are refused."""
+    """A part of an artifact: unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
@@ -34,27 +34,27 @@ class Tokens(Part):
     """How texts become tokens."""
 
     max_length: int = Field(gt=0)
-    """Tokens the model reads at once, special ones included."""
+    """Number of tokens the model reads at once, special tokens included."""
     stride: int = Field(0, ge=0)
-    """Tokens that neighboring windows of a long text share."""
+    """Number of tokens that neighboring windows of a long text share."""
     long: Long = "head"
-    """What is read of a text that is longer."""
+    """Part that is read of a text longer than max_length."""
 
     @property
     def unit(self) -> str:
-        """What a model is given and answers for: texts, or windows of them."""
+        """What the model reads one at a time, for messages: texts, or windows."""
         return "windows" if self.long == "windows" else "texts"
 
 
 class Decision(Part):
-    """How the model's outputs become an answer; what is tuned is tuned on the validation split."""
+    """How the model's outputs become an answer; thresholds are tuned on the validation split."""
 
     thresholds: list[float] | None = None
-    """Multi-label: the least probability of each label that is given."""
+    """Multi-label: the probability from which each label is predicted."""
     no_answer_threshold: float | None = None
-    """Question answering: how much better than the best span "no answer" must score to be given; None: never."""
+    """Question answering: the margin over the best span's score above which the answer is "no answer"; None: never."""
     max_answer_length: int = 30
-    """Question answering: tokens in a span."""
+    """Question answering: the longest answer, in tokens."""
 
 
 class TaskSettings(Part):
@@ -62,9 +62,9 @@ class TaskSettings(Part):
 
     task: TaskName
     problem_type: ProblemType | None = None
-    """Of text classification, in transformers' words."""
+    """Kind of text classification, as transformers names it; None for other tasks."""
     inputs: list[Input]
-    """What is asked, by the names of its columns."""
+    """Names of the input columns."""
     labels: list[str]
     """Names of the outputs 0, 1, …; empty for question answering."""
     tokens: Tokens
@@ -72,7 +72,7 @@ class TaskSettings(Part):
 
     @property
     def alone(self) -> "TaskSettings":
-        """These keys, without those of the run or bundle that they stand in."""
+        """Only the keys of this class, without those that a run or bundle adds."""
         return TaskSettings(**{name: getattr(self, name) for name in TaskSettings.model_fields})
 
     @property
@@ -82,10 +82,10 @@ class TaskSettings(Part):
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """What it is measured in, the usual one first."""
+        """The scores of this task, the default metric first."""
         return scores(self.task, self.problem_type)
 
 
 def scores(task: TaskName, problem_type: ProblemType | None) -> tuple[str, ...]:
-    """SCORES of a task."""
+    """The entry of SCORES for a task."""
     return SCORES[problem_type or task]

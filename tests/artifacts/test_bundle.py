@@ -1,13 +1,14 @@
 """The schema of bertline.json, as it is published and as it is checked."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
-from bertline.artifacts import bundle
+from bertline.artifacts import bundle, recipe_schema
 from bertline.artifacts.files import FileEntry
 
 PUBLISHED = Path(__file__).parents[2] / "docs/bertline.schema.json"
@@ -26,6 +27,21 @@ def test_the_schema_says_what_every_key_means() -> None:
     assert {"schema_version", "task", "runtime", "golden", "files"} <= set(schema["required"])
     assert schema["additionalProperties"] is False
     assert all(one.get("additionalProperties") is False for one in schema["$defs"].values() if "properties" in one)
+
+
+def _descriptions(schema: Any) -> Iterator[str]:
+    for key, value in schema.items() if isinstance(schema, dict) else enumerate(schema):
+        if key == "description" and isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list):
+            yield from _descriptions(value)
+
+
+@pytest.mark.parametrize("schema", [bundle.schema, recipe_schema.schema])
+def test_every_description_stands_alone(schema: Callable[[], dict[str, Any]]) -> None:
+    found = list(_descriptions(schema()))
+    assert len(found) > 50
+    assert [one for one in found if one.startswith(("Of ", "Those ", "That "))] == []
 
 
 @pytest.mark.parametrize("path", ["a", "a/b.c", ".hidden", "...", "a b/ü", "a/..b/c.."])

@@ -169,7 +169,7 @@ def test_what_a_search_does_not_go_on_with(rank: None, plain: Path, tmp_path: Pa
     assert [fault.partition(" when ")[0] for fault in caught.value.faults] == [
         "search.folds: 3 now, 2", "training.epochs: 2 now, 10",
     ]  # fmt: skip
-    with pytest.raises(InputError, match=r"a search, not a run; go on with it: bertline search .*recipe\.yaml -o"):
+    with pytest.raises(InputError, match=r"a search, not a run; resume it: bertline search .*recipe\.yaml -o"):
         runs.read_summary(tmp_path / "search")
     with pytest.raises(InputError, match="a search, not a run"):
         train_here(tmp_path / "search/recipe.yaml", tmp_path / "search", resume=True)
