@@ -1,1 +1,1 @@
-"""Floor 1: recipe, run and bundle on disk: their schema, reading, atomic writing and checks; places; errors."""
+"""Floor 1: recipes, runs and bundles on disk: schemas, reading, atomic writing and checks; places; errors."""

@@ -1,7 +1,7 @@
-"""A checkpoint of a run as it lies on a disk: its index, `checkpoint.json`, and the state of the run that is in it.
+"""A checkpoint of a run on disk: its index, `checkpoint.json`, and the state of the run stored in it.
 
-The index is written last. It holds size and sha256 of every other file, and its own, so that what was written whole is
-told from what a disk has damaged, and both from what another version of bertline wrote.
+The index is written last. It holds the size and sha256 of every other file, and its own sha256, which tells a complete
+checkpoint from a damaged one, and both from one that another version of bertline wrote.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from bertline.artifacts.files import FileEntry
 
 INDEX = "checkpoint.json"
 VERSION: Literal[1] = 1
-"""Another one with every change of what stands in the index."""
+"""Changes with the format of the index."""
 
 
 class State(BaseModel):
-    """Where a run stands: everything beside weights and optimizer that the next step depends on, and running totals."""
+    """The progress of a run: everything besides weights and optimizer that the next step needs, and running totals."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,18 +31,18 @@ class State(BaseModel):
     """Fingerprint of the splits."""
     started: str
     step: int = 0
-    """Optimizer steps done."""
+    """Completed optimizer steps."""
     evaluated: int = 0
-    """The step of the last evaluation."""
+    """Step of the last evaluation."""
     tokens: int = 0
     computed_tokens: int = 0
-    """With padding."""
+    """Tokens including padding."""
     training_seconds: float = 0.0
-    """Spent in optimizer steps."""
+    """Time spent in optimizer steps."""
     since_best: int = 0
     """Evaluations since the best one."""
     seconds: float = 0.0
-    """Spent in steps, evaluations and checkpoints."""
+    """Time spent in steps, evaluations and checkpoints."""
 
 
 class Index(BaseModel):
@@ -53,22 +53,22 @@ class Index(BaseModel):
     schema_version: Literal[1] = VERSION
     state: State
     files: list[FileEntry]
-    """All but this one."""
+    """Every file of the checkpoint except the index."""
     sha256: str = ""
-    """Of this JSON with this value empty."""
+    """Hash of this JSON with this value empty."""
 
     def dump(self) -> str:
-        """The very text of the file."""
+        """The exact text of the file."""
         plain = self.model_copy(update={"sha256": ""}).model_dump_json(indent=2)
         digest = hashlib.sha256(plain.encode()).hexdigest()
         return self.model_copy(update={"sha256": digest}).model_dump_json(indent=2) + "\n"
 
 
 def verify(checkpoint: Path) -> State:
-    """The state of a checkpoint, once every file of it has the size and hash that its index says.
+    """Check every file of a checkpoint against its index and return the state.
 
     Raises:
-        DamagedError: as `verify_files`.
+        DamagedError: see `verify_files`.
         InputError: another version of bertline wrote it.
     """
     raw = verify_files(checkpoint)
@@ -79,10 +79,10 @@ def verify(checkpoint: Path) -> State:
 
 
 def verify_files(checkpoint: Path) -> dict[str, Any]:
-    """The index of a checkpoint of any version as plain data, once every file is as it says.
+    """Check every file of a checkpoint of any version against its index and return the index as plain data.
 
     Raises:
-        DamagedError: the first file that differs, is missing or is not listed.
+        DamagedError: names the first file that differs, is missing or is not listed.
     """
     path = checkpoint / INDEX
     try:
@@ -98,6 +98,6 @@ def verify_files(checkpoint: Path) -> dict[str, Any]:
 
 
 def _is_as_written(content: str, digest: str) -> bool:
-    """Whether a text has the hash that stands in it, whatever else does: it may be of another version."""
+    """Whether a text matches the hash written in it. Nothing else of its format is assumed: versions differ."""
     plain = content.removesuffix("\n").replace(digest, "")
     return content.endswith("\n") and hashlib.sha256(plain.encode()).hexdigest() == digest

@@ -1,8 +1,8 @@
 """CoNLL files: a token and its tag on each line, a blank line after each sentence.
 
-The token is the first column and the tag the last; columns between them (part of speech, chunk) are left out. Columns
-are separated by tabs where a line has any, else by spaces, so that a token may hold spaces in a line with tabs. All
-lines have as many, by which plain text is told from CoNLL.
+The token is the first column and the tag the last; columns between them (part of speech, chunk) are ignored. Columns
+are separated by tabs if the line has any, else by spaces, so that a token may hold spaces in a line with tabs. All
+lines have the same number of columns, which tells CoNLL from plain text.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from typing import Any
 from bertline.artifacts.errors import InputError
 
 DOCUMENT = "-DOCSTART-"
-"""Stands in place of a token where a document begins; neither a word nor of a sentence."""
+"""Marks the beginning of a document in place of a token; it belongs to no sentence."""
 PLAIN = "(plain text is read from .csv or .jsonl)"
 
 
@@ -21,11 +21,11 @@ def rows(stream: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any
     """Yield (where, {"tokens": [...], "tags": [...]}) for every sentence; `where` names the line it begins on.
 
     Args:
-        stream: the lines of the file, without byte order mark.
-        path: of the file, for `where`.
+        stream: the lines of the file, without a byte order mark.
+        path: the file's path, for `where`.
 
     Raises:
-        InputError: a line has no token or no tag, or other columns than the first.
+        InputError: a line has no token, no tag, or a different number of columns than the first.
     """
     lines = ((number, _fields(line)) for number, line in enumerate(stream, start=1))
     first = None
@@ -41,18 +41,18 @@ def rows(stream: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any
 
 
 def _fault(fields: list[str], begin: int, first: list[str]) -> str | None:
-    """What is wrong with the columns of a line, which are as many as those of the first line, if anything is."""
+    """What is wrong with the columns of a line, given the first line and its number; None if nothing is."""
     if len(fields) < 2 or not (fields[0] and fields[-1]):
         expected = f"a token, a tab or space, and its tag are expected {PLAIN}"
         return f"no {'tag' if fields[0] else 'token'}; {expected}"
     if len(fields) != len(first):
         found = f"{len(fields)} columns where line {begin} has {len(first)}"
-        return f"{found}; all have as many {PLAIN}"
+        return f"{found}; all lines need the same number {PLAIN}"
     return None
 
 
 def _fields(line: str) -> list[str]:
-    """The columns of a line, none of a blank one."""
+    """The columns of a line; none for a blank line."""
     if not line.strip():
         return []
     if "\t" in line:

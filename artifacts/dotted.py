@@ -1,4 +1,4 @@
-"""Dotted keys, training.freeze.layers for example, of nested mappings."""
+"""Dotted keys of nested mappings, for example training.freeze.layers."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from bertline.artifacts.errors import InputError
 
 
 def put(raw: dict[str, Any], key: str, value: Any) -> None:
-    """Give a key a value; sections that are not there are made.
+    """Set the value of a dotted key, creating missing sections.
 
     Raises:
         InputError: a part of the key is a value.
@@ -24,7 +24,7 @@ def put(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def without(raw: dict[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """The same without some keys, each with all that it holds."""
+    """A copy without some keys and everything below them."""
     return {
         name: without(value, keys, f"{prefix}{name}.") if isinstance(value, dict) else value
         for name, value in raw.items()
@@ -33,7 +33,7 @@ def without(raw: dict[str, Any], keys: Collection[str], prefix: str = "") -> dic
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each key with what it holds; an empty mapping is a value."""
+    """Yield every dotted key and its value; an empty mapping is a value."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from flat(inner, f"{prefix}.{key}" if prefix else key)

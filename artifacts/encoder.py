@@ -1,8 +1,8 @@
-"""A model folder is data, not code: what is checked before any library opens it.
+"""Checks of a model folder before any library opens it: a model is data, not code.
 
-config.json is read as plain JSON first. A key that makes transformers import or download code is refused
-(CVE-2026-4372 among them), the `kernels` package that would run such code must not be installed, and weights are
-safetensors, complete.
+config.json is first read as plain JSON. Keys that make transformers import or download code (CVE-2026-4372 among them)
+are rejected, the `kernels` package, which would run such code, must not be installed, and weights must be complete
+safetensors files.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ CODE_KEYS = frozenset(
 """Keys of config.json and tokenizer_config.json that name code to import or to download."""
 ATTENTION_KEYS = frozenset({"_attn_implementation", "attn_implementation"})
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
-"""What an attention key may say; anything else is looked up on a hub."""
+"""Allowed values of an attention key; transformers would look up anything else on a hub."""
 LAYERS = ("num_hidden_layers", "n_layers")
-"""What config.json calls the number of layers."""
+"""Names of the number of layers in config.json."""
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "sentencepiece.bpe.model", "sentencepiece.model", "spiece.model", "spm.model",
     "tokenizer.model",
 )  # fmt: skip
-"""What a tokenizer may consist of."""
+"""Files that a tokenizer may consist of."""
 PADDING_OFFSET = (
     "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta",
     "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
@@ -40,14 +40,14 @@ PADDING_OFFSET = (
 
 
 def check(folder: Path, weights: bool = True) -> dict[str, Any]:
-    """Refuse a model folder that could run code or is incomplete; return its config.json.
+    """Reject a model folder that could run code or is incomplete; return its config.json.
 
     Args:
         folder: a Hugging Face model folder.
         weights: whether it must hold complete safetensors weights (a bundle holds none).
 
     Raises:
-        InputError: every fault found, each with file and key.
+        InputError: lists every fault found, with file and key.
     """
     faults = list(_kernels_fault())
     config = _object(folder / "config.json")
@@ -69,7 +69,7 @@ def check(folder: Path, weights: bool = True) -> dict[str, Any]:
 
 
 def max_tokens(config: dict[str, Any]) -> int:
-    """The longest input, in tokens with special ones, that the model's positions hold."""
+    """The longest input that the model's positions hold, in tokens, special tokens included."""
     positions = int(config.get("max_position_embeddings", 512))
     if config.get("model_type") in PADDING_OFFSET:
         padding = config.get("pad_token_id")
@@ -78,34 +78,34 @@ def max_tokens(config: dict[str, Any]) -> int:
 
 
 def layers(config: dict[str, Any]) -> int:
-    """How many layers the encoder has."""
+    """The number of layers of the encoder."""
     return next((int(config[key]) for key in LAYERS if config.get(key)), 0)
 
 
 def label_names(config: dict[str, Any]) -> list[str]:
-    """Names for the head's outputs 0, 1, …; transformers writes none where there are the usual two."""
+    """Names of the head's outputs 0, 1, …; transformers writes none for the default two labels."""
     names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     return [str(names[index]) for index in sorted(names, key=int)]
 
 
 def architectures(config: dict[str, Any]) -> list[str]:
-    """The classes of transformers that config.json names; the model is of the first."""
+    """The transformers classes that config.json names; the first is the model's."""
     named = config.get("architectures") or []
     return [str(name) for name in (named if isinstance(named, list) else [named])]
 
 
 def pickled(names: Iterable[str]) -> list[str]:
-    """Those files of a model that hold its weights as transformers wrote them before safetensors."""
+    """The files that hold a model's weights as pickles, which transformers wrote before safetensors."""
     return sorted(name for name in names if fnmatch(name, "pytorch_model*.bin"))
 
 
 def without_safetensors(names: Sequence[str], config: dict[str, Any], called: str) -> str:
-    """What a person is told of a model that has no safetensors, and what to do.
+    """The message for a model without safetensors, with advice.
 
     Args:
-        names: of its files.
-        config: of it.
-        called: what from_pretrained takes to find it, as Python.
+        names: the model's files.
+        config: the content of its config.json.
+        called: the arguments that from_pretrained needs to find it, as Python.
     """
     graphs = sorted(name for name in names if name.endswith(".onnx"))
     if pickles := pickled(names):
@@ -123,7 +123,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that hold the model: model.safetensors, or the shards its index names.
 
     Raises:
-        InputError: the index names no files, or some that are not beside it.
+        InputError: the index names no files, or files outside its folder.
     """
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists() or not index.exists():
@@ -135,18 +135,18 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """The sha256 of model.safetensors; of the shards' hashes, joined, where there are several."""
+    """The sha256 of model.safetensors or, for several shards, of their concatenated hashes."""
     hashes = [files.sha256(path) for path in weight_files(folder)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """What a folder has of a tokenizer."""
+    """The tokenizer files that a folder has."""
     return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the files of a tokenizer, and nothing else."""
+    """Copy the tokenizer files, and nothing else."""
     for path in tokenizer_files(source):
         shutil.copyfile(path, folder / path.name)
 
@@ -160,7 +160,7 @@ def _object(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: missing; {_no_model(path.parent)}") from None
-    except (OSError, ValueError, RecursionError) as error:  # the last of what is nested thousands of times
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: nested thousands of levels deep
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a {type(value).__name__}, not an object")
@@ -168,7 +168,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _no_model(folder: Path) -> str:
-    """What a person is told of a folder without a config.json, by what is there."""
+    """Advice for a folder without a config.json, depending on its content."""
     if (folder / "adapter_config.json").is_file():
         merge = "merge_and_unload() and save_pretrained(FOLDER), the tokenizer likewise"
         return f"the folder holds an adapter of PEFT; make a whole model of it there, by {merge}, and name FOLDER"
@@ -206,7 +206,7 @@ def _code_faults(path: Path, config: dict[str, Any]) -> Iterator[str]:
 
 
 def _walk(value: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Every key of nested objects and lists: (dotted key, last part, value)."""
+    """Yield (dotted key, last part, value) for every key of nested objects and lists."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in items:
         yield f"{prefix}{name}", str(name), inner
@@ -214,17 +214,20 @@ def _walk(value: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
 
 
 def _weight_faults(folder: Path, config: dict[str, Any]) -> Iterator[str]:
-    from safetensors import SafetensorError, safe_open  # it is not there where bundles only answer
+    from safetensors import SafetensorError, safe_open  # not installed where bundles are only served
 
     for path in weight_files(folder):
         if not path.is_file():
             names = [file.relative_to(folder).as_posix() for file in folder.rglob("*")]
-            other = not any(folder.glob("*.safetensors"))  # else a shard is gone
+            other = not any(folder.glob("*.safetensors"))  # else only a shard is missing
             told = f"; {without_safetensors(names, config, repr(str(folder)))}" if other else ""
             yield f"{path}: missing{told}"
             continue
         try:
-            with path.open("rb"), safe_open(path, framework="numpy"):  # which says of any file that it is not there
+            with (
+                path.open("rb"),
+                safe_open(path, framework="numpy"),
+            ):  # safe_open alone calls any OSError a missing file
                 pass
         except SafetensorError as error:
             yield f"{path}: no safetensors file, half-written or damaged ({error!s:.100})"

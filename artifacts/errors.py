@@ -1,45 +1,45 @@
-"""The errors that bertline raises for people, and the exit code each ends a command with.
+"""The errors that bertline raises for its users, and the exit code of each.
 
-    BertlineError              1   it ran, and the answer is no
+    BertlineError              1   the command ran, and the result is negative
     ├── GateError              1   a candidate was measured and did not pass (fidelity, max-drop)
-    ├── DamagedError           1   a folder is not what its checksums or golden texts say
-    ├── PreemptedError        75   a run was asked to stop, and has saved what it needs to go on
-    └── InputError             2   the input is wrong: every fault at once, each with what would do
+    ├── DamagedError           1   a folder does not match its checksums or golden texts
+    ├── PreemptedError        75   a run was asked to stop, and has saved what it needs to resume
+    └── InputError             2   the input is wrong: all faults at once, each with its remedy
 
-Anything else that escapes is a defect of bertline and keeps its traceback.
+Any other exception that escapes is a bug in bertline and keeps its traceback.
 """
 
 import errno
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Numbers of the system's errors that tell of a full disk, or of a person's part of it."""
+"""errno values that mean a full disk or an exhausted quota."""
 WRONG = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP
 )  # fmt: skip
-"""Numbers of those that tell of a path at which nothing can be made or read."""
+"""errno values that mean a path where nothing can be created or read."""
 
 
 def install_advice(*extras: str) -> str:
-    """What brings extras of bertline that are not installed, to end a message with."""
+    """How to install missing extras of bertline, as the end of a message."""
     return f"in bertline's folder: pip install -c constraints.txt '.[{','.join(extras)}]'"
 
 
 class BertlineError(Exception):
-    """It ran and the answer is no. The message is one line (or a few) for a person."""
+    """The command ran and the result is negative. The message is one line, or a few, for the user."""
 
     exit_code = 1
 
 
 class GateError(BertlineError):
-    """Something was measured and did not pass: the message says what, by how much, against which bound."""
+    """A measurement did not pass: the message says what was measured, by how much it failed, and the bound."""
 
 
 class DamagedError(BertlineError):
-    """An artefact differs from what it recorded of itself: the message names the file."""
+    """An artifact differs from its own records: the message names the file."""
 
 
 class PreemptedError(BertlineError):
-    """A run was asked to stop and can go on; the code is EX_TEMPFAIL of sysexits.h: try again later."""
+    """A run was asked to stop and can be resumed; the exit code is EX_TEMPFAIL of sysexits.h: try again later."""
 
     exit_code = 75
 
@@ -48,7 +48,7 @@ class InputError(BertlineError):
     """The input is wrong.
 
     Args:
-        faults: one sentence each: where, what was found, what would do. All that could be found, not the first.
+        faults: one sentence for every fault, not only the first: where it is, what was found, what is expected.
     """
 
     exit_code = 2

@@ -1,7 +1,7 @@
 """Files that exist whole or not at all.
 
-Every write goes to a temporary name beside its target, is synced to the disk and renamed. A folder appears by one
-rename as well. Hashes are sha256.
+Every file is written under a temporary name beside its target, synced to disk and renamed; so is every folder. Hashes
+are sha256.
 """
 
 import fcntl
@@ -23,16 +23,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from bertline.artifacts.errors import DamagedError, InputError
 
 _PART = r"(?:[^/\x00]*[^./\x00][^/\x00]*|\.{3,})"
-"""Of a path: any name but . and .. (neither pydantic nor JSON Schema has a way to say it shorter)."""
+"""Pattern of a path component: any name except . and .. (pydantic and JSON Schema have no shorter form for it)."""
 
 TEMPORARY = re.compile("[a-z0-9_]{8}")
-"""What `tempfile` ends a name with."""
+"""The random part of a name that `tempfile` makes."""
 LOCK = ".lock"
-"""In a temporary folder, held by who writes there. A file: other machines do not see a lock on a folder over NFS."""
+"""Lock file in a temporary folder, held by its writer. A file, since NFS does not share locks on folders."""
 OF_HUBS = (".cache", ".gitattributes")
-"""What is beside the files of a folder that a hub's client has downloaded."""
+"""What a hub's client adds to a folder that it downloads."""
 UMASK = os.umask(0o077)
-"""Of this process, read once: to read it is to set it for a moment, in which another thread might make a file."""
+"""The process's umask, read once: reading it changes it for a moment, in which another thread might create a file."""
 os.umask(UMASK)
 
 
@@ -49,9 +49,9 @@ class FileEntry(BaseModel):
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a stream to a temporary file that becomes `path` by one rename, or vanishes if the block raises.
+    """Yield a stream to a temporary file that is renamed to `path` at the end, or removed if the block raises.
 
-    A reader sees the old file, if there was one, or the whole new one, never a part.
+    Readers see the old file, if any, or the complete new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path))
@@ -76,25 +76,25 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write UTF-8 text atomically, line ends as given."""
+    """Write UTF-8 text atomically, with line endings as given."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON for people and tools alike: indented, non-ASCII kept, NaN refused."""
+    """Write JSON for people and tools atomically: indented, non-ASCII characters kept, NaN rejected."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` by one rename, or vanishes if the block raises.
+    """Yield a temporary folder that is renamed to `path` at the end, or removed if the block raises.
 
     Raises:
         InputError: `path` exists already.
     """
     refuse_existing(path)
     with temporary_folder(path) as temporary:
-        folder = temporary / path.name  # as it will be called: a signature tells the name of what it signs
+        folder = temporary / path.name  # its final name, since a signature holds the name of the folder it signs
         folder.mkdir()
         yield folder
         _welcome_readers(*folder.rglob("*"))
@@ -103,9 +103,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
-    """As `new_folder`, for a folder that takes the place of one that may stand at `path`.
+    """Like `new_folder`, but replaces a folder that may exist at `path`.
 
-    A reader finds the old one or the new one, and none for the moment between two renames.
+    Readers find the old or the new folder, or none for the moment between two renames.
     """
     with temporary_folder(path) as temporary:
         (temporary / path.name).mkdir()
@@ -120,30 +120,30 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that `remove_left` knows, and lets alone while it is held."""
+    """Yield a temporary folder beside `path`, which `remove_left` removes only once its lock is released."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # under a name that `remove_left` does not know until it is held
+    # under a name that `remove_left` ignores until the lock is held
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=temporary_prefix(path), suffix=".new"))
     try:
         with (temporary / LOCK).open("w") as lock:
-            with suppress(OSError):  # a disk without locks
+            with suppress(OSError):  # a file system without locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
             temporary = temporary.rename(temporary.with_suffix(""))
             yield temporary
-    finally:  # the lock's file is closed: NFS would keep one that is open
+    finally:  # the lock file is closed by now: NFS would keep an open one
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def locked(lock: Path, taken: str) -> IO[str]:
-    """Take a lock, which is of one process at a time, and is held until its file, which this is, is closed.
+    """Take an exclusive lock between processes; it is held until the returned file is closed.
 
     Args:
-        lock: a file of its own, made where it is not there, and left; its owner may remove it. One that is removed as
-            it is taken is no lock, and is made anew.
-        taken: what a person is told where another process holds it.
+        lock: the lock file, created if missing and left in place; its holder may remove it. If that happens while the
+            lock is taken, the file is created again.
+        taken: the error message if another process holds the lock.
 
     Raises:
-        InputError: another process does.
+        InputError: another process holds the lock.
     """
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def locked(lock: Path, taken: str) -> IO[str]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(taken) from None
-            except OSError:  # a disk without locks
+            except OSError:  # a file system without locks
                 pass
             if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
                 opened.pop_all()
@@ -161,26 +161,26 @@ def locked(lock: Path, taken: str) -> IO[str]:
 
 
 def _welcome_readers(*paths: Path) -> None:
-    """Let others read files, as those that open() makes: safetensors and onnx give theirs 0600."""
+    """Give files the permissions that open() would give them: safetensors and onnx create theirs with 0600."""
     for path in paths:
         if path.is_file():
-            with suppress(PermissionError):  # a second name for a file of another user
+            with suppress(PermissionError):  # a hard link to another user's file
                 path.chmod(0o666 & ~UMASK)
 
 
 def temporary_prefix(path: Path) -> str:
-    """How the name of what is made beside `path`, to become it, begins: as nothing of a user's is called."""
+    """The prefix of temporary files and folders for `path`; no user's file is named like that."""
     return f".{path.name}.bertline-"
 
 
 def remove_left(path: Path) -> None:
-    """Remove what writers of `path` left beside it when they were killed; of a file, none may be at work.
+    """Remove what killed writers of `path` left beside it. If `path` is a file, no writer may be active.
 
-    While one is at work, folders that nobody holds stay: they may be what it has made so far, as `launch.shrink` does.
+    While any writer is active, folders that are not locked stay too: they may be its output, as in `launch.shrink`.
     """
     before = temporary_prefix(path)
     named = path.parent.glob(f"{glob.escape(before)}*")
-    left = [one for one in named if TEMPORARY.fullmatch(one.name.removeprefix(before))]  # others are not held yet
+    left = [one for one in named if TEMPORARY.fullmatch(one.name.removeprefix(before))]  # others are not locked yet
     folders = [one for one in left if one.is_dir()]
     for one in left:
         if one not in folders:
@@ -193,7 +193,7 @@ def remove_left(path: Path) -> None:
 
 
 def _is_held(temporary: Path) -> bool | None:
-    """Whether a writer is at work in a temporary folder; None: on a disk without locks nobody knows."""
+    """Whether a writer is active in a temporary folder; None: unknown, since the file system has no locks."""
     try:
         with (temporary / LOCK).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,13 +207,13 @@ def _is_held(temporary: Path) -> bool | None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder at once for all that look at it: whole or not at all, as it appeared."""
-    with temporary_folder(path) as temporary, suppress(FileNotFoundError):  # another process may be quicker
+    """Remove a folder atomically: readers see all of it or nothing."""
+    with temporary_folder(path) as temporary, suppress(FileNotFoundError):  # another process may have removed it
         path.rename(temporary / path.name)
 
 
 def publish(folder: Path, path: Path) -> None:
-    """Sync a folder with all that it holds, or a file, to the disk, then rename it to `path`, which must not exist."""
+    """Sync a file, or a folder and its content, to disk, then rename it to `path`, which must not exist."""
     sync(folder)
     refuse_existing(path)
     folder.rename(path)
@@ -221,28 +221,28 @@ def publish(folder: Path, path: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Sync all that `folder` holds to the disk."""
+    """Sync a folder and all its content to disk."""
     for entry in sorted(folder.rglob("*"), reverse=True):
         sync_entry(entry)
     sync_entry(folder)
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise InputError if anything, a dangling link included, stands at `path`."""
+    """Raise InputError if anything exists at `path`, a dangling link included."""
     if os.path.lexists(path):
         raise InputError(f"{path} exists already and is left as it is; name another place, or remove it")
 
 
 def check_new(path: Path) -> None:
-    """Raise InputError where nothing new can be made at `path`: at the end of long work that would be late to learn."""
+    """Raise InputError if nothing new can be created at `path`; to be called before long work, not after it."""
     refuse_existing(path)
     check_writable(path)
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError where nothing can be made at `path`, whatever stands there."""
+    """Raise InputError if nothing can be created at `path`, whether or not it exists."""
     try:
-        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))  # others would be made
+        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))  # the rest is created
         with tempfile.NamedTemporaryFile(dir=folder, prefix=temporary_prefix(path), suffix=".new"):
             pass
     except OSError as error:
@@ -256,12 +256,12 @@ def sha256(path: Path) -> str:
 
 
 def listing(folder: Path) -> list[FileEntry]:
-    """Every regular file below `folder` with size and hash, sorted by path."""
+    """Entries of every regular file below `folder`, sorted by path."""
     return [entry(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def entry(path: Path, folder: Path | None = None) -> FileEntry:
-    """A file with size and hash, by its path in `folder`, which is by default its own."""
+    """The entry of a file, with its path relative to `folder` (by default, the folder it is in)."""
     name = path.relative_to(folder or path.parent).as_posix()
     return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256(path))
 
@@ -269,19 +269,19 @@ def entry(path: Path, folder: Path | None = None) -> FileEntry:
 def compare(
     folder: Path, expected: Sequence[FileEntry], besides: Collection[str] = (), keep: Collection[str] = ()
 ) -> dict[str, bytes]:
-    """Hold `folder` against the exact list of files it should have: first their set, then all sizes, then all hashes.
+    """Check `folder` against the exact list of files it should hold: first the set, then all sizes, then all hashes.
 
     Args:
-        folder: of regular files.
-        expected: what it should hold.
-        besides: what else it does.
-        keep: files whose content is wanted.
+        folder: the folder to check.
+        expected: the files it should hold.
+        besides: other files that may exist; they are not checked.
+        keep: files whose content is returned.
 
     Returns:
-        The content of those files: the very bytes that were hashed, however the file changes from then on.
+        The content of the files in `keep`: the same bytes that were hashed, even if the file changes later.
 
     Raises:
-        DamagedError: the first file that is missing, not listed, a link, or of another size or content.
+        DamagedError: names the first file that is missing, not listed, a link, or of another size or content.
     """
     _compare_sets(folder, [entry.path for entry in expected], besides)
     for entry in expected:
@@ -322,7 +322,7 @@ def _compare_sets(folder: Path, names: Sequence[str], besides: Collection[str]) 
 
 
 def sync_entry(path: Path) -> None:
-    """Sync a file, or the names in a folder, to the disk."""
+    """Sync a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What an ONNX graph takes and gives, what it keeps outside its file, and how many token ids its embeddings know."""
+"""Checks of an ONNX graph: its inputs and outputs, its external data, and the number of rows of its embeddings."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
@@ -8,21 +8,21 @@ from bertline.artifacts.protobuf import Message
 from bertline.artifacts.task import TaskName
 
 FLOAT, INT64, BOOL = 1, 7, 9
-"""Element types, as ONNX numbers them."""
+"""Element types, by ONNX's numbers."""
 INPUTS = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (INT64, 2))
-"""What a text gives: element type and rank, (batch, tokens); a model may leave out all but input_ids."""
+"""Inputs with element type and rank, (batch, tokens); only input_ids is required."""
 OUTPUTS: dict[TaskName, dict[str, tuple[int, int]]] = {
     "text-classification": {"logits": (FLOAT, 2)},
     "token-classification": {"logits": (FLOAT, 3)},
     "question-answering": {"start_logits": (FLOAT, 2), "end_logits": (FLOAT, 2)},
 }
-"""What a model gives for each task."""
+"""Outputs of a model for each task, with element type and rank."""
 ASKED = "asked"
-"""What a cascade gives besides: for each text, whether the student was not sure and the larger model answered."""
+"""Additional output of a cascade: for each text, whether the student was unsure and the larger model answered."""
 THRESHOLD = "threshold"
-"""How sure the student of a cascade must be, an input with a default; 0 is never asking, 2 is always asking."""
+"""Input of a cascade, with a default: how sure the student must be; 0 never asks the larger model, 2 always does."""
 LOOK_UP = {"Gather": (0, 1), "EmbedLayerNormalization": (2, 0), "QEmbedLayerNormalization": (2, 0)}
-"""Operators that take rows of a table by token id: the inputs that are table and ids."""
+"""Operators that look up rows of a table by token id, with the indices of their inputs for table and ids."""
 KEEP_IDS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Operators whose output holds the ids of their first input."""
 KEEP_ROWS = ("Cast", "DequantizeLinear", "Identity", "QuantizeLinear")
@@ -30,26 +30,26 @@ KEEP_ROWS = ("Cast", "DequantizeLinear", "Identity", "QuantizeLinear")
 
 
 class Graph(NamedTuple):
-    """What is known of a graph that was found to be as it should."""
+    """Properties of a graph that passed `check`."""
 
     outside: bool
     """Whether it keeps tensors in other files."""
     embedding_rows: int | None
-    """Token ids that it knows: 0 up to this; None where the graph's form does not tell."""
+    """Number of rows of the embeddings: token ids must be smaller. None where the graph does not show it."""
 
 
 def check(content: bytes, task: TaskName, beside: Collection[str]) -> Graph:
-    """Hold an ONNX file against what a bundle's model is.
+    """Check that an ONNX file has the form of a bundle's model.
 
     Args:
-        content: of the file.
-        task: what it answers.
-        beside: the files in which it may keep tensors, of its own folder.
+        content: the bytes of the file.
+        task: the task of the model.
+        beside: names of the files in its folder, in which it may keep tensors.
 
     Raises:
-        ValueError: it is no ONNX model, keeps a tensor elsewhere, or takes or gives something else.
+        ValueError: it is not an ONNX model, keeps a tensor elsewhere, or has other inputs or outputs.
     """
-    if content[4:8] == b"ORTM":  # ONNX Runtime would read it so, whatever stands there as protobuf
+    if content[4:8] == b"ORTM":  # ONNX Runtime reads this as its own format, even if it is valid protobuf
         raise ValueError("in ONNX Runtime's own format; a bundle holds ONNX")
     model = protobuf.read(content)
     outside = list(_outside(model))
@@ -64,7 +64,7 @@ def check(content: bytes, task: TaskName, beside: Collection[str]) -> Graph:
 
 
 def _outside(model: Message) -> Iterator[tuple[str, str]]:
-    """Name and place of every tensor, wherever in the model, whose data is said to be elsewhere."""
+    """Yield name and location of every tensor, anywhere in the model, whose data is external."""
     for part in model.tree():
         if part.type == "Tensor" and (part.all("external_data") or part.one("data_location")):
             places = [entry.text("value") for entry in part.all("external_data") if entry.text("key") == "location"]
@@ -92,7 +92,7 @@ def _ports(infos: list[Message]) -> list[_Port]:
 
 
 def _inputs(graph: Message) -> list[_Port]:
-    """What must be given: older files name their weights among the inputs as well."""
+    """The inputs to be fed; older files list their weights among the inputs as well."""
     weights = _initializers(graph)
     return [port for port in _ports(graph.all("input")) if port.name not in weights]
 
@@ -114,7 +114,7 @@ def _initializers(graph: Message) -> dict[str, Message]:
 
 
 def _embedding_rows(graph: Message) -> int | None:
-    """The rows of the table that input_ids are looked up in; the fewest, where there are several tables."""
+    """The number of rows of the table that input_ids are looked up in; the fewest, if there are several tables."""
     made_by = {output: node for node in graph.all("node") for output in node.texts("output")}
     rows = [_rows(table, _initializers(graph), made_by) for table in _tables(graph)]
     known = [one for one in rows if one is not None]
@@ -122,7 +122,7 @@ def _embedding_rows(graph: Message) -> int | None:
 
 
 def _tables(graph: Message) -> Iterator[str]:
-    """The tensors that token ids are looked up in; "" for one whose rows do not stand for ids."""
+    """Yield the names of the tensors that token ids are looked up in; "" for a lookup along another axis."""
     ids = {"input_ids"}
     for node in graph.all("node"):
         operator, inputs = node.text("op_type"), dict(enumerate(node.texts("input")))
@@ -138,7 +138,7 @@ def _axis(node: Message) -> int:
 
 
 def _rows(name: str, initializers: Mapping[str, Message], made_by: Mapping[str, Message]) -> int | None:
-    """The first dimension of a tensor that stands in the file, also where it is made floating point first."""
+    """The first dimension of a stored tensor, also if it is cast or dequantized first; None if it is computed."""
     for _ in KEEP_ROWS:
         if name in initializers:
             dims = initializers[name].all("dims")

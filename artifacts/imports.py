@@ -1,4 +1,4 @@
-"""Heavy libraries imported in two thirds of the time, without what they import only in case it is there."""
+"""Import heavy libraries in two thirds of the time, without the optional packages that they would import."""
 
 import gc
 import os
@@ -7,24 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 UNUSED = ("mlflow", "scipy", "sklearn")
-"""What transformers imports for decodings and losses that no encoder has here, and DeepSpeed for its autotuner."""
+"""Packages that transformers imports for decoding and losses not used here, and DeepSpeed for its autotuner."""
 
 NO_COMPILER = "TORCHDYNAMO_DISABLE"
-"""The variable by which PyTorch's `torch.compile` gives back what it is given."""
+"""Environment variable that turns `torch.compile` into a no-op."""
 
 
 @contextmanager
 def lean() -> Iterator[None]:
-    """Import PyTorch, transformers or DeepSpeed in the block, as where none of UNUSED is installed.
+    """Import PyTorch, transformers or DeepSpeed in the block as if none of UNUSED were installed.
 
-    They can be imported after it. Nothing is hidden from a transformers that was imported before it: that has looked
-    what there is, and will import it. The garbage collector rests: it finds nothing in modules, which stay, and would
-    walk over all of them again and again.
+    UNUSED can be imported afterwards. Nothing is hidden if transformers was imported before: it has already found what
+    is installed, and will import it. Garbage collection is off: modules are never freed, and it would scan all of them
+    repeatedly.
     """
     hidden = () if "transformers" in sys.modules else UNUSED
     absent = {name: None for name in hidden if name not in sys.modules}
     gc.disable()
-    sys.modules.update(absent)  # type: ignore[arg-type]  # None is how Python is told that a module is not there
+    sys.modules.update(absent)  # type: ignore[arg-type]  # None makes an import fail
     try:
         yield
     finally:
@@ -35,7 +35,7 @@ def lean() -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Functions that modules hand to `torch.compile` on import stay as they are: to load the compiler takes seconds."""
+    """Disable `torch.compile` for functions decorated on import: loading the compiler takes seconds."""
     before = os.environ.get(NO_COMPILER)
     os.environ[NO_COMPILER] = "1"
     try:

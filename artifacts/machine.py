@@ -1,6 +1,6 @@
-"""What this machine's CPU is and can do, as recorded beside every figure.
+"""This machine's CPU and its capabilities, as recorded with every measurement.
 
-Nothing is assumed of a CPU by its name: the classes follow from the instruction sets that the kernel reports.
+CPU classes follow from the instruction sets that the kernel reports, never from the CPU's name.
 """
 
 import os
@@ -18,7 +18,7 @@ INSTRUCTION_SETS = (
     "avx2", "f16c", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
     "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
-"""Those that decide how fast and how exactly an encoder computes, as Linux spells them."""
+"""Instruction sets that affect the speed and numerics of an encoder, as Linux spells them."""
 
 
 class Machine(BaseModel):
@@ -38,7 +38,7 @@ class Machine(BaseModel):
 
 
 def describe() -> Machine:
-    """This machine, as this process may use it."""
+    """Describe this machine, as far as this process may use it."""
     return Machine(
         cpu=_cpu_name(),
         cpu_class=cpu_class(),
@@ -51,13 +51,13 @@ def describe() -> Machine:
 
 
 def instruction_sets() -> list[str]:
-    """Which of INSTRUCTION_SETS the CPU has; empty where the system does not say (no /proc/cpuinfo)."""
+    """The INSTRUCTION_SETS that the CPU has; empty if unknown (no /proc/cpuinfo)."""
     flags = set(_cpuinfo("flags", "Features").split())
     return [name for name in INSTRUCTION_SETS if name in flags]
 
 
 def cpu_class() -> CpuClass:
-    """The class that decides which int8 kernels run: AVX-512 counts from the sets that ONNX Runtime's kernels need."""
+    """The class that decides which int8 kernels run; AVX-512 means the sets that ONNX Runtime's kernels need."""
     if platform.machine() in ("aarch64", "arm64"):
         return "arm64"
     has = set(instruction_sets())
@@ -67,30 +67,30 @@ def cpu_class() -> CpuClass:
 
 
 def computes_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices natively; elsewhere it is emulated, a hundred times slower."""
+    """Whether the CPU multiplies bfloat16 matrices natively; emulation is a hundred times slower."""
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(instruction_sets())
 
 
 def cores() -> int:
-    """Physical cores that affinity and the control group leave to this process, at least 1."""
+    """The number of physical cores that CPU affinity and cgroup leave to this process, at least 1."""
     siblings = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
                 for cpu in os.sched_getaffinity(0)}  # fmt: skip
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    if not quota:  # version 1 of control groups
+    if not quota:  # cgroup v1
         quota, period = (_read(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
     allowed = int(quota) // int(period) if quota.isdigit() else len(siblings)  # "max" or "-1": no limit
     return max(1, min(len(siblings), allowed))
 
 
 def numa_nodes() -> int:
-    """NUMA nodes with cores that this process may use, at least 1."""
+    """The number of NUMA nodes with cores that this process may use, at least 1."""
     nodes = [str(node) for node in Path("/sys/devices/system/node").glob("node[0-9]*")]
     allowed = os.sched_getaffinity(0)
     return max(1, sum(any(Path(node, f"cpu{cpu}").exists() for cpu in allowed) for node in nodes))
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The installed versions of `packages`, those absent left out."""
+    """The versions of those `packages` that are installed."""
     found = {}
     for package in packages:
         try:
@@ -101,7 +101,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that no one listens on now, so that runs side by side do not meet."""
+    """A port that is free now, so that concurrent runs do not collide."""
     with socket.socket() as listener:
         listener.bind(("", 0))
         return int(listener.getsockname()[1])

@@ -1,8 +1,8 @@
 """Where a model or data file may be: a local path, `pkg://PACKAGE/PATH` inside an installed package, or a hub id.
 
-A hub id is `name` or `organization/name`, then `:configuration` of a data set and `@revision` where they are meant.
-`pkg://` finds a package's folder without importing it: naming data must not run code. Only hub ids reach the network,
-and of a model only weights as safetensors, configuration and tokenizer files are downloaded.
+A hub id is `name` or `organization/name`, optionally followed by `:configuration` (data sets only) and `@revision`.
+`pkg://` finds a package's folder without importing it: naming data must not run code. Only hub ids use the network; for
+a model, only safetensors weights, configuration and tokenizer files are downloaded.
 """
 
 import difflib
@@ -16,29 +16,29 @@ from bertline.artifacts import encoder, tables
 from bertline.artifacts.errors import InputError, install_advice
 
 SETTINGS = ("*.json", "*.txt", "*.model")
-"""Configuration and tokenizer, as files of a hub model."""
+"""Configuration and tokenizer files of a hub model."""
 WEIGHTS = ("*.safetensors",)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _HUB_ID = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(:(?P<config>[^\s:@/\\<>|?*]+))?(@(?P<revision>[\w./-]+))?"
 )
 _SHARD = re.compile(r"(.+)-\d+-of-\d+\.")
-"""How datasets calls the parts of a split."""
+"""Name of a shard of a split, as written by `datasets`."""
 
 
 def is_hub_id(place: str) -> bool:
-    """Whether `place` can only be meant as a hub id: it has the form, and is no local path and no name of a file."""
+    """Whether `place` can only be a hub id: it has the form of one, does not exist, and does not look like a file."""
     return _HUB_ID.fullmatch(place) is not None and not Path(place).exists() and not _looks_like_file(place)
 
 
 def split_hub_id(place: str) -> tuple[str, str | None, str | None]:
-    """(name, configuration, revision) of a hub id; a place that is none (a local folder, say) is all name."""
+    """Split a hub id into (name, configuration, revision); any other place, such as a local folder, is all name."""
     match = None if Path(place).exists() else _HUB_ID.fullmatch(place)
     return (match["name"], match["config"], match["revision"]) if match else (place, None, None)
 
 
 def check_model_id(place: str) -> None:
-    """Refuse a hub id that only a data set can have.
+    """Reject a hub id that only a data set can have.
 
     Raises:
         InputError: it names a configuration.
@@ -50,11 +50,11 @@ def check_model_id(place: str) -> None:
 
 
 def model_folder(place: str, weights: bool = True) -> Path:
-    """The local folder of a model, downloaded first where `place` is a hub id: all of it, or all but its weights.
+    """The local folder of a model; if `place` is a hub id, the model is downloaded first, with or without weights.
 
     Raises:
-        InputError: there is no such folder, package or hub model, a data set's configuration is named, the hub cannot
-            be reached, or the model there has no safetensors.
+        InputError: there is no such folder, package or hub model, a data set configuration is named, the hub cannot be
+            reached, or the model on the hub has no safetensors.
     """
     if is_hub_id(place):
         folder = _download(place, [*SETTINGS, *WEIGHTS] if weights else [*SETTINGS])
@@ -68,19 +68,19 @@ def model_folder(place: str, weights: bool = True) -> Path:
 
 
 def revision(folder: Path) -> str | None:
-    """The commit that a folder of a hub client's cache is named after; None of any other folder."""
+    """The commit of a folder in the hub client's cache, which is its name; None for any other folder."""
     return folder.name if _COMMIT.fullmatch(folder.name) else None
 
 
 def downloading(hub_id: str, folder: str | Path) -> str:
-    """The command that puts a copy of a hub's repository into a folder, where its files may be changed."""
+    """The command that downloads a hub repository into a folder, where its files may be changed."""
     name, _, revision = split_hub_id(hub_id)
     asked = "" if revision is None else f" --revision {revision}"
     return f"hf download {name}{asked} --local-dir {folder}"
 
 
 def near(place: str | Path) -> str:
-    """What a message of a missing folder goes on with: those beside it that are named alike, if there are any."""
+    """Suggestion for a message about a missing folder: folders beside it with similar names; "" if there are none."""
     path = expanded(place)
     beside = sorted(each.name for each in path.parent.iterdir() if each.is_dir()) if path.parent.is_dir() else []
     alike = [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, beside)]
@@ -88,11 +88,11 @@ def near(place: str | Path) -> str:
 
 
 def data_files(place: str | Sequence[str], split: str = "train") -> list[Path]:
-    """The local files that `place` (a file, a glob, `pkg://…`, or a list of those) names, globs sorted.
+    """The local files that `place` names, globs sorted.
 
     Args:
-        place: of them.
-        split: what they are for; where a folder is named instead, the error names its files that are called so.
+        place: a file, a glob, `pkg://…`, or a list of these.
+        split: the split the files are for; if `place` is a folder, the error suggests files named after the split.
 
     Raises:
         InputError: one line for each name that matches no file.
@@ -117,9 +117,10 @@ def data_files(place: str | Sequence[str], split: str = "train") -> list[Path]:
 
 
 def _unnamed(name: str, folder: Path, split: str) -> str:
-    """What a person is told of a folder where files are asked for: those of the split in it, tables before JSON."""
+    """The message for a folder where files are expected: suggests the files of the split in it, tables before JSON."""
     inside = [file for depth in ("*", "*/*") for file in sorted(folder.glob(depth)) if file.is_file()]
-    found = [file for file in inside if _looks_like_data(file) and not file.name.startswith("cache-")]  # of datasets
+    # `datasets` writes cache-* files
+    found = [file for file in inside if _looks_like_data(file) and not file.name.startswith("cache-")]
     if not found:
         return f"{name}: is a folder, without a data file; name a file, a glob, pkg://PACKAGE/PATH or a hub id"
     own = [file for file in found if any(part.startswith(split) for part in file.relative_to(folder).parts)]
@@ -131,7 +132,7 @@ def _unnamed(name: str, folder: Path, split: str) -> str:
 
 
 def expanded(place: str | Path) -> Path:
-    """A local path, `~` and `~NAME` being the home folders that they stand for.
+    """A local path with `~` and `~NAME` expanded.
 
     Raises:
         InputError: there is no user of that name.
@@ -185,13 +186,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _without_safetensors(place: str, folder: Path) -> str:
-    """What a person is told of a hub's model, all of which but its weights is in the folder."""
+    """The message for a hub model without safetensors; `folder` has its other files."""
     from huggingface_hub import HfApi
 
     name, _, revision = split_hub_id(place)
     try:
         files = HfApi().list_repo_files(name, revision=revision)
-    except OSError as error:  # what was downloaded is of an earlier day
+    except OSError as error:  # the files in the folder come from the cache
         return f"{place}: its weights are not on this machine, and the hub did not give them ({_first_line(error)})"
     called = repr(name) if revision is None else f"{name!r}, revision={revision!r}"
     told = encoder.without_safetensors(files, encoder.check(folder, weights=False), called)

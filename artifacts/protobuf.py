@@ -1,10 +1,10 @@
-"""An .onnx file as a tree of its messages, read without the onnx package.
+"""Parse an .onnx file into a tree of messages, without the onnx package.
 
-https://protobuf.dev/programming-guides/encoding is how they are written, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-what they mean. Nothing is copied: texts and weights stay views of the content.
+The wire format is at https://protobuf.dev/programming-guides/encoding, the schema at
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Nothing is copied: strings and weights are views of the content.
 
-The reader is stricter than protobuf, which passes over a field that it does not know and joins one that stands twice:
-here both are damage. So no other reader finds in a file what was not found here.
+The reader is stricter than protobuf, which skips unknown fields and merges repeated occurrences of a singular field:
+here both are errors. No other reader can therefore find anything in a file that was not found here.
 """
 
 from collections.abc import Iterator
@@ -40,15 +40,15 @@ MESSAGES = {
     "9 bytes* opset_import, 10 bytes domain, 11 Attribute* attribute_proto, 12 bytes* value_info, 13 bytes overload, "
     "14 bytes* metadata_props",
 }
-"""The messages that hold tensors, somewhere, or say what goes in and out: each field as number, type and name, with a
-star where it may stand several times. Messages that do neither are left as bytes."""
+"""Messages that may contain tensors or describe inputs and outputs: number, type and name of each field, with a star if
+it is repeated. Other messages are left as bytes."""
 WIRE_TYPES = {"int": 0, "double": 1, "float": 5}
-"""As protobuf numbers them; bytes and messages are 2, and so are several numbers in one piece."""
+"""Wire types by protobuf's numbers; bytes, messages and packed numbers have 2."""
 MAX_DEPTH = 100
-"""Messages in messages, as in protobuf's own readers."""
+"""Maximum nesting of messages, as in protobuf's own readers."""
 MAX_FIELDS = 1_000_000
-"""In a file, so that what is held in memory is bounded: quantized, a DeBERTa-v2 of 48 layers has about a quarter of
-that (it has 4,700 a layer), a BERT of 24 layers a thirtieth."""
+"""Maximum number of fields in a file, which bounds memory. A quantized DeBERTa-v2 of 48 layers has about a quarter of
+this (4,700 per layer), a BERT of 24 layers a thirtieth."""
 
 _FIELDS = {
     message: {
@@ -61,29 +61,29 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of one of the types of MESSAGES: its fields by name, each with all values in their order."""
+    """A message of a type in MESSAGES: its fields by name, each with all its values in order."""
 
     type: str
     fields: dict[str, list[Any]]
 
     def all(self, name: str) -> list[Any]:
-        """Numbers, views of bytes (of several numbers in one piece too), or messages."""
+        """All values of a field: numbers, views of bytes (or of packed numbers), or messages."""
         return self.fields.get(name, [])
 
     def one(self, name: str) -> Any:
-        """The value of a field that may stand once; None where it does not."""
+        """The value of a singular field; None if it is absent."""
         return next(iter(self.all(name)), None)
 
     def text(self, name: str) -> str:
-        """The text of a field that may stand once; "" where it does not. ValueError: it is not UTF-8."""
+        """The text of a singular field; "" if it is absent. Raises ValueError if it is not UTF-8."""
         return str(self.one(name) or b"", "utf-8")
 
     def texts(self, name: str) -> list[str]:
-        """All texts of a field. ValueError: one is not UTF-8."""
+        """All texts of a field. Raises ValueError if one is not UTF-8."""
         return [str(one, "utf-8") for one in self.all(name)]
 
     def tree(self) -> "Iterator[Message]":
-        """This message and all in it."""
+        """Yield this message and, recursively, all messages in it."""
         yield self
         for values in self.fields.values():
             for value in values:
@@ -92,16 +92,16 @@ class Message:
 
 
 def read(content: bytes) -> Message:
-    """The Model that a file's content is.
+    """Parse the content of a file as a Model message.
 
     Raises:
-        ValueError: the content is no ONNX model; the sentence says where it ceases to be one.
+        ValueError: the content is not an ONNX model; the message says what is wrong.
     """
     return _Reader().message(memoryview(content), "Model", 0)
 
 
 def first_number(value: Any) -> int:
-    """A number, or the first of several in one piece. ValueError: there is none."""
+    """A number, or the first of packed numbers. Raises ValueError if there is none."""
     return value if isinstance(value, int) else _varint(value, 0, "number")[0]
 
 
@@ -140,7 +140,7 @@ def _value(view: memoryview, at: int, wire: int, kind: str) -> tuple[Any, int]:
 
 
 def _varint(view: memoryview, at: int, kind: str) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and where it ends."""
+    """Decode a varint (seven bits per byte, lowest first); return it and the position after it."""
     number = 0
     for shift, byte in enumerate(view[at : at + 10]):
         number |= (byte & 127) << 7 * shift

@@ -1,4 +1,4 @@
-"""The recipe: one YAML file that says all of a run, checked whole before anything is loaded."""
+"""The recipe: one YAML file that defines a run and is checked completely before anything is loaded."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -12,13 +12,13 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import MONITORS, Recipe
 
 WATCHERS = ("mlflow", *(f"deepspeed.{name}" for name in MONITORS))
-"""Sections that say who else is told of a run; their addresses are not for everyone."""
+"""Sections of monitors; the addresses in them are not published."""
 HARMLESS = (
     "training.gradient_checkpointing", "training.logging_steps", "training.micro_batch_size", "training.save_steps",
     "training.save_total_limit", "training.timeout", *WATCHERS,
 )  # fmt: skip
-"""Keys, and sections, that a run may go on with other values of: its steps see the same batches, though a micro-batch
-of another size draws other dropout."""
+"""Keys and sections whose values may change when a run is resumed: its steps see the same batches, though a different
+micro-batch size draws different dropout masks."""
 
 
 def load(path: Path, overrides: Sequence[str] = (), searches: bool = False) -> Recipe:
@@ -26,11 +26,11 @@ def load(path: Path, overrides: Sequence[str] = (), searches: bool = False) -> R
 
     Args:
         path: YAML file.
-        overrides: KEY=VALUE.
-        searches: whether it must say what to search.
+        overrides: KEY=VALUE strings.
+        searches: whether the recipe must say what to search.
 
     Raises:
-        InputError: every fault of the recipe and of what it names.
+        InputError: lists every fault of the recipe and of the files it names.
     """
     raw = _read(path)
     for override in overrides:
@@ -43,10 +43,10 @@ def load(path: Path, overrides: Sequence[str] = (), searches: bool = False) -> R
 
 
 def read(path: Path) -> Recipe:
-    """Read the resolved recipe of a run, without looking for what it names: that may be gone since.
+    """Read the resolved recipe of a run, without checking the files it names, which may be gone.
 
     Raises:
-        InputError: it is no recipe of this version.
+        InputError: it is not a recipe of this version.
     """
     raw = _read(path)
     if faults := recipe_faults.of_schema(raw):
@@ -67,7 +67,7 @@ def model_folder(recipe: Recipe, weights: bool = True) -> Path:
     """The folder of the model that a recipe names, as `run.model` finds it.
 
     Raises:
-        InputError: there is none; the fault begins with the recipe's key.
+        InputError: there is none; the message begins with the recipe's key.
     """
     try:
         return run.model(recipe.model, weights)
@@ -76,22 +76,22 @@ def model_folder(recipe: Recipe, weights: bool = True) -> Path:
 
 
 def check_model(recipe: Recipe, folder: Path, weights: bool = True) -> None:
-    """Refuse what a recipe asks of a model that it does not have: known of a hub's only once it is here.
+    """Check that a model fits its recipe; for a hub model, that is possible only once it is downloaded.
 
     Args:
-        recipe: that names it.
-        folder: of the model.
-        weights: whether it must hold them.
+        recipe: the recipe that names the model.
+        folder: the folder of the model.
+        weights: whether the folder must hold weights.
 
     Raises:
-        InputError: every fault found.
+        InputError: lists every fault found.
     """
     if faults := list(recipe_faults.of_model(encoder.check(folder, weights), recipe.model_dump(mode="json"))):
         raise InputError(*faults)
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values of dotted keys."""
+    """A copy of the recipe with new values for dotted keys."""
     raw = recipe.model_dump(mode="json")
     for key, value in settings.items():
         dotted.put(raw, key, value)
@@ -99,7 +99,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 
 def differences(now: Recipe, then: Recipe, besides: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys, `besides` those and the sections named, in which two recipes differ, with both values."""
+    """The dotted keys in which two recipes differ, with both values; keys and sections in `besides` are ignored."""
     raw = (dotted.without(recipe.model_dump(mode="json"), besides) for recipe in (now, then))
     ours, theirs = (dict(dotted.flat(one)) for one in raw)
     keys = sorted({*ours, *theirs})
@@ -118,16 +118,16 @@ def save(recipe: Recipe, path: Path) -> None:
 
 
 YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
-"""What PyYAML raises: ValueError of bytes that are no text and dates that are none, the last of nesting without end."""
+"""What PyYAML raises: ValueError for invalid text or dates, RecursionError for nesting that is too deep."""
 _FLOAT = re.compile(r"[-+]?((\.\d+|\d+(\.\d*)?)[eE][-+]?\d+|\d+\.\d*|\.\d+)$")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 2e-5 is a number (YAML 1.1 asks for 2.0e-5), a key given twice is an error."""
+    """YAML as people write it: 2e-5 is a number (YAML 1.1 requires 2.0e-5), and a duplicate key is an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        keys = [(key.tag, key.value) for key, _ in node.value]  # as they are written: << merges others in later on
+        keys = [(key.tag, key.value) for key, _ in node.value]  # as written: << merges others in later
         for index, key in enumerate(keys):
             if key in keys[:index]:
                 mark = node.value[index][0].start_mark
@@ -136,7 +136,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts into quotation marks what `_Loader` would take for a number."""
+    """Quotes strings that `_Loader` would read as numbers."""
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))

@@ -1,6 +1,6 @@
-"""What is wrong with a recipe: every fault at once, each with the path of the key, what was found and what would do.
+"""What is wrong with a recipe: all faults at once, each with the key, what was found and what is expected.
 
-What a recipe names outside itself (files, columns, a model's positions) is looked at, as far as it is on this machine.
+What a recipe refers to (files, columns, a model's positions) is checked as far as it is on this machine.
 """
 
 import copy
@@ -62,7 +62,7 @@ FOREIGN = {
     "save_strategy": "training.save_steps; 0: at the end of each epoch",
     "report_to": "deepspeed: its sections tensorboard, wandb, comet and csv_monitor; or mlflow",
 }
-"""Keys of Hugging Face's TrainingArguments and example scripts, and what a recipe has in their place."""
+"""Keys of Hugging Face's TrainingArguments and example scripts, and their counterparts in a recipe."""
 NEEDLESS = {
     "num_labels": "labels are found in the data, or listed in data.labels",
     "pad_to_max_length": "a micro-batch is padded to its longest text",
@@ -72,37 +72,37 @@ NEEDLESS = {
     "compute_metrics": "all metrics of the task are computed; training.best names the one that counts",
     "greater_is_better": "it follows from the metric",
     "load_best_model_at_end": "best/ is always the best checkpoint",
-    "resume_from_checkpoint": "bertline train RECIPE --resume goes on with a run",
+    "resume_from_checkpoint": "bertline train RECIPE --resume resumes a run",
     "push_to_hub": "hf upload ORG/NAME RUN/best uploads the model",
     "hub_model_id": "hf upload ORG/NAME RUN/best uploads the model",
 }
-"""Those that a recipe has nothing in place of, and why."""
+"""Keys of these without a counterpart in a recipe, and why."""
 
 SPARSE = (".jsonl", ".ndjson", ".json")
-"""Kinds of data file whose rows may have other columns than the first."""
+"""Suffixes of data files whose rows may have different columns."""
 FLAT = (".csv", ".tsv")
-"""Kinds of data file whose values are strings."""
+"""Suffixes of data files that hold only strings."""
 LISTS = {
     "token-classification": "tokens, tags and entities are lists, and CSV and TSV have none; use .conll or JSON lines",
     "question-answering": "answers are a list, and CSV and TSV have none; use JSON lines or SQuAD's JSON",
 }
-"""Why the examples of a task cannot stand in such a file."""
+"""Why FLAT files cannot hold the examples of a task."""
 
 
 def of(raw: dict[str, Any]) -> list[str]:
-    """A sentence for each fault of a recipe (as plain data), but for those of its `search`."""
+    """One sentence for each fault of a recipe (as plain data), except those of its `search`."""
     faults = of_schema(raw)
     sound = without(raw, faults)
     return [*faults.values(), *of_choices(sound), *_of_data(sound)]
 
 
 def of_schema(raw: dict[str, Any]) -> dict[str, str]:
-    """A sentence by key for everything that the schema refuses."""
+    """One sentence for every fault that the schema finds, by dotted key."""
     faults: dict[str, Any] = {}
     try:
         Recipe.model_validate(raw)
     except ValidationError as error:
-        for fault in error.errors():  # a union tells once for each of its members: the one that read furthest knows
+        for fault in error.errors():  # a union reports one error per member: the longest location is the best match
             key = _key(fault["loc"])
             if key not in faults or len(fault["loc"]) > len(faults[key]["loc"]):
                 faults[key] = fault
@@ -110,24 +110,24 @@ def of_schema(raw: dict[str, Any]) -> dict[str, str]:
 
 
 def without(raw: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """The recipe less the faulty keys, so that what remains can be held against the files it names."""
+    """The recipe without the faulty keys, so that the rest can be checked against the files it names."""
     sound = copy.deepcopy(raw)
     for key in keys:
         section, (name, *parts) = sound, key.split(".")
         while parts and isinstance(section.get(name), dict):
             section, (name, *parts) = section[name], parts
-        section.pop(name, None)  # a list goes with the part of it that is faulty
+        section.pop(name, None)  # one faulty item removes its whole list
     return sound
 
 
 def of_choices(raw: dict[str, Any]) -> Iterator[str]:
-    """What task and model do not allow."""
+    """Yield the values that the task or the model does not allow."""
     yield from _of_task(raw)
     yield from _of_models(raw)
 
 
 def _key(location: tuple[int | str, ...]) -> str:
-    """The dotted key of a pydantic location: union members' names, which are no keys, are left out."""
+    """The dotted key of a pydantic location, without the names of union members, which are not keys."""
     parts: list[str] = []
     section: Any = Recipe
     for part in location:
@@ -150,7 +150,7 @@ def _sentence(key: str, fault: Any) -> str:
 
 
 def _meant(key: str) -> str:
-    """What may stand in the place of an unknown key: the same name elsewhere, one that is spelled like it, or any."""
+    """What an unknown key may mean: the same name elsewhere, a similar spelling, or any of the known keys."""
     name = key.rpartition(".")[2]
     if name in FOREIGN:
         return f"here that is {FOREIGN[name]}"
@@ -165,7 +165,7 @@ def _meant(key: str) -> str:
 
 
 def _keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a section and of those in it."""
+    """Yield the dotted keys of a section and its subsections."""
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -190,12 +190,12 @@ def _section(parents: Sequence[str]) -> type[Section]:
 
 
 def kind(value: Any) -> str:
-    """What was found, in a message."""
+    """Type and value of what was found, for a message."""
     return "nothing" if value is None else f"{type(value).__name__} {value!r:.60}"
 
 
 def _of_task(raw: dict[str, Any]) -> Iterator[str]:
-    """What one key asks of a task that another says it is not."""
+    """Yield the keys that contradict the task or each other."""
     if "task" not in raw:
         return
     classifies = raw["task"] == "text-classification"
@@ -213,7 +213,7 @@ def _of_task(raw: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_columns(raw: dict[str, Any]) -> Iterator[str]:
-    """Columns that only other tasks read."""
+    """Yield the columns that only other tasks read."""
     data, own = _part(raw, "data"), {*COLUMNS[raw["task"]], *INPUTS[raw["task"]]}
     if raw["task"] == "text-classification":
         own.add("text_pair")
@@ -223,7 +223,7 @@ def _of_columns(raw: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_tokens(raw: dict[str, Any]) -> Iterator[str]:
-    """What is asked of long texts."""
+    """Yield the faults in how long texts are read."""
     tokens, classifies = _part(raw, "tokens"), raw["task"] == "text-classification"
     length, stride = tokens.get("max_length", Tokens().max_length), tokens.get("stride") or 0
     long = tokens.get("long")
@@ -241,7 +241,7 @@ def _of_tokens(raw: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_labels(raw: dict[str, Any], problem: ProblemType | None) -> Iterator[str]:
-    """Which labels there are, where they stand, and what they weigh."""
+    """Yield the faults in labels, their columns and their weights."""
     data, training = _part(raw, "data"), _part(raw, "training")
     if problem not in ("single_label_classification", None) or raw["task"] == "question-answering":
         for key in ("label_smoothing", "class_weights"):
@@ -267,18 +267,18 @@ def _of_labels(raw: dict[str, Any], problem: ProblemType | None) -> Iterator[str
 
 
 def _of_teacher(raw: dict[str, Any]) -> Iterator[str]:
-    """What makes sense with a teacher only, or beside one that leaves the labels a share of the loss."""
+    """Yield the keys that need a teacher, or a teacher that leaves the labels a share of the loss."""
     if raw.get("teacher"):
         yield from _of_labels_loss(raw)
         return
     asked = {"data.unlabelled": _part(raw, "data").get("unlabelled"), "distillation": raw.get("distillation")}
     for key, found in asked.items():
-        if found and found != Distillation().model_dump():  # which a resolved recipe spells out
-            yield f"{key}: found {found!r:.60}; it is of a teacher: name one, or leave it out"
+        if found and found != Distillation().model_dump():  # resolved recipes have the defaults written out
+            yield f"{key}: found {found!r:.60}; it needs a teacher: name one, or leave it out"
 
 
 def _of_labels_loss(raw: dict[str, Any]) -> Iterator[str]:
-    """What shapes the labels' loss, where a teacher has all of it; what is pruned goes by the labels' all the same."""
+    """Yield the settings of the label loss where the loss is all the teacher's and nothing is pruned by the labels."""
     distillation, student, training = (_part(raw, name) for name in ("distillation", "student", "training"))
     is_pruned = student.get("attention_heads") or student.get("intermediate_size")
     if distillation.get("weight", Distillation().weight) < 1 or is_pruned:
@@ -290,7 +290,7 @@ def _of_labels_loss(raw: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_monitors(raw: dict[str, Any]) -> Iterator[str]:
-    """Monitors that are told how, and not that they are to run."""
+    """Yield the monitors that are configured but not enabled."""
     mlflow = _part(raw, "mlflow")
     if "tracking_uri" not in mlflow and mlflow.get("experiment", default := Mlflow().experiment) != default:
         yield f"mlflow.experiment: found {mlflow['experiment']!r}; without mlflow.tracking_uri nothing is tracked"
@@ -305,7 +305,7 @@ def _part(raw: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _of_data(raw: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the files that the recipe names, as far as they are on this machine."""
+    """Yield the faults of the files that the recipe names, as far as they are on this machine."""
     data = _part(raw, "data")
     for name in ("train", "validation", "test", "unlabelled"):
         place = data.get(name)
@@ -326,16 +326,16 @@ def _of_data(raw: dict[str, Any]) -> Iterator[str]:
 
 
 def _reads_lists(raw: dict[str, Any], name: str, columns: Sequence[str]) -> bool:
-    """Whether what is read of a split is a list: its tokens, or what is right."""
+    """Whether a column that is read from a split holds lists: tokens, tags, entities or answers."""
     if name == "unlabelled":
         return raw.get("task") == "token-classification" and raw["data"].get("text", "text") not in columns
     return raw.get("task") in LISTS
 
 
 def _needed(raw: dict[str, Any], name: str, path: Path, columns: Sequence[str]) -> dict[str, str | None]:
-    """The columns that a file must have, by the keys that say which; None where a key names none.
+    """The columns that a file must have, by recipe key; None where a key names no column.
 
-    Of JSON they are the first row's: what a row may do without is not asked for.
+    For JSON only the first row's columns are known: columns that a row may lack are not required.
     """
     sparse = tables.kind(path)[0] in SPARSE
     data, asked = raw["data"], raw.get("task", "")
@@ -359,7 +359,7 @@ def _needed(raw: dict[str, Any], name: str, path: Path, columns: Sequence[str]) 
 
 
 def _of_models(raw: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the models' folders, and what the recipe asks of its own that it does not have."""
+    """Yield the faults of the folders of model and teacher, and what the recipe asks of the model in vain."""
     try:
         config = None if raw.get("model") is None else _config(raw["model"])
         yield from () if config is None else of_model(config, raw)
@@ -374,17 +374,17 @@ def _of_models(raw: dict[str, Any]) -> Iterator[str]:
 
 
 def _config(place: str) -> dict[str, Any] | None:
-    """The config.json of a model that is sound; None of a hub's, which is checked once it is downloaded.
+    """The config.json of a checked model; None for a hub model, which is checked once it is downloaded.
 
     Raises:
-        InputError: as `encoder.check`; a run that did not finish; no such model.
+        InputError: see `encoder.check`; or the run did not finish, or there is no such model.
     """
     places.check_model_id(place)
     return None if places.is_hub_id(place) else encoder.check(run.model(place))
 
 
 def of_model(config: dict[str, Any], raw: dict[str, Any]) -> Iterator[str]:
-    """What a recipe (as plain data) asks of a model that its config.json says it does not have."""
+    """Yield what a recipe (as plain data) asks of a model that its config.json rules out."""
     length = raw.get("tokens", {}).get("max_length", Tokens().max_length)
     if length > (most := encoder.max_tokens(config)):
         yield f"tokens.max_length: found {length}; {raw['model']} holds at most {most} tokens"

@@ -1,6 +1,6 @@
-"""How work that takes a while tells a person of it."""
+"""How long-running work reports its progress."""
 
 from collections.abc import Callable
 
 Say = Callable[[str], None]
-"""Takes a line of progress for a person."""
+"""A function that takes a line of progress for the user."""

@@ -1,7 +1,7 @@
-"""The `search` section of a recipe: what is wrong with the values that are to be tried.
+"""What is wrong with the `search` section of a recipe, including the values to be tried.
 
-Each value is put into the recipe in place of its own, and then any two keys' values together: what the recipe would be
-told of itself is told of them.
+Each value is put into the recipe in turn, then the values of any two keys together; the faults of the resulting recipes
+are reported.
 """
 
 import copy
@@ -14,21 +14,21 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Search
 
 FIXED = ("name", "task", "problem_type", "data", "training.seed", "training.best", "search")
-"""What is the same in all trials: by these they are named, cut and compared."""
+"""Keys that must be the same in all trials: by these, trials are named, split and compared."""
 OF_LOSS = ("training.label_smoothing", "training.class_weights")
-"""Which loss it is: where trials are compared by it, these are the same, too."""
+"""Keys that define the loss: they must be the same too, if trials are compared by it."""
 OF_WINDOWS = ("tokens.long", "tokens.max_length", "tokens.stride")
-"""As well, where the loss is the mean over windows: how many there are of a text."""
+"""Keys that define the windows: they must be the same too, if the loss is a mean over windows."""
 
 Raw = dict[str, Any]
 
 
 def of(raw: Raw, asked: bool) -> Iterator[str]:
-    """A sentence for each fault of a recipe's `search`.
+    """Yield one sentence for each fault of a recipe's `search`.
 
     Args:
         raw: the recipe as plain data.
-        asked: whether it must say what to search.
+        asked: whether the recipe must say what to search.
     """
     raw = recipe_faults.without(raw, recipe_faults.of_schema(raw))
     search = raw.get("search") or {}
@@ -53,7 +53,7 @@ def of(raw: Raw, asked: bool) -> Iterator[str]:
 
 
 def _find_values(kind: str, value: Any) -> list[Any]:
-    """The values listed, or the ends of a range; none where it is neither."""
+    """The values of a list, or the ends of a range; none if it is neither."""
     if isinstance(value, list):
         return value
     if kind == "grid" or not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
@@ -64,14 +64,14 @@ def _find_values(kind: str, value: Any) -> list[Any]:
 
 
 def _of_fixed(place: str, key: str) -> str:
-    """That a key is not to be searched."""
+    """The message that a key cannot be searched."""
     rule = f"{key} is the same in all trials, by which they are named, cut or compared"
     other = ", or compare by another training.best than loss" if key not in FIXED else ""
     return f"{place}: {rule}; search other keys, each by its own name{other}"
 
 
 def _of_key(raw: Raw, place: str, key: str, value: Any, values: list[Any]) -> Iterator[str]:
-    """What is wrong with a key's values."""
+    """Yield the faults of a key's values."""
     if not values:
         ranged = ", or {low: 1e-5, high: 1e-4, log: true}, low under high" if place.endswith("space") else ""
         yield f"{place}.{key}: found {value!r:.60}; expected a list of values{ranged}"
@@ -86,7 +86,7 @@ def _of_key(raw: Raw, place: str, key: str, value: Any, values: list[Any]) -> It
 
 
 def _same(raw: Raw, values: Mapping[str, list[Any]]) -> Sequence[str]:
-    """The keys that are the same in all trials of a recipe, by what they try."""
+    """The keys that must be the same in all trials of a recipe, given the values they try."""
     if (raw.get("training") or {}).get("best") != "loss":
         return FIXED
     return (*FIXED, *OF_LOSS, *(OF_WINDOWS if _has_windows(raw, values) else ()))
@@ -102,7 +102,7 @@ def _has_windows(raw: Raw, values: Mapping[str, list[Any]]) -> bool:
 
 
 def _of_pairs(raw: Raw, values: Mapping[str, list[Any]]) -> Iterator[str]:
-    """What the values of any two keys are not allowed together, all other keys at their first."""
+    """Yield the combinations of two keys' values that are not allowed, all other keys having their first values."""
     known = set(recipe_faults.of_choices(raw))
     first = {key: some[0] for key, some in values.items()}
     for keys in combinations_with_replacement(values, 2):
@@ -115,7 +115,7 @@ def _of_pairs(raw: Raw, values: Mapping[str, list[Any]]) -> Iterator[str]:
 
 
 def _put(raw: Raw, settings: Mapping[str, Any]) -> Raw:
-    """A recipe with other values."""
+    """A copy of a recipe with new values for dotted keys."""
     trial = copy.deepcopy(raw)
     for key, value in settings.items():
         dotted.put(trial, key, value)

@@ -1,8 +1,8 @@
-"""Signatures of bundles, as OpenSSF's model-signing makes them: model.sig, over every other file of the folder.
+"""Signatures of bundles by OpenSSF's model-signing: model.sig signs every other file of the folder.
 
-The key is an elliptic-curve one (P-256, P-384 or P-521) in PEM; nothing is asked of the network. Anyone can check a
-bundle with that project's own command, too: `model_signing verify key BUNDLE --signature BUNDLE/model.sig
---public_key PUBLIC_KEY`. The package is an extra, `bertline[sign]`.
+Keys are elliptic-curve keys (P-256, P-384 or P-521) in PEM; the network is not used. Anyone can also verify a bundle
+with that project's own command: `model_signing verify key BUNDLE --signature BUNDLE/model.sig --public_key PUBLIC_KEY`.
+The package is an extra, `bertline[sign]`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Sign = Callable[[Path], None]
 
 
 def signer(private_key: Path) -> Sign:
-    """What signs a folder with a key: made before the work that is signed at its end.
+    """Load a key for signing, so that a bad key is found before the long work whose result is signed.
 
     Args:
-        private_key: a PEM file, not encrypted.
+        private_key: an unencrypted PEM file.
 
     Returns:
         A function that writes model.sig into the folder it is given.
@@ -49,14 +49,14 @@ def signer(private_key: Path) -> Sign:
 
 
 def verify(folder: Path, public_key: Path) -> str:
-    """Demand that the files of a bundle are those which the owner of a key signed.
+    """Verify that the owner of a key signed exactly the files of a bundle.
 
     Returns:
-        The sha256 of the manifest that is signed: what is loaded afterwards is the verified bundle if it has that one.
+        The sha256 of the signed manifest: a bundle loaded afterwards is the verified one if its manifest has this hash.
 
     Raises:
-        InputError: `folder` is no bundle, the file holds no such key, or model-signing is not installed.
-        DamagedError: there is no signature, it is another key's, or a file is not what was signed.
+        InputError: `folder` is not a bundle, the file holds no such key, or model-signing is not installed.
+        DamagedError: there is no signature, another key signed, or a file differs from what was signed.
     """
     bundle.demand(folder)
     _need()
@@ -72,12 +72,12 @@ def verify(folder: Path, public_key: Path) -> str:
         raise DamagedError(f"{folder}: not signed, it has no {SIGNATURE}; bertline export --sign KEY signs")
     try:
         content = path.read_bytes()
-        with contextlib.redirect_stdout(sys.stderr):  # where the library prints a warning
+        with contextlib.redirect_stdout(sys.stderr):  # the library prints a warning
             config.set_hashing_config(_hashing()).verify(folder.resolve(), path)
         if path.read_bytes() != content:
             raise ValueError("it changed while it was read")
         covered = _covered(content)
-    except Exception as error:  # of what a stranger wrote the readers complain in many ways; each means no
+    except Exception as error:  # untrusted input makes the library raise all kinds of errors; each means invalid
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedError(f"{path}: no valid signature by {public_key}: {reason}") from None
     if MANIFEST not in covered:
@@ -86,13 +86,13 @@ def verify(folder: Path, public_key: Path) -> str:
 
 
 def demand_same(folder: Path, signed: str | None, loaded: str) -> None:
-    """Raise DamagedError where the manifest that was loaded is not the one that was signed; None: no one had to."""
+    """Raise DamagedError if the loaded manifest is not the signed one; None: no signature was required."""
     if signed not in (None, loaded):
         raise DamagedError(f"{folder}: not the bundle any more whose signature was verified")
 
 
 def _hashing() -> Hashing:
-    """One digest a file, of every file but the signature: a signature of another form than this is refused."""
+    """Hash each file except the signature; a signature made with other settings is rejected."""
     from model_signing import hashing
 
     config = hashing.Config().use_file_serialization(hashing_algorithm="sha256", allow_symlinks=False)
@@ -100,9 +100,7 @@ def _hashing() -> Hashing:
 
 
 def _covered(content: bytes) -> dict[str, str]:
-    """The files that a verified signature is about, and their sha256: whoever signs may leave files out, and it says so
-    itself.
-    """
+    """The files that a verified signature covers, with their sha256; the signer may have left files out."""
     payload = base64.b64decode(json.loads(content)["dsseEnvelope"]["payload"])
     return {resource["name"]: resource["digest"] for resource in json.loads(payload)["predicate"]["resources"]}
 

@@ -11,16 +11,16 @@ EXPECTED = "a list of objects, or SQuAD's {'data': [{'paragraphs': [{'context', 
 
 
 def rows(stream: TextIO, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) for each question with its context, title and answers, or for each object of a list.
+    """Yield (where, row) for each question with its context, title and answers, or for each object of a list.
 
     Raises:
-        InputError: it is not JSON, or neither of the two.
+        InputError: the file is not JSON, or has neither layout.
     """
     try:
         content = json.load(stream)
     except json.JSONDecodeError as error:
         raise InputError(f"{path} line {error.lineno}: not JSON ({error.msg}); one object a line is .jsonl") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
+    except (ValueError, RecursionError) as error:  # numbers with thousands of digits, or deep nesting
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         yield from _questions(content["data"], path)

@@ -1,19 +1,19 @@
-"""JSON that all readers take alike (RFC 8259): no key twice in an object, no NaN, no depth that ends a reader."""
+"""JSON that all readers read alike (RFC 8259): no duplicate keys, no NaN, no nesting that is too deep for a reader."""
 
 import json
 from typing import Any
 
 
 class NotJsonError(ValueError):
-    """The sentence says what is wrong, and where."""
+    """Invalid JSON; the message says what is wrong, and where."""
 
 
 def loads(content: bytes) -> Any:
-    """The value that UTF-8 text stands for.
+    """Parse UTF-8 text.
 
     Raises:
-        NotJsonError: it is not JSON, a key stands twice in an object, or values are nested too deeply or have too many
-            digits to be meant.
+        NotJsonError: it is not JSON, an object has a duplicate key, values are nested too deeply, or a number has too
+            many digits.
     """
     try:
         return json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_no_number)
@@ -25,12 +25,12 @@ def loads(content: bytes) -> Any:
         raise NotJsonError(f"{error.msg}, at character {error.pos}") from None
     except RecursionError:
         raise NotJsonError("nested too deeply") from None
-    except ValueError:  # Python reads no more digits than it was told to
+    except ValueError:  # Python limits the number of digits
         raise NotJsonError("a number that is too long") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, unless a key stands twice in it: readers differ in which they take."""
+    """An object without duplicate keys: readers differ in which value they take."""
     keys: dict[str, Any] = {}
     for name, value in pairs:
         if name in keys:

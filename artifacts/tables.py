@@ -1,7 +1,7 @@
-"""Rows of a data file, streamed, each with the place it came from; texts may be compressed (.gz, .bz2, .xz, .zst).
+"""Stream the rows of a data file, each with its location; text files may be compressed (.gz, .bz2, .xz, .zst).
 
-Values stay what the file says: CSV and TSV give strings only ("NA" and "007" included), nothing is guessed. The kind
-of a file is its suffix, in small letters or capitals. Memory stays flat but for .json, which is one value.
+Values are kept as they are in the file: CSV and TSV give only strings ("NA" and "007" included), and no types are
+guessed. The suffix tells the kind of a file, in any case. Memory use is constant, except for .json, which is one value.
 """
 
 import bz2
@@ -22,34 +22,34 @@ from bertline.artifacts import conll, squad
 from bertline.artifacts.errors import InputError
 
 LONGEST_FIELD = 1 << 27
-"""Characters a CSV field may have; Python's own limit of 131,072 is shorter than a long document."""
+"""Maximum length of a CSV field in characters; Python's own limit of 131,072 is shorter than a long document."""
 BATCH = 1024
-"""Rows of a Parquet or Arrow file that are made Python values at once."""
+"""Number of rows of a Parquet or Arrow file that are converted to Python values at once."""
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
-"""(where, row): `where` names file and row (or line) as a person counts them."""
+"""Pairs (where, row); `where` names the file and the row or line, counted from 1."""
 
 
 T = TypeVar("T")
 
 
 class Attempt(NamedTuple):
-    """A row as it was read, or why it could not be."""
+    """A row, or why it could not be read."""
 
     where: str
-    """As in `Rows`."""
+    """Location of the row, as in `Rows`."""
     number: int
-    """Of the row, as `where` counts: the line of JSON lines, the row of a table (of CSV and TSV, the header is 1); of
-    .json and CoNLL files, the question or sentence."""
+    """Number of the row, as in `where`: the line in JSON lines, the row in a table (in CSV and TSV, the header is row
+    1), the question or sentence in .json and CoNLL files."""
     row: dict[str, Any] | InputError
     line: int | None = None
-    """Where it begins, in CSV, TSV and JSON lines."""
+    """Line on which the row begins, in CSV, TSV and JSON lines."""
 
 
 Choose = Callable[[Sequence[str]], Collection[str]]
-"""Those of a file's columns that are to be read."""
+"""Chooses, from the columns of a file, the ones to read."""
 Spell = Callable[[str, Sequence[str]], bool]
-"""Whether the whole numbers of a column are read as the names that the file has for 0, 1, …"""
+"""Whether the integers of a column are replaced by the names that the file has for 0, 1, …"""
 
 
 def rows(path: Path, spell: Spell = lambda column, names: True) -> Rows:
@@ -57,10 +57,11 @@ def rows(path: Path, spell: Spell = lambda column, names: True) -> Rows:
 
     Args:
         path: the file.
-        spell: of which columns numbers are read as names, where a Parquet or Arrow file names them as `datasets` does.
+        spell: in which columns integers are replaced by names, where a Parquet or Arrow file has names for them as
+            `datasets` writes them.
 
     Raises:
-        InputError: the file is missing, empty, damaged, of another kind, not UTF-8, or a row is not like the others.
+        InputError: the file is missing, empty, damaged, of an unknown kind or not UTF-8, or a row is malformed.
     """
     with opened(path) as raw:
         for attempt in attempts(path, raw, spell=spell):
@@ -70,13 +71,13 @@ def rows(path: Path, spell: Spell = lambda column, names: True) -> Rows:
 
 
 def evenly_spaced(given: Sequence[T], count: int) -> list[T]:
-    """`count` of them at most, evenly spaced: files may be sorted by label, and their heads have one."""
+    """At most `count` items, evenly spaced: files may be sorted by label, so their first rows may have only one."""
     count = min(count, len(given))
     return [given[index * len(given) // count] for index in range(count)]
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last with what is left."""
+    """Yield lists of `size` items; the last may be shorter."""
     rest = iter(items)
     while some := list(islice(rest, size)):
         yield some
@@ -88,17 +89,17 @@ def attempts(
     choose: Choose = lambda names: names,
     spell: Spell = lambda column, names: True,
 ) -> Iterator[Attempt]:
-    """Yield every row of `path`, and in place of each that is bad what is wrong with it.
+    """Yield every row of `path` or, for a bad row, what is wrong with it.
 
     Args:
         path: the file.
-        raw: of it, from `opened`; how far it was read is how far the rows are. Closed at the end.
-        choose: which columns of Parquet and Arrow files are read, which may have some that are large or no text.
-        spell: as in `rows`.
+        raw: its stream, from `opened`, whose position shows the progress. It is closed at the end.
+        choose: which columns of a Parquet or Arrow file to read; others may be large or hold no text.
+        spell: see `rows`.
 
     Raises:
-        InputError: the file is empty, damaged or of another kind, so that no row can be read from there on. A bad row
-            of a .json or CoNLL file is such a fault as well.
+        InputError: the file is empty, damaged or of an unknown kind, so that no further row can be read. A bad row of a
+            .json or CoNLL file counts as damage.
     """
     empty = True
     try:
@@ -114,10 +115,10 @@ def attempts(
 
 
 def opened(path: Path) -> BufferedReader:
-    """The bytes of a data file.
+    """Open a data file as a stream of bytes.
 
     Raises:
-        InputError: it is missing, or of a kind that is not read.
+        InputError: the file is missing or of an unknown kind.
     """
     suffix, compression = kind(path)
     if suffix not in KINDS:
@@ -133,21 +134,21 @@ def opened(path: Path) -> BufferedReader:
 
 
 def columns(path: Path) -> list[str]:
-    """The columns of the first row (of the header, for CSV and TSV).
+    """The columns of the first row (for CSV and TSV, the header).
 
     Raises:
-        InputError: as `rows`.
+        InputError: see `rows`.
     """
     return list(next(rows(path))[1])
 
 
 def lacking(path: Path | str, missing: Sequence[str], columns: Iterable[str]) -> str:
-    """What a person is told of a file without columns that are read."""
+    """The message for a file that lacks required columns."""
     return f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(columns)}"
 
 
 def count(path: Path) -> int | None:
-    """How many rows a Parquet file says it has; None of other kinds, which only reading them tells."""
+    """The number of rows in a Parquet file, from its metadata; None for other kinds of file."""
     if kind(path)[0] != ".parquet":
         return None
     try:
@@ -161,7 +162,7 @@ def count(path: Path) -> int | None:
 
 
 def kind(path: Path) -> tuple[str, str]:
-    """The suffix of the kind of file and that of its compression, in small letters: (".csv", ".gz"), (".csv", "")."""
+    """The suffixes of a file's kind and of its compression, in lower case: (".csv", ".gz"), (".csv", "")."""
     *_, inner, outer = ["", "", *(suffix.lower() for suffix in path.suffixes)]
     return (inner, outer) if outer in COMPRESSED else (outer, "")
 
@@ -171,7 +172,7 @@ def _text_rows(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
     binary = io.BufferedReader(COMPRESSED[compression](path, raw)) if compression else raw
     if binary.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise InputError(f"{path}: UTF-16, not UTF-8; convert the text, for example with iconv -f utf-16 -t utf-8")
-    newline = "" if suffix in (".csv", ".tsv") else None  # a quoted field keeps its line ends
+    newline = "" if suffix in (".csv", ".tsv") else None  # a quoted field keeps its line endings
     with io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as stream:
         yield from TEXTS[suffix](stream, path)
 
@@ -188,7 +189,7 @@ def _check_names(names: Sequence[str], where: str) -> None:
 
 
 def _lines(stream: Iterable[str], path: Path, tell: Callable[[InputError], None]) -> Iterator[str]:
-    """All lines; `tell` hears what is wrong with one before it is handed on."""
+    """Yield all lines; `tell` is called with the fault of a bad line before it is yielded."""
     for number, line in enumerate(stream, start=1):
         if "\0" in line:
             advice = "if the text is UTF-16, convert it with iconv -f utf-16le -t utf-8"
@@ -200,7 +201,7 @@ def _lines(stream: Iterable[str], path: Path, tell: Callable[[InputError], None]
 
 
 def _no_utf8(line: str) -> int | None:
-    """The first byte that could not be decoded, which surrogateescape has kept."""
+    """The first byte that could not be decoded, which surrogateescape has preserved; None if there is none."""
     try:
         line.encode()
     except UnicodeEncodeError as error:
@@ -243,7 +244,7 @@ def _read_delimited(stream: TextIO, path: Path) -> Iterator[Attempt]:
 
 
 def _check_delimiter(top: str, path: Path, delimiter: str) -> None:
-    """Refuse a table whose fields something else separates: read by quotes, its faults would be told of each row."""
+    """Reject a table with another delimiter: otherwise every row with a quote in it would be reported as faulty."""
     other = next((other for other in ",\t;|" if other in top), None)
     if other is None or delimiter in top:
         return
@@ -257,12 +258,12 @@ def _check_delimiter(top: str, path: Path, delimiter: str) -> None:
 
 
 def _swallows(field: str) -> bool:
-    """Whether a field of a TSV file holds what would be rows, were it not for a quote that begins a text."""
+    """Whether a field of a TSV file seems to contain rows, because a text begins with an unescaped quote."""
     return "\t" in field and ("\n" in field or "\r" in field)
 
 
 def _records(stream: Iterable[str], path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | InputError]]:
-    """The line that each record begins at, and its fields or what is wrong with them."""
+    """Yield, for each record, the line on which it begins, and its fields or what is wrong with them."""
     csv.field_size_limit(LONGEST_FIELD)
     faults: list[InputError] = []
     reader = csv.reader(_lines(stream, path, faults.append), delimiter=delimiter, strict=True)
@@ -271,7 +272,7 @@ def _records(stream: Iterable[str], path: Path, delimiter: str) -> Iterator[tupl
         found: list[str] | InputError | None
         try:
             found = next(reader, None)
-        except csv.Error as error:  # the reader goes on with the next line
+        except csv.Error as error:  # the reader continues with the next line
             advice = 'a field with quotes in it is quoted itself, and those are doubled: "say ""so"""'
             found = InputError(f"{path} line {begin}: {error} in the row that begins here; {advice}")
         if faults:
@@ -311,14 +312,14 @@ def _number_rows(found: Rows) -> Iterator[Attempt]:
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
-    """By column of an Arrow schema what 0, 1, … stand for in it or in its lists, as a ClassLabel of `datasets` says."""
+    """Names of 0, 1, … by column of an Arrow schema, for columns (or lists) of `datasets` ClassLabels."""
     told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info") or {}
     found = {name: _names(feature) for name, feature in (told.get("features") or {}).items()}
     return {name: names for name, names in found.items() if names}
 
 
 def _names(feature: Any) -> list[str] | None:
-    if isinstance(feature, list):  # as datasets before 4.0 wrote lists
+    if isinstance(feature, list):  # a list, as written by datasets before 4.0
         return _names(feature[0])
     if "feature" in feature:
         return _names(feature["feature"])
@@ -326,14 +327,14 @@ def _names(feature: Any) -> list[str] | None:
 
 
 def spelled(row: dict[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The row, with the names of `classes` in place of their numbers; None where -1 says that there is no label."""
+    """The row with integers replaced by the names in `classes`; -1, which means no label, becomes None."""
     return row | {column: _spelled(row[column], names) for column, names in classes.items()}
 
 
 def _spelled(value: Any, names: Sequence[str]) -> Any:
     if isinstance(value, list):
         return [_spelled(each, names) for each in value]
-    if not isinstance(value, int):  # nothing, or a name by now
+    if not isinstance(value, int):  # None, or already a name
         return value
     return names[value] if 0 <= value < len(names) else None
 
@@ -361,7 +362,7 @@ def _binary_rows(path: Path, raw: BufferedReader, choose: Choose, spell: Spell) 
 
 
 def _values(batch: Any, spell: Spell) -> list[Any]:
-    """The rows of a batch; where one has bytes as text or a date after the year 9999, the error in place of it."""
+    """The rows of a batch; an error replaces a row with invalid UTF-8 or a date after the year 9999."""
     named = class_names(batch.schema).items()
     classes = {name: names for name, names in named if name in batch.schema.names and spell(name, names)}
     try:
@@ -382,7 +383,7 @@ def _read_parquet(stream: BinaryIO, path: Path, choose: Choose) -> Iterator[Any]
 
 
 def _read_arrow(stream: BinaryIO, path: Path, choose: Choose) -> Iterator[Any]:
-    """The record batches of an IPC stream (what `datasets` saves) or an IPC file (Feather)."""
+    """Yield the record batches of an IPC stream (as `datasets` saves it) or an IPC file (Feather)."""
     from pyarrow import ipc
 
     is_file = stream.read(6) == b"ARROW1"
@@ -394,7 +395,7 @@ def _read_arrow(stream: BinaryIO, path: Path, choose: Choose) -> Iterator[Any]:
 
 
 def _choose_columns(names: Sequence[str], choose: Choose, path: Path) -> list[str]:
-    """Those columns of a file that are read, each of whose names must be one column's."""
+    """The columns of a file to read; their names must be unique."""
     wanted = choose(names)
     found = [name for name in names if name in wanted]
     _check_names(found, str(path))
@@ -402,7 +403,7 @@ def _choose_columns(names: Sequence[str], choose: Choose, path: Path) -> list[st
 
 
 def _zstd(path: Path, raw: BufferedReader) -> Any:
-    """The bytes of a .zst file, all frames of it; one that is cut short raises OSError."""
+    """The decompressed bytes of all frames of a .zst file; a truncated file raises OSError."""
     try:
         import pyarrow as pa
     except ImportError:
@@ -414,7 +415,7 @@ def _zstd(path: Path, raw: BufferedReader) -> Any:
 COMPRESSED: dict[str, Callable[[Path, BufferedReader], Any]] = {
     ".gz": lambda path, raw: gzip.GzipFile(fileobj=raw),
     ".bz2": lambda path, raw: bz2.BZ2File(raw),
-    ".xz": lambda path, raw: lzma.LZMAFile(raw),  # noqa: SIM115 - closed by who reads it
+    ".xz": lambda path, raw: lzma.LZMAFile(raw),  # noqa: SIM115 - closed by its reader
     ".zst": _zstd,
 }
 TEXTS: dict[str, Callable[[TextIO, Path], Iterator[Attempt]]] = {
@@ -434,4 +435,4 @@ BINARIES: dict[str, Callable[[BinaryIO, Path, Choose], Iterator[Any]]] = {
     ".arrow": _read_arrow,
 }
 KINDS = (*TEXTS, *BINARIES)
-"""The kinds of data file, by suffix."""
+"""Suffixes of all kinds of data file."""

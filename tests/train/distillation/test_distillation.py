@@ -453,8 +453,8 @@ class TestRelations:
 @pytest.mark.parametrize(
     ("keys", "fault"),
     [
-        ({"data": {"unlabelled": "rows.jsonl"}}, "data.unlabelled: found 'rows.jsonl'; it is of a teacher: name one"),
-        ({"distillation": {"weight": 0.5}}, "distillation: found {'weight': 0.5}; it is of a teacher"),
+        ({"data": {"unlabelled": "rows.jsonl"}}, "data.unlabelled: found 'rows.jsonl'; it needs a teacher: name one"),
+        ({"distillation": {"weight": 0.5}}, "distillation: found {'weight': 0.5}; it needs a teacher"),
         ({"student": {"layers": [0, 3]}}, r"student.layers: found \[0, 3\]; name some of 0 to 1, each once, in order"),
         ({"student": {"layers": [1, 0]}}, r"student.layers: found \[1, 0\]; name some of 0 to 1, each once, in order"),
         ({"teacher": "nobody/there.yaml"}, "teacher: nobody/there.yaml: no such model folder"),
