@@ -39,6 +39,8 @@ class Trial:
     size_bytes: int
     p50_ms: dict[str, float]
     score: Score | None = None
+    agreement: float | None = None
+    """With PyTorch's answers to the examples, as `Task.agreement` measures it."""
 
     @property
     def milliseconds(self) -> float:
@@ -50,8 +52,8 @@ def order(trial: Trial, terms: Terms) -> tuple[float, ...]:
     """What is better stands first; of two alike the smaller, or the faster."""
     if terms.prefer == "size":
         return (trial.size_bytes, trial.milliseconds)
-    if terms.prefer == "accuracy" and trial.score:
-        return (-trial.score.value, trial.milliseconds)
+    if terms.prefer == "accuracy" and trial.agreement is not None:
+        return (-trial.agreement, trial.milliseconds)
     return (trial.milliseconds, trial.size_bytes)
 
 
@@ -135,7 +137,7 @@ def _score_in_words(score: Score | None) -> str:
 
 
 def _why(trial: Trial, chosen: Trial, sealed: Sequence[Trial], terms: Terms) -> str:
-    best = {"latency": "fastest", "size": "smallest", "accuracy": "most accurate"}[terms.prefer]
+    best = {"latency": "fastest", "size": "smallest", "accuracy": "closest to PyTorch"}[terms.prefer]
     if trial is chosen:
         return f"chosen: the {best} that loses at most {terms.max_drop:g}"
     if trial in sealed:
@@ -148,8 +150,9 @@ def _why(trial: Trial, chosen: Trial, sealed: Sequence[Trial], terms: Terms) -> 
         return "not right alone, as is known: not scored"
     if terms.prefer == "size" and trial.size_bytes > chosen.size_bytes:
         return f"larger than {chosen.plan.name}: {trial.size_bytes:,} bytes against {chosen.size_bytes:,}"
-    if terms.prefer == "accuracy" and trial.score and chosen.score and trial.score.value < chosen.score.value:
-        return f"less accurate than {chosen.plan.name}: {trial.score.value:.4f} against {chosen.score.value:.4f}"
+    own, best_own = trial.agreement, chosen.agreement
+    if terms.prefer == "accuracy" and own is not None and best_own is not None and own < best_own:
+        return f"less close to PyTorch than {chosen.plan.name}: agreement {own:.4f} against {best_own:.4f}"
     if trial.milliseconds == chosen.milliseconds:
         return f"as fast as {chosen.plan.name}, but larger: {trial.size_bytes:,} bytes against {chosen.size_bytes:,}"
     return f"slower than {chosen.plan.name}: {trial.milliseconds:.2f} ms against {chosen.milliseconds:.2f}"

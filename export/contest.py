@@ -100,6 +100,8 @@ class Contest:
         self._workers: dict[str, Worker] = {}
         self._looks: dict[str, int] = {} if teacher is None else teacher.looks.setdefault(origin.place, {})
         self._notices: list[str] = []
+        self._counts: dict[str, Counts] = {}
+        """By candidate: what its answers to the examples are counted as."""
 
     def hold(self, plans: Sequence[Plan]) -> Outcome:
         """Make, time and score until the best that is right is known; a candidate that fails meanwhile is left out.
@@ -204,27 +206,39 @@ class Contest:
         """The best of those that fit and are right, scoring no more than it takes to know."""
         trials = [trial for trial in self._trials.values() if fit(trial.plan) and not choose.fault(trial, self.terms)]
         if self.terms.prefer == "accuracy":
-            trials = list(self._score_each(trials))
+            # ranked without the labels: the best score of several would be the luckiest one
+            trials = list(self._measure_each(trials, self._answer))
         ordered = sorted(trials, key=lambda trial: choose.order(trial, self.terms))
-        return next((trial for trial in self._score_each(ordered) if not choose.fault(trial, self.terms)), None)
+        scored = self._measure_each(ordered, self._score)
+        return next((trial for trial in scored if not choose.fault(trial, self.terms)), None)
 
-    def _score_each(self, trials: Iterable[Trial]) -> Iterator[Trial]:
-        """The trials with their scores, one after another, without those that fail."""
+    def _measure_each(self, trials: Iterable[Trial], measure: Callable[[str], Trial]) -> Iterator[Trial]:
+        """The trials as `measure` returns them, one after another, without those whose worker fails."""
         for trial in trials:
             try:
-                scored = self._score(trial.plan.name)
+                measured = measure(trial.plan.name)
             except BertlineError as error:
                 self._drop(error)
             else:
-                yield scored
+                yield measured
+
+    def _answer(self, name: str) -> Trial:
+        """A trial with the agreement of its answers with PyTorch's; they are computed once."""
+        if name not in self._counts:
+            self.say(f"{name}: answering {len(self.origin.texts):,} texts")
+            outputs = self._workers[name].outputs(self.origin.texts)
+            answers = self.origin.task.decode(self.origin.texts, self._windows, outputs)
+            self._counts[name] = self.origin.task.counts(self.origin.examples, answers)
+            agreement = self.origin.task.agreement(self._judge.answers, answers)
+            self._trials[name] = replace(self._trials[name], agreement=agreement)
+        return self._trials[name]
 
     def _score(self, name: str) -> Trial:
-        """A trial with the score of its answers, which are asked for once."""
-        trial = self._trials[name]
+        """A trial with the score of its answers; scoring it is one comparison more with the labels."""
+        trial = self._answer(name)
         if trial.score is None:
-            self.say(f"{name}: answering {len(self.origin.texts):,} texts")
-            after = self._counts(self._workers[name])
-            self._trials[name] = trial = replace(trial, score=self._judge.score(after, self._look(name)))
+            score = self._judge.score(self._counts[name], self._look(name))
+            self._trials[name] = trial = replace(trial, score=score)
         return trial
 
     def _look(self, name: str) -> int:
@@ -236,7 +250,8 @@ class Contest:
         failed = [trial for trial in self._trials.values() if trial.score and trial.plan.quantized]
         if not failed or self.terms.only:
             return
-        if self._judge.passes(self._counts(self._workers["fp32"]), len(self._looks) + 1):
+        self._answer("fp32")
+        if self._judge.passes(self._counts["fp32"], len(self._looks) + 1):
             self.say("none is right: trying what is slower, but loses less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
             self._make(slower := remedies(fastest), processes)
@@ -311,10 +326,6 @@ class Contest:
         self.say(f"{worker.system.name}: answering {len(texts):,} texts")
         later = worker.outputs_later(texts)
         return lambda: self._answers.setdefault(model, later())
-
-    def _counts(self, worker: Worker) -> Counts:
-        """What the scores of a candidate's answers are made of."""
-        return count_answers(self.origin, self._windows, worker.outputs(self.origin.texts))
 
 
 def remedies(plan: Plan) -> list[Plan]:

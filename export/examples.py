@@ -16,7 +16,7 @@ from bertline.export.choose import Score
 from bertline.export.sources import Origin
 from bertline.export.terms import Terms
 from bertline.tasks import bootstrap
-from bertline.tasks.task import Counts, Output
+from bertline.tasks.task import Answer, Counts, Output
 from bertline.tasks.tokens import Encoded
 
 
@@ -27,6 +27,8 @@ class Judge:
     origin: Origin
     before: Counts
     """Of PyTorch's answers."""
+    answers: Sequence[Answer]
+    """PyTorch's."""
     loss: Counts
     """As `bootstrap.worst_case_loss` gives it."""
     terms: Terms
@@ -38,9 +40,14 @@ class Judge:
         Raises:
             GateError: these are too few to show that anything is right.
         """
-        before = origin.task.counts(origin.examples, compare.answers(pytorch, origin.examples, outputs))
+        answers = compare.answers(pytorch, origin.examples, outputs)
+        before = origin.task.counts(origin.examples, answers)
         judge = cls(
-            origin, before, bootstrap.worst_case_loss(origin.task, origin.metric, origin.examples, before), terms
+            origin,
+            before,
+            answers,
+            bootstrap.worst_case_loss(origin.task, origin.metric, origin.examples, before),
+            terms,
         )
         refuse_too_few(judge.score(before, look=1), terms, "stays")
         return judge

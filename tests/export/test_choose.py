@@ -1,5 +1,7 @@
 """Which is right, which is best, and why: on hand-made figures."""
 
+from dataclasses import replace
+
 import pytest
 
 from bertline.export.candidates.plans import PLANS, Plan
@@ -33,10 +35,21 @@ def test_speed_is_the_geometric_mean_over_lengths() -> None:
 
 
 def test_what_is_preferred_stands_first() -> None:
-    trials = [trial("fast", 1.0, 0.003, 30), trial("small", 3.0, 0.002, 10), trial("accurate", 2.0, 0.001, 20)]
+    """The most accurate is the closest to PyTorch: a drop below zero is luck."""
+    trials = [
+        replace(trial("fast", 1.0, 0.003, 30), agreement=0.97),
+        replace(trial("small", 3.0, -0.002, 10), agreement=0.98),
+        replace(trial("close", 2.0, 0.001, 20), agreement=0.99),
+    ]
     assert best(trials, Terms(0.01)) == "fast"
     assert best(trials, Terms(0.01, prefer="size")) == "small"
-    assert best(trials, Terms(0.01, prefer="accuracy")) == "accurate"
+    assert best(trials, Terms(0.01, prefer="accuracy")) == "close"
+    told = candidates(trials, trials[2], [], Terms(0.01, prefer="accuracy"))
+    assert [one.why for one in told] == [
+        "less close to PyTorch than close: agreement 0.9700 against 0.9900",
+        "less close to PyTorch than close: agreement 0.9800 against 0.9900",
+        "chosen: the closest to PyTorch that loses at most 0.01",
+    ]
 
 
 def test_of_two_alike_the_smaller_stands_first() -> None:

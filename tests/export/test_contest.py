@@ -130,8 +130,19 @@ def test_the_examples_are_tokenized_once_for_all_candidates(hold: Hold, monkeypa
     assert read.count(200) == 2, "once for PyTorch, whose tokenizer may be another"
 
 
-def test_where_accuracy_is_preferred_fp32_is_scored_last_and_what_is_too_large_never(hold: Hold) -> None:
-    """Each that is scored leaves the next less error: what can be taken goes first."""
+def test_where_accuracy_is_preferred_the_closest_to_pytorch_is_taken_not_the_luckiest(
+    hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch and the static candidate answer the same ten texts wrongly, of which int8-unsigned gets four right."""
+    for name, lost in {"pytorch": 10, "int8-unsigned": 6, "int8-static-minmax": 10}.items():
+        monkeypatch.setitem(FIGURES, name, (FIGURES[name][0], lost))
+    outcome, _ = hold(Terms(0.05, prefer="accuracy"))
+    assert outcome.chosen.plan.name == "int8-static-minmax"
+    assert outcome.chosen.agreement == 1.0
+    assert [trial.plan.name for trial in outcome.trials if trial.score] == ["fp32", "int8-static-minmax"]
+
+
+def test_where_accuracy_is_preferred_fp32_is_asked_last_and_what_is_too_large_never(hold: Hold) -> None:
     outcome, answered = hold(Terms(0.05, prefer="accuracy"))
     assert outcome.chosen.plan.name == "int8-unsigned"
     assert answered == ["pytorch", "int8-signed", "int8-unsigned", "int8-static-minmax", "fp32"]
