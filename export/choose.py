@@ -7,7 +7,7 @@ from statistics import geometric_mean
 
 from bertline.artifacts.bundle import Candidate
 from bertline.export.candidates.plans import Plan
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 
 FP32 = "fp32: measured for comparison, chosen with --allow-fp32 only, where no other is right"
 ROUNDING = 1e-9
@@ -48,31 +48,31 @@ class Trial:
         return geometric_mean(self.p50_ms.values())
 
 
-def order(trial: Trial, terms: Terms) -> tuple[float, ...]:
+def order(trial: Trial, options: ExportOptions) -> tuple[float, ...]:
     """What is better stands first; of two alike the smaller, or the faster."""
-    if terms.prefer == "size":
+    if options.prefer == "size":
         return (trial.size_bytes, trial.milliseconds)
-    if terms.prefer == "accuracy" and trial.agreement is not None:
+    if options.prefer == "accuracy" and trial.agreement is not None:
         return (-trial.agreement, trial.milliseconds)
     return (trial.milliseconds, trial.size_bytes)
 
 
-def fault(trial: Trial, terms: Terms) -> str | None:
+def fault(trial: Trial, options: ExportOptions) -> str | None:
     """Why a candidate cannot be taken, as far as is known; None where it can, or may once it is scored."""
-    if (large := too_large(trial, terms)) is not None:
+    if (large := too_large(trial, options)) is not None:
         return large
-    if not trial.plan.quantized and not terms.allow_fp32:
+    if not trial.plan.quantized and not options.allow_fp32:
         return FP32
     if not trial.plan.quantized and trial.plan.runtime == "onnxruntime":
         return None  # its logits were held against PyTorch's: it needs no examples to be right
-    return doubt(trial.score, terms.max_drop) if trial.score else None
+    return doubt(trial.score, options.max_drop) if trial.score else None
 
 
-def too_large(trial: Trial, terms: Terms) -> str | None:
+def too_large(trial: Trial, options: ExportOptions) -> str | None:
     """By how much a candidate is larger than it may be; None where it is not."""
-    if terms.max_size is None or trial.size_bytes <= terms.max_size * 1e6:
+    if options.max_size is None or trial.size_bytes <= options.max_size * 1e6:
         return None
-    return f"{trial.size_bytes / 1e6:.1f} MB, more than {terms.max_size:g}"
+    return f"{trial.size_bytes / 1e6:.1f} MB, more than {options.max_size:g}"
 
 
 def doubt(score: Score, max_drop: float) -> str | None:
@@ -101,7 +101,9 @@ def enough(score: Score, max_drop: float) -> str:
     return f"about {ceil(score.examples * root**2):,} would tell"
 
 
-def candidates(trials: Sequence[Trial], chosen: Trial, sealed: Sequence[Trial], terms: Terms) -> list[Candidate]:
+def candidates(
+    trials: Sequence[Trial], chosen: Trial, sealed: Sequence[Trial], options: ExportOptions
+) -> list[Candidate]:
     """All trials, each with the reason why it was taken or not."""
     return [
         Candidate(
@@ -113,19 +115,19 @@ def candidates(trials: Sequence[Trial], chosen: Trial, sealed: Sequence[Trial], 
             size_bytes=trial.size_bytes,
             p50_ms=trial.p50_ms,
             chosen=trial is chosen,
-            why=_why(trial, chosen, sealed, terms),
+            why=_why(trial, chosen, sealed, options),
         )
         for trial in trials
     ]
 
 
-def table(trials: Sequence[Trial], terms: Terms) -> str:
+def table(trials: Sequence[Trial], options: ExportOptions) -> str:
     """A line for each trial: value, drop with its interval, speed, size, and what is wrong with it."""
     width = max(len(trial.plan.name) for trial in trials)
     return "\n".join(
         f"  {trial.plan.name:{width}}  {_score_in_words(trial.score)}  {trial.milliseconds:.2f} ms  "
-        f"{trial.size_bytes / 1e6:.1f} MB  {fault(trial, terms) or ''}".rstrip()
-        for trial in sorted(trials, key=lambda trial: order(trial, terms))
+        f"{trial.size_bytes / 1e6:.1f} MB  {fault(trial, options) or ''}".rstrip()
+        for trial in sorted(trials, key=lambda trial: order(trial, options))
     )
 
 
@@ -136,22 +138,22 @@ def _score_in_words(score: Score | None) -> str:
     return f"value {score.value:.4f}  drop {score.drop:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def _why(trial: Trial, chosen: Trial, sealed: Sequence[Trial], terms: Terms) -> str:
-    best = {"latency": "fastest", "size": "smallest", "accuracy": "closest to PyTorch"}[terms.prefer]
+def _why(trial: Trial, chosen: Trial, sealed: Sequence[Trial], options: ExportOptions) -> str:
+    best = {"latency": "fastest", "size": "smallest", "accuracy": "closest to PyTorch"}[options.prefer]
     if trial is chosen:
-        return f"chosen: the {best} that loses at most {terms.max_drop:g}"
+        return f"chosen: the {best} that loses at most {options.max_drop:g}"
     if trial in sealed:
         return f"sealed too, for machines that {chosen.plan.name} is not for"
     if chosen.plan.quantized and not trial.plan.quantized:
         return FP32
-    if wrong := fault(trial, terms):
+    if wrong := fault(trial, options):
         return wrong
     if chosen.plan.cascade is not None and trial.plan.cascade is None:
         return "not right alone, as is known: not scored"
-    if terms.prefer == "size" and trial.size_bytes > chosen.size_bytes:
+    if options.prefer == "size" and trial.size_bytes > chosen.size_bytes:
         return f"larger than {chosen.plan.name}: {trial.size_bytes:,} bytes against {chosen.size_bytes:,}"
     own, best_own = trial.agreement, chosen.agreement
-    if terms.prefer == "accuracy" and own is not None and best_own is not None and own < best_own:
+    if options.prefer == "accuracy" and own is not None and best_own is not None and own < best_own:
         return f"less close to PyTorch than {chosen.plan.name}: agreement {own:.4f} against {best_own:.4f}"
     if trial.milliseconds == chosen.milliseconds:
         return f"as fast as {chosen.plan.name}, but larger: {trial.size_bytes:,} bytes against {chosen.size_bytes:,}"

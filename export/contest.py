@@ -19,15 +19,15 @@ from bertline.bench.compare import Point
 from bertline.bench.worker import Worker
 from bertline.export import choose
 from bertline.export.candidates import cascade
+from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.candidates.plans import Plan
-from bertline.export.candidates.workshop import Workshop
 from bertline.export.choose import Trial
 from bertline.export.conversion.graphs import Graph
 from bertline.export.examples import Judge, count_answers
+from bertline.export.options import ExportOptions
 from bertline.export.sources import Origin
 from bertline.export.systems import system
 from bertline.export.teacher import Teacher
-from bertline.export.terms import Terms
 from bertline.tasks.task import Counts, Output
 from bertline.tasks.tokens import Encoded
 
@@ -39,7 +39,7 @@ FP32_SHARES = (0.25, 0.5)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ContestResult:
     """What came of it."""
 
     trials: list[Trial]
@@ -68,9 +68,9 @@ class Contest:
     def __init__(
         self,
         origin: Origin,
-        yardstick: Worker,
-        workshop: Workshop,
-        terms: Terms,
+        reference: Worker,
+        builder: CandidateBuilder,
+        options: ExportOptions,
         say: Say,
         teacher: Teacher | None = None,
     ) -> None:
@@ -78,32 +78,32 @@ class Contest:
 
         Args:
             origin: what candidates are made of, and the examples.
-            yardstick: PyTorch, which answers as it should be.
-            workshop: makes the candidates.
-            terms: what is asked.
+            reference: PyTorch, which answers as it should be.
+            builder: makes the candidates.
+            options: what is asked.
             say: takes progress.
-            teacher: of the origin, which is a student, and the model of the yardstick then.
+            teacher: of the origin, which is a student, and the model of the reference then.
         """
-        self.origin, self.workshop, self.terms, self.say = origin, workshop, terms, say
-        self._yardstick = yardstick
+        self.origin, self.builder, self.options, self.say = origin, builder, options, say
+        self._reference = reference
         self._teacher = teacher
         self._answers: dict[Path, list[Output]] = {} if teacher is None else teacher.answers
         self._windows = origin.task.tokenizer(origin.tokenizer).encode(origin.texts)
         """The examples as all candidates read them."""
-        self._grid = grid(self._windows, terms.batch)
+        self._grid = grid(self._windows, options.batch)
         # a cascade is compared with what was measured of other students
-        self._rounds = 1 if terms.quick and workshop.asked is None else ROUNDS
+        self._rounds = 1 if options.quick and builder.asked is None else ROUNDS
         self._graphs: dict[str, Graph] = {}
         self._trials: dict[str, Trial] = {}
         self._beside: dict[str, dict[str, float]] = {}
         """PyTorch's medians, timed in turns with that candidate."""
         self._workers: dict[str, Worker] = {}
-        self._looks: dict[str, int] = {} if teacher is None else teacher.looks.setdefault(origin.place, {})
+        self._comparisons: dict[str, int] = {} if teacher is None else teacher.comparisons.setdefault(origin.place, {})
         self._notices: list[str] = []
         self._counts: dict[str, Counts] = {}
         """By candidate: what its answers to the examples are counted as."""
 
-    def hold(self, plans: Sequence[Plan]) -> Outcome:
+    def hold(self, plans: Sequence[Plan]) -> ContestResult:
         """Make, time and score until the best that is right is known; a candidate that fails meanwhile is left out.
 
         Raises:
@@ -111,31 +111,31 @@ class Contest:
             GateError: none is, and the message is a table of what was tried; or no candidate can be shown to be.
         """
         with ExitStack() as processes:
-            answered = self._ask_once(self._yardstick)  # most quantizers compute on one core
+            answered = self._ask_once(self._reference)  # most quantizers compute on one core
             self._make(plans, processes)
-            self._judge = Judge.of(self.origin, self.terms, self._yardstick.system, answered())
+            self._judge = Judge.of(self.origin, self.options, self._reference.system, answered())
             if suspicion := self._judge.suspicion:
                 self._notices.append(suspicion)
                 self.say(f"note: {suspicion}")
             self._time(plans, self._rounds)
-            asked = self.workshop.asked
+            asked = self.builder.asked
             chosen = self._choose_alone(processes) if asked is None else self._choose_cascade(asked, processes)
             if chosen is None:
-                none = f"no candidate is known to lose at most {self.terms.max_drop:g}; no bundle was made. Tried:"
-                table = choose.table(list(self._trials.values()), self.terms)
+                none = f"no candidate is known to lose at most {self.options.max_drop:g}; no bundle was made. Tried:"
+                table = choose.table(list(self._trials.values()), self.options)
                 raise GateError("\n".join([none, table, *self._notices]))
             others = self._choose_others(chosen)
         return self._outcome(self._trials[chosen.plan.name], others)
 
-    def _outcome(self, chosen: Trial, others: list[Trial]) -> Outcome:
-        return Outcome(
+    def _outcome(self, chosen: Trial, others: list[Trial]) -> ContestResult:
+        return ContestResult(
             trials=list(self._trials.values()),
             chosen=chosen,
             others=others,
             graphs=self._graphs,
             baseline=self._judge.baseline,
             pytorch=self._beside[chosen.plan.name],
-            pytorch_bytes=self._yardstick.system.size_bytes,
+            pytorch_bytes=self._reference.system.size_bytes,
             notices=self._notices,
         )
 
@@ -144,7 +144,7 @@ class Contest:
         made = [plan for plan in plans if plan.name in self._workers]
         workers = [self._workers[plan.name] for plan in made]
         try:
-            timed = compare.time([self._yardstick, *workers], self.origin.texts, self._grid, rounds, self.say)
+            timed = compare.time([self._reference, *workers], self.origin.texts, self._grid, rounds, self.say)
         except BertlineError as error:
             self._drop(error)
             self._time(plans, rounds)
@@ -162,7 +162,7 @@ class Contest:
         for plan in plans:
             self.say(f"{plan.name}: making")
             try:
-                graph = self.workshop.make(plan)
+                graph = self.builder.make(plan)
                 measured = system(self.origin, graph, plan.cascade)
                 worker = processes.enter_context(Worker(measured, machine.cores()))
                 worker.outputs(self.origin.texts[:1])
@@ -192,9 +192,9 @@ class Contest:
     def _choose_alone(self, processes: ExitStack) -> Trial | None:
         """The best that is right; where none is, the best of what is slower and loses less."""
         if (chosen := self._best(lambda plan: plan.quantized)) is None:
-            self._mend(processes)
+            self._retry_mixed_precision(processes)
             chosen = self._best_preferring_quantized()
-        if self.terms.prefer == "accuracy":
+        if self.options.prefer == "accuracy":
             self._score("fp32")  # for comparison, and last: what is held against the examples first is held to less
         return chosen
 
@@ -204,13 +204,13 @@ class Contest:
 
     def _best(self, fit: Callable[[Plan], bool]) -> Trial | None:
         """The best of those that fit and are right, scoring no more than it takes to know."""
-        trials = [trial for trial in self._trials.values() if fit(trial.plan) and not choose.fault(trial, self.terms)]
-        if self.terms.prefer == "accuracy":
+        trials = [trial for trial in self._trials.values() if fit(trial.plan) and not choose.fault(trial, self.options)]
+        if self.options.prefer == "accuracy":
             # ranked without the labels: the best score of several would be the luckiest one
             trials = list(self._measure_each(trials, self._answer))
-        ordered = sorted(trials, key=lambda trial: choose.order(trial, self.terms))
+        ordered = sorted(trials, key=lambda trial: choose.order(trial, self.options))
         scored = self._measure_each(ordered, self._score)
-        return next((trial for trial in scored if not choose.fault(trial, self.terms)), None)
+        return next((trial for trial in scored if not choose.fault(trial, self.options)), None)
 
     def _measure_each(self, trials: Iterable[Trial], measure: Callable[[str], Trial]) -> Iterator[Trial]:
         """The trials as `measure` returns them, one after another, without those whose worker fails."""
@@ -237,21 +237,21 @@ class Contest:
         """A trial with the score of its answers; scoring it is one comparison more with the labels."""
         trial = self._answer(name)
         if trial.score is None:
-            score = self._judge.score(self._counts[name], self._look(name))
+            score = self._judge.score(self._counts[name], self._comparison(name))
             self._trials[name] = trial = replace(trial, score=score)
         return trial
 
-    def _look(self, name: str) -> int:
+    def _comparison(self, name: str) -> int:
         """How many candidates have been held against the examples, up to this one and with it."""
-        return self._looks.setdefault(name, len(self._looks) + 1)
+        return self._comparisons.setdefault(name, len(self._comparisons) + 1)
 
-    def _mend(self, processes: ExitStack) -> None:
+    def _retry_mixed_precision(self, processes: ExitStack) -> None:
         """Where none is right but fp32: other calibrations, and the most sensitive layers left in fp32."""
         failed = [trial for trial in self._trials.values() if trial.score and trial.plan.quantized]
-        if not failed or self.terms.only:
+        if not failed or self.options.only:
             return
         self._answer("fp32")
-        if self._judge.passes(self._counts["fp32"], len(self._looks) + 1):
+        if self._judge.passes(self._counts["fp32"], len(self._comparisons) + 1):
             self.say("none is right: trying what is slower, but loses less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
             self._make(slower := remedies(fastest), processes)
@@ -275,11 +275,11 @@ class Contest:
         except BertlineError as error:
             self._drop(error)
             return self._choose_cascade(asked, processes)
-        look = self._look(name)
+        comparison = self._comparison(name)
         found = cascade.lowest(
             own,
             answered,
-            lambda outputs: self._judge.passes(count_answers(self.origin, self._windows, outputs), look),
+            lambda outputs: self._judge.passes(count_answers(self.origin, self._windows, outputs), comparison),
         )
         if found is None:
             return None
@@ -292,7 +292,7 @@ class Contest:
     def _choose_others(self, chosen: Trial) -> list[Trial]:
         """What is sealed beside the chosen one: for ONNX Runtime alone, and for every CPU class."""
         wanted: list[Callable[[Plan], bool]] = []
-        if self.terms.portable and not chosen.plan.right_everywhere:
+        if self.options.portable and not chosen.plan.right_everywhere:
             wanted = [lambda plan: plan.right_everywhere]
             if chosen.plan.runtime != "onnxruntime":
                 wanted.insert(0, lambda plan: plan.runtime == "onnxruntime")
@@ -308,13 +308,13 @@ class Contest:
             GateError: it is larger than a model may be; or, a student's, it loses too much all the same.
         """
         told = f"{chosen.plan.name} is not for every machine, and fp32 on ONNX Runtime, which is,"
-        if large := choose.too_large(self._trials["fp32"], self.terms):
-            portable = " or leave out --portable" if self.terms.portable else ""
+        if large := choose.too_large(self._trials["fp32"], self.options):
+            portable = " or leave out --portable" if self.options.portable else ""
             raise GateError(f"{told} has {large}; raise --max-size{portable}")
         if self._teacher is None:
             return self._trials["fp32"]
         scored = self._score("fp32")
-        if scored.score and (doubt := choose.doubt(scored.score, self.terms.max_drop)):
+        if scored.score and (doubt := choose.doubt(scored.score, self.options.max_drop)):
             raise GateError(f"{told} {doubt}; raise --max-drop")
         return scored
 

@@ -13,8 +13,8 @@ from bertline.bench.systems import System
 from bertline.bench.worker import Worker
 from bertline.export import choose, systems
 from bertline.export.choose import Score
+from bertline.export.options import ExportOptions
 from bertline.export.sources import Origin
-from bertline.export.terms import Terms
 from bertline.tasks import bootstrap
 from bertline.tasks.task import Answer, Counts, Output
 from bertline.tasks.tokens import Encoded
@@ -31,10 +31,10 @@ class Judge:
     """PyTorch's."""
     loss: Counts
     """As `bootstrap.worst_case_loss` gives it."""
-    terms: Terms
+    options: ExportOptions
 
     @classmethod
-    def of(cls, origin: Origin, terms: Terms, pytorch: System, outputs: Sequence[Output]) -> "Judge":
+    def of(cls, origin: Origin, options: ExportOptions, pytorch: System, outputs: Sequence[Output]) -> "Judge":
         """The one that goes by what PyTorch has given for the examples.
 
         Raises:
@@ -47,9 +47,9 @@ class Judge:
             before,
             answers,
             bootstrap.worst_case_loss(origin.task, origin.metric, origin.examples, before),
-            terms,
+            options,
         )
-        refuse_too_few(judge.score(before, look=1), terms, "stays")
+        refuse_too_few(judge.score(before, comparison=1), options, "stays")
         return judge
 
     @property
@@ -76,21 +76,22 @@ class Judge:
             f"{most / len(examples):.1%}: check that the labels of the data are the model's ({names})"
         )
 
-    def score(self, after: Counts, look: int) -> Score:
+    def score(self, after: Counts, comparison: int) -> Score:
         """What answers are worth: see `bootstrap.drop_interval`."""
         task, metric = self.origin.task, self.origin.metric
         interval, (_, unseen) = (
-            bootstrap.drop_interval(task, metric, self.before, each, self.loss, look) for each in (after, self.before)
+            bootstrap.drop_interval(task, metric, self.before, each, self.loss, comparison)
+            for each in (after, self.before)
         )
         other = value(self.origin, after)
         return Score(other, round(self.baseline - other, 6), interval, len(self.origin.examples), unseen)
 
-    def passes(self, after: Counts, look: int) -> bool:
+    def passes(self, after: Counts, comparison: int) -> bool:
         """Whether answers are shown to lose no more than asked."""
-        return not choose.doubt(self.score(after, look), self.terms.max_drop)
+        return not choose.doubt(self.score(after, comparison), self.options.max_drop)
 
 
-def check_examples(origin: Origin, terms: Terms) -> None:
+def check_examples(origin: Origin, options: ExportOptions) -> None:
     """Raise GateError where so few examples, or such ones, can prove nothing, before anything is converted.
 
     Of a metric whose losses depend on all answers that is known once these are.
@@ -98,7 +99,7 @@ def check_examples(origin: Origin, terms: Terms) -> None:
     count = len(origin.examples)
     if origin.settings.problem_type == "regression" and count < bootstrap.FEWEST:
         raise GateError(
-            f"{count:,} examples cannot tell a drop of {terms.max_drop:g} of the {origin.metric}: at least "
+            f"{count:,} examples cannot tell a drop of {options.max_drop:g} of the {origin.metric}: at least "
             f"{bootstrap.FEWEST} would tell"
         )
     if not bootstrap.shows_losses(origin.task, origin.metric, origin.examples):
@@ -109,29 +110,29 @@ def check_examples(origin: Origin, terms: Terms) -> None:
     if not bootstrap.has_constant_loss(origin.task, origin.metric, origin.examples):
         return
     unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples)
-    refuse_too_few(Score(1.0, 0.0, (0.0, unseen), count, unseen), terms, "is right and stays")
+    refuse_too_few(Score(1.0, 0.0, (0.0, unseen), count, unseen), options, "is right and stays")
 
 
-def check_answers(origin: Origin, terms: Terms, answers: dict[Path, list[Output]]) -> None:
+def check_answers(origin: Origin, options: ExportOptions, answers: dict[Path, list[Output]]) -> None:
     """Raise GateError where the examples are too few by PyTorch's answers to them, which `answers` then has."""
     with Worker(systems.pytorch(origin), machine.cores()) as worker:
         model = worker.system.model
         answers[model] = worker.outputs(origin.texts)
-    Judge.of(origin, terms, worker.system, answers[model])
+    Judge.of(origin, options, worker.system, answers[model])
 
 
-def refuse_too_few(same: Score, terms: Terms, how: str) -> None:
+def refuse_too_few(same: Score, options: ExportOptions, how: str) -> None:
     """Raise GateError where no more is to be had than a candidate that answers as PyTorch does, and that is doubtful.
 
     Args:
         same: the score of such a one.
-        terms: what is asked.
+        options: what is asked.
         how: what of every answer is taken for granted.
     """
-    if choose.doubt(same, terms.max_drop) and not terms.allow_fp32:
+    if choose.doubt(same, options.max_drop) and not options.allow_fp32:
         raise GateError(
-            f"{same.examples:,} examples cannot tell a drop of {terms.max_drop:g}, not even if every answer {how} the "
-            f"same: {choose.enough(same, terms.max_drop)}, or these --max-drop {ceil(1e4 * same.unseen) / 1e4:g}"
+            f"{same.examples:,} examples cannot tell a drop of {options.max_drop:g}, not even if every answer {how} "
+            f"the same: {choose.enough(same, options.max_drop)}, or these --max-drop {ceil(1e4 * same.unseen) / 1e4:g}"
         )
 
 

@@ -19,18 +19,18 @@ from bertline.artifacts.say import Say
 from bertline.artifacts.signature import Sign
 from bertline.bench.worker import Worker
 from bertline.export import packing, sources, systems
+from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.candidates.plans import Situation, check_only, select
-from bertline.export.candidates.workshop import Workshop
-from bertline.export.contest import Contest, Outcome
+from bertline.export.contest import Contest, ContestResult
 from bertline.export.examples import check_examples
 from bertline.export.gates import exact
 from bertline.export.gates.exact import Exact
-from bertline.export.sealing import account
-from bertline.export.sealing.account import Account, Findings
+from bertline.export.options import ExportOptions
+from bertline.export.sealing import manifest_draft
+from bertline.export.sealing.manifest_draft import Findings, ManifestDraft
 from bertline.export.sealing.seal import seal
 from bertline.export.sources import Origin
 from bertline.export.teacher import Teacher
-from bertline.export.terms import Terms
 from bertline.export.trimming import vocabulary
 from bertline.serve.runtimes import installed
 
@@ -38,7 +38,7 @@ from bertline.serve.runtimes import installed
 def export(
     source: str,
     bundle: Path,
-    terms: Terms,
+    options: ExportOptions,
     data: Path | None = None,
     say: Say = lambda line: None,
     model: str | None = None,
@@ -48,12 +48,12 @@ def export(
     teacher: Teacher | None = None,
     columns: Mapping[str, str] = {},
 ) -> dict[str, Any]:
-    """Make a bundle of the best candidate that is shown to lose no more than the terms allow.
+    """Make a bundle of the best candidate that is shown to lose no more than the options allow.
 
     Args:
         source: a run folder, the place of a Hugging Face model, or a DeepSpeed checkpoint of one.
         bundle: the folder to make.
-        terms: what is asked.
+        options: what is asked.
         data: labelled texts to measure on; a run has its validation split.
         say: takes progress and, at the end, the words.
         model, trust: of a checkpoint alone, as `gather` takes them.
@@ -66,25 +66,27 @@ def export(
         What `bertline export --json` prints.
 
     Raises:
-        InputError: source, data, terms, model, sign or trim_vocabulary are wrong; `bundle` exists or cannot be made.
+        InputError: source, data, options, model, sign or trim_vocabulary are wrong; `bundle` exists or cannot be made.
         GateError: the ONNX model is not the PyTorch model, no candidate is right, or too few examples can tell.
         DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
     """
-    terms.check()
-    check_only(Situation(terms, machine.cpu_class(), None, _has_openvino()))
+    options.check()
+    check_only(Situation(options, machine.cpu_class(), None, _has_openvino()))
     files.check_new(bundle)
     files.remove_left(bundle)
     signer = signature.signer(sign) if sign is not None else None
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as work:
         gathered = _gather_checkpoint(source, data, Path(work, "gathered"), model, trust, say)
         origin = sources.read(source, data, gathered, columns)
-        check_examples(origin, terms)
+        check_examples(origin, options)
         say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
         origin = sources.with_tokenizer(origin, Path(work, "tokenizer"))
-        found = _convert_and_contend(origin, teacher, terms, trim_vocabulary, Path(work), say)
+        found = _convert_and_contend(origin, teacher, options, trim_vocabulary, Path(work), say)
         asked = None if teacher is None else teacher.source(bundle)
         besides = {"trim_vocabulary": trim_vocabulary, "column": dict(columns), "model": model}
-        return _seal(bundle, account.describe(origin, found, asked, bundle, terms, besides), found, signer, say)
+        return _seal(
+            bundle, manifest_draft.describe(origin, found, asked, bundle, options, besides), found, signer, say
+        )
 
 
 def _gather_checkpoint(
@@ -106,44 +108,46 @@ def _gather_checkpoint(
 
 
 def _convert_and_contend(
-    origin: Origin, teacher: Teacher | None, terms: Terms, texts: str | None, folder: Path, say: Say
+    origin: Origin, teacher: Teacher | None, options: ExportOptions, texts: str | None, folder: Path, say: Say
 ) -> Findings:
     """Convert, hold against PyTorch, and let all candidates contend; held to the teacher, where there is one."""
     judge = None if teacher is None else teacher.origin(origin.examples)
     with ExitStack() as stack:
         # from now: they import for seconds, while the model is converted
         own = stack.enter_context(Worker(systems.pytorch(origin), machine.cores()))
-        yardstick = own if judge is None else stack.enter_context(Worker(systems.pytorch(judge), machine.cores()))
+        reference = own if judge is None else stack.enter_context(Worker(systems.pytorch(judge), machine.cores()))
         served, kept = origin, None
         if texts is not None:
             say(f"trimming the vocabulary to {texts}")
             served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
         graphs = exact.make(origin, served, own, folder, say)
-        outcome = _hold_contest(served, graphs, yardstick, teacher, terms, say)
+        outcome = _hold_contest(served, graphs, reference, teacher, options, say)
         return Findings(served, judge, kept, graphs.fidelity, outcome)
 
 
 def _hold_contest(
-    origin: Origin, graphs: Exact, yardstick: Worker, teacher: Teacher | None, terms: Terms, say: Say
-) -> Outcome:
+    origin: Origin, graphs: Exact, reference: Worker, teacher: Teacher | None, options: ExportOptions, say: Say
+) -> ContestResult:
     """The contest of all candidates that can win, with what is to be told of those that were left out."""
-    plans, notices = select(Situation(terms, machine.cpu_class(), graphs.why_not_fused, _has_openvino()))
+    plans, notices = select(Situation(options, machine.cpu_class(), graphs.why_not_fused, _has_openvino()))
     texts, notice = sources.calibration(origin)
     asked = None if teacher is None else teacher.graph()
-    workshop = Workshop(origin, graphs.fp32, graphs.fused, texts, terms.calibration, asked)
-    outcome = Contest(origin, yardstick, workshop, terms, say, teacher).hold(plans)
+    builder = CandidateBuilder(origin, graphs.fp32, graphs.fused, texts, options.calibration, asked)
+    outcome = Contest(origin, reference, builder, options, say, teacher).hold(plans)
     if any(trial.plan.calibrated for trial in outcome.trials):
-        notices += workshop.used() + ([notice] if notice else [])
-    packed, lost = _measure_packing(origin, outcome, terms)
+        notices += builder.used() + ([notice] if notice else [])
+    packed, lost = _measure_packing(origin, outcome, options)
     return replace(outcome, notices=[*notices, *outcome.notices, *lost], packing=packed)
 
 
-def _measure_packing(origin: Origin, outcome: Outcome, terms: Terms) -> tuple[Packing | None, list[str]]:
+def _measure_packing(
+    origin: Origin, outcome: ContestResult, options: ExportOptions
+) -> tuple[Packing | None, list[str]]:
     """How the chosen model packs short texts; nothing is known of another CPU than this.
 
     A cascade packs none: for one text of which its student is not sure, all beside it would be the larger model's.
     """
-    if terms.target not in ("auto", machine.cpu_class()) or outcome.chosen.plan.cascade is not None:
+    if options.target not in ("auto", machine.cpu_class()) or outcome.chosen.plan.cascade is not None:
         return None, []
     chosen = systems.system(origin, outcome.graphs[outcome.chosen.plan.name])
     try:
@@ -152,12 +156,12 @@ def _measure_packing(origin: Origin, outcome: Outcome, terms: Terms) -> tuple[Pa
         return None, [f"short texts are not packed: what that is worth could not be measured ({error})"]
 
 
-def _seal(bundle: Path, told: Account, found: Findings, signer: Sign | None, say: Say) -> dict[str, Any]:
+def _seal(bundle: Path, draft: ManifestDraft, found: Findings, signer: Sign | None, say: Say) -> dict[str, Any]:
     """Seal what was chosen; returns the JSON answer, and says the words."""
-    result = account.answer(bundle, told.manifest, found.outcome)
+    result = manifest_draft.answer(bundle, draft.manifest, found.outcome)
     say(f"sealing {bundle}")
-    sealed = seal(bundle, found.served, told, result, signer)
-    for line in account.words(sealed, bundle):
+    sealed = seal(bundle, found.served, draft, result, signer)
+    for line in manifest_draft.words(sealed, bundle):
         say(line)
     return {**result, "notices": sealed.notices}
 

@@ -20,7 +20,7 @@ class Teacher:
     asked: Path | None = None
     """A bundle that a student which is not right alone asks in a cascade: the run's, or that of a larger student. None
     where the student is to be right alone."""
-    looks: dict[str, dict[str, int]] = field(default_factory=dict)
+    comparisons: dict[str, dict[str, int]] = field(default_factory=dict)
     """By student: which of its candidates have been held against the examples, in which order."""
     answers: dict[Path, list[Output]] = field(default_factory=dict)
     """To the examples, by the model that gave them. Students that are held to the same examples share them."""

@@ -15,7 +15,7 @@ import click
 
 from bertline import __version__
 from bertline.artifacts.errors import FULL, WRONG, BertlineError, InputError, PreemptedError, install_advice
-from bertline.export.terms import LAYOUTS, PREFERENCES, TARGETS, Terms
+from bertline.export.options import LAYOUTS, PREFERENCES, TARGETS, ExportOptions
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_type = click.Path(path_type=Path)
@@ -231,9 +231,9 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
     from bertline.export import sources
     from bertline.export.export import export as make
 
-    terms = Terms(**{field.name: options.pop(field.name) for field in fields(Terms)})
-    bundle = output or Path("triton" if terms.layout == "triton" else "bundles", sources.called(source))
-    result = make(source, bundle, terms, say=_say, **options)
+    export_options = ExportOptions(**{field.name: options.pop(field.name) for field in fields(ExportOptions)})
+    bundle = output or Path("triton" if export_options.layout == "triton" else "bundles", sources.called(source))
+    result = make(source, bundle, export_options, say=_say, **options)
     if as_json:
         _print(result, as_json)
 

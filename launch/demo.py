@@ -18,7 +18,7 @@ from bertline.artifacts import encoder, places, recipe
 from bertline.artifacts.errors import DamagedError
 from bertline.artifacts.say import Say
 from bertline.export.export import export
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from bertline.launch import bench, train
 from bertline.serve.engine import Engine
 
@@ -48,7 +48,7 @@ def demo(say: Say) -> dict[str, Any]:
     bundle = _free(BUNDLE)
     page = _page(bundle)
     screen.print(Rule(f"2/4  export: {RUN} -> {bundle}"))
-    exported = export(str(RUN), bundle, Terms(MAX_DROP), say=say)
+    exported = export(str(RUN), bundle, ExportOptions(MAX_DROP), say=say)
     screen.print(Rule(f"3/4  bench: {bundle} against PyTorch"))
     measured = bench.bench(bundle, (), None, page, say)
     screen.print(Rule("4/4  predict"))

@@ -31,8 +31,8 @@ from bertline.export import sources
 from bertline.export.choose import ROUNDING
 from bertline.export.examples import check_answers, check_examples
 from bertline.export.export import export
+from bertline.export.options import ExportOptions
 from bertline.export.teacher import Teacher
-from bertline.export.terms import Terms
 from bertline.launch import train
 
 SIXTHS = range(1, 6)
@@ -79,7 +79,7 @@ class Shrinking:
     place: Path
     """The teacher's run."""
     bundle: Path
-    terms: Terms
+    options: ExportOptions
     unlabelled: str | None
     overrides: Sequence[str]
     ranks: dict[str, Any]
@@ -128,15 +128,15 @@ class Shrinking:
 
     def attempt(self, tried: Tried) -> Attempt:
         """Export a student, unless its drop in PyTorch rules it out already."""
-        if tried.drop > self.terms.max_drop + ROUNDING:
+        if tried.drop > self.options.max_drop + ROUNDING:
             return Attempt(replace(tried, why=f"{tried.why} already"), None)
-        return self.exported(tried, self.terms, self.teacher)
+        return self.exported(tried, self.options, self.teacher)
 
     def cascaded(self, tried: Tried, larger: Larger) -> Attempt:
         """Export a student that does not pass alone in a cascade with a larger model."""
         self.say(f"{tried.student}: deferring to {larger.name} when unsure")
         teacher = replace(self.teacher, asked=larger.bundle)
-        found = self.exported(tried, replace(self.terms, quick=True), teacher)
+        found = self.exported(tried, replace(self.options, quick=True), teacher)
         if found.made is None:
             return self.told(Attempt(replace(tried, why=f"{tried.why}; nor does it pass with {larger.name}"), None))
         share = found.made["cascade"]["share"]
@@ -172,7 +172,7 @@ class Shrinking:
         self.say(f"{self.place}: exporting it, for students that do not pass alone to defer to")
         bundle = self.unseen(self.place)
         try:
-            export(str(self.place), bundle, replace(self.terms, quick=True), say=self.say)
+            export(str(self.place), bundle, replace(self.options, quick=True), say=self.say)
         except GateError as error:
             self.say(f"no cascades: {error}")
             return None
@@ -210,10 +210,10 @@ class Shrinking:
         recipes.save(recipe, path)
         return path
 
-    def exported(self, tried: Tried, terms: Terms, teacher: Teacher) -> Attempt:
+    def exported(self, tried: Tried, options: ExportOptions, teacher: Teacher) -> Attempt:
         """Export a student to a temporary place; the attempt has no result if no candidate passes."""
         try:
-            made = export(tried.run, self.unseen(Path(tried.run)), terms, say=self.say, teacher=teacher)
+            made = export(tried.run, self.unseen(Path(tried.run)), options, say=self.say, teacher=teacher)
         except GateError as error:
             return Attempt(replace(tried, why=str(error).partition(";")[0]), None)  # the rest of the message is a table
         measured = {"value": made["value"], "drop": made["drop"], "p50_ms": latencies(made), "speedup": speedup(made)}
@@ -255,11 +255,11 @@ def shrink(
         place = place.resolve()
     runs.verify(place)
     with _locked(place), _at_work(bundle):
-        shrinking = Shrinking(place, bundle, Terms(max_drop), unlabelled, overrides, ranks, say)
+        shrinking = Shrinking(place, bundle, ExportOptions(max_drop), unlabelled, overrides, ranks, say)
         smallest_first = sizes(encoder.check(RunFolder(place).best))
         origin = sources.read(str(place), None)
-        check_examples(origin, shrinking.terms)
-        check_answers(origin, shrinking.terms, shrinking.teacher.answers)  # otherwise no student could pass
+        check_examples(origin, shrinking.options)
+        check_answers(origin, shrinking.options, shrinking.teacher.answers)  # otherwise no student could pass
         attempts = shrinking.students(smallest_first)
         curve = [one.tried for one in attempts]
         passed = [(tried, made) for tried, made in attempts if made is not None]

@@ -1,4 +1,4 @@
-"""A model as PyTorch computes it, eager, float32: the yardstick of what is measured, and what training begins with.
+"""A model as PyTorch computes it, eager, float32: the reference of what is measured, and what training begins with.
 
 Imports torch and transformers: it is for the child process of a `worker`, and for those that train or convert a model.
 """

@@ -1,4 +1,4 @@
-"""What transformers makes of texts: the yardstick of a tokenization that does without transformers everywhere else.
+"""What transformers makes of texts: the reference of a tokenization that does without transformers everywhere else.
 
 transformers reads a tokenizer.json, too, and then changes what it does by tokenizer_config.json and by the defaults of
 the tokenizer's class: lower case and accents of BERT's kind, the blank before a text of RoBERTa's, added tokens. Of a

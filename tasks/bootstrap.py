@@ -38,7 +38,7 @@ def interval(task: Task, metric: str, counts: Counts, loss: Counts) -> tuple[flo
 
 
 def drop_interval(
-    task: Task, metric: str, before: Counts, after: Counts, loss: Counts, look: int = 1
+    task: Task, metric: str, before: Counts, after: Counts, loss: Counts, comparison: int = 1
 ) -> tuple[float, float]:
     """Of a drop (the score of `before` minus that of `after`), paired: both answered the same examples.
 
@@ -54,13 +54,13 @@ def drop_interval(
         metric: one of them.
         before, after: (examples, counts), of the answers.
         loss: one, as `worst_case_loss` gives it.
-        look: how many have been held against the same examples to choose among them, with this one.
+        comparison: how many have been held against the same examples to choose among them, with this one.
     """
     one, other = _draw_sums(before, after)
     low = np.percentile(task.values(one)[metric] - task.values(other)[metric], 100 * ERROR / 2)
     lost = _draw_loss()
     drops = task.values(one + lost * loss[0])[metric] - task.values(other + lost * loss[1])[metric]
-    return float(low), float(np.percentile(drops, 100 * (1 - ERROR / (look * (look + 1)))))
+    return float(low), float(np.percentile(drops, 100 * (1 - ERROR / (comparison * (comparison + 1)))))
 
 
 def unseen(task: Task, metric: str, examples: Sequence[Example]) -> float:

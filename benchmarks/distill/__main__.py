@@ -24,7 +24,7 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.recipe_schema import Student
 from bertline.artifacts.say import Say
 from bertline.benchmarks.report import Command, dated, say
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from bertline.launch import train
 from bertline.launch.shrink import Shrinking, distilled, shrink, speedup
 
@@ -64,7 +64,7 @@ def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
     kept = layers()
     alone = [*sets, f"student.layers={kept}", *STUDENTS]
     labels = train.finished(RECIPE, folder / "labels-alone", say, alone)
-    shrinking = Shrinking(teacher, folder / "bundle", Terms(MAX_DROP), str(texts), STUDENTS, {}, say)
+    shrinking = Shrinking(teacher, folder / "bundle", ExportOptions(MAX_DROP), str(texts), STUDENTS, {}, say)
     student = shrinking.student(Student(layers=kept))
     taught = runs.read_summary(distilled(student, teacher, say, {}))
     return {

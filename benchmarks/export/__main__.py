@@ -30,9 +30,9 @@ from bertline.benchmarks.export import peers
 from bertline.benchmarks.report import Command, dated, say
 from bertline.export import sources, systems
 from bertline.export.export import export
+from bertline.export.options import ExportOptions
 from bertline.export.quiet import quiet
 from bertline.export.sources import Origin
-from bertline.export.terms import Terms
 from bertline.launch.demo import MAX_DROP
 
 GRID = ((1, 16), (1, 64), (1, 128), (1, 512))
@@ -54,29 +54,29 @@ def main(run: Path, report: Path | None) -> None:
         files.check_new(report)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         origin = sources.read(str(run), RunFolder(run).split("test"))
-        real = measure(origin, Terms(MAX_DROP), run, Path(work, "real"), say)
+        real = measure(origin, ExportOptions(MAX_DROP), run, Path(work, "real"), say)
         Console().print(origin.name, show(real))
         large = base(origin, Path(work, "base-model"))
-        sized = measure(large, Terms(1.0), large.folder, Path(work, "base"), say)
+        sized = measure(large, ExportOptions(1.0), large.folder, Path(work, "base"), say)
         Console().print(BASE, show(sized))
     if report is not None:
         models = {origin.name: real, BASE: sized}
         files.write_json(report, dated({"models": models, "threads": machine.cores()}))
 
 
-def measure(origin: Origin, terms: Terms, source: Path, work: Path, say: Say) -> dict[str, Any]:
+def measure(origin: Origin, options: ExportOptions, source: Path, work: Path, say: Say) -> dict[str, Any]:
     """Build all systems for a model and measure them side by side.
 
     Args:
         origin: the model and the examples it is scored on.
-        terms: terms of the export.
+        options: options of the export.
         source: run or model folder to export.
         work: a folder to make.
         say: receives lines of progress.
     """
     work.mkdir()
     data = None if (source / "run.json").exists() else _texts(origin, work / "texts.jsonl")
-    made = export(str(source), work / "bundle", terms, data, say)
+    made = export(str(source), work / "bundle", options, data, say)
     say("building the systems to compare with")
     optimum = peers.optimum(origin, work)
     texts, _ = sources.calibration(origin)

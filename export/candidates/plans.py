@@ -6,7 +6,7 @@ from typing import Literal
 from bertline.artifacts.bundle import Cascade, RuntimeName
 from bertline.artifacts.errors import InputError, install_advice
 from bertline.artifacts.machine import CpuClass
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 
 EXACT: tuple[CpuClass, ...] = ("avx512_vnni", "arm64")
 """CPU classes that multiply unsigned by signed bytes exactly. The others add two products in 16 bits, which saturate
@@ -80,7 +80,7 @@ QUICK = (dynamic(signed=True, fused=False).name, dynamic(signed=False, fused=Fal
 class Situation:
     """What decides which plans can win."""
 
-    terms: Terms
+    options: ExportOptions
     here: CpuClass
     fused: str | None
     """Why there is no fused graph; None where there is one, or may be."""
@@ -93,7 +93,7 @@ def check_only(situation: Situation) -> None:
 
     Before anything is made that is known of all but fused ones.
     """
-    only, plans = situation.terms.only, {plan.name: plan for plan in PLANS}
+    only, plans = situation.options.only, {plan.name: plan for plan in PLANS}
     if unknown := [name for name in only if name not in plans]:
         raise InputError(f"--only {', '.join(unknown)}: no such candidate; there are {', '.join(plans)}")
     if refused := [f"--only {name}: {why}" for name in only if (why := _impossible(plans[name], situation))]:
@@ -106,7 +106,7 @@ def select(situation: Situation) -> tuple[list[Plan], list[str]]:
     Raises:
         InputError: as `check_only`.
     """
-    which = _saturating(situation.terms, situation.here)
+    which = _saturating(situation.options, situation.here)
     chosen, notices = _promising(situation)
     if which is None or not any(plan.signed for plan in chosen):
         return chosen, notices
@@ -117,7 +117,7 @@ def select(situation: Situation) -> tuple[list[Plan], list[str]]:
 def _promising(situation: Situation) -> tuple[list[Plan], list[str]]:
     """The plans that can be right and can win, and notices of why others cannot."""
     check_only(situation)
-    if only := situation.terms.only:
+    if only := situation.options.only:
         return [plan for plan in PLANS if plan.name in (*only, "fp32")], []
     reasons = {plan: _impossible(plan, situation) or _hopeless(plan, situation) for plan in PLANS}
     left_out: dict[str, list[str]] = {}
@@ -128,38 +128,38 @@ def _promising(situation: Situation) -> tuple[list[Plan], list[str]]:
     return [plan for plan, reason in reasons.items() if reason is None], notices
 
 
-def _saturating(terms: Terms, here: CpuClass) -> str | None:
+def _saturating(options: ExportOptions, here: CpuClass) -> str | None:
     """The CPU class, meant or measured on, that signed weights of eight bits are not for."""
-    meant = "avx2" if terms.portable else terms.target
+    meant = "avx2" if options.portable else options.target
     return next((which for which in (meant, here) if which not in (*EXACT, "auto")), None)
 
 
 def _impossible(plan: Plan, situation: Situation) -> str | None:
     """Why a plan cannot be made, or what is measured here would not hold."""
-    terms, here = situation.terms, situation.here
+    options, here = situation.options, situation.here
     if plan.fused and situation.fused:
         return situation.fused
     if plan.runtime == "openvino" and not situation.openvino:
         return f"OpenVINO and NNCF are not installed; {install_advice('export', 'openvino')}"
-    if plan.runtime == "openvino" and terms.layout == "triton":
+    if plan.runtime == "openvino" and options.layout == "triton":
         return "Triton's ONNX Runtime backend is what runs the model"
-    if terms.target not in ("auto", here):
+    if options.target not in ("auto", here):
         if plan.runtime == "openvino":
-            return f"what OpenVINO computes on a CPU of class {terms.target} cannot be known here"
+            return f"what OpenVINO computes on a CPU of class {options.target} cannot be known here"
         if plan.method == "weights":
-            return f"what kernels for weights in blocks compute on a CPU of class {terms.target} cannot be known here"
+            return f"what kernels for weights in blocks compute on a CPU of class {options.target} cannot be known here"
     return None
 
 
 def _hopeless(plan: Plan, situation: Situation) -> str | None:
     """Why a plan cannot win."""
-    terms = situation.terms
+    options = situation.options
     usual = plan.fused == (situation.fused is None) and plan.name.removesuffix("-fused") in QUICK
-    if terms.quick and plan.name != "fp32" and not usual:
+    if options.quick and plan.name != "fp32" and not usual:
         return "--quick"
-    if plan.method == "weights" and terms.prefer != "size":
+    if plan.method == "weights" and options.prefer != "size":
         return "slower than fp32, since weights are expanded at every run: tried with --prefer size"
-    if not plan.per_channel and terms.prefer != "size":
+    if not plan.per_channel and options.prefer != "size":
         return "as fast as with a scale a channel, and further from PyTorch: tried with --prefer size"
     if plan.calibration != "minmax":
         return "as fast as int8-static-minmax: made where that is the fastest but loses too much"

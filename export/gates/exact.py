@@ -26,13 +26,13 @@ class Exact:
     """Of fp32 to PyTorch."""
 
 
-def make(origin: Origin, served: Origin, yardstick: Worker, folder: Path, say: Say) -> Exact:
-    """Convert and fuse, and hold both against PyTorch (the yardstick).
+def make(origin: Origin, served: Origin, reference: Worker, folder: Path, say: Say) -> Exact:
+    """Convert and fuse, and hold both against PyTorch (the reference).
 
     Args:
         origin: what PyTorch computes.
         served: what is converted: the same, or with a smaller vocabulary.
-        yardstick: PyTorch.
+        reference: PyTorch.
         folder: for the graphs.
         say: takes progress.
 
@@ -45,7 +45,7 @@ def make(origin: Origin, served: Origin, yardstick: Worker, folder: Path, say: S
     say("comparing with PyTorch")
     both = [fp32, fused] if fused else [fp32]
     with compare.started([system(served, graph) for graph in both], machine.cores()) as workers:
-        proof, faults = fidelity.gates(origin, served, yardstick, workers)
+        proof, faults = fidelity.gates(origin, served, reference, workers)
     if fused is None:
         return Exact(fp32, None, f"ONNX Runtime knows no fusion for {origin.config['model_type']}", proof)
     if faults:

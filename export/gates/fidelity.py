@@ -86,8 +86,8 @@ class Found:
     """What is not let pass; to be read after the graph's name."""
 
 
-def gates(origin: Origin, served: Origin, yardstick: Worker, workers: Sequence[Worker]) -> tuple[Fidelity, list[str]]:
-    """Hold graphs against PyTorch (the yardstick). The first, as it was converted, must pass; the others may fail.
+def gates(origin: Origin, served: Origin, reference: Worker, workers: Sequence[Worker]) -> tuple[Fidelity, list[str]]:
+    """Hold graphs against PyTorch (the reference). The first, as it was converted, must pass; the others may fail.
 
     PyTorch computes `origin`, the graphs `served`: the same, or with a smaller vocabulary.
 
@@ -98,16 +98,16 @@ def gates(origin: Origin, served: Origin, yardstick: Worker, workers: Sequence[W
         GateError: texts are read otherwise than by transformers; or the first graph gives other logits than PyTorch, or
             other answers in other batches.
     """
-    for worker in (yardstick, *workers):
+    for worker in (reference, *workers):
         worker.prepare()
     asked = Asked.of(origin)
     tokenization.refusal(asked.tokenizer, adversarial.surrogates(len(origin.settings.inputs) == 2))
-    tokens = tokenization.gate(asked.tokenizer, asked.texts, asked.read, yardstick.read(asked.texts))
+    tokens = tokenization.gate(asked.tokenizer, asked.texts, asked.read, reference.read(asked.texts))
     if served is not origin:
         asked, served_asked = read_alike(asked, origin, served)
     else:
         served_asked = asked
-    pytorch = asked.engine(yardstick).outputs(asked.windows)
+    pytorch = asked.engine(reference).outputs(asked.windows)
     first, *others = [hold(served_asked, pytorch, worker) for worker in workers]
     if first.fault:
         raise GateError(f"the fp32 ONNX model {first.fault}; no bundle was made")

@@ -14,8 +14,8 @@ from bertline.export.conversion.graphs import Graph
 from bertline.export.gates import emulation
 from bertline.export.gates.fidelity import cut
 from bertline.export.sealing import hugging_face, triton
-from bertline.export.sealing.account import Account
 from bertline.export.sealing.card import card
+from bertline.export.sealing.manifest_draft import ManifestDraft
 from bertline.export.sources import Origin
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import RUNTIMES
@@ -27,7 +27,9 @@ GOLDEN_TEXTS = 6
 GOLDEN_WORDS = 12
 
 
-def seal(bundle: Path, origin: Origin, told: Account, result: dict[str, Any], sign: Sign | None = None) -> Manifest:
+def seal(
+    bundle: Path, origin: Origin, draft: ManifestDraft, result: dict[str, Any], sign: Sign | None = None
+) -> Manifest:
     """Make the bundle folder and load it as a server would, golden texts and all, before it gets its name.
 
     Where it is meant for another CPU class it is loaded as on one of those, too, if that can be emulated.
@@ -35,7 +37,7 @@ def seal(bundle: Path, origin: Origin, told: Account, result: dict[str, Any], si
     Args:
         bundle: where; must not exist.
         origin: gives configuration, tokenizer and golden texts.
-        told: the manifest, but for golden texts and files, and the models.
+        draft: the manifest, but for golden texts and files, and the models.
         result: the `export` JSON, for the report and the model card.
         sign: signs the folder once it has proven itself.
 
@@ -45,9 +47,9 @@ def seal(bundle: Path, origin: Origin, told: Account, result: dict[str, Any], si
         DamagedError: the folder does not load or does not answer as it should.
     """
     with files.new_folder(bundle) as folder:
-        split = _write_models(folder, told.graphs)
-        hugging_face.write(folder, origin.tokenizer, told.manifest, split)
-        manifest = with_golden(folder, told.manifest, golden_texts(origin.examples))
+        split = _write_models(folder, draft.graphs)
+        hugging_face.write(folder, origin.tokenizer, draft.manifest, split)
+        manifest = with_golden(folder, draft.manifest, golden_texts(origin.examples))
         _write_papers(folder, manifest, result)
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))

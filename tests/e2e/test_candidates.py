@@ -10,11 +10,11 @@ import pytest
 from bertline.artifacts import machine
 from bertline.artifacts.run import RunFolder
 from bertline.export import sources
+from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.candidates.plans import PLANS, Plan, Situation, select
-from bertline.export.candidates.workshop import Workshop
 from bertline.export.conversion import convert, graphs
 from bertline.export.conversion.graphs import Graph
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import RUNTIMES
 from tests import encoders
@@ -35,7 +35,7 @@ NEAR = 0.1
 
 def plans_here() -> list[Plan]:
     """All of them, as an export on this CPU makes them: signed weights have seven bits where eight saturate."""
-    every = Terms(0.1, only=tuple(plan.name for plan in PLANS))
+    every = ExportOptions(0.1, only=tuple(plan.name for plan in PLANS))
     return select(Situation(every, machine.cpu_class(), fused=None, openvino=True))[0]
 
 
@@ -48,7 +48,7 @@ def test_every_candidate_of_every_encoder(
         pytest.skip(UNSUPPORTED[encoder, task])
     origin = sources.read(str(tiny_run(encoder, task).path), None)
     fp32 = Graph("fp32", convert.to_onnx(origin.folder, origin.settings, tmp_path))
-    workshop = Workshop(origin, fp32, graphs.fuse(fp32, "fp32-fused"), origin.texts, 10)
+    builder = CandidateBuilder(origin, fp32, graphs.fuse(fp32, "fp32-fused"), origin.texts, 10)
     tokenizer = origin.task.tokenizer(origin.folder)
     windows = tokenizer.encode(origin.texts)
 
@@ -58,11 +58,11 @@ def test_every_candidate_of_every_encoder(
 
     expected = logits(fp32)
     for plan in plans_here():
-        if plan.fused and not workshop.fused:
+        if plan.fused and not builder.fused:
             continue
         if (encoder, plan.name) in UNMADE:
             with pytest.raises(Exception, match=UNMADE[encoder, plan.name]):  # the libraries' own, of any kind
-                logits(workshop.make(plan))
+                logits(builder.make(plan))
         else:
-            off = np.abs(logits(workshop.make(plan)) - expected).mean()
+            off = np.abs(logits(builder.make(plan)) - expected).mean()
             assert off <= NEAR * (expected.std() + 0.1), (plan.name, off, expected.std())

@@ -11,7 +11,7 @@ import yaml
 from bertline.artifacts.run import RunFolder
 from bertline.export.export import export
 from bertline.export.gates import adversarial
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from tests import encoders
 from tests.export.conftest import measure_briefly
 from tests.train.conftest import train_here
@@ -39,7 +39,7 @@ def exported(run: RunFolder, encoder: str) -> Path:
         measure_briefly(patch)
         patch.setattr(adversarial, "LONGEST", [text[:2000] for text in adversarial.LONGEST])  # whole in tests/export
         layout = "triton" if encoder == TRITON else "huggingface"
-        export(str(run.path), bundle, Terms(max_drop=2.0, quick=True, layout=layout))  # whatever is lost
+        export(str(run.path), bundle, ExportOptions(max_drop=2.0, quick=True, layout=layout))  # whatever is lost
     return bundle
 
 

@@ -11,11 +11,11 @@ from bertline.artifacts.files import FileEntry
 from bertline.artifacts.run import Best, DataFiles, Provenance, RunFolder, Summary
 from bertline.export import sources
 from bertline.export.candidates import plans
-from bertline.export.candidates.workshop import Workshop
+from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.conversion import convert, graphs
 from bertline.export.conversion.graphs import Graph
 from bertline.export.export import export
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from tests import forks
 from tests.conftest import classifier, make_model, make_texts
 
@@ -100,15 +100,15 @@ def fused(fp32: Graph) -> Graph:
 
 
 @pytest.fixture(scope="session")
-def workshop(run: Path, fp32: Graph, fused: Graph) -> Workshop:
+def builder(run: Path, fp32: Graph, fused: Graph) -> CandidateBuilder:
     origin = sources.read(str(run), None)
-    return Workshop(origin, fp32, fused, origin.texts, 20)
+    return CandidateBuilder(origin, fp32, fused, origin.texts, 20)
 
 
 @pytest.fixture(scope="session")
-def quantized(workshop: Workshop) -> dict[str, Graph]:
+def quantized(builder: CandidateBuilder) -> dict[str, Graph]:
     """The graph of every plan."""
-    return {plan.name: workshop.make(plan) for plan in plans.PLANS}
+    return {plan.name: builder.make(plan) for plan in plans.PLANS}
 
 
 @pytest.fixture(scope="session")
@@ -118,4 +118,4 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         measure_briefly(patch)
-        return folder, export(str(run), folder, Terms(0.05), say=said.append), said
+        return folder, export(str(run), folder, ExportOptions(0.05), say=said.append), said

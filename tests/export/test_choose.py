@@ -6,7 +6,7 @@ import pytest
 
 from bertline.export.candidates.plans import PLANS, Plan
 from bertline.export.choose import Score, Trial, candidates, doubt, fault, order, table
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 
 
 def plan(name: str) -> Plan:
@@ -23,15 +23,15 @@ def trial(name: str, milliseconds: float, drop: float | None = 0.0, size: int = 
     return Trial(plan(name), size, p50, None if drop is None else score(drop))
 
 
-def best(trials: list[Trial], terms: Terms) -> str:
-    return min(trials, key=lambda one: order(one, terms)).plan.name
+def best(trials: list[Trial], options: ExportOptions) -> str:
+    return min(trials, key=lambda one: order(one, options)).plan.name
 
 
 def test_speed_is_the_geometric_mean_over_lengths() -> None:
     steady = Trial(plan("steady"), 10, {"1x16": 4.0, "1x64": 4.0})  # arithmetic mean 4
     uneven = Trial(plan("uneven"), 10, {"1x16": 1.0, "1x64": 9.0})  # arithmetic mean 5
     assert uneven.milliseconds == pytest.approx(3.0)
-    assert best([steady, uneven], Terms(0.01)) == "uneven"
+    assert best([steady, uneven], ExportOptions(0.01)) == "uneven"
 
 
 def test_what_is_preferred_stands_first() -> None:
@@ -41,10 +41,10 @@ def test_what_is_preferred_stands_first() -> None:
         replace(trial("small", 3.0, -0.002, 10), agreement=0.98),
         replace(trial("close", 2.0, 0.001, 20), agreement=0.99),
     ]
-    assert best(trials, Terms(0.01)) == "fast"
-    assert best(trials, Terms(0.01, prefer="size")) == "small"
-    assert best(trials, Terms(0.01, prefer="accuracy")) == "close"
-    told = candidates(trials, trials[2], [], Terms(0.01, prefer="accuracy"))
+    assert best(trials, ExportOptions(0.01)) == "fast"
+    assert best(trials, ExportOptions(0.01, prefer="size")) == "small"
+    assert best(trials, ExportOptions(0.01, prefer="accuracy")) == "close"
+    told = candidates(trials, trials[2], [], ExportOptions(0.01, prefer="accuracy"))
     assert [one.why for one in told] == [
         "less close to PyTorch than close: agreement 0.9700 against 0.9900",
         "less close to PyTorch than close: agreement 0.9800 against 0.9900",
@@ -53,7 +53,7 @@ def test_what_is_preferred_stands_first() -> None:
 
 
 def test_of_two_alike_the_smaller_stands_first() -> None:
-    assert best([trial("large", 3.0, size=20), trial("tiny", 3.0, size=10)], Terms(0.01)) == "tiny"
+    assert best([trial("large", 3.0, size=20), trial("tiny", 3.0, size=10)], ExportOptions(0.01)) == "tiny"
 
 
 def test_a_drop_must_be_shown_not_only_seen() -> None:
@@ -89,17 +89,19 @@ def test_the_bound_itself_is_within() -> None:
 
 def test_fp32_needs_leave_but_no_examples() -> None:
     fp32 = Trial(plan("fp32"), 10, {"1x16": 1.0}, Score(0.85, 0.0, (0.0, 0.0), 10, 0.3))
-    assert "only" in str(fault(fp32, Terms(0.01)))
-    assert fault(fp32, Terms(0.01, allow_fp32=True)) is None
+    assert "only" in str(fault(fp32, ExportOptions(0.01)))
+    assert fault(fp32, ExportOptions(0.01, allow_fp32=True)) is None
     on_openvino = Trial(
         Plan("fp32-openvino", "fp32", "openvino"), 10, {"1x16": 1.0}, Score(0.65, 0.2, (0.1, 0.3), 300, 0.01)
     )
-    assert fault(on_openvino, Terms(0.01, allow_fp32=True)) == "loses 0.2000, more than 0.01"  # by bf16, it may be
+    assert (
+        fault(on_openvino, ExportOptions(0.01, allow_fp32=True)) == "loses 0.2000, more than 0.01"
+    )  # by bf16, it may be
 
 
 def test_what_weighs_too_much_is_out() -> None:
-    assert fault(trial("a", 1.0, size=23_000_000), Terms(0.01, max_size=22.5)) == "23.0 MB, more than 22.5"
-    assert fault(trial("a", 1.0, size=22_000_000), Terms(0.01, max_size=22.5)) is None
+    assert fault(trial("a", 1.0, size=23_000_000), ExportOptions(0.01, max_size=22.5)) == "23.0 MB, more than 22.5"
+    assert fault(trial("a", 1.0, size=22_000_000), ExportOptions(0.01, max_size=22.5)) is None
 
 
 def test_every_candidate_is_told_why_in_the_order_given() -> None:
@@ -111,7 +113,7 @@ def test_every_candidate_is_told_why_in_the_order_given() -> None:
         trial("int8-twin", 3.0, None, size=11),
         trial("int8-other", 5.0),
     ]
-    told = candidates(trials, trials[1], [trials[5]], Terms(0.01))
+    told = candidates(trials, trials[1], [trials[5]], ExportOptions(0.01))
     assert {one.name: one.why for one in told} == {
         "fp32": "fp32: measured for comparison, chosen with --allow-fp32 only, where no other is right",
         "int8-signed": "chosen: the fastest that loses at most 0.01",
@@ -126,7 +128,7 @@ def test_every_candidate_is_told_why_in_the_order_given() -> None:
 
 
 def test_the_table_tells_what_was_tried_and_what_is_wrong() -> None:
-    lines = table([trial("fp32", 9.0, None), trial("int8-signed", 3.0, 0.02)], Terms(0.01)).splitlines()
+    lines = table([trial("fp32", 9.0, None), trial("int8-signed", 3.0, 0.02)], ExportOptions(0.01)).splitlines()
     assert lines[0] == (
         "  int8-signed  value 0.8300  drop +0.0200 [+0.0160, +0.0240]  3.00 ms  0.0 MB  loses 0.0200, more than 0.01"
     )

@@ -25,14 +25,14 @@ from bertline.bench.systems import System
 from bertline.bench.worker import Worker
 from bertline.export import contest, sources, systems
 from bertline.export.candidates import quantize, sensitivity
+from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.candidates.plans import PLANS, Plan, dynamic
-from bertline.export.candidates.workshop import Workshop
-from bertline.export.contest import Contest, Outcome, remedies
+from bertline.export.contest import Contest, ContestResult, remedies
 from bertline.export.conversion.graphs import Graph
 from bertline.export.examples import check_examples
 from bertline.export.export import export
+from bertline.export.options import ExportOptions
 from bertline.export.sources import Origin
-from bertline.export.terms import Terms
 from bertline.tasks.task import Example
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 from tests.conftest import classifier
@@ -52,11 +52,11 @@ CONTENDING = [plan for plan in PLANS if plan.name in FIGURES]
 DYING: dict[str, str] = {}
 """The question at which a system's process ends."""
 
-Hold = Callable[..., tuple[Outcome, list[str]]]
+Hold = Callable[..., tuple[ContestResult, list[str]]]
 
 
-class Bench(Workshop):
-    """A workshop whose graphs are as many bytes as they take microseconds; what `broken` says cannot be made."""
+class Bench(CandidateBuilder):
+    """A builder whose graphs are as many bytes as they take microseconds; what `broken` says cannot be made."""
 
     asked = None
 
@@ -94,24 +94,24 @@ class Fake(Worker):
 
 @pytest.fixture
 def hold(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hold:
-    """Holds a contest on terms; returns what came of it, and the names of those who answered, in order."""
+    """Holds a contest on options; returns what came of it, and the names of those who answered, in order."""
     origin = sources.read(str(run), None)
     worker = partial(Fake, origin)
     monkeypatch.setattr(contest, "Worker", worker)
 
     def held(
-        terms: Terms, broken: Callable[[Plan], None] = lambda plan: None, said: list[str] | None = None
-    ) -> tuple[Outcome, list[str]]:
+        options: ExportOptions, broken: Callable[[Plan], None] = lambda plan: None, said: list[str] | None = None
+    ) -> tuple[ContestResult, list[str]]:
         said = [] if said is None else said
-        yardstick, bench = worker(systems.pytorch(origin), 1), Bench(tmp_path, broken)
-        outcome = Contest(origin, yardstick, bench, terms, said.append).hold(CONTENDING)
+        reference, bench = worker(systems.pytorch(origin), 1), Bench(tmp_path, broken)
+        outcome = Contest(origin, reference, bench, options, said.append).hold(CONTENDING)
         return outcome, [line.partition(":")[0] for line in said if line.endswith("answering 200 texts")]
 
     return held
 
 
 def test_what_is_slower_than_the_right_one_is_not_scored(hold: Hold) -> None:
-    outcome, answered = hold(Terms(0.05))
+    outcome, answered = hold(ExportOptions(0.05))
     assert outcome.chosen.plan.name == "int8-unsigned"
     assert answered == ["pytorch", "int8-signed", "int8-unsigned"]
     assert [trial.plan.name for trial in outcome.trials if trial.score] == answered[1:]
@@ -126,7 +126,7 @@ def test_the_examples_are_tokenized_once_for_all_candidates(hold: Hold, monkeypa
         return encode(tokenizer, texts)
 
     monkeypatch.setattr(Tokenizer, "encode", counted)
-    hold(Terms(0.05, prefer="accuracy"))
+    hold(ExportOptions(0.05, prefer="accuracy"))
     assert read.count(200) == 2, "once for PyTorch, whose tokenizer may be another"
 
 
@@ -136,17 +136,17 @@ def test_where_accuracy_is_preferred_the_closest_to_pytorch_is_taken_not_the_luc
     """PyTorch and the static candidate answer the same ten texts wrongly, of which int8-unsigned gets four right."""
     for name, lost in {"pytorch": 10, "int8-unsigned": 6, "int8-static-minmax": 10}.items():
         monkeypatch.setitem(FIGURES, name, (FIGURES[name][0], lost))
-    outcome, _ = hold(Terms(0.05, prefer="accuracy"))
+    outcome, _ = hold(ExportOptions(0.05, prefer="accuracy"))
     assert outcome.chosen.plan.name == "int8-static-minmax"
     assert outcome.chosen.agreement == 1.0
     assert [trial.plan.name for trial in outcome.trials if trial.score] == ["fp32", "int8-static-minmax"]
 
 
 def test_where_accuracy_is_preferred_fp32_is_asked_last_and_what_is_too_large_never(hold: Hold) -> None:
-    outcome, answered = hold(Terms(0.05, prefer="accuracy"))
+    outcome, answered = hold(ExportOptions(0.05, prefer="accuracy"))
     assert outcome.chosen.plan.name == "int8-unsigned"
     assert answered == ["pytorch", "int8-signed", "int8-unsigned", "int8-static-minmax", "fp32"]
-    _, answered = hold(Terms(0.05, prefer="accuracy", max_size=0.0025))
+    _, answered = hold(ExportOptions(0.05, prefer="accuracy", max_size=0.0025))
     assert answered == ["pytorch", "int8-signed", "int8-unsigned", "fp32"]
 
 
@@ -154,10 +154,10 @@ def test_what_is_sealed_beside_may_be_no_larger_either(hold: Hold, monkeypatch: 
     monkeypatch.setitem(FIGURES, "int8-signed", (1.0, 0))
     for name in ("int8-unsigned", "int8-static-minmax"):
         monkeypatch.setitem(FIGURES, name, (FIGURES[name][0], 60))
-    outcome, _ = hold(Terms(0.05, portable=True))
+    outcome, _ = hold(ExportOptions(0.05, portable=True))
     assert [trial.plan.name for trial in outcome.others] == ["fp32"]
     with pytest.raises(GateError, match=r"^int8-signed is not for every machine, and fp32 .* or leave out --portable$"):
-        hold(Terms(0.05, portable=True, max_size=0.0035))
+        hold(ExportOptions(0.05, portable=True, max_size=0.0035))
 
 
 def test_fp32_is_not_sealed_beside_the_chosen_one_where_a_quantized_one_is_right(
@@ -165,7 +165,7 @@ def test_fp32_is_not_sealed_beside_the_chosen_one_where_a_quantized_one_is_right
 ) -> None:
     monkeypatch.setitem(FIGURES, "int8-signed", (1.0, 0))
     monkeypatch.setitem(FIGURES, "int8-unsigned", (2.0, 1))
-    outcome, _ = hold(Terms(0.05, portable=True, prefer="accuracy", allow_fp32=True))
+    outcome, _ = hold(ExportOptions(0.05, portable=True, prefer="accuracy", allow_fp32=True))
     assert outcome.chosen.plan.name == "int8-signed"
     assert [trial.plan.name for trial in outcome.others] == ["int8-unsigned"]
 
@@ -174,7 +174,7 @@ def test_fp32_is_not_sealed_beside_the_chosen_one_where_a_quantized_one_is_right
 def test_a_candidate_whose_process_ends_is_left_out(hold: Hold, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
     monkeypatch.setitem(FIGURES, "int8-signed", (1.0, 0))
     monkeypatch.setitem(DYING, "int8-signed", question)
-    outcome, _ = hold(Terms(0.05))
+    outcome, _ = hold(ExportOptions(0.05))
     assert outcome.chosen.plan.name == "int8-unsigned"
     assert "int8-signed" not in [trial.plan.name for trial in outcome.trials]
     assert outcome.notices == ["left out: int8-signed: its process ended by SIGKILL (out of memory?)"]
@@ -186,7 +186,7 @@ def test_what_the_others_are_held_to_cannot_be_left_out(
 ) -> None:
     monkeypatch.setitem(DYING, name, question)
     with pytest.raises(BertlineError, match=f"^{name}: its process ended by SIGKILL"):
-        hold(Terms(0.05))
+        hold(ExportOptions(0.05))
 
 
 def test_what_cannot_be_made_is_told_where_nothing_is_right(hold: Hold) -> None:
@@ -197,7 +197,7 @@ def test_what_cannot_be_made_is_told_where_nothing_is_right(hold: Hold) -> None:
     said: list[str] = []
     told = "not tried: int8-unsigned: it cannot be made (RuntimeError: no such operator)"
     with pytest.raises(GateError, match=r"no candidate is known to lose at most 0\.05") as caught:
-        hold(Terms(0.05), broken, said)
+        hold(ExportOptions(0.05), broken, said)
     assert told in said
     assert told in str(caught.value).splitlines()
 
@@ -209,7 +209,7 @@ def test_a_full_disk_is_no_fault_of_a_quantizer(hold: Hold, number: int) -> None
             raise OSError(number, "full", "model.onnx")
 
     with pytest.raises(OSError, match="full"):
-        hold(Terms(0.05), broken)
+        hold(ExportOptions(0.05), broken)
 
 
 def test_examples_are_too_few_where_they_are_whatever_is_answered(run: Path) -> None:
@@ -218,17 +218,17 @@ def test_examples_are_too_few_where_they_are_whatever_is_answered(run: Path) -> 
     accuracy = replace(origin, metric="accuracy")
     words = r"200 examples cannot tell a drop of 0\.01, .* the same: about \d+ would tell, or these --max-drop 0\.01\d+"
     with pytest.raises(GateError, match=words):
-        check_examples(accuracy, Terms(0.01))
-    check_examples(accuracy, Terms(0.01, allow_fp32=True))
-    check_examples(accuracy, Terms(0.02))
+        check_examples(accuracy, ExportOptions(0.01))
+    check_examples(accuracy, ExportOptions(0.01, allow_fp32=True))
+    check_examples(accuracy, ExportOptions(0.02))
     for metric in ("f1", "macro_f1", "precision"):
-        check_examples(replace(origin, metric=metric), Terms(0.01))
+        check_examples(replace(origin, metric=metric), ExportOptions(0.01))
     settings = classifier(labels=["score"]).model_copy(update={"problem_type": "regression"})
     examples = [Example("", None, float(number)) for number in range(100)]
     numbers = replace(origin, settings=settings, metric="pearson", examples=examples)
-    check_examples(numbers, Terms(0.01))
+    check_examples(numbers, ExportOptions(0.01))
     with pytest.raises(GateError, match=r"29 examples cannot tell a drop of 0\.01 of the pearson: at least 30 would"):
-        check_examples(replace(numbers, examples=examples[:29]), Terms(0.01, allow_fp32=True))
+        check_examples(replace(numbers, examples=examples[:29]), ExportOptions(0.01, allow_fp32=True))
 
 
 @pytest.mark.parametrize(("metric", "label"), [("f1", "negative"), ("recall", "negative"), ("precision", "positive")])
@@ -237,8 +237,8 @@ def test_examples_that_show_no_loss_are_refused(run: Path, metric: str, label: s
     origin = replace(sources.read(str(run), None), metric=metric)
     alike = [example for example in origin.examples if example.gold == label]
     with pytest.raises(GateError, match=f"100 examples cannot show a loss of {metric}, since no answer to them"):
-        check_examples(replace(origin, examples=alike), Terms(0.1))
-    check_examples(origin, Terms(0.1))
+        check_examples(replace(origin, examples=alike), ExportOptions(0.1))
+    check_examples(origin, ExportOptions(0.1))
 
 
 @pytest.fixture
@@ -260,7 +260,7 @@ def test_the_layer_that_int8_breaks_is_left_in_fp32(
 ) -> None:
     measure_briefly(monkeypatch)
     said: list[str] = []
-    result = export(str(broken), tmp_path / "bundle", Terms(0.03, quick=True), say=said.append)
+    result = export(str(broken), tmp_path / "bundle", ExportOptions(0.03, quick=True), say=said.append)
     name, _, share = result["chosen"].partition("-mixed-")
     assert share in ("25", "50")  # both are right, and as fast
     assert "none is right: trying what is slower, but loses less" in said
@@ -278,14 +278,14 @@ def test_lengths_are_timed_one_text_at_a_time_and_as_many_as_are_asked_for(run: 
     assert contest.grid(windows, 4) == [*alone, *((4, length) for _, length in alone)]
 
 
-def test_layers_are_ranked_by_what_their_quantization_changes(workshop: Workshop, fp32: Graph) -> None:
-    ranked = sensitivity.rank(fp32.path, workshop.texts[:4], dynamic(True, False))
+def test_layers_are_ranked_by_what_their_quantization_changes(builder: CandidateBuilder, fp32: Graph) -> None:
+    ranked = sensitivity.rank(fp32.path, builder.texts[:4], dynamic(True, False))
     layers = [own[0].split("/attention")[0] for own in ranked]
     assert {"/bert/encoder/layer.0", "/bert/encoder/layer.1"} < set(layers)
     assert [len(own) for own, layer in zip(ranked, layers, strict=True) if "layer" in layer] == [8, 8]
 
 
-def test_a_node_that_is_not_there_is_an_error(workshop: Workshop, fp32: Graph, tmp_path: Path) -> None:
+def test_a_node_that_is_not_there_is_an_error(builder: CandidateBuilder, fp32: Graph, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nodes to leave in fp32: /nowhere: no node of model\.onnx has that name"):
         quantize.quantize(dynamic(True, False), fp32.path, tmp_path / "out.onnx", [], ["/nowhere"])
 
@@ -301,9 +301,9 @@ def test_remedies_are_other_calibrations_and_layers_in_fp32() -> None:
     assert [plan.fp32_share for plan in remedies(dynamic(True, True))] == [0.25, 0.5]
 
 
-def test_what_is_left_in_fp32_is_a_product_of_floats(workshop: Workshop) -> None:
+def test_what_is_left_in_fp32_is_a_product_of_floats(builder: CandidateBuilder) -> None:
     plan = remedies(dynamic(True, False))[0]
-    nodes = {node.name: node.op_type for node in onnx.load(workshop.make(plan).path).graph.node}
-    kept = sensitivity.rank(workshop.fp32.path, workshop.texts, plan)[0]
+    nodes = {node.name: node.op_type for node in onnx.load(builder.make(plan).path).graph.node}
+    kept = sensitivity.rank(builder.fp32.path, builder.texts, plan)[0]
     assert all(nodes.get(name, nodes.get(f"{name}_MatMul")) in ("MatMul", "Gemm") for name in kept)
     assert "MatMulInteger" in nodes.values()

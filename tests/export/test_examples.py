@@ -8,8 +8,8 @@ import pytest
 
 from bertline.export import sources
 from bertline.export.examples import Judge
+from bertline.export.options import ExportOptions
 from bertline.export.systems import pytorch
-from bertline.export.terms import Terms
 from bertline.tasks.task import Output
 
 
@@ -22,7 +22,7 @@ def test_labels_that_may_be_in_another_order_are_told(run: Path, share: float) -
     for number, example in enumerate(origin.examples):
         right = number < share * len(origin.examples)
         outputs.append(np.array([(label == example.gold) is right for label in labels], np.float32))
-    suspicion = Judge.of(origin, Terms(0.5), pytorch(origin), outputs).suspicion
+    suspicion = Judge.of(origin, ExportOptions(0.5), pytorch(origin), outputs).suspicion
     if share > 0.5:
         assert suspicion is None
     else:

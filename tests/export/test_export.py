@@ -29,8 +29,8 @@ from bertline.export.choose import Trial
 from bertline.export.contest import SHARES
 from bertline.export.conversion import convert
 from bertline.export.export import export
+from bertline.export.options import ExportOptions
 from bertline.export.sealing import card
-from bertline.export.terms import Terms
 from bertline.launch import inspect
 from bertline.serve import variants
 from bertline.serve.engine import Bundle, Engine
@@ -40,7 +40,7 @@ from tests.conftest import WORDS, make_texts, with_vocabulary_alone
 from tests.export.conftest import PROVENANCE, measure_briefly
 
 Sealed = tuple[Path, dict[str, Any], list[str]]
-QUICK = Terms(0.05, quick=True)
+QUICK = ExportOptions(0.05, quick=True)
 
 
 @pytest.fixture
@@ -274,9 +274,9 @@ def test_the_report_stands_alone(bundle: Sealed) -> None:
 
 def test_no_candidate_within_the_drop_leaves_no_bundle(run: Path, tmp_path: Path, quick: Path) -> None:
     folder = tmp_path / "bundles/tiny"
-    terms = Terms(0.05, target="avx2", quick=True, max_size=0.001)
+    options = ExportOptions(0.05, target="avx2", quick=True, max_size=0.001)
     with pytest.raises(GateError, match=r"no candidate is known to lose at most 0.05; no bundle was made") as caught:
-        export(str(run), folder, terms)
+        export(str(run), folder, options)
     assert caught.value.exit_code == 1
     assert "int8-unsigned-fused  not scored" in str(caught.value)
     assert "MB, more than 0.001" in str(caught.value)
@@ -309,7 +309,7 @@ def test_too_few_examples_are_told_before_any_candidate_is_timed(run: Path, tmp_
     said: list[str] = []
     expected = r"200 examples cannot tell a drop of 0\.01, .*: about 367 would tell, or these --max-drop 0\.0183"
     with pytest.raises(GateError, match=expected):
-        export(str(run), tmp_path / "bundles/tiny", Terms(0.01), say=said.append)
+        export(str(run), tmp_path / "bundles/tiny", ExportOptions(0.01), say=said.append)
     assert not [line for line in said if "timed" in line]
     assert nothing_is_left(tmp_path / "bundles/tiny", quick)
 
@@ -352,13 +352,15 @@ def test_wrong_input_is_refused_before_any_work(tiny_model: Path, tmp_path: Path
     with pytest.raises(InputError, match="architectures is BertModel, none of"):
         export(str(tiny_model), tmp_path / "bundles/tiny", QUICK)
     with pytest.raises(InputError, match="target 'pentium' is unknown"):
-        export(str(tiny_model), tmp_path / "bundles/tiny", Terms(0.05, target="pentium"))
+        export(str(tiny_model), tmp_path / "bundles/tiny", ExportOptions(0.05, target="pentium"))
     with pytest.raises(InputError, match="layout 'onnx' is unknown; it is one of huggingface, triton"):
-        export(str(tiny_model), tmp_path / "bundles/tiny", Terms(0.05, layout="onnx"))
+        export(str(tiny_model), tmp_path / "bundles/tiny", ExportOptions(0.05, layout="onnx"))
     with pytest.raises(InputError, match="--only int8signed: no such candidate; there are fp32, "):
-        export(str(tiny_model), tmp_path / "bundles/tiny", Terms(0.05, only=("int8signed",)))
+        export(str(tiny_model), tmp_path / "bundles/tiny", ExportOptions(0.05, only=("int8signed",)))
     with pytest.raises(InputError, match="--only fp32-openvino: "):
-        export(str(tiny_model), tmp_path / "bundles/tiny", Terms(0.05, only=("fp32-openvino",), layout="triton"))
+        export(
+            str(tiny_model), tmp_path / "bundles/tiny", ExportOptions(0.05, only=("fp32-openvino",), layout="triton")
+        )
     assert nothing_is_left(tmp_path / "bundles/tiny", quick)
 
 
@@ -373,7 +375,7 @@ def signed_first(monkeypatch: pytest.MonkeyPatch) -> None:
     if machine.cpu_class() not in EXACT:
         pytest.skip(f"on a CPU of class {machine.cpu_class()} what is chosen is right everywhere")
 
-    def order(trial: Trial, terms: Terms) -> tuple[float, ...]:
+    def order(trial: Trial, options: ExportOptions) -> tuple[float, ...]:
         return (not trial.plan.signed, trial.milliseconds)
 
     monkeypatch.setattr(choose, "order", order)
@@ -383,7 +385,7 @@ def signed_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_portable_bundle_has_a_model_for_every_cpu(run: Path, tmp_path: Path, quick: Path) -> None:
     """Signed weights of eight bits where they are exact, unsigned ones under the name that everyone opens."""
     folder = tmp_path / "bundle"
-    export(str(run), folder, Terms(0.05, quick=True, portable=True))
+    export(str(run), folder, ExportOptions(0.05, quick=True, portable=True))
     manifest = bundles.verify(folder)
     (everywhere,) = manifest.variants
     assert (everywhere.runtime.model, everywhere.runtime.cpu_classes) == ("onnx/model.onnx", [])
@@ -398,7 +400,7 @@ def test_a_cpu_that_the_chosen_model_is_not_for_takes_the_other(
     run: Path, tmp_path: Path, quick: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "bundle"
-    export(str(run), folder, Terms(0.05, only=("int8-signed", "int8-unsigned"), portable=True))
+    export(str(run), folder, ExportOptions(0.05, only=("int8-signed", "int8-unsigned"), portable=True))
     chosen = bundles.read(folder).runtime.model
     monkeypatch.setattr(machine, "cpu_class", lambda: "x86")
     opened = Bundle(folder)
@@ -410,7 +412,7 @@ def test_a_bundle_for_openvino_answers_without_it(
     run: Path, tmp_path: Path, quick: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "bundle"
-    result = export(str(run), folder, Terms(0.2, only=("int8-nncf-openvino",)))
+    result = export(str(run), folder, ExportOptions(0.2, only=("int8-nncf-openvino",)))
     assert result["chosen"] == "int8-nncf-openvino"
     manifest = bundles.verify(folder)
     assert (manifest.runtime.name, manifest.runtime.model) == ("openvino", "onnx/model_openvino.onnx")

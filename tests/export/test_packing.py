@@ -11,10 +11,10 @@ from bertline.bench import inputs
 from bertline.bench.worker import Worker
 from bertline.export import export as exports
 from bertline.export import packing, systems
+from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.candidates.plans import PLANS
-from bertline.export.candidates.workshop import Workshop
 from bertline.export.conversion.graphs import Graph
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.tokens import Batch
 
@@ -28,8 +28,8 @@ def test_texts_are_packed_up_to_where_it_gains(gains: dict[int, float], tokens: 
     assert (None if found is None else found.tokens) == tokens
 
 
-def test_the_fp32_graph_answers_alike_in_a_pack(workshop: Workshop, fp32: Graph) -> None:
-    origin = workshop.origin
+def test_the_fp32_graph_answers_alike_in_a_pack(builder: CandidateBuilder, fp32: Graph) -> None:
+    origin = builder.origin
     system = systems.system(origin, fp32)
     (pack,) = inputs.make(system.tokenizer, origin.texts, [(packing.TEXTS, 32)])
     with Worker(system, 1) as worker:
@@ -38,7 +38,7 @@ def test_the_fp32_graph_answers_alike_in_a_pack(workshop: Workshop, fp32: Graph)
 
 @pytest.mark.parametrize(("seconds", "tokens"), [(4.0, 32), (8.0, None)])
 def test_a_gain_is_how_many_times_as_many_texts_a_second(
-    workshop: Workshop, fp32: Graph, monkeypatch: pytest.MonkeyPatch, seconds: float, tokens: int | None
+    builder: CandidateBuilder, fp32: Graph, monkeypatch: pytest.MonkeyPatch, seconds: float, tokens: int | None
 ) -> None:
     """Of a pack that takes so many seconds, a text alone taking one."""
 
@@ -46,26 +46,28 @@ def test_a_gain_is_how_many_times_as_many_texts_a_second(
         return {1: 1.0, packing.TEXTS: seconds}[len(batch["input_ids"])]
 
     monkeypatch.setattr(packing, "_seconds", told)
-    found = packing.measure(systems.system(workshop.origin, fp32), workshop.origin.texts)
+    found = packing.measure(systems.system(builder.origin, fp32), builder.origin.texts)
     assert (None if found is None else found.tokens) == tokens
     assert found is None or found.gains == {"16": 2.0, "32": 2.0}  # the model reads 48 tokens
 
 
-def test_nothing_is_measured_for_another_cpu(workshop: Workshop, fp32: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_measured_for_another_cpu(
+    builder: CandidateBuilder, fp32: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured = packing.packing({16: 2.0})
     monkeypatch.setattr(packing, "measure", lambda *_: measured)
     outcome: Any = SimpleNamespace(chosen=SimpleNamespace(plan=PLANS[0]), graphs={PLANS[0].name: fp32})
     here = machine.cpu_class()
     expected = {"auto": measured, here: measured, "avx2" if here == "arm64" else "arm64": None}
     for target, packed in expected.items():
-        assert exports._measure_packing(workshop.origin, outcome, Terms(0.05, target=target)) == (packed, [])
+        assert exports._measure_packing(builder.origin, outcome, ExportOptions(0.05, target=target)) == (packed, [])
 
 
 def test_one_whose_scales_are_the_batchs_is_never_packed(
-    workshop: Workshop, quantized: dict[str, Graph], monkeypatch: pytest.MonkeyPatch
+    builder: CandidateBuilder, quantized: dict[str, Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dynamic int8 graph answers otherwise beside others, by more than rounding."""
-    origin, graph = workshop.origin, quantized["int8-unsigned"]
+    origin, graph = builder.origin, quantized["int8-unsigned"]
     system = systems.system(origin, graph)
     (pack,) = inputs.make(system.tokenizer, origin.texts, [(packing.TEXTS, 32)])
     runtime = OnnxRuntime(graph.path, 1)

@@ -9,7 +9,7 @@ import pytest
 from bertline.artifacts import bundle as bundles
 from bertline.artifacts import encoder
 from bertline.artifacts.errors import DamagedError
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from bertline.launch import bench, demo, train
 from tests.conftest import make_model
 from tests.export.conftest import measure_briefly
@@ -30,7 +30,7 @@ def started(rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
     monkeypatch.setattr(train, "start", start)
     measure_briefly(monkeypatch)
     monkeypatch.setattr(bench, "ROUNDS", 1)
-    monkeypatch.setattr(demo, "Terms", partial(Terms, quick=True))
+    monkeypatch.setattr(demo, "ExportOptions", partial(ExportOptions, quick=True))
     monkeypatch.setattr(demo, "MAX_DROP", 2.0)  # whatever is lost
     monkeypatch.setattr(demo, "RECIPE", recipe)
     monkeypatch.setattr(demo, "MODEL_SHA256", encoder.weights_sha256(tmp_path / "model"))

@@ -20,7 +20,7 @@ from bertline.artifacts.errors import GateError, InputError
 from bertline.artifacts.recipe_schema import Student
 from bertline.artifacts.run import RunFolder
 from bertline.export.candidates import cascade
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from bertline.launch import shrink, train
 from bertline.launch.shrink import Shrinking
 from tests.conftest import make_model, make_texts
@@ -63,7 +63,7 @@ def shrunken(
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         measure_briefly(patch)
-        patch.setattr(shrink, "Terms", partial(Terms, quick=True))
+        patch.setattr(shrink, "ExportOptions", partial(ExportOptions, quick=True))
         patch.chdir(place.parents[1])
         found = shrink.shrink(Path("runs/films"), Path("bundles", name), drop, "more.jsonl", sets, said.append)
     return found, said
@@ -129,7 +129,7 @@ def test_a_student_of_what_a_run_was_before_is_refused(
     )
     raw = json.loads((place / "run.json").read_text())
     files.write_json(place / "run.json", raw | {"finished": raw["finished"].replace("20", "21", 1)})
-    recipe = Shrinking(place, tmp_path / "b", Terms(DROP), None, (), {}, print).student(Student(layers=[0]))
+    recipe = Shrinking(place, tmp_path / "b", ExportOptions(DROP), None, (), {}, print).student(Student(layers=[0]))
     with pytest.raises(InputError, match=r"films-1-layer: begun before \S+films was finished"):
         shrink.distilled(recipe, place, print, {})
     student.summary.unlink()
@@ -173,7 +173,7 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
 ) -> None:
     """One that begins with nothing and learns nothing: it asks the run itself, or a student that is right alone."""
     measure_briefly(monkeypatch)
-    monkeypatch.setattr(shrink, "Terms", partial(Terms, quick=True))
+    monkeypatch.setattr(shrink, "ExportOptions", partial(ExportOptions, quick=True))
     monkeypatch.setattr(shrink, "sizes", lambda config: [Student(layers=[0])])
     place = shutil.copytree(teacher.path, tmp_path / "films")
     sets = [f"model={teacher.path.parents[1] / 'model'}", "training.learning_rate=1e-9"]
@@ -219,7 +219,7 @@ def test_a_run_that_went_by_its_loss_is_held_to_its_score(teacher: RunFolder) ->
 def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_path: Path) -> None:
     place = shutil.copytree(teacher.path, tmp_path / "films")
     sets = ["training.seed=7", "training.epochs=1"]
-    student = Shrinking(place, tmp_path / "b", Terms(DROP), None, sets, {}, print).student(Student(layers=[0]))
+    student = Shrinking(place, tmp_path / "b", ExportOptions(DROP), None, sets, {}, print).student(Student(layers=[0]))
     assert student.name == "films-1-layer.yaml"
     with pytest.raises(InputError, match="its data has changed"):
         shrink.distilled(student, place, print, {})
@@ -263,7 +263,7 @@ def test_a_student_learns_from_the_teacher_and_not_by_what_weighs_labels(teacher
     weighed = recipes.with_settings(recipe, {"training.class_weights": "balanced", "training.label_smoothing": 0.1})
     shutil.copytree(teacher.path, tmp_path / "films")
     recipes.save(weighed, RunFolder(tmp_path / "films").recipe)
-    shrinking = Shrinking(tmp_path / "films", tmp_path / "bundle", Terms(DROP), None, (), {}, print)
+    shrinking = Shrinking(tmp_path / "films", tmp_path / "bundle", ExportOptions(DROP), None, (), {}, print)
     made = recipes.load(shrinking.student(Student(layers=[0])))
     assert made.training == recipe.training
 

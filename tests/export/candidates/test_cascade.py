@@ -22,8 +22,8 @@ from bertline.export.candidates import cascade
 from bertline.export.conversion import convert
 from bertline.export.conversion.graphs import Graph
 from bertline.export.export import export
+from bertline.export.options import ExportOptions
 from bertline.export.teacher import Teacher
-from bertline.export.terms import Terms
 from bertline.serve.http.limits import Limits
 from bertline.serve.http.metrics import Metrics
 from bertline.serve.http.shelf import Shelf
@@ -139,8 +139,8 @@ def sealed(
     with pytest.MonkeyPatch.context() as patch:
         measure_briefly(patch)
         patch.setattr(cascade, "SHARES", tuple(n / 20 for n in range(1, 20)))
-        terms = Terms(0.05, quick=True)
-        found = export(str(beginner), folder, terms, say=said.append, teacher=teacher)
+        options = ExportOptions(0.05, quick=True)
+        found = export(str(beginner), folder, options, say=said.append, teacher=teacher)
         yield folder, found, said
 
 
@@ -157,7 +157,7 @@ def test_a_student_that_is_not_right_alone_asks_its_teacher(
     tried = {one.name: one for one in manifest.candidates}
     assert tried[told.student].why == "not right alone, as is known: not scored"
     assert manifest.drop <= 0.05
-    assert teacher.looks == {str(beginner): {answer["chosen"]: 1}}
+    assert teacher.comparisons == {str(beginner): {answer["chosen"]: 1}}
     assert told.source is not None
     assert (folder / told.source.place).resolve() == run.resolve()
     assert f"{told.teacher}: answering" in " ".join(said)
@@ -223,7 +223,7 @@ def test_no_cascade_that_does_not_pass(
     monkeypatch.setattr(cascade, "SHARES", (0.01,))
     said: list[str] = []
     with pytest.raises(GateError, match="no candidate is known to lose at most"):
-        export(str(beginner), tmp_path / "b", Terms(0.05, quick=True), say=said.append, teacher=teacher)
+        export(str(beginner), tmp_path / "b", ExportOptions(0.05, quick=True), say=said.append, teacher=teacher)
     assert set(teacher.answers) == {Path(teacher.run) / "best", teacher.graph().path}  # type: ignore[union-attr]
     assert any(line.startswith("pytorch: answering") for line in sealed[2])
     assert not any(line.startswith("pytorch: answering") for line in said), "it is known what the teacher answers"

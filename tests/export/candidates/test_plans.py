@@ -5,13 +5,13 @@ import pytest
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.machine import CpuClass
 from bertline.export.candidates.plans import PLANS, Situation, select
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 
 
 def situation(
-    here: CpuClass = "avx512_vnni", openvino: bool = True, fused: str | None = None, **terms: object
+    here: CpuClass = "avx512_vnni", openvino: bool = True, fused: str | None = None, **options: object
 ) -> Situation:
-    return Situation(Terms(0.01, **terms), here, fused, openvino)  # type: ignore[arg-type]
+    return Situation(ExportOptions(0.01, **options), here, fused, openvino)  # type: ignore[arg-type]
 
 
 def names(found: Situation) -> set[str]:

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import HistogramCalibrater
 
 from bertline.export.candidates import quantize, sensitivity
+from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.candidates.plans import PLANS, dynamic
-from bertline.export.candidates.workshop import Workshop
 from bertline.export.conversion import onnx_files
 from bertline.export.conversion.graphs import Graph
 
@@ -58,7 +58,7 @@ def test_only_the_embeddings_of_words_are_quantized(quantized: dict[str, Graph],
 
 
 def test_words_that_one_scale_cannot_hold_are_the_first_to_stay_in_fp32(
-    workshop: Workshop, fp32: Graph, tmp_path: Path
+    builder: CandidateBuilder, fp32: Graph, tmp_path: Path
 ) -> None:
     """No layer in fp32 would mend what is lost before it."""
     model = onnx.load(fp32.path)
@@ -68,7 +68,7 @@ def test_words_that_one_scale_cannot_hold_are_the_first_to_stay_in_fp32(
     words.CopyFrom(numpy_helper.from_array(table, words.name))
     onnx.save(model, tmp_path / "model.onnx")
     plan = dynamic(signed=True, fused=False)
-    (first, *_) = sensitivity.rank(tmp_path / "model.onnx", workshop.texts[:4], plan)
+    (first, *_) = sensitivity.rank(tmp_path / "model.onnx", builder.texts[:4], plan)
     assert first == ["/bert/embeddings/word_embeddings/Gather"]
     quantize.quantize(plan, tmp_path / "model.onnx", tmp_path / "int8.onnx", [], first)
     assert words.name in {one.name for one in onnx.load(tmp_path / "int8.onnx").graph.initializer}
@@ -91,7 +91,7 @@ def test_attention_and_logits_stay_in_fp32_and_activations_are_unsigned(quantize
 
 
 def test_calibration_holds_the_activations_of_one_text(
-    workshop: Workshop, fp32: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builder: CandidateBuilder, fp32: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, clear = [], HistogramCalibrater.clear_collected_data
 
@@ -101,7 +101,7 @@ def test_calibration_holds_the_activations_of_one_text(
 
     monkeypatch.setattr(HistogramCalibrater, "clear_collected_data", noting)
     plan = next(plan for plan in PLANS if plan.calibration == "entropy")
-    quantize.quantize(plan, fp32.path, tmp_path / "int8.onnx", workshop.texts[:5])
+    quantize.quantize(plan, fp32.path, tmp_path / "int8.onnx", builder.texts[:5])
     assert held == [1] * 5
 
 

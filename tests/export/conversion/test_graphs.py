@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bertline.artifacts.graph import check
 from bertline.artifacts.task import Tokens
 from bertline.export.candidates import plans
-from bertline.export.candidates.workshop import Workshop
+from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.conversion import graphs
 from bertline.export.conversion.graphs import Graph
 from bertline.serve.runtimes import RUNTIMES, OnnxRuntime
@@ -92,9 +92,9 @@ def test_weights_are_eight_bits_per_channel(quantized: dict[str, Graph], name: s
 
 
 @pytest.mark.parametrize("name", [plan.name for plan in plans.PLANS if plan.signed])
-def test_signed_weights_have_seven_bits_where_products_would_saturate(workshop: Workshop, name: str) -> None:
+def test_signed_weights_have_seven_bits_where_products_would_saturate(builder: CandidateBuilder, name: str) -> None:
     plan = next(plan for plan in plans.PLANS if plan.name == name)
-    made = workshop.make(replace(plan, name=f"{name}-of-seven", reduce_range=True))
+    made = builder.make(replace(plan, name=f"{name}-of-seven", reduce_range=True))
     tensors = {one.name: numpy_helper.to_array(one) for one in onnx.load(made.path).graph.initializer}
     matrices = [
         tensor
@@ -130,10 +130,12 @@ def test_every_candidate_answers_alike(fp32: Graph, quantized: dict[str, Graph],
     assert np.abs(found - expected).max() > 0 or name == "fp32"
 
 
-def test_the_same_graph_gives_the_same_bytes(workshop: Workshop, quantized: dict[str, Graph], tmp_path: Path) -> None:
+def test_the_same_graph_gives_the_same_bytes(
+    builder: CandidateBuilder, quantized: dict[str, Graph], tmp_path: Path
+) -> None:
     copy = Graph("fp32", tmp_path / "fp32.onnx")
-    copy.path.write_bytes(workshop.fp32.path.read_bytes())
-    again = Workshop(workshop.origin, copy, graphs.fuse(copy, "fp32-fused"), workshop.origin.texts, 20)
+    copy.path.write_bytes(builder.fp32.path.read_bytes())
+    again = CandidateBuilder(builder.origin, copy, graphs.fuse(copy, "fp32-fused"), builder.origin.texts, 20)
     for plan in plans.PLANS:
         assert again.make(plan).path.read_bytes() == quantized[plan.name].path.read_bytes(), plan.name
 

@@ -12,12 +12,12 @@ from bertline.artifacts import bundle as bundles
 from bertline.artifacts.errors import GateError
 from bertline.bench.systems import System
 from bertline.export import sources
+from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.candidates.plans import PLANS, dynamic
 from bertline.export.candidates.quantize import quantize
-from bertline.export.candidates.workshop import Workshop
 from bertline.export.conversion import convert, graphs, onnx_files
 from bertline.export.conversion.graphs import Graph
-from bertline.export.sealing.account import Account
+from bertline.export.sealing.manifest_draft import ManifestDraft
 from bertline.export.sealing.seal import seal
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.tokens import Batch, Tokenizer
@@ -140,7 +140,7 @@ def test_large_graphs_are_those_of_small_ones(
 
 
 def test_nncf_takes_weights_that_lie_beside_a_graph(
-    large: Graph, workshop: Workshop, quantized: dict[str, Graph], batch: Batch, monkeypatch: pytest.MonkeyPatch
+    large: Graph, builder: CandidateBuilder, quantized: dict[str, Graph], batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights over 2 GB it takes in no other way."""
     import nncf
@@ -154,7 +154,7 @@ def test_nncf_takes_weights_that_lie_beside_a_graph(
     monkeypatch.setattr(nncf, "quantize", noting)
     plan = next(plan for plan in PLANS if plan.method == "nncf")
     path = large.path.with_name(f"{plan.name}.onnx")
-    quantize(plan, large.path, path, workshop.texts)
+    quantize(plan, large.path, path, builder.texts)
     assert given == [large.path.stat().st_size]
     expected = quantized[plan.name].path
     np.testing.assert_array_equal(OnnxRuntime(path, 1).run(batch), OnnxRuntime(expected, 1).run(batch))
@@ -177,7 +177,7 @@ def test_a_large_bundle_accounts_for_both_files_and_opens_elsewhere(
     folder = tmp_path / "bundle"
     manifest = bundles.read(sealed)
     manifest = manifest.model_copy(update={"runtime": onnx_files.describe(made.path, bundles.MODEL), "variants": []})
-    seal(folder, sources.read(str(run), None), Account(manifest, {bundles.MODEL: made}), result)
+    seal(folder, sources.read(str(run), None), ManifestDraft(manifest, {bundles.MODEL: made}), result)
     assert names(folder / "onnx") == ["model.onnx", "model.onnx_data"]
     assert {"onnx/model.onnx", "onnx/model.onnx_data"} <= {one.path for one in bundles.verify(folder).files}
     opened = ORTModelForSequenceClassification.from_pretrained(folder)

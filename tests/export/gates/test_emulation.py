@@ -10,7 +10,7 @@ from bertline.artifacts import files
 from bertline.artifacts.errors import GateError
 from bertline.export.export import export
 from bertline.export.gates import emulation
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from tests.export.conftest import measure_briefly
 
 needs_emulator = pytest.mark.skipif(
@@ -35,7 +35,7 @@ def test_what_cannot_be_emulated_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_bundle_is_loaded_as_on_that_cpu(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure_briefly(monkeypatch)
     folder = tmp_path / "bundle"
-    export(str(run), folder, Terms(0.05, target="avx2", only=("int8-signed-fused",)))
+    export(str(run), folder, ExportOptions(0.05, target="avx2", only=("int8-signed-fused",)))
     manifest = json.loads((folder / "bertline.json").read_text())
     manifest["golden"][0]["logits"][0] += 1.0
     files.write_json(folder / "bertline.json", manifest)

@@ -26,7 +26,7 @@ def test_a_fused_graph_that_differs_is_left_out(
     monkeypatch.setattr(compare, "started", lambda systems, threads: nullcontext(systems))
     monkeypatch.setattr(fidelity, "gates", lambda *_: (PROOF, faults))
     origin = sources.read(str(run), None)
-    yardstick: Any = None  # none is asked
-    made = exact.make(origin, origin, yardstick, tmp_path, lambda line: None)
+    reference: Any = None  # none is asked
+    made = exact.make(origin, origin, reference, tmp_path, lambda line: None)
     assert made.fused == (None if faults else fused)
     assert made.why_not_fused == ("the fused graph is not the PyTorch model" if faults else None)

@@ -25,7 +25,7 @@ from bertline.artifacts.errors import BertlineError, DamagedError, InputError
 from bertline.export.export import export
 from bertline.export.gathering import checkpoint, shards
 from bertline.export.gathering.gather import gather
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from bertline.launch import bench
 from bertline.launch.command import main
 from tests.conftest import make_model
@@ -352,7 +352,7 @@ def test_export_takes_a_checkpoint(
     data = write_texts(tmp_path / "texts.jsonl", 60)
     said: list[str] = []
     made = tmp_path / "bundles/made"
-    export(str(output), made, Terms(1.0, quick=True), data=data, say=said.append, model=model)
+    export(str(output), made, ExportOptions(1.0, quick=True), data=data, say=said.append, model=model)
     source = bundles.verify(made).source
     assert (source.kind, (made / source.place).resolve()) == ("checkpoint", output)
     gather(output, tmp_path / "model", model)
@@ -368,7 +368,7 @@ def test_export_says_what_is_not_a_checkpoint_or_lacks_texts(
     texts = write_texts(tmp_path / "texts.jsonl", 20)
     for source in (str(tiny_classifier), str(Path(model).parent)):
         with pytest.raises(BertlineError, match="no DeepSpeed checkpoint; leave out --model and --trust-checkpoint"):
-            export(source, tmp_path / "bundle", Terms(0.1), data=texts, trust=True)
+            export(source, tmp_path / "bundle", ExportOptions(0.1), data=texts, trust=True)
     done = CliRunner().invoke(main, ["export", str(output), "--model", model, "-o", str(tmp_path / "bundle")])
     assert done.exit_code == 2
     assert "add --data FILE" in done.stderr

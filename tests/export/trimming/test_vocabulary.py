@@ -23,7 +23,7 @@ from bertline.artifacts.errors import GateError, InputError
 from bertline.artifacts.task import Tokens
 from bertline.export import sources
 from bertline.export.export import export
-from bertline.export.terms import Terms
+from bertline.export.options import ExportOptions
 from bertline.export.trimming import pieces, vocabulary
 from bertline.models.pytorch import PyTorchRuntime
 from bertline.serve.engine import Engine
@@ -150,7 +150,7 @@ def test_a_bundle_of_a_run(run: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     result = export(
         str(run),
         tmp_path / "bundle",
-        Terms(0.05, prefer="accuracy", quick=True),
+        ExportOptions(0.05, prefer="accuracy", quick=True),
         say=said.append,
         trim_vocabulary=str(more),
     )

@@ -23,7 +23,7 @@ from bertline.artifacts.recipe_schema import Distillation, Student, Training
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.export.export import export
-from bertline.export.terms import Terms as ExportTerms
+from bertline.export.options import ExportOptions
 from bertline.models import pytorch
 from bertline.serve.engine import Engine
 from bertline.tasks.task import IGNORED, Output
@@ -340,7 +340,7 @@ class TestRuns:
         """Its int8 model computes the outputs, text by text; the recipe's `model` is where the student starts."""
         with pytest.MonkeyPatch.context() as patch:
             measure_briefly(patch)
-            export(str(teacher.path), tmp_path / "bundle", ExportTerms(2.0, quick=True))
+            export(str(teacher.path), tmp_path / "bundle", ExportOptions(2.0, quick=True))
         recipe = write(tmp_path, teacher.path, teacher=str(tmp_path / "bundle"))
         seen: dict[str, Output] = {}
         train_here(recipe, tmp_path / "run", look=teaching(seen))

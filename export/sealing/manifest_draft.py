@@ -11,12 +11,12 @@ from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, Runtim
 from bertline.artifacts.machine import CpuClass
 from bertline.export import choose
 from bertline.export.candidates.plans import EXACT, Plan
-from bertline.export.contest import Outcome
+from bertline.export.contest import ContestResult
 from bertline.export.conversion import onnx_files
 from bertline.export.conversion.graphs import Graph
+from bertline.export.options import ExportOptions
 from bertline.export.sealing import triton
 from bertline.export.sources import Origin
-from bertline.export.terms import Terms
 
 PACKAGES = (
     "bertline", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optimum", "optimum-onnx", "tokenizers", "torch",
@@ -43,11 +43,11 @@ class Findings:
     """What was kept of it; None where all was."""
     fidelity: Fidelity
     """Of the fp32 graph."""
-    outcome: Outcome
+    outcome: ContestResult
 
 
 @dataclass(frozen=True)
-class Account:
+class ManifestDraft:
     """A manifest, and what stands in the bundle's ONNX files, by their paths in it."""
 
     manifest: Manifest
@@ -55,8 +55,13 @@ class Account:
 
 
 def describe(
-    origin: Origin, found: Findings, asked: Source | None, bundle: Path, terms: Terms, besides: Mapping[str, Any] = {}
-) -> Account:
+    origin: Origin,
+    found: Findings,
+    asked: Source | None,
+    bundle: Path,
+    options: ExportOptions,
+    besides: Mapping[str, Any] = {},
+) -> ManifestDraft:
     """Write down all that was found; golden texts and files are for `seal` to add.
 
     Args:
@@ -64,26 +69,26 @@ def describe(
         found: of it.
         asked: what the larger model of a cascade was made from.
         bundle: where it will be.
-        terms: of the export.
+        options: of the export.
         besides: other options that the bundle depends on.
     """
     outcome, here = found.outcome, machine.describe()
     chosen, score = outcome.chosen, outcome.chosen.score
     assert score is not None, "what is chosen was scored"
-    places = model_files(outcome, here.cpu_class, MODELS[terms.layout])
+    places = model_files(outcome, here.cpu_class, MODELS[options.layout])
     runtimes = {name: runtime(outcome.graphs[name], place, classes) for name, (place, classes) in places.items()}
     cascade = chosen.plan.cascade and chosen.plan.cascade.model_copy(update={"source": asked})
-    target = here.cpu_class if terms.target == "auto" else terms.target
+    target = here.cpu_class if options.target == "auto" else options.target
     manifest = Manifest(
         **origin.settings.model_dump(),
         schema_version=1,
         name=origin.name,
         runtime=runtimes[chosen.plan.name],
         variants=[_variant(one.plan.name, runtimes) for one in outcome.others],
-        metric=origin.metric, baseline=outcome.baseline, value=score.value, drop=score.drop, max_drop=terms.max_drop,
-        examples=len(origin.examples), data=origin.data, options={**asdict(terms), **besides},
+        metric=origin.metric, baseline=outcome.baseline, value=score.value, drop=score.drop, max_drop=options.max_drop,
+        examples=len(origin.examples), data=origin.data, options={**asdict(options), **besides},
         fidelity=found.fidelity,
-        candidates=choose.candidates(outcome.trials, chosen, outcome.others, terms),
+        candidates=choose.candidates(outcome.trials, chosen, outcome.others, options),
         target=target, machine=here, threads=machine.cores(), versions=machine.versions(*PACKAGES),
         source=origin.source(bundle),
         teacher=found.teacher and found.teacher.source(bundle),
@@ -92,7 +97,7 @@ def describe(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         golden=[], files=[],
     )  # fmt: skip
-    return Account(manifest, {place: outcome.graphs[name] for name, (place, _) in places.items()})
+    return ManifestDraft(manifest, {place: outcome.graphs[name] for name, (place, _) in places.items()})
 
 
 def notices(origin: Origin, found: Findings, cascade: Cascade | None, target: str, here: str) -> Iterator[str]:
@@ -140,7 +145,7 @@ def _variant(candidate: str, runtimes: Mapping[str, RuntimeSpec]) -> Variant:
     return Variant(candidate=candidate, runtime=runtimes[candidate], golden=[])
 
 
-def model_files(outcome: Outcome, here: CpuClass, common: str) -> dict[str, tuple[str, list[CpuClass]]]:
+def model_files(outcome: ContestResult, here: CpuClass, common: str) -> dict[str, tuple[str, list[CpuClass]]]:
     """Where the models go that are sealed, by candidate, and the CPU classes that each is for (none: all).
 
     Everyone else's tools open `common`, by ONNX Runtime and on any CPU: it is the last one, which all can run.
@@ -170,7 +175,7 @@ def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> RuntimeSpec:
     return onnx_files.describe(graph.path, place).model_copy(update={"name": graph.runtime, "cpu_classes": classes})
 
 
-def answer(bundle: Path, manifest: Manifest, outcome: Outcome) -> dict[str, Any]:
+def answer(bundle: Path, manifest: Manifest, outcome: ContestResult) -> dict[str, Any]:
     """The `export` JSON."""
     told = manifest.model_dump(mode="json", include=ANSWERED)
     return {

@@ -20,7 +20,7 @@ PROBES = 16
 """Texts that tell what quantizing one layer changes."""
 
 
-class Workshop:
+class CandidateBuilder:
     """Makes a graph of each plan, in a folder."""
 
     def __init__(

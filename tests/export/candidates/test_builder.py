@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bertline.export import sources
-from bertline.export.candidates import sensitivity, workshop
+from bertline.export.candidates import builder, sensitivity
+from bertline.export.candidates.builder import PROBES, CandidateBuilder
 from bertline.export.candidates.plans import Plan, dynamic
-from bertline.export.candidates.workshop import PROBES, Workshop
 from bertline.export.conversion.graphs import Graph
 from bertline.tasks.tokens import Batch, Text
 from tests.conftest import WORDS
@@ -28,9 +28,9 @@ def test_both_labels_of_a_sorted_file_are_seen(run: Path, tmp_path: Path, monkey
         return [["/layer"]]
 
     monkeypatch.setattr(sensitivity, "rank", rank)
-    monkeypatch.setattr(workshop, "quantize", lambda *arguments: None)
+    monkeypatch.setattr(builder, "quantize", lambda *arguments: None)
     given: list[Text] = [(WORDS[label][0], None) for label in ("positive", "negative") for _ in range(100)]
-    made = Workshop(sources.read(str(run), None), Graph("fp32", tmp_path / "model.onnx"), None, given, 40)
+    made = CandidateBuilder(sources.read(str(run), None), Graph("fp32", tmp_path / "model.onnx"), None, given, 40)
     assert len(set(words(made.texts[:20]))) == len(set(words(made.texts[20:]))) == 1
     assert len(set(words(made.texts))) == 2
     assert made.used() == []
@@ -41,7 +41,7 @@ def test_both_labels_of_a_sorted_file_are_seen(run: Path, tmp_path: Path, monkey
 def test_fewer_texts_than_were_asked_for_are_told(run: Path, tmp_path: Path) -> None:
     """Those of the median length or longer are of use: they are cut to one."""
     given: list[Text] = [("good " * words, None) for words in (1, 2, 3, 3, 5)]
-    made = Workshop(sources.read(str(run), None), Graph("fp32", tmp_path / "model.onnx"), None, given, 4)
+    made = CandidateBuilder(sources.read(str(run), None), Graph("fp32", tmp_path / "model.onnx"), None, given, 4)
     assert [batch["input_ids"].shape for batch in made.texts] == [(1, 5)] * 3
     told = "taken from 3 texts, not 4: those of at least the median length of 5, cut to it"
     assert made.used() == [f"scales of static quantization were {told}"]

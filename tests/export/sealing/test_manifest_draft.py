@@ -11,19 +11,19 @@ from bertline.artifacts.machine import CpuClass
 from bertline.artifacts.task import Decision, Long, Tokens
 from bertline.export.candidates.plans import EXACT, PLANS
 from bertline.export.choose import Trial
-from bertline.export.contest import Outcome
-from bertline.export.sealing.account import Findings, model_files, notices
+from bertline.export.contest import ContestResult
+from bertline.export.sealing.manifest_draft import Findings, model_files, notices
 from bertline.export.sources import Origin
 from tests.conftest import classifier
 
 COMMON = "onnx/model.onnx"
 
 
-def outcome(*names: str) -> Outcome:
+def outcome(*names: str) -> ContestResult:
     """What is chosen, and what is sealed beside it."""
     plans = {plan.name: plan for plan in PLANS}
     chosen, *others = trials = [Trial(plans[name], 10, {"1x16": 1.0}) for name in names]
-    return Outcome(trials, chosen, others, {}, 0.9, {}, 40, [])
+    return ContestResult(trials, chosen, others, {}, 0.9, {}, 40, [])
 
 
 @pytest.mark.parametrize(

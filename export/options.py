@@ -10,7 +10,7 @@ LAYOUTS = ("huggingface", "triton")
 
 
 @dataclass(frozen=True)
-class Terms:
+class ExportOptions:
     """The options of `bertline export` that decide what is chosen."""
 
     max_drop: float
