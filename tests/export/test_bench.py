@@ -111,12 +111,14 @@ def test_what_a_bundle_was_held_to_must_still_be_that_model(
 ) -> None:
     manifest = manifests.read(bundle[0])
     other = manifest.model_copy(update={"source": manifest.source.model_copy(update={"weights_sha256": "0" * 64})})
-    with pytest.raises(InputError, match=r"its weights have changed since .* was held to them; name what to use"):
+    with pytest.raises(InputError, match=r"its weights have changed since .* was made; name a model to compare with"):
         bench._source(bundle[0], other)
 
 
 def test_without_a_test_split_examples_are_to_be_named(bundle: Exported) -> None:
-    with pytest.raises(InputError, match=r"test\.jsonl: no test split beside what .* was made from; name labelled"):
+    with pytest.raises(
+        InputError, match=r"test\.jsonl: .* was made from something that has no test split; name labelled"
+    ):
         bench.bench(bundle[0], (), None, None, lambda line: None)
 
 

@@ -24,8 +24,7 @@ from bertline.artifacts.files import FileEntry
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import Decision, TaskSettings, Tokens
 from bertline.export import choose
-from bertline.export.candidates.plans import EXACT, PLANS
-from bertline.export.choose import Trial
+from bertline.export.candidates.plans import PLANS
 from bertline.export.contest import SHARES
 from bertline.export.conversion import convert
 from bertline.export.export import export
@@ -369,43 +368,31 @@ def test_a_bundle_does_not_lean_on_where_it_was_made(bundle: Sealed, tmp_path: P
     assert len(Engine.load(tmp_path / "moved").predict([("a film", None)])) == 1
 
 
-@pytest.fixture
-def signed_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signed weights pass for the fastest, whatever was measured; they have eight bits only where that is exact."""
-    if machine.cpu_class() not in EXACT:
-        pytest.skip(f"on a CPU of class {machine.cpu_class()} what is chosen is right everywhere")
-
-    def order(trial: Trial, options: ExportOptions) -> tuple[float, ...]:
-        return (not trial.plan.signed, trial.milliseconds)
-
-    monkeypatch.setattr(choose, "order", order)
-
-
-@pytest.mark.usefixtures("signed_first")
-def test_a_portable_bundle_has_a_model_for_every_cpu(run: Path, tmp_path: Path, quick: Path) -> None:
-    """Signed weights of eight bits where they are exact, unsigned ones under the name that everyone opens."""
+def test_a_portable_bundle_has_one_model_for_every_cpu(run: Path, tmp_path: Path, quick: Path) -> None:
+    """Signed weights have seven bits, so that whichever candidate is chosen is right everywhere."""
     folder = tmp_path / "bundle"
     export(str(run), folder, ExportOptions(0.05, quick=True, portable=True))
     manifest = bundles.verify(folder)
-    (everywhere,) = manifest.variants
-    assert (everywhere.runtime.model, everywhere.runtime.cpu_classes) == ("onnx/model.onnx", [])
-    assert "unsigned" in everywhere.candidate
-    assert manifest.runtime.model == f"onnx/model_qint8_{machine.cpu_class()}.onnx"
-    assert machine.cpu_class() in manifest.runtime.cpu_classes
+    assert (manifest.runtime.model, manifest.runtime.cpu_classes) == ("onnx/model.onnx", [])
+    assert manifest.variants == []
     assert Bundle(folder).notice is None
 
 
-@pytest.mark.usefixtures("signed_first")
 def test_a_cpu_that_the_chosen_model_is_not_for_takes_the_other(
     run: Path, tmp_path: Path, quick: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Weights in blocks have kernels of their own on each class of CPU."""
+    monkeypatch.setattr(choose, "order", lambda trial, options: (trial.plan.method != "weights", trial.milliseconds))
     folder = tmp_path / "bundle"
-    export(str(run), folder, ExportOptions(0.05, only=("int8-signed", "int8-unsigned"), portable=True))
-    chosen = bundles.read(folder).runtime.model
+    export(str(run), folder, ExportOptions(0.05, only=("int8-weights", "int8-signed"), portable=True))
+    manifest, here = bundles.read(folder), machine.cpu_class()
+    assert manifest.runtime.model == f"onnx/model_int8_weights_{here}.onnx"
+    assert manifest.runtime.cpu_classes == [here]
+    assert [(one.runtime.model, one.runtime.cpu_classes) for one in manifest.variants] == [("onnx/model.onnx", [])]
     monkeypatch.setattr(machine, "cpu_class", lambda: "x86")
     opened = Bundle(folder)
     assert len(opened.engine().predict([("a film", None)])) == 1
-    assert opened.notice == f"{chosen} is not for CPUs of class x86: int8-unsigned on onnxruntime answers"
+    assert opened.notice == f"{manifest.runtime.model} is not for CPUs of class x86: int8-signed on onnxruntime answers"
 
 
 def test_a_bundle_for_openvino_answers_without_it(
