@@ -1,4 +1,4 @@
-"""`bertline check`: what a recipe's data holds and what the model will see of it."""
+"""`bertline check`: what a recipe's data contains, and what the model will see."""
 
 from math import ceil
 from typing import Any
@@ -10,12 +10,12 @@ from bertline.export import choose
 from bertline.export.choose import Score
 
 MAX_DROP = 0.01
-"""That of an export that is asked for no other."""
+"""Default of `bertline export --max-drop`."""
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print a survey for people: counts, lengths, examples as the model reads them, and what is odd."""
-    screen = Console(highlight=False, markup=False, emoji=False)  # what data holds is shown as it is
+    """Print a survey: counts, lengths, examples as the model reads them, and warnings."""
+    screen = Console(highlight=False, markup=False, emoji=False)  # data is shown as it is
     screen.print(_counts(found))
     tokens = found["tokens"]
     screen.print(
@@ -34,21 +34,21 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _provable(examples: int, drop: float) -> str:
-    """What the validation split can prove of an export, in a sentence."""
+    """One sentence on what the validation split can prove about an export."""
     same = Score(1.0, 0.0, (0.0, drop), examples, drop)
     more = f"; {choose.enough(same, MAX_DROP)} {MAX_DROP:g}" if choose.doubt(same, MAX_DROP) else ""
     return f"validation: {examples:,} examples; export cannot show a drop below {ceil(1e4 * drop) / 1e4:g}{more}"
 
 
 def _words(gold: Any) -> str:
-    """What is right of an example: a label or number as it is; entities and answers by their words."""
+    """The gold answer of an example: a label or number as it is; entities and answers by their text."""
     if not isinstance(gold, list):
         return _shown(str(gold))
     return ", ".join(_shown(one) if isinstance(one, str) else _span(one) for one in gold) or "nothing"
 
 
 def _shown(label: str) -> str:
-    """A label in quotes where blanks would be lost on the screen."""
+    """A label, quoted if blanks would be lost on the screen."""
     return label if label == " ".join(label.split()) else repr(label)
 
 
@@ -57,14 +57,14 @@ def _span(span: dict[str, Any]) -> str:
 
 
 def _counts(found: dict[str, Any]) -> Table:
-    """Examples and labels, a column a split."""
+    """Examples and labels, one column per split."""
     splits = list(found["examples"])
     table = Table(title=found["task"])
     table.add_column()
     for split in splits:
         table.add_column(split, justify="right")
     table.add_row("examples", *(f"{found['examples'][split]:,}" for split in splits))
-    labelled = found["labels"]  # texts without labels are the last, and have an empty cell
+    labelled = found["labels"]  # unlabelled texts are last, with empty cells
     for label in sorted({label for counts in labelled.values() for label in counts}):
         table.add_row(_shown(label), *(f"{labelled[split].get(label, 0):,}" for split in splits if split in labelled))
     return table

@@ -1,1 +1,1 @@
-"""Floor 3: a model folder as PyTorch and transformers read it, with which training begins and export compares."""
+"""Floor 3: models and tokenizers as PyTorch and transformers load them, for training and as the reference of export."""

@@ -1,6 +1,6 @@
-"""A model as PyTorch computes it, eager, float32: the reference of what is measured, and what training begins with.
+"""A model in PyTorch, eager, float32: the reference of all measurements, and the starting point of training.
 
-Imports torch and transformers: it is for the child process of a `worker`, and for those that train or convert a model.
+Imports torch and transformers, so it is used in the child process of a `worker`, and for training and conversion.
 """
 
 import inspect
@@ -27,38 +27,38 @@ class PyTorchRuntime:
     """A Hugging Face model with its default attention, on the CPU.
 
     Raises:
-        InputError: as `load`.
+        InputError: see `load`.
     """
 
     def __init__(self, folder: Path, architecture: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        logging.set_verbosity_error()  # for the whole life of the process: what is measured is not commented on
+        logging.set_verbosity_error()  # for the whole life of the process
         self.model = load(folder, architecture)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Output:
-        """As `Runtime.run`, of int64 arrays (batch, length)."""
+        """See `Runtime.run`; inputs are int64 arrays (batch, length)."""
         return np.asarray(outputs(self.model, {name: torch.from_numpy(array) for name, array in batch.items()}).numpy())
 
 
 def load(folder: Path, architecture: str, trained: bool = True, **settings: Any) -> nn.Module:
-    """A Hugging Face model in float32, to be evaluated; never with code from the folder.
+    """Load a Hugging Face model in float32 and evaluation mode, never with code from the folder.
 
     Args:
-        folder: of the model.
-        architecture: how the name of its class ends.
-        trained: whether it must have its head; else one is drawn at random where the folder has none of that shape.
-        settings: of its configuration, instead of what config.json says.
+        folder: the model folder.
+        architecture: the suffix of its class, for example ForSequenceClassification.
+        trained: whether the folder must hold the head; otherwise a missing or mismatched head is initialized randomly.
+        settings: values that override config.json.
 
     Raises:
-        InputError: the folder is refused by `encoder.check`, has no head of that architecture, holds other weights than
-            config.json tells, or lacks some: transformers would fill them with random numbers and only warn.
+        InputError: the folder is rejected by `encoder.check`, has another architecture, or its weights do not match
+            config.json or are incomplete: transformers would initialize missing ones randomly and only warn.
     """
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # what it would warn of is checked here
+    logging.set_verbosity_error()  # what it would warn about is checked here
     try:
         kind = model_class(folder, architecture)
-        if kind.config_class.model_type == "modernbert":  # by itself it takes flash-attn's, which knows no CPU or fp32
+        if kind.config_class.model_type == "modernbert":  # its default, flash-attn, has no CPU or fp32
             settings["attn_implementation"] = "sdpa"
         model, found = kind.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
@@ -66,7 +66,7 @@ def load(folder: Path, architecture: str, trained: bool = True, **settings: Any)
         )  # fmt: skip
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # of any kind: each key of config.json is taken as it is, somewhere
+    except Exception as error:  # of any kind: values in config.json are not validated
         raise InputError(f"{folder}: not a model {architecture} ({' '.join(str(error).split()):.300})") from error
     finally:
         logging.set_verbosity(level)
@@ -74,23 +74,23 @@ def load(folder: Path, architecture: str, trained: bool = True, **settings: Any)
     if mismatched := [name for name in found["mismatched_keys"] if name.startswith(needed)]:
         raise InputError(f"{folder}: config.json and weights do not fit: {_shapes(folder, model, mismatched[0])}")
     missing = sorted(name for name in found["missing_keys"] if name.startswith(needed))
-    if not trained:  # what is above the encoder may be new
+    if not trained:  # layers above the encoder may be new
         missing = [name for name in missing if ".pooler." not in name]
     if missing:
         rule = f"only a model that was fine-tuned {architecture} will do" if trained else "its encoder must be whole"
         raise InputError(f"{folder}: no weights for {', '.join(missing):.200}; {rule}")
     if hasattr(model.config, "reference_compile"):
-        model.config.reference_compile = False  # ModernBERT would compile itself on a GPU, by a C compiler
+        model.config.reference_compile = False  # on a GPU, ModernBERT would need a C compiler
     loaded: nn.Module = model
     return loaded
 
 
 def outputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What a model, or the DeepSpeed engine around it, makes of a batch, in float32; inputs it lacks are left out.
+    """The float32 logits of a model, or of the DeepSpeed engine around it; inputs that the model lacks are dropped.
 
     Returns:
-        (windows, labels); (windows, tokens, labels) of a head on every token; (windows, tokens, 2) of one that finds
-        starts and ends.
+        (windows, labels) for text classification, (windows, tokens, labels) for token classification, (windows, tokens,
+        2) for question answering: start and end.
     """
     inner: nn.Module = getattr(model, "module", model)
     known = input_names(type(inner).forward)
@@ -103,12 +103,12 @@ def outputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @cache
 def input_names(forward: Callable[..., Any]) -> frozenset[str]:
-    """What the forward of a class of models takes: some families know no token types."""
+    """The inputs that a model's forward takes: some families have no token types."""
     return frozenset(inspect.signature(forward).parameters)
 
 
 def model_class(folder: Path, architecture: str) -> Any:
-    """The class that reads this folder. transformers imports its module here, once in a process: about 2 s."""
+    """The model class for a folder. transformers imports its module here, once per process: about 2 s."""
     encoder.check(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     known = getattr(transformers, f"AutoModel{architecture}")._model_mapping
@@ -118,11 +118,11 @@ def model_class(folder: Path, architecture: str) -> Any:
 
 
 def _shapes(folder: Path, model: nn.Module, name: str) -> str:
-    """Of a weight: what the configuration makes of it, and what the folder holds."""
+    """The message that the shape of a weight differs between configuration and folder."""
     stored = "another"
     for path in encoder.weight_files(folder):
         with safe_open(path, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118
-                if f".{name}".endswith(f".{key}"):  # an encoder's own names lack what the head's model calls it
+                if f".{name}".endswith(f".{key}"):  # a bare encoder's names lack the prefix
                     stored = str(tuple(tensors.get_slice(key).get_shape()))
     return f"{name} has shape {tuple(model.state_dict()[name].shape)} by the one, {stored} by the other"

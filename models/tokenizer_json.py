@@ -1,7 +1,7 @@
-"""A model's tokenizer.json, by which texts are read everywhere: copied, or made where the model has none that will do.
+"""A model's tokenizer.json: copied, or generated if it is missing or transformers reads texts differently.
 
-Older models have vocab.txt alone. And a model knows what transformers reads, which goes by tokenizer_config.json and by
-the defaults of the tokenizer's class as well, whatever tokenizer.json says.
+Older models have only vocab.txt. And a model was trained on what transformers reads, which also follows
+tokenizer_config.json and the defaults of the tokenizer's class, whatever tokenizer.json says.
 """
 
 import shutil
@@ -19,13 +19,13 @@ from bertline.artifacts.errors import InputError
 
 
 def write(source: Path, folder: Path) -> None:
-    """Put a tokenizer's files into a folder, tokenizer.json among them.
+    """Write a tokenizer's files into a folder, tokenizer.json among them.
 
-    It is made where the source has none, or one that transformers reads in another way.
+    tokenizer.json is generated if the source has none, or if transformers reads it differently.
 
     Args:
-        source: of the model; `encoder.check` has passed it.
-        folder: for the files.
+        source: the model folder, which has passed `encoder.check`.
+        folder: the target folder.
 
     Raises:
         InputError: there is no tokenizer, or none that has a tokenizer.json.
@@ -39,20 +39,20 @@ def write(source: Path, folder: Path) -> None:
 
 @contextmanager
 def temporary(source: Path) -> Iterator[Path]:
-    """A temporary folder with the tokenizer's files, for who has no run. See `write`."""
+    """Yield a temporary folder with the tokenizer's files, for use without a run. See `write`."""
     with tempfile.TemporaryDirectory(prefix="bertline-tokenizer-") as name:
         write(source, Path(name))
         yield Path(name)
 
 
 def make_beside_config(model: Path, folder: Path) -> Path:
-    """A folder of a model's config.json and its tokenizer's files, which a `System` reads texts by.
+    """A folder with a model's config.json and tokenizer files, for a `System`.
 
     Returns:
-        The model's own, where that will do: messages then name what the user has. Else `folder`, which is made.
+        The model's own folder if it is suitable, so that messages name what the user has; else `folder`, newly created.
 
     Raises:
-        InputError: as `write`.
+        InputError: see `write`.
     """
     tokenizer = _as_transformers_reads(model)
     if _is_as_written(tokenizer, model / "tokenizer.json"):
@@ -76,14 +76,14 @@ def _as_transformers_reads(source: Path) -> Any:
 def _save(tokenizer: Any, source: Path, folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
-    except Exception as error:  # of tokenizers, which is compiled: a full disk is no OSError there
+    except Exception as error:  # from the compiled tokenizers library: a full disk is not an OSError there
         raise InputError(f"{folder}: the tokenizer could not be written ({error}); make room") from error
     if not (folder / "tokenizer.json").is_file():
         raise InputError(f"{source}: its tokenizer has no fast version, so no tokenizer.json can be made")
 
 
 def _is_as_written(tokenizer: Any, path: Path) -> bool:
-    """Whether transformers reads texts as a tokenizer.json says, but for their length and padding."""
+    """Whether transformers reads texts as a tokenizer.json says, apart from truncation and padding."""
     if not (path.is_file() and tokenizer.is_fast):
         return path.is_file()
     both = tokenizer.backend_tokenizer, tokenizers.Tokenizer.from_file(str(path))

@@ -1,8 +1,8 @@
-"""What transformers makes of texts: the reference of a tokenization that does without transformers everywhere else.
+"""Tokenization by transformers: the reference for bertline's own, which works without transformers.
 
-transformers reads a tokenizer.json, too, and then changes what it does by tokenizer_config.json and by the defaults of
-the tokenizer's class: lower case and accents of BERT's kind, the blank before a text of RoBERTa's, added tokens. Of a
-model without tokenizer.json it reads what older ones have.
+transformers reads tokenizer.json too, and then modifies it by tokenizer_config.json and by the defaults of the
+tokenizer's class: lower case and accents for BERT, the leading blank for RoBERTa, added tokens. Without tokenizer.json
+it reads the files of older models.
 """
 
 from collections.abc import Sequence
@@ -19,35 +19,40 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "head+tail": {"truncation": False},
     "windows": {"truncation": "longest_first", "return_overflowing_tokens": True},
 }
-"""How transformers is asked for what bertline calls `long`."""
+"""Arguments of transformers' tokenizers for each value of `long`."""
 
 
 class Window(NamedTuple):
-    """A text, or a window of a long one, special tokens included, without padding."""
+    """A text, or a window of a long text, with special tokens, without padding."""
 
     text: int
     input_ids: list[int]
     attention_mask: list[int]
     token_type_ids: list[int]
-    """0 where transformers gives the model none: it takes them for that."""
+    """Zeros if transformers passes none to the model, which is the model's default."""
 
 
 class Reading(NamedTuple):
-    """All windows in the order of their texts, and how the model is to be given them."""
+    """All windows in the order of their texts, and how to feed them to the model."""
 
     windows: list[Window]
     pad_id: int | None
-    """None where transformers cannot pad."""
+    """Padding token; None if transformers has none."""
     typed: bool
-    """Whether the model takes types: DistilBERT's tokenizer.json has them, the model does not."""
+    """Whether the model takes token types: DistilBERT does not, though its tokenizer.json has them."""
 
 
 def read(folder: Path, task: Task, texts: Sequence[Text], typed: bool) -> Reading:
-    """The texts as the tokenizer of a model's own folder reads them for `task`, by transformers alone; `typed` as in
-    `Reading`. A question has to leave its context room.
+    """Tokenize texts for `task` with the tokenizer of a model folder, by transformers alone.
+
+    Args:
+        folder: the model folder.
+        task: the task, whose settings say how long texts are read.
+        texts: the texts; questions must leave room for their contexts.
+        typed: see `Reading`.
 
     Raises:
-        InputError: transformers reads the folder by a tokenizer of its own in Python, not by tokenizer.json.
+        InputError: transformers reads the folder with a slow tokenizer in Python, not with tokenizer.json.
     """
     tokens = task.settings.tokens
     tokenizer = _open(folder)
@@ -55,7 +60,7 @@ def read(folder: Path, task: Task, texts: Sequence[Text], typed: bool) -> Readin
     asked = dict(SETTINGS[tokens.long])
     if task.settings.task == "question-answering":
         asked["truncation"] = "only_second"
-    # two lists, even of one pair each: called with a single pair, transformers drops a second text that is empty
+    # always two lists: called with a single pair, transformers drops an empty second text
     firsts, seconds = [text for text, _ in texts], [pair for _, pair in texts]
     found = tokenizer(
         firsts, None if None in seconds else seconds, max_length=tokens.max_length, return_token_type_ids=True,
@@ -80,7 +85,7 @@ def _open(folder: Path) -> Any:
 
 
 def _keep_ends(window: Window, max_length: int) -> Window:
-    """Head and tail of a window that is too long: transformers knows no such reading."""
+    """The head and tail of a window that is too long, which transformers has no option for."""
     if len(window.input_ids) <= max_length:
         return window
     tail = max_length // 2

@@ -14,5 +14,5 @@ TASKS: dict[TaskName, type[Task]] = {
 
 
 def make(settings: TaskSettings) -> Task:
-    """The task that a run or a bundle is of."""
+    """The task of a run or bundle."""
     return TASKS[settings.task](settings)

@@ -1,4 +1,4 @@
-"""Extractive question answering: where in a context the answer to a question stands, or that it stands nowhere.
+"""Extractive question answering: the span of a context that answers a question, or that there is none.
 
 Scores are SQuAD's (arXiv 1606.05250, and 1806.03822 for questions without an answer): texts are compared in lower case,
 without punctuation and articles.
@@ -32,13 +32,13 @@ from bertline.tasks.task import (
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 BEST = 20
-"""Spans that are compared; probabilities are among them."""
+"""Number of best spans that probabilities are normalized over."""
 TOLD = 5
-"""Spans that an answer tells."""
+"""Number of spans in an answer."""
 
 
 class Span(NamedTuple):
-    """Characters of a context, and the sum of the logits of its first and its last token."""
+    """A span of a context in characters, and the sum of the logits of its first and last token."""
 
     start: int
     end: int
@@ -46,22 +46,22 @@ class Span(NamedTuple):
 
 
 class QuestionAnswering(Task):
-    """An answer is a span of the context. Logits of all windows of a context are compared as they are, and so are those
-    of spans that several windows show: the better one stays.
+    """Answers are spans of the context. Logits are compared across all windows of a context; a span that appears in
+    several windows gets its highest logit.
     """
 
     architecture = "ForQuestionAnswering"
     gold = "answers"
 
     def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
-        """Question and context of a row. Raises InputError as `Task.read_texts`."""
+        """The question and context of a row. Raises InputError, see `Task.read_texts`."""
         return string(row, columns.question, where), string(row, columns.context, where)
 
     def read(self, row: Mapping[str, Any], columns: Columns, where: str) -> Example:
-        """The example of a row. Raises InputError as `Task.read`.
+        """The example of a row. Raises InputError, see `Task.read`.
 
         Answers are {"text": […], "answer_start": […]}, as on the hub, or a list of objects with text and answer_start
-        (as in SQuAD's own files) or start; none, or `is_impossible`, says that the context does not answer.
+        (as in SQuAD's own files) or start; an empty list, or `is_impossible`, means that the context has no answer.
         """
         question, context = string(row, columns.question, where), string(row, columns.context, where)
         if row.get("is_impossible") is True:
@@ -72,7 +72,7 @@ class QuestionAnswering(Task):
         return Example(question, context, answers)
 
     def lacks(self, names: Container[str], labelled: bool = False) -> list[str]:
-        """As `Task.lacks`; a question that is_impossible needs no answers."""
+        """Like `Task.lacks`, but answers are not required where there is a column is_impossible."""
         return super().lacks(names, labelled and "is_impossible" not in names)
 
     def row(self, example: Example) -> dict[str, Any]:
@@ -80,35 +80,35 @@ class QuestionAnswering(Task):
         return {"question": example.text, "context": example.text_pair, "answers": example.gold}
 
     def find_labels(self, examples: Iterable[Example]) -> list[str]:
-        """None: the outputs are start and end."""
+        """No labels: the outputs are start and end."""
         return []
 
     def named(self, example: Example) -> list[str]:
-        """Whether the context answers."""
+        """Whether the context has an answer."""
         return [self.stratum(example)]
 
     def stratum(self, example: Example) -> str:
-        """Whether the context answers."""
+        """Whether the context has an answer."""
         return "answerable" if example.gold else "unanswerable"
 
     def unit(self, example: Example) -> Sequence[str | None]:
-        """The context: who has learned to answer one question about it has read it for all."""
+        """The context: a model trained on one question about it has seen the text of all others."""
         return (example.text_pair,)
 
     def correct_answer(self, example: Example) -> Answer:
-        """The first that is right, or none."""
+        """The first correct answer; empty if the context has none."""
         return {"answer": example.gold[0]["text"] if example.gold else ""}
 
     def wrong_answer(self, example: Example) -> Answer:
-        """None where there is one, and a word where there is none."""
+        """An empty answer where the context has one, a word where it has none."""
         return {"answer": "" if example.gold else "something"}
 
     def tokenizer(self, folder: Path, kept: Mapping[str, bytes] | None = None) -> Tokenizer:
-        """Windows are of the context, each after the whole question."""
+        """A tokenizer that splits the context into windows, each preceded by the question."""
         return Tokenizer(folder, self.settings.tokens, paired=True, kept=kept)
 
     def target(self, example: Example, window: Encoded) -> Target:
-        """(2,) the first and the last token of the first answer; twice 0, the classification token, if not here."""
+        """(2,) first and last token of the first answer; 0, 0 (the classification token) if it is not in the window."""
         if example.gold is None:
             return np.full(2, IGNORED, np.int64)
         if not example.gold:
@@ -122,10 +122,10 @@ class QuestionAnswering(Task):
         return inside[[0, -1]]
 
     def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
-        """For each question the best span of the context, or no answer.
+        """The best span of the context for each question, or no answer.
 
-        Keys: answer (empty for none), score (probability among the best spans), start, end (characters of the context),
-        n_best (the best five); no_answer_score where no answer may be given, None where no other can.
+        Keys: answer ("" for no answer), score (probability among the best spans), start, end (characters of the
+        context), n_best (the best five); and, if the model may give no answer, no_answer_score (None: no span exists).
         """
         own = windows_by_text(len(texts), windows)
         return [
@@ -136,20 +136,20 @@ class QuestionAnswering(Task):
     def tune(
         self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output], metric: str
     ) -> Decision:
-        """The threshold of "no answer" with the best exact match, or else F1, where some questions have none."""
+        """Tune the "no answer" threshold for exact match, or else F1, if some questions have no answer."""
         decision = self.settings.decision
         if all(example.gold for example in examples):
             return decision
         always = decision.model_copy(update={"no_answer_threshold": np.inf})
         answers = self.with_decision(always).decode([example.texts for example in examples], windows, outputs)
-        given = self.counts(examples, answers)[:, 0 if metric == "exact_match" else 1]  # what answering is worth
-        silent = np.array([float(not example.gold) for example in examples])  # what no answer is worth
+        given = self.counts(examples, answers)[:, 0 if metric == "exact_match" else 1]  # the score of answering
+        silent = np.array([float(not example.gold) for example in examples])  # the score of not answering
         found = [answer["no_answer_score"] for answer in answers]
         scores = np.array([np.inf if score is None else score for score in found])
         return decision.model_copy(update={"no_answer_threshold": best_threshold(scores, given, silent)})
 
     def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
-        """exact match, F1 and 1 of each question; the same if it has an answer; exact match and 1 if it has none."""
+        """Per question: exact match, F1, 1; these again if it has an answer, else 0; exact match, 1 if not, else 0."""
         rows = []
         for example, answer in zip(examples, answers, strict=True):
             golds = [gold["text"] for gold in example.gold if normalize(gold["text"])] or [""]
@@ -162,7 +162,7 @@ class QuestionAnswering(Task):
         return np.array(rows)
 
     def values(self, counts: Counts) -> dict[str, Counts]:
-        """f1 and exact_match of all questions, of those with an answer, and the accuracy on those without; 0 to 1."""
+        """f1 and exact_match of all questions and of those with an answer; no_answer_accuracy of the rest; 0 to 1."""
         matched, overlap, all_of, has_matched, has_overlap, has, none_right, none = np.moveaxis(counts, -1, 0)
         return {
             "f1": share(overlap, all_of),
@@ -194,7 +194,7 @@ class QuestionAnswering(Task):
         return {**best, "n_best": told[:TOLD], **score}
 
     def _spans(self, context: str, seen: Sequence[tuple[Encoded, Output]]) -> list[Span]:
-        """The best spans of all windows, the best first, each place once."""
+        """The distinct best spans of all windows, the best first."""
         found: dict[tuple[int, int], float] = {}
         for window, output in seen:
             for first, last, logit in self._pairs(window, output):
@@ -205,13 +205,13 @@ class QuestionAnswering(Task):
         return [Span(start, end, logit) for (start, end), logit in ranked[:BEST]]
 
     def _pairs(self, window: Encoded, output: Output) -> list[tuple[int, int, float]]:
-        """The best pairs of first and last token in a window, with their logits."""
+        """The best pairs of first and last token in a window, with summed logits."""
         places = np.flatnonzero(_of_context(window))
         count, longest = len(places), self.settings.decision.max_answer_length
         if count == 0:
             return []
         starts, ends = output[places, 0].astype(np.float64), output[places, 1].astype(np.float64)
-        # a span of n tokens ends n - 1 after its start: (start, n) holds all that are allowed
+        # (start, n): the logits of every allowed span, which ends n tokens after its first
         width = min(longest, count)
         padded = np.concatenate([ends, np.full(width - 1, -np.inf)])
         logits = starts[:, None] + np.lib.stride_tricks.sliding_window_view(padded, width)
@@ -221,16 +221,16 @@ class QuestionAnswering(Task):
 
 
 def best_threshold(scores: Counts, given: Counts, silent: Counts) -> float:
-    """The threshold over which "no answer" is given that has the highest sum; nearest to 0 of those that do alike.
+    """The "no answer" threshold with the highest total score; among equals, the one nearest to 0.
 
     Args:
-        scores: (questions,) how much better no answer scores than the best span.
-        given: (questions,) what the span is worth.
-        silent: (questions,) what no answer is worth.
+        scores: (questions,) margin by which no answer scores better than the best span.
+        given: (questions,) score of answering with the span.
+        silent: (questions,) score of not answering.
     """
     order = np.argsort(scores, kind="stable")
     ranked = scores[order]
-    # answering the first n questions and no more: for every n at which the scores can be told apart
+    # the total if only the first n questions are answered, for every n where neighboring scores differ
     worth = (
         np.concatenate([[0], np.cumsum(given[order])]) + silent.sum() - np.concatenate([[0], np.cumsum(silent[order])])
     )
@@ -242,18 +242,18 @@ def best_threshold(scores: Counts, given: Counts, silent: Counts) -> float:
 
 
 def normalize(text: str) -> str:
-    """Lower case, no punctuation, no articles, single blanks: as SQuAD's script compares texts."""
+    """Normalize a text as SQuAD's script does: lower case, no punctuation, no articles, single spaces."""
     plain = "".join(one for one in text.lower() if one not in characters.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
 
 def exact(answer: str, gold: str) -> bool:
-    """Whether an answer is a gold answer."""
+    """Whether an answer equals a gold answer after normalization."""
     return normalize(answer) == normalize(gold)
 
 
 def f1(answer: str, gold: str) -> float:
-    """The harmonic mean of the shares of each other's words; where one has none, whether both have none."""
+    """Word-level F1 of an answer and a gold answer; if one has no words, 1 if both have none, else 0."""
     words, wanted = normalize(answer).split(), normalize(gold).split()
     if not words or not wanted:
         return float(words == wanted)
@@ -266,22 +266,22 @@ def _of_context(window: Encoded) -> npt.NDArray[np.bool_]:
 
 
 def _shows(window: Encoded, context: str, start: int, end: int) -> bool:
-    """Whether a window shows all of a span, and not only its beginning or end."""
+    """Whether a window contains a whole span, and not only a part of it."""
     seen = window.offsets[_of_context(window)]
     shown_from, shown_to = int(seen[:, 0].min()), int(seen[:, 1].max())
     before, after = context[start:shown_from], context[shown_to:end]
-    # tokens stand for no blanks, nor for characters that the tokenizer deletes, so an edge within a word is what counts
+    # offsets skip blanks and characters that the tokenizer deletes, so only missing non-blank text counts
     return not before.strip() and not after.strip()
 
 
 def _trim_blanks(context: str, start: int, end: int) -> tuple[int, int]:
-    """The span without blanks at its ends: some tokenizers count the one before a word to it."""
+    """The span without blanks at its ends: some tokenizers attach the preceding blank to a word."""
     text = context[start:end]
     return start + len(text) - len(text.lstrip()), end - (len(text) - len(text.rstrip()))
 
 
 def _read_answers(answers: Any, where: str) -> list[tuple[Any, Any]]:
-    """(text, start) of each answer, in any of the known layouts."""
+    """Read (text, start) of each answer from any of the known layouts."""
     if isinstance(answers, dict) and isinstance(answers.get("text"), list):
         starts = answers.get("answer_start")
         if isinstance(starts, list) and len(starts) == len(answers["text"]):

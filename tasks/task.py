@@ -1,8 +1,8 @@
-"""The one interface of all tasks: read, encode, decode and score, for training, export, benchmark and server alike.
+"""The interface of all tasks: read, encode, decode and score, for training, export, benchmarks and the server.
 
-A text is encoded into one window or more; the model gives an output for each window; a task makes one answer of all
-windows of a text, and counts it against what is right. Scores are made of those counts, so that the same definition
-serves for a split, for a benchmark and for the bootstrap of a drop.
+A text is encoded into one or more windows; the model gives an output for each window; the task turns the outputs of all
+windows of a text into one answer, and compares it with the gold answer in counts. Scores are computed from summed
+counts, so that one definition serves a split, a benchmark and the bootstrap of a drop.
 """
 
 import re
@@ -20,41 +20,41 @@ from bertline.artifacts.task import Decision, TaskSettings
 from bertline.tasks.tokens import Encoded, Text, Tokenizer, refuse_lone_surrogates
 
 Output = npt.NDArray[np.float32]
-"""What the model gives for a window: (labels,), or (tokens, channels) from a head on every token."""
+"""The model's logits for a window: (labels,), or (tokens, channels) from a head on every token."""
 Target = npt.NDArray[Any]
-"""Of a window: a class, a value, one for each label, or one for each token."""
+"""The training target of a window: a class, a value, one value per label, or one class per token."""
 Answer = dict[str, Any]
-"""As JSON."""
+"""An answer as plain JSON values."""
 Counts = npt.NDArray[np.float64]
 IGNORED = -100
-"""A target that no loss is taken of, as PyTorch has it."""
+"""A target that PyTorch's loss ignores."""
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
-"""A label that is called so: 1 might be its name or an index."""
+"""A label that is a number, so that 1 may be a name or an index."""
 NAMELESS = re.compile(r"LABEL_\d+")
-"""What transformers calls a label that nobody has named."""
+"""The placeholder names that transformers gives to unnamed labels."""
 
 
 class Example(NamedTuple):
-    """A text (or pair, or question with its context) and what is right for it, as plain JSON values."""
+    """A text (or pair, or question with its context) and its gold answer, as plain JSON values."""
 
     text: str
     text_pair: str | None
     gold: Any
-    """A label, a list of labels, a number, entities, or answers: the task knows. None: nobody has labelled it."""
+    """A label, a list of labels, a number, entities, or answers, depending on the task. None: unlabelled."""
 
     @property
     def texts(self) -> Text:
-        """What the tokenizer takes."""
+        """The input of the tokenizer."""
         return self.text, self.text_pair
 
 
 class Columns(NamedTuple):
-    """Which columns of a row hold what."""
+    """The names of the columns of a row."""
 
     text: str = "text"
     text_pair: str | None = None
     label: str | list[str] = "label"
-    """A list: a column for each label, which holds whether the row has it."""
+    """A list: one column per label, which tells whether the row has it."""
     tokens: str = "tokens"
     tags: str = "tags"
     question: str = "question"
@@ -66,11 +66,11 @@ class Task(ABC):
     """A task with the labels and settings of one model."""
 
     architecture: ClassVar[str]
-    """How transformers' classes for it end, ForSequenceClassification for example."""
+    """Suffix of transformers' classes for the task, for example ForSequenceClassification."""
     gold: ClassVar[str]
-    """The column of what is right, by default."""
+    """Default column of the gold answers."""
     instead: ClassVar[Sequence[str]] = ()
-    """Columns that may stand in the place of its inputs."""
+    """Columns that may replace its inputs."""
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
@@ -80,10 +80,10 @@ class Task(ABC):
 
     @abstractmethod
     def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
-        """What a row asks.
+        """The text or texts of a row.
 
         Raises:
-            InputError: a column is missing or of another type; the sentence starts with `where`.
+            InputError: a column is missing or has another type; the message starts with `where`.
         """
 
     @abstractmethod
@@ -91,23 +91,23 @@ class Task(ABC):
         """The labelled example of a row.
 
         Raises:
-            InputError: as `read_texts`, or what is right is missing or makes no sense.
+            InputError: see `read_texts`; or the gold answer is missing or invalid.
         """
 
     @abstractmethod
     def row(self, example: Example) -> dict[str, Any]:
-        """The example as a line of a split file, which `read` takes with the default columns."""
+        """The example as a row of a split file, which `read` reads with the default columns."""
 
     @abstractmethod
     def find_labels(self, examples: Iterable[Example]) -> list[str]:
-        """The labels that examples have, as `sort_labels`, for `settings.labels` to name the outputs."""
+        """The labels that occur in examples, ordered as by `sort_labels`, to name the model's outputs."""
 
     def name_labels(self, names: Sequence[str]) -> list[str]:
-        """The labels of a model that tells `names` apart, as a recipe lists them."""
+        """The output labels of a model for the `names` that a recipe lists."""
         return list(names)
 
     def check(self, example: Example, where: str) -> Example:
-        """The example with its labels as they are named.
+        """The example with its labels spelled as in `labels`.
 
         Raises:
             InputError: a label is unknown.
@@ -115,30 +115,30 @@ class Task(ABC):
         return example
 
     def named(self, example: Example) -> list[str]:
-        """The labels of an example, to be counted; none where what is right is no label."""
+        """The labels of an example, for counting; none if the task has no labels."""
         return []
 
     def stratum(self, example: Example) -> str | None:
-        """What splits keep in proportion; None where there is nothing of the kind."""
+        """The stratum of an example: splits keep the proportions of strata. None: no stratification."""
         return None
 
     def unit(self, example: Example) -> Sequence[str | None]:
-        """What is cut whole: examples with the same are in one split."""
+        """The group of an example: examples with the same group stay in one split."""
         return example.texts
 
     @abstractmethod
     def correct_answer(self, example: Example) -> Answer:
-        """The right answer, as far as it is counted."""
+        """The correct answer, with the keys that are scored."""
 
     @abstractmethod
     def wrong_answer(self, example: Example) -> Answer | None:
-        """An answer that is not right, as far as it is counted; None where answers are only nearer or farther."""
+        """A wrong answer, with the keys that are scored; None for regression, which has only better and worse ones."""
 
     def columns(self, named: Mapping[str, str] = {}) -> Columns:
-        """Those of a file that names them as bertline does, or as in `named`; a second text where the task has one.
+        """The columns of a file, with the default names or as in `named`, and a second text if the task has one.
 
         Raises:
-            InputError: `named` has what this task does not read.
+            InputError: `named` has a column that this task does not read.
         """
         known = [*self.settings.inputs, *self.instead, self.gold]
         if unknown := [name for name in named if name not in known]:
@@ -147,81 +147,82 @@ class Task(ABC):
         return columns._replace(**named)
 
     def lacks(self, names: Container[str], labelled: bool = False) -> list[str]:
-        """Those of `columns` that are read, of texts or of labelled examples, and are not among `names`."""
+        """The required columns, of texts or of labelled examples, that are not among `names`."""
         return [name for name in [*self.settings.inputs, *[self.gold] * labelled] if name not in names]
 
     def missing(self, names: Iterable[str], named: Mapping[str, str], labelled: bool = False) -> list[str]:
-        """As `lacks`, of a file that names its columns as in `named`, and by its own names."""
+        """Like `lacks`, for a file that names its columns as in `named`; returns the file's own names."""
         ours = {ours for ours, theirs in named.items() if theirs in names} | {*names} - named.keys()
         return [named.get(name, name) for name in self.lacks(ours, labelled)]
 
     def read_file(self, path: Path, named: Mapping[str, str] = {}) -> list[Example]:
-        """All labelled examples of a split of a run, or of any file with those columns, or as they are `named`.
+        """All labelled examples of a split file, or of any file with the same columns, or with columns as in `named`.
 
-        Numbers are read as the names that the file has for them, if any; where the model's have none, as its indices.
+        Integers are read as the names that the file has for them, if any; or, if the model's labels have no names, as
+        indices.
 
         Raises:
-            InputError: as `columns`, `read` and `check`; or the first row lacks a column.
+            InputError: see `columns`, `read` and `check`; or the first row lacks a column.
         """
         columns, names = self.columns(named), tables.columns(path)
         nameless = all(map(NAMELESS.fullmatch, self.labels))
         if missing := self.missing(names, named, labelled=True):
             advice = f"labelled examples have these columns, or others that are named: --column {self.gold}=COLUMN"
             raise InputError(f"{tables.lacking(path, missing, names)}; {advice}")
-        rows = tables.rows(path, lambda column, names: not nameless)  # or its names would all be unknown
+        rows = tables.rows(path, lambda column, names: not nameless)  # else all the file's names would be unknown
         return [self.check(self.read(row, columns, where), where) for where, row in rows]
 
     # computing
 
     def tokenizer(self, folder: Path, kept: Mapping[str, bytes] | None = None) -> Tokenizer:
-        """The tokenizer of a model folder, or of what is kept of its files, reading texts as this task does."""
+        """The tokenizer of a model folder, set up for this task; `kept` holds its files if they are already read."""
         return Tokenizer(folder, self.settings.tokens, kept=kept)
 
     @abstractmethod
     def target(self, example: Example, window: Encoded) -> Target:
-        """What the model is to learn of a window: one class or value, one for each label, or one for each token.
+        """The training target of a window: one class or value, one value per label, or one class per token.
 
-        Of an example whose `gold` is None there is nothing to learn: IGNORED, or a number that is none.
+        For an unlabelled example it is IGNORED or NaN.
         """
 
     @abstractmethod
     def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
-        """An answer for each text.
+        """One answer for each text.
 
         Args:
-            texts: what was asked.
-            windows: of those texts, in their order.
-            outputs: the model's, one a window.
+            texts: the input texts.
+            windows: all windows of those texts, in their order.
+            outputs: the model's output for each window.
         """
 
     def tune(
         self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output], metric: str
     ) -> Decision:
-        """The decision by which a validation split scores best in `metric`, or in what stands for it; the present one
-        where there is nothing to tune.
+        """The decision with the best validation score in `metric`, or in a proxy for it; unchanged if there is nothing
+        to tune.
         """
         return self.settings.decision
 
     def with_decision(self, decision: Decision) -> "Task":
-        """The same task, deciding otherwise."""
+        """The same task with another decision."""
         return type(self)(self.settings.model_copy(update={"decision": decision}))
 
     # scoring
 
     @abstractmethod
     def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
-        """What scores are made of: (examples, counts), of which any selection may be summed."""
+        """The counts that scores are computed from: (examples, counts); any subset of rows may be summed."""
 
     @abstractmethod
     def values(self, counts: Counts) -> dict[str, Counts]:
-        """Scores by name, of sums of counts (…, counts): each (…,)."""
+        """Scores by name, each (…,), from summed counts (…, counts)."""
 
     def per_label(self, counts: Counts) -> dict[str, dict[str, float]]:
-        """Of summed counts the scores of each label, where labels are found; as `score_labels`."""
+        """The scores of each label from summed counts, as `score_labels` gives them; empty for tasks without labels."""
         return {}
 
     def score(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Any]:
-        """All scores of answers to labelled examples, plain values, and `per_label` where there is any."""
+        """All scores of answers to labelled examples, and `per_label` if the task has labels."""
         summed = self.counts(examples, answers).sum(axis=0)
         scores = {name: float(value) for name, value in self.values(summed).items()}
         per_label = self.per_label(summed)
@@ -229,32 +230,32 @@ class Task(ABC):
 
     @abstractmethod
     def comparable(self, answer: Answer) -> Any:
-        """What of an answer is compared when systems are asked whether they agree: all but probabilities."""
+        """The part of an answer that is compared between systems: everything except probabilities."""
 
     def agreement(self, answers: Sequence[Answer], others: Sequence[Answer]) -> float:
-        """The share of texts that two systems answer alike."""
+        """The share of texts with the same answer from two systems."""
         alike = [self.comparable(one) == self.comparable(other) for one, other in zip(answers, others, strict=True)]
         return float(np.mean(alike))
 
 
 def sort_labels(names: Iterable[str]) -> list[str]:
-    """Names as they are ordered where nobody orders them: by their value if all are numbers, else as strings."""
+    """Labels in default order: by value if all are numbers, else as strings."""
     names = sorted(names)
     return sorted(names, key=float) if all(map(NUMBER.fullmatch, names)) else names
 
 
 def share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Counts:
-    """What part of a whole; of nothing none is."""
+    """`part` divided by `whole`; 0 where the whole is 0."""
     return np.asarray(part / np.where(whole == 0, 1, whole))
 
 
 def find_scores(right: Counts, true: Counts, found: Counts) -> dict[str, Counts]:
-    """What finding is worth, by how many were found rightly, are there to be found, and were found."""
+    """F1, precision and recall from the numbers of true positives, of gold items, and of predicted items."""
     return {"f1": share(2 * right, true + found), "precision": share(right, found), "recall": share(right, true)}
 
 
 def score_labels(labels: Sequence[str], right: Counts, true: Counts, found: Counts) -> dict[str, dict[str, float]]:
-    """By label its `find_scores`, of (labels,) each, and how often it is to be found (support)."""
+    """The `find_scores` of each label from (labels,) counts, and its number of gold items (support)."""
     scores = find_scores(right, true, found)
     return {
         label: {**{name: float(each[index]) for name, each in scores.items()}, "support": int(true[index])}
@@ -263,10 +264,10 @@ def score_labels(labels: Sequence[str], right: Counts, true: Counts, found: Coun
 
 
 def string(row: Mapping[str, Any], column: str, where: str) -> str:
-    """A column that must hold a text.
+    """The text in a column.
 
     Raises:
-        InputError: it holds something else, or nothing.
+        InputError: the column is missing or does not hold a string.
     """
     value = row.get(column)
     if not isinstance(value, str):
@@ -277,7 +278,7 @@ def string(row: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def windows_by_text(texts: int, windows: Sequence[Encoded]) -> list[list[int]]:
-    """The indices of each text's windows."""
+    """The indices of the windows of each text."""
     found: list[list[int]] = [[] for _ in range(texts)]
     for index, window in enumerate(windows):
         found[window.text].append(index)

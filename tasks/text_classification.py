@@ -1,4 +1,4 @@
-"""Text classification: a text or a pair gets one label of several, any number of labels, or a number (regression)."""
+"""Text classification: a text or a pair gets exactly one label, any number of labels, or a number (regression)."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
@@ -28,47 +28,47 @@ from bertline.tasks.task import (
 from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
 
 UNTUNED = 0.5
-"""The probability from which a label of several is given where no threshold was tuned."""
+"""Threshold of a label in multi-label classification if none was tuned."""
 SWEEPS = 3
-"""Over all labels, where their thresholds are set together."""
+"""Maximum number of passes over all labels when their thresholds are tuned together."""
 ONE, ZERO = ("1", "1.0", "true"), ("0", "0.0", "false")
-"""How it is spelled that a row has a label or has it not, where each label has a column."""
+"""Spellings of whether a row has a label, where each label has a column."""
 
 
 class TextClassification(Task):
-    """What a text is, by `settings.problem_type`. A long text read in windows has the mean of their logits."""
+    """The kinds of classification in `settings.problem_type`. The logits of windows of a long text are averaged."""
 
     architecture = "ForSequenceClassification"
     gold = "label"
 
     @property
     def multi_label(self) -> bool:
-        """Any number of labels may be right."""
+        """Whether a text may have any number of labels."""
         return self.settings.problem_type == "multi_label_classification"
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Where any number of labels may be right, the least probability with which each is given."""
+        """The probability from which each label is predicted; empty unless multi-label."""
         if not self.multi_label:
             return {}
         return dict(zip(self.labels, self.settings.decision.thresholds or [UNTUNED] * len(self.labels), strict=True))
 
     @property
     def regression(self) -> bool:
-        """A number is right."""
+        """Whether the model predicts a number."""
         return self.settings.problem_type == "regression"
 
     def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
-        """The text or pair of a row. Raises InputError as `Task.read_texts`."""
+        """The text or pair of a row. Raises InputError, see `Task.read_texts`."""
         text = string(row, columns.text, where)
         return text, None if columns.text_pair is None else string(row, columns.text_pair, where)
 
     def read(self, row: Mapping[str, Any], columns: Columns, where: str) -> Example:
-        """The example of a row. Raises InputError as `Task.read`.
+        """The example of a row. Raises InputError, see `Task.read`.
 
-        A label may be a string, a whole number or a truth value, its name being its spelling; several labels are a
-        list of those, a string of names with commas between, a 0 or 1 for each of `labels`, or 1 in the column of each,
-        which need not be told where there is no other; a number may be spelled.
+        A label may be a string, an integer or a bool; its name is its spelling. Several labels may be a list of these,
+        a string of names separated by commas, a 0 or 1 for each of `labels`, or a 0 or 1 in one column per label (used
+        without being named if there is no label column). A number may be a string.
         """
         if isinstance(columns.label, list):
             return Example(*self.read_texts(row, columns, where), _given(columns.label, row, where))
@@ -88,7 +88,7 @@ class TextClassification(Task):
         return Example(*self.read_texts(row, columns, where), found)
 
     def missing(self, names: Iterable[str], named: Mapping[str, str], labelled: bool = False) -> list[str]:
-        """As `Task.missing`; nothing is missing where several labels stand in a column each."""
+        """Like `Task.missing`, but a label column is not required where each label has its own."""
         names = list(names)
         missing = super().missing(names, named, labelled)
         return [name for name in missing if name != self.gold or not self._in_columns(names)]
@@ -99,16 +99,16 @@ class TextClassification(Task):
         return {"text": example.text, **pair, "label": example.gold}
 
     def find_labels(self, examples: Iterable[Example]) -> list[str]:
-        """The labels that examples have, sorted; the one output of a regression is called score."""
+        """The labels that occur in examples, sorted; the single output of a regression is called score."""
         if self.regression:
             return ["score"]
         return sort_labels({name for example in examples for name in self._names(example)})
 
     def check(self, example: Example, where: str) -> Example:
-        """The example with its labels as names: an index into `labels` is replaced by the name there.
+        """The example with labels by name: an index into `labels` is replaced by the name.
 
         Raises:
-            InputError: a label is neither a name nor an index, or an index where names are numbers as well.
+            InputError: a label is neither a name nor an index, or is an index while names are numbers too.
         """
         if self.regression:
             return example
@@ -128,9 +128,7 @@ class TextClassification(Task):
         return {"value" if self.regression else "labels" if self.multi_label else "label": example.gold}
 
     def wrong_answer(self, example: Example) -> Answer | None:
-        """The label after its own; of several as many others as it has, or one where it has none. A number is never
-        wrong.
-        """
+        """The next label; for multi-label, as many other labels as it has, at least one; None for regression."""
         if self.regression:
             return None
         own = self._names(example)
@@ -141,7 +139,7 @@ class TextClassification(Task):
         return {"label": following[0]}
 
     def target(self, example: Example, window: Encoded) -> Target:
-        """The index of the label; of several, 1 for each that is right and 0 for the rest; the number."""
+        """The index of the label; for multi-label, 1 or 0 for each label; for regression, the number."""
         if self.regression:
             return np.array(np.nan if example.gold is None else example.gold, np.float32)
         if self.multi_label:
@@ -151,19 +149,19 @@ class TextClassification(Task):
         return np.array(IGNORED if example.gold is None else self.labels.index(example.gold), np.int64)
 
     def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
-        """For each text the likeliest label and all probabilities; or the labels over their thresholds; or the number.
+        """For each text, the most probable label; or the labels that reach their thresholds; or the number.
 
-        Keys: label, score, scores; or labels, scores; or value.
+        Keys: label, score, scores; or labels, scores; or value. Scores are the probabilities of all labels.
         """
         return [self._answer(row) for row in self.pooled(len(texts), windows, outputs)]
 
     def tune(
         self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output], metric: str
     ) -> Decision:
-        """For each of several labels a threshold, halfway between two probabilities.
+        """Tune a threshold for each label of a multi-label task, halfway between two probabilities.
 
-        By a mean over the labels (macro_f1, weighted_f1, f1, precision, recall) each has the best F1 of its own label.
-        By accuracy (all labels right), and else by micro_f1, they are those of `best_together`.
+        For a mean over labels (macro_f1, weighted_f1, f1, precision, recall), each threshold maximizes the F1 of its
+        label. For accuracy (all labels right) and otherwise for micro_f1, they are tuned by `best_together`.
         """
         if not self.multi_label:
             return self.settings.decision
@@ -175,7 +173,7 @@ class TextClassification(Task):
         return self.settings.decision.model_copy(update={"thresholds": thresholds})
 
     def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
-        """Exactly right, 1, then for each label: right, true, found; of a regression, sums that correlations need."""
+        """Exact match, 1, then per label: true positives, gold, predicted; for regression, see `_moments`."""
         if self.regression:
             return _moments([example.gold for example in examples], [answer["value"] for answer in answers])
         true = self._gold(examples)
@@ -184,9 +182,9 @@ class TextClassification(Task):
         return np.hstack([exact, np.ones_like(exact), true & found, true, found]).astype(np.float64)
 
     def values(self, counts: Counts) -> dict[str, Counts]:
-        """accuracy (all labels right), precision, recall and f1 (of labels[1] of two, else macro), macro_f1,
-        weighted_f1; micro_f1 where several labels may be right, else matthews_correlation. Regression: pearson,
-        spearman, mse. 0 of 0 is 0.
+        """accuracy (all labels right), precision, recall and f1 (of labels[1] if there are two, else macro), macro_f1,
+        weighted_f1; micro_f1 for multi-label, else matthews_correlation. Regression: pearson, spearman, mse. A share of
+        0 items is 0.
         """
         if self.regression:
             return _correlations(counts)
@@ -206,22 +204,22 @@ class TextClassification(Task):
         return values
 
     def per_label(self, counts: Counts) -> dict[str, dict[str, float]]:
-        """Of each label; none of a regression."""
+        """The scores of each label; empty for regression."""
         return {} if self.regression else score_labels(self.labels, *np.split(counts[2:], 3))
 
     def comparable(self, answer: Answer) -> Any:
-        """The label or labels; nothing of a number, which `agreement` correlates."""
+        """The label or labels; None for regression, for which `agreement` is a correlation."""
         return answer.get("labels", answer.get("label"))
 
     def agreement(self, answers: Sequence[Answer], others: Sequence[Answer]) -> float:
-        """The share of texts with the same label or labels; of a regression, how the numbers correlate (Pearson)."""
+        """The share of texts with the same label or labels; for regression, Pearson's correlation of the numbers."""
         if not self.regression:
             return super().agreement(answers, others)
         one, other = ([answer["value"] for answer in each] for each in (answers, others))
         return float(_correlations(_moments(one, other).sum(axis=0))["pearson"])
 
     def pooled(self, texts: int, windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Output]:
-        """What the model gives for each text: the mean of its windows'."""
+        """The logits of each text: the mean over its windows."""
         return [np.mean([outputs[i] for i in own], axis=0) for own in windows_by_text(texts, windows)]
 
     def _answer(self, logits: Output) -> Answer:
@@ -241,21 +239,21 @@ class TextClassification(Task):
         return example.gold if self.multi_label else [example.gold]
 
     def _is_vector(self, gold: Any) -> bool:
-        """Whether it is a 0 or 1 for each label: no list of indices, which names none twice."""
+        """Whether it is a 0 or 1 for each of three or more labels, which no list of distinct indices can look like."""
         return isinstance(gold, list) and len(gold) == len(self.labels) > 2 and all(one in (0, 1) for one in gold)
 
     def _in_columns(self, names: Container[str]) -> bool:
-        """Whether any number of labels may be right and each is the name of a column."""
+        """Whether the task is multi-label and each label is the name of a column."""
         return self.multi_label and bool(self.labels) and all(label in names for label in self.labels)
 
     def _refuse_numbers(self, names: Sequence[str], where: str) -> None:
-        """Refuse numbers of a string, where no label is called so: they may be indices, or a yes or no."""
+        """Reject numbers in a string unless they are label names: they may be indices, or 0 and 1."""
         if numbers := [name for name in names if name.isdecimal() and name not in self.labels]:
             advice = "spell labels by their names, with commas between: a number may be an index, or a yes or no"
             raise InputError(f"{where}: no label is called {numbers[0]}; {advice}")
 
     def _known(self, name: str, where: str) -> str:
-        """The name of a label that is named or, where no label is called by a number, counted."""
+        """The name of a label given by name or, if no label name is a number, by index."""
         if name in self.labels:
             return name
         known = ", ".join(self.labels)
@@ -278,11 +276,11 @@ class TextClassification(Task):
 
 
 def best_threshold(probable: Output, true: npt.NDArray[np.bool_]) -> float:
-    """The threshold from which on a label is best given, by F1; UNTUNED where no text has the label.
+    """The threshold of a label with the best F1; UNTUNED if no text has the label.
 
     Args:
         probable: (texts,) probabilities of the label.
-        true: (texts,) whether it is right.
+        true: (texts,) whether the text has it.
     """
     if not true.any():
         return UNTUNED
@@ -293,19 +291,20 @@ def best_threshold(probable: Output, true: npt.NDArray[np.bool_]) -> float:
 
 
 def best_together(probable: Output, true: npt.NDArray[np.bool_], exactly: bool) -> list[float]:
-    """Of all labels the thresholds that score best together, by micro-F1 or by texts with `exactly` the right labels.
+    """The thresholds of all labels that together give the best micro-F1 or share of exact matches.
 
-    They begin as UNTUNED. Each is then set to what is best as the others are, where that is better: so a label that the
-    model cannot tell is given to hardly a text, though its own F1 is best where nearly all have it (arXiv 1402.1892).
+    Coordinate ascent from UNTUNED: each threshold in turn is set to the best one given the others, if that is better. A
+    label that the model cannot predict is then given to hardly any text, although its own F1 is best if nearly all
+    texts get it (arXiv 1402.1892).
 
     Args:
         probable: (texts, labels) probabilities.
-        true: (texts, labels) whether they are right.
-        exactly: which of the two it is.
+        true: (texts, labels) whether each text has each label.
+        exactly: whether to maximize exact matches, not micro-F1.
     """
     thresholds, given = [UNTUNED] * true.shape[1], probable >= UNTUNED
     order = np.argsort(-probable, axis=0, kind="stable")
-    wrong, named = (given != true).sum(axis=1), int(given.sum() + true.sum())  # kept: counted anew they take minutes
+    wrong, named = (given != true).sum(axis=1), int(given.sum() + true.sum())  # updated, since recounting takes minutes
     for _ in range(SWEEPS):
         before = list(thresholds)
         for label, ranks in enumerate(order.T):
@@ -315,7 +314,7 @@ def best_together(probable: Output, true: npt.NDArray[np.bool_], exactly: bool) 
             best, threshold = _best_cut(probable[ranks, label], worth)
             if worth[best] > worth[count]:
                 thresholds[label] = threshold
-                own[ranks] = np.arange(len(ranks)) < best  # and so `given`
+                own[ranks] = np.arange(len(ranks)) < best  # a view of `given`
                 wrong, named = others + (own != mine), named - count + best
         if thresholds == before:
             break
@@ -323,15 +322,15 @@ def best_together(probable: Output, true: npt.NDArray[np.bool_], exactly: bool) 
 
 
 def _worth(true: npt.NDArray[np.bool_], wrong: Ids, named: int, exactly: bool) -> Counts:
-    """(texts + 1,) of giving a label to the first 0, 1, … of its ranked texts, the others being as they are.
+    """(texts + 1,) scores of giving a label to the first 0, 1, … of its ranked texts, other labels unchanged.
 
     Args:
-        true: (texts,) whether it is right.
-        wrong: (texts,) how many others are given and not right, or right and not given.
-        named: how often any is right, and any other is given.
-        exactly: as `best_together`.
+        true: (texts,) whether the text has the label.
+        wrong: (texts,) number of errors in other labels, false positives and false negatives.
+        named: number of gold labels, plus predictions of other labels, over all texts.
+        exactly: see `best_together`.
     """
-    change = np.where(true, -1, 1)  # of what is wrong, where it is given
+    change = np.where(true, -1, 1)  # in the number of errors, where the label is given
     if exactly:
         alone = wrong == 0
         return share((alone & ~true).sum() - _sum_first(change * alone), np.array(len(true)))
@@ -340,16 +339,16 @@ def _worth(true: npt.NDArray[np.bool_], wrong: Ids, named: int, exactly: bool) -
 
 
 def _sum_first(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """(n + 1,) the sum of the first 0, 1, … n."""
+    """(n + 1,) sums of the first 0, 1, …, n values."""
     return np.concatenate([[0], np.cumsum(values)])
 
 
 def _best_cut(ranked: Output, worth: Counts) -> tuple[int, float]:
-    """To how many texts a label is best given, and the threshold that gives it to these.
+    """The best number of texts to give a label to, and the threshold that does so.
 
     Args:
         ranked: (texts,) probabilities, the largest first.
-        worth: (texts + 1,) of giving it to the first 0, 1, … of them.
+        worth: (texts + 1,) scores of giving the label to the first 0, 1, … texts.
     """
     edges = np.concatenate([[1.0], ranked.astype(np.float64), [0.0]])
     apart = np.append(edges[:-2] > edges[1:-1], True)  # equal probabilities cannot be told apart
@@ -374,7 +373,7 @@ def _names(gold: Any, where: str) -> list[str]:
     if not isinstance(gold, list):
         raise InputError(f"{where}: labels {gold!r:.60}: a list of names, or names with commas between, would do")
     names = {_name(each, where) for each in gold}
-    if len(names) < len(gold) and names <= {"0", "1", "False", "True"}:  # read as indices it would name others
+    if len(names) < len(gold) and names <= {"0", "1", "False", "True"}:  # as indices they would mean other labels
         advice = "name its labels, three or more, in data.labels; a list of names or indices would do, too"
         raise InputError(f"{where}: labels {gold!r:.60}: a vector of 0 and 1; {advice}")
     return sorted(names)
@@ -406,24 +405,24 @@ def _sigmoid(logits: Output) -> Output:
 
 
 def _matthews(right: Counts, true: Counts, found: Counts) -> Counts:
-    """Matthews' correlation of summed counts (…, labels), each text having one label; 0 where one side does not vary.
+    """Matthews' correlation from summed counts (…, labels) of one label per text; 0 if one side does not vary.
 
-    Of more than two labels it is R_K (Gorodkin, 2004).
+    For more than two labels it is R_K (Gorodkin, 2004).
     """
     count = true.sum(axis=-1)
     product = right.sum(axis=-1) * count - (true * found).sum(axis=-1)
     vary = (np.maximum(count**2 - (side**2).sum(axis=-1), 0) for side in (true, found))
     spread = np.sqrt(np.prod(list(vary), axis=0))
-    least = 1e-9 * np.maximum(count, 1) ** 2  # weights are fractions: what does not vary seems to, by their last digits
+    least = 1e-9 * np.maximum(count, 1) ** 2  # rounding makes fractional weights seem to vary
     return np.asarray(np.where(spread > least, product / np.maximum(spread, least), 0.0))
 
 
 def _moments(gold: Sequence[float], found: Sequence[float]) -> Counts:
-    """Of each text: 1, x, y, xx, yy, xy of the values, the same of their ranks, and the squared error.
+    """For each text: 1, x, y, xx, yy, xy of the values and of their ranks, and the squared error.
 
-    All are taken from a common origin, so that the sums do not lose their digits. Ranks are those in the whole split.
+    Values are relative to a common origin, so that sums keep their precision. Ranks are those in the whole split.
     """
-    from scipy.stats import rankdata  # measuring has it, by scikit-learn; serving does without
+    from scipy.stats import rankdata  # installed with scikit-learn for measuring, not for serving
 
     x, y = np.asarray(gold, np.float64), np.asarray(found, np.float64)
     columns = [*_powers(x - x.mean(), y - x.mean()), *_powers(*(rankdata(each) - (len(x) + 1) / 2 for each in (x, y)))]
@@ -443,7 +442,7 @@ def _correlations(sums: Counts) -> dict[str, Counts]:
 
 
 def _correlation(sums: Counts) -> Counts:
-    """Pearson's of summed powers; 0 where one side does not vary."""
+    """Pearson's correlation from summed powers; 0 if one side does not vary."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     spread = np.sqrt(np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0))
     return np.asarray(np.where(spread > 1e-12, (n * xy - x * y) / np.maximum(spread, 1e-12), 0.0))

@@ -1,8 +1,8 @@
-"""Token classification: entities, found word by word in a text that is just a text, in training and serving alike.
+"""Token classification: entities, found word by word in plain text, in training and serving alike.
 
-What a word is does not depend on the tokenizer. The model labels each word on its first sub-word with a tag in IOB2
-(B-LOC begins an entity, I-LOC continues it, O is of none); tags become entities as seqeval and conlleval.pl count them.
-An entity's place is in characters of the text as it was given.
+Words do not depend on the tokenizer. The model labels the first sub-word of each word with an IOB2 tag (B-LOC begins an
+entity, I-LOC continues it, O is outside any); tags become entities as in seqeval and conlleval.pl. Entities are located
+by characters of the original text.
 """
 
 import re
@@ -35,11 +35,11 @@ from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
 from bertline.tasks.words import Span, words
 
 NONE = -1
-"""In place of a token's index: the window has none for the word."""
+"""Index of a word's token if the window has none."""
 
 
 class TokenClassification(Task):
-    """Which entities are where in a text. A word of a long text is read in the window that shows most around it."""
+    """Entities in a text. In a long text, each word is labelled in the window that has the most context around it."""
 
     architecture = "ForTokenClassification"
     gold = "tags"
@@ -47,17 +47,17 @@ class TokenClassification(Task):
 
     @cached_property
     def types(self) -> list[str]:
-        """What entities may be, in the order of the labels."""
+        """The types of entities, in the order of the labels."""
         return list(dict.fromkeys(label for tag in self.labels for label, _, _ in spans([tag])))
 
     def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
-        """The text of a row, or its tokens with blanks between. Raises InputError as `Task.read_texts`."""
+        """The text of a row, or its tokens joined by blanks. Raises InputError, see `Task.read_texts`."""
         if row.get(columns.text) is None and row.get(columns.tokens) is not None:
             return _join_tokens(row, columns, where)[0], None
         return string(row, columns.text, where), None
 
     def read(self, row: Mapping[str, Any], columns: Columns, where: str) -> Example:
-        """The example of a row: a text and its entities, or tokens and their tags. Raises InputError as `Task.read`.
+        """The example of a row: a text and its entities, or tokens and their tags. Raises InputError, see `Task.read`.
 
         Entities are objects with start, end (in characters) and label. Tags are IOB1, IOB2, BIOES or BILOU, or indices
         into `labels`; tokens are joined by blanks.
@@ -76,7 +76,7 @@ class TokenClassification(Task):
         return Example(text, None, [_entity(label, places[first][0], places[last][1]) for label, first, last in found])
 
     def _spelled_tags(self, row: Mapping[str, Any], column: str, where: str) -> list[str]:
-        """The tags of a row, numbers by the labels that they are indices of."""
+        """The tags of a row; integers are indices into `labels`."""
         value = row.get(column)
         if not isinstance(value, list) or not value or any(type(tag) is not int for tag in value):
             return _read_strings(row, column, where)
@@ -89,7 +89,7 @@ class TokenClassification(Task):
         return [self.labels[tag] for tag in value]
 
     def lacks(self, names: Container[str], labelled: bool = False) -> list[str]:
-        """As `Task.lacks`: a text, or tokens; labelled, with entities or tags."""
+        """Like `Task.lacks`: a text or tokens are required; if labelled, text and entities, or tokens and tags."""
         if "text" in names and (not labelled or "entities" in names):
             return []
         if "tokens" in names:
@@ -101,11 +101,11 @@ class TokenClassification(Task):
         return {"text": example.text, "entities": example.gold}
 
     def find_labels(self, examples: Iterable[Example]) -> list[str]:
-        """O, then B- and I- of each type of entity, types sorted."""
+        """O, then B- and I- for each type of entity, types sorted."""
         return self.name_labels(sort_labels({entity["label"] for example in examples for entity in example.gold}))
 
     def name_labels(self, names: Sequence[str]) -> list[str]:
-        """O, then B- and I- of each type of entity."""
+        """O, then B- and I- for each type of entity."""
         return ["O", *(prefix + name for name in names for prefix in ("B-", "I-"))]
 
     def named(self, example: Example) -> list[str]:
@@ -117,15 +117,15 @@ class TokenClassification(Task):
         return {"entities": example.gold}
 
     def wrong_answer(self, example: Example) -> Answer:
-        """Its entities, each with another end, which is both missed and found wrongly; where there are none, one."""
+        """Its entities with their ends shifted, each a false negative and a false positive; one if there are none."""
         shifted = [{**entity, "end": entity["end"] + 1} for entity in example.gold]
         return {"entities": shifted or [_entity(self.types[0], 0, 1)]}
 
     def check(self, example: Example, where: str) -> Example:
-        """The example as it is.
+        """The unchanged example.
 
         Raises:
-            InputError: an entity is of a type that no label is for.
+            InputError: the type of an entity is unknown.
         """
         unknown = sorted({entity["label"] for entity in example.gold} - set(self.types))
         if unknown:
@@ -133,9 +133,9 @@ class TokenClassification(Task):
         return example
 
     def target(self, example: Example, window: Encoded) -> Target:
-        """(tokens,) the index of each word's tag on its first sub-word, IGNORED elsewhere.
+        """(tokens,) index of each word's tag at its first sub-word, IGNORED elsewhere.
 
-        Words that share a token leave it to the first of them.
+        A token that several words share has the tag of the first.
         """
         target = np.full(len(window.input_ids), IGNORED, np.int64)
         if example.gold is None:
@@ -149,7 +149,7 @@ class TokenClassification(Task):
         return target
 
     def decode(self, texts: Sequence[Text], windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Answer]:
-        """For each text its entities in order: label, score (the mean probability of its words), start, end, text."""
+        """The entities of each text in order: label, score (mean probability over its words), start, end, text."""
         own = windows_by_text(len(texts), windows)
         return [
             {
@@ -161,7 +161,7 @@ class TokenClassification(Task):
         ]
 
     def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
-        """For each type of entity: exactly right, true, found."""
+        """True positives, gold and predicted entities, each by type."""
         counts = np.zeros((len(examples), 3, len(self.types)))
         index = {label: number for number, label in enumerate(self.types)}
         for row, example, answer in zip(counts, examples, answers, strict=True):
@@ -172,12 +172,12 @@ class TokenClassification(Task):
         return counts.reshape(len(examples), -1)
 
     def values(self, counts: Counts) -> dict[str, Counts]:
-        """f1, precision and recall of all entities together, each (…,). 0 of 0 is 0."""
+        """f1, precision and recall over all entities, each (…,). A share of 0 entities is 0."""
         right, true, found = (part.sum(axis=-1) for part in np.split(counts, 3, axis=-1))
         return find_scores(right, true, found)
 
     def per_label(self, counts: Counts) -> dict[str, dict[str, float]]:
-        """Of each type of entity."""
+        """The scores of each type of entity."""
         return score_labels(self.types, *np.split(counts, 3))
 
     def comparable(self, answer: Answer) -> Any:
@@ -185,7 +185,7 @@ class TokenClassification(Task):
         return [(entity["label"], entity["start"], entity["end"]) for entity in answer["entities"]]
 
     def _find_entities(self, text: str, windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[dict[str, Any]]:
-        """The entities of a text of which these are all windows."""
+        """The entities of a text, from all its windows."""
         places = words(text)
         logits = np.zeros((len(places), len(self.labels)))
         context, token = np.full(len(places), NONE), np.full((len(places), 2), NONE)
@@ -195,12 +195,12 @@ class TokenClassification(Task):
             better = np.flatnonzero((first != NONE) & (around > context))
             logits[better], context[better] = output[first[better]], around[better]
             token[better] = np.stack([np.full(len(better), number), first[better]], axis=1)
-        read = np.flatnonzero(context != NONE)  # a word that the normaliser deletes is left out: it interrupts nothing
+        read = np.flatnonzero(context != NONE)  # words that the normalizer deletes do not interrupt an entity
         logits, token = logits[read], token[read]
         tags = [self.labels[best] for best in logits.argmax(axis=1)]
         for index in np.flatnonzero((token[1:] == token[:-1]).all(axis=1)) + 1:
-            tags[index] = re.sub("^B-", "I-", tags[index])  # words that share a token do not each begin an entity
-        score = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)  # the softmax of the best
+            tags[index] = re.sub("^B-", "I-", tags[index])  # words that share a token are one entity
+        score = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)  # softmax of the best label
         return [
             _tell_entity(text, label, places[read[first]][0], places[read[last]][1], score[first : last + 1])
             for label, first, last in spans(tags)
@@ -208,10 +208,10 @@ class TokenClassification(Task):
 
 
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(label, first, last) of each entity that tags name, as conlleval.pl and seqeval (not strict) count them.
+    """(label, first, last) of each entity in a sequence of tags, as in conlleval.pl and seqeval (not strict).
 
-    IOB1, IOB2, BIOES and BILOU are read alike: an entity goes on until a tag begins another, has another label or is O.
-    A tag without prefix (LOC) is read as I-LOC, a prefix without label (B) as of an entity called _.
+    IOB1, IOB2, BIOES and BILOU are read alike: an entity ends where a tag begins another, has another label or is O. A
+    tag without prefix (LOC) is read as I-LOC; a prefix without label (B) has the label _.
     """
     found: list[tuple[str, int, int]] = []
     before, of = "O", ""
@@ -227,16 +227,16 @@ def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def first_tokens(text: str, places: Sequence[Span], window: Encoded) -> Ids:
-    """(words,) the index in a window of each word's first sub-word, or NONE.
+    """(words,) index in a window of each word's first sub-word, or NONE.
 
-    It is the first token that begins in the word (blanks at a token's edges do not count, some tokenizers keep them);
-    if none does, the token that covers the word's beginning, which words then share. A word that begins before the
+    It is the first token that begins in the word (ignoring blanks at a token's edges, which some tokenizers keep) or,
+    if there is none, the token that covers the word's beginning, which words then share. A word that begins before the
     window has its first sub-word in an earlier one.
 
     Args:
-        text: what the window is of, the first text of a pair.
-        places: of words, in order.
-        window: of tokens.
+        text: the text of the window, the first of a pair.
+        places: spans of the words, in order.
+        window: the window.
     """
     tokens = []
     for index in np.flatnonzero(window.sequence == 0).tolist():
@@ -260,7 +260,7 @@ _TAG = re.compile(r"([OBIESLU])(?:-(.*))?", re.DOTALL)
 
 
 def _read_strings(row: Mapping[str, Any], column: str, where: str) -> list[str]:
-    """A column of strings, none blank, without blanks around them."""
+    """Read a column of non-blank strings, stripped of surrounding blanks."""
     value = row.get(column)
     if not isinstance(value, list):
         raise InputError(f"{where}: column {column!r} holds {value!r:.60}; a list of strings is expected")
@@ -274,14 +274,14 @@ def _read_strings(row: Mapping[str, Any], column: str, where: str) -> list[str]:
 
 
 def _join_tokens(row: Mapping[str, Any], columns: Columns, where: str) -> tuple[str, list[Span]]:
-    """The text that tokens make with blanks between, and where each token is in it."""
+    """The tokens of a row joined by blanks, and the span of each token."""
     tokens = _read_strings(row, columns.tokens, where)
     ends = np.cumsum([len(token) + 1 for token in tokens], dtype=int) - 1
     return " ".join(tokens), [(end - len(token), end) for token, end in zip(tokens, ends.tolist(), strict=True)]
 
 
 def _read_entities(text: str, value: Any, where: str) -> list[dict[str, Any]]:
-    """What a column of entities holds, sorted."""
+    """Check and sort the entities of a row."""
     if not isinstance(value, list):
         raise InputError(f"{where}: column 'entities' holds {value!r:.60}; a list of objects is expected")
     faults = [f"{where}: entity {each!r:.120}: {fault}" for each in value if (fault := _fault(text, each))]
@@ -299,7 +299,7 @@ def _read_entities(text: str, value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _fault(text: str, entity: Any) -> str | None:
-    """What is wrong with an entity of a text."""
+    """What is wrong with an entity; None if nothing is."""
     if not isinstance(entity, dict) or not {"start", "end", "label"} <= entity.keys():
         return "an object with start, end and label is expected"
     start, end, label = entity["start"], entity["end"], entity["label"]
@@ -321,7 +321,7 @@ def _tell_entity(text: str, label: str, start: int, end: int, score: npt.NDArray
 
 
 def _tag_words(places: Sequence[Span], entities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The tag of each word. A word that two entities touch is of the first."""
+    """The tag of each word. A word that two entities overlap belongs to the first."""
     tags = ["O"] * len(places)
     starts, ends = [start for start, _ in places], [end for _, end in places]
     for entity in entities:

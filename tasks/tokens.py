@@ -1,7 +1,7 @@
-"""Texts to token ids: the one way for training, the export gate and the server.
+"""Convert texts to token ids, in the same way for training, the export gates and the server.
 
-The `tokenizers` library reads the same tokenizer.json that transformers reads. What that file says of truncation and
-padding is set aside (all-MiniLM's pads every text to 128): length belongs to the recipe, padding to the batch.
+The `tokenizers` library reads the same tokenizer.json as transformers. Truncation and padding in that file are ignored
+(all-MiniLM's pads every text to 128): the recipe sets the length, the batch the padding.
 """
 
 import json
@@ -17,36 +17,36 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Tokens
 
 Text = tuple[str, str | None]
-"""A text and, for tasks on pairs, the second one."""
+"""A text and, for tasks on pairs, a second text."""
 Ids = npt.NDArray[np.signedinteger[Any]]
 Batch = dict[str, Ids]
 """input_ids, attention_mask and token_type_ids, each (batch, longest)."""
 
 
 class Encoded(NamedTuple):
-    """A text, or a window of a long one, as the model reads it: special tokens included, without padding."""
+    """A text, or a window of a long text, as the model reads it: with special tokens, without padding."""
 
     input_ids: Ids
     type_ids: Ids
     offsets: Ids
-    """(tokens, 2): the characters that each token stands for, in its own text."""
+    """(tokens, 2): start and end of each token, in characters of its own text."""
     sequence: Ids
-    """Which text each token is of: 0, 1 for the second of a pair, -1 for special tokens."""
+    """(tokens,): the text of each token: 0, 1 for the second of a pair, -1 for special tokens."""
     text: int
-    """The index of the text among those that were encoded."""
+    """Index of the text in the encoded list."""
     truncated: bool
-    """The text was longer than what is read of it."""
+    """Whether part of the text is not read."""
 
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
-"""What a tokenizer is read from; the second names the padding token, and may be missing."""
+"""Files of a tokenizer; the second names the padding token, and may be missing."""
 
 
 class Tokenizer:
-    """A folder's tokenizer.json; what is read of a text that is too long is as `tokens` says.
+    """A folder's tokenizer.json, which reads long texts as `tokens` says.
 
-    Pairs lose tokens of the longer text first; read in windows, the first text (a question) stands before each window
-    of the second, and is cut where it would leave the second too little room.
+    Pairs are truncated longest first. In windows, the first text (a question) precedes each window of the second, and
+    is truncated if it would leave the second too little room.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class Tokenizer:
         """Load a tokenizer.
 
         Args:
-            folder: holds FILES.
-            tokens: length, stride, and what is read of a longer text.
-            paired: whether windows are of the second text of a pair.
-            kept: the content of FILES, which is then not read from the folder.
+            folder: the folder with FILES.
+            tokens: length, stride, and how longer texts are read.
+            paired: whether the second text of a pair is split into windows.
+            kept: the content of FILES, if it is not to be read from the folder.
 
         Raises:
-            InputError: the file is missing or not a tokenizer's.
+            InputError: tokenizer.json is missing or invalid.
         """
         path, settings = (folder / name for name in FILES)
         if kept is None:
@@ -76,17 +76,17 @@ class Tokenizer:
         self._questions = self._for_questions(_load(content, path)) if paired and tokens.long == "windows" else None
         self.pad_id = self._pad_id(kept.get(settings.name, b"{}"))
         self._tokenizer.no_padding()
-        # not the library's for what is cut: of two long texts it makes every pair of their overflowing parts
+        # the library's truncation would return every pair of the overflowing parts of two long texts
         self._tokenizer.no_truncation()
         if tokens.long == "windows":
             strategy = "only_second" if paired else "longest_first"
             self._tokenizer.enable_truncation(tokens.max_length, stride=tokens.stride, strategy=strategy)
 
     def encode(self, texts: Sequence[Text]) -> list[Encoded]:
-        """Token ids of each text, in order; of one read in windows, those of each window.
+        """Encode each text, in order; a text that is read in windows gives one item per window.
 
         Raises:
-            InputError: a text holds a lone surrogate; told by the place among `texts`, from 1.
+            InputError: a text holds a lone surrogate; the message counts `texts` from 1.
         """
         for number, (text, pair) in enumerate(texts, start=1):
             refuse_lone_surrogates(text, f"text {number}")
@@ -96,12 +96,12 @@ class Tokenizer:
         return [one for index, encoding in enumerate(encodings) for one in self._windows(encoding, index, cut[index])]
 
     def largest_id(self) -> int:
-        """The largest of all ids that a model may be given: words, special tokens, padding."""
+        """The largest id that a model may be given: words, special tokens and padding included."""
         special = self._tokenizer.encode("").ids
         return int(max(self.pad_id, *special, *self._tokenizer.get_vocab(with_added_tokens=True).values()))
 
     def with_room(self, texts: Sequence[Text]) -> tuple[Sequence[Text], list[bool]]:
-        """Pairs whose first text leaves room for the second in every window, and which of them had to be cut for it."""
+        """Truncate first texts that leave the second too little room in a window; also return which were truncated."""
         if self._questions is None:
             return texts, [False] * len(texts)
         firsts = self._questions.encode_batch([text for text, _ in texts], add_special_tokens=False)
@@ -112,16 +112,16 @@ class Tokenizer:
         ], cut
 
     def token(self, index: int) -> str | None:
-        """How a token is spelled in the vocabulary; None where it has none of that index."""
+        """The spelling of a token in the vocabulary; None if there is no such id."""
         spelled: str | None = self._tokenizer.id_to_token(index)
         return spelled
 
     def decode(self, window: Encoded) -> str:
-        """What the model reads, as text again, special tokens among it."""
+        """The text that the model reads, special tokens included."""
         return str(self._tokenizer.decode(window.input_ids.tolist(), skip_special_tokens=False))
 
     def pad(self, batch: Sequence[Encoded]) -> Batch:
-        """Stack texts into arrays of (batch, longest), padded on the right to the longest of them."""
+        """Stack texts into arrays of (batch, longest), padded on the right to the longest."""
         shape = len(batch), max(len(one.input_ids) for one in batch)
         padded = {
             "input_ids": np.full(shape, self.pad_id, np.int64),
@@ -136,7 +136,7 @@ class Tokenizer:
         return padded
 
     def _for_questions(self, questions: Any) -> Any:
-        """A tokenizer that cuts a question so that a window has room for more than it shares with the next one."""
+        """A tokenizer that truncates questions so that each window has room for more than the stride."""
         special = self._tokenizer.num_special_tokens_to_add(is_pair=True)
         questions.no_padding()
         questions.enable_truncation(max(1, (self.tokens.max_length - self.tokens.stride) // 2 - special))
@@ -155,7 +155,7 @@ class Tokenizer:
         return [Encoded(ids, types, offsets, sequence, index, True)]
 
     def _choose_tokens(self, sequence: Ids) -> Ids:
-        """Which tokens are read of a text or pair that is too long."""
+        """The indices of the tokens that are read of a text or pair that is too long."""
         length, long = self.tokens.max_length, self.tokens.long
         if long == "head+tail":
             tail = length // 2
@@ -176,7 +176,7 @@ class Tokenizer:
 
 
 def refuse_lone_surrogates(text: str, where: str) -> None:
-    """Raise InputError, which begins with `where`, for half of a character: JSON can spell one, UTF-8 cannot."""
+    """Raise InputError, beginning with `where`, for half of a surrogate pair: JSON can spell one, UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -185,16 +185,16 @@ def refuse_lone_surrogates(text: str, where: str) -> None:
 
 
 def shares(first: int, second: int, room: int) -> tuple[int, int]:
-    """Tokens kept of a pair that has more than `room`: the longer text loses them until both are alike, then both do.
+    """Tokens kept of each text of a pair that has more than `room`: the longer one is cut until both are equally long.
 
-    It is `longest_first` of the tokenizers library: the odd one is the longer text's, or the second's of two alike.
+    It equals `longest_first` of the tokenizers library: an odd token goes to the longer text, or else to the second.
     """
     shorter = min(first, second, room // 2)
     return (room - shorter, shorter) if first > second else (shorter, room - shorter)
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of like length, the longest first: little padding, and memory runs out at once or never."""
+    """Indices in batches of similar length, the longest first: little padding, and memory runs out at once or never."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -218,9 +218,9 @@ def _as_encoded(encoding: Any, index: int, truncated: bool) -> Encoded:
 
 
 def _with_types_of(first: Encoded, window: Encoded) -> Encoded:
-    """A later window with the token types that the first one has.
+    """A later window with the token types of the first.
 
-    The library gives a second text type 1 there, whatever tokenizer.json says: RoBERTa's kind knows no type but 0.
+    The library gives the second text type 1 there, whatever tokenizer.json says: RoBERTa's family has only type 0.
     """
     types = window.type_ids.copy()
     for which in (0, 1):
