@@ -51,7 +51,7 @@ FOREIGN = {
     "lr_scheduler": "training.lr_scheduler_type",
     "train_batch_size": "training.batch_size, over all ranks",
     "per_device_train_batch_size": "training.micro_batch_size, for a rank; training.batch_size is over all ranks",
-    "per_device_eval_batch_size": "training.micro_batch_size, by which evaluation goes, too",
+    "per_device_eval_batch_size": "training.micro_batch_size, used in evaluation too",
     "gradient_accumulation_steps": "training.micro_batch_size: accumulation follows from it and training.batch_size",
     "fp16": "training.precision: fp16",
     "bf16": "training.precision: bf16",
@@ -67,8 +67,8 @@ NEEDLESS = {
     "num_labels": "labels are found in the data, or listed in data.labels",
     "pad_to_max_length": "a micro-batch is padded to its longest text",
     "output_dir": "bertline train --run DIR names the folder",
-    "optim": "training is by AdamW",
-    "group_by_length": "texts of like length are always batched together",
+    "optim": "the optimizer is always AdamW",
+    "group_by_length": "texts of similar length are always batched together",
     "compute_metrics": "all metrics of the task are computed; training.best names the one that counts",
     "greater_is_better": "it follows from the metric",
     "load_best_model_at_end": "best/ is always the best checkpoint",
@@ -200,7 +200,7 @@ def _of_task(raw: dict[str, Any]) -> Iterator[str]:
         return
     classifies = raw["task"] == "text-classification"
     if not classifies and raw.get("problem_type"):
-        yield f"problem_type: found {raw['problem_type']!r}; it is of text-classification alone: leave it out"
+        yield f"problem_type: found {raw['problem_type']!r}; it is for text-classification only: leave it out"
     problem: ProblemType | None = (raw.get("problem_type") or "single_label_classification") if classifies else None
     known = (*task.scores(raw["task"], problem), *LOSSES[: 2 if problem == "regression" else 1])
     if (best := _part(raw, "training").get("best")) is not None and best not in known:
@@ -229,15 +229,15 @@ def _of_tokens(raw: dict[str, Any]) -> Iterator[str]:
     long = tokens.get("long")
     most = min(length // 2, length - 3)  # two are special tokens, and one is new in each window
     if (long == "windows" or not classifies) and stride > most:
-        yield f"tokens.stride: found {stride}; windows of {length} tokens share {most} at most"
+        yield f"tokens.stride: found {stride}; windows of {length} tokens can share at most {most}"
     if classifies and long != "windows" and stride:
-        yield f"tokens.stride: found {stride}; windows share tokens: say tokens.long: windows, or leave it out"
+        yield f"tokens.stride: found {stride}; it needs tokens.long: windows; set that, or leave this out"
     if raw["task"] == "question-answering" and length < SHORTEST_WINDOW:
-        yield f"tokens.max_length: found {length}; a question and its context need {SHORTEST_WINDOW} at least"
+        yield f"tokens.max_length: found {length}; a question and its context need at least {SHORTEST_WINDOW}"
     if not classifies and long not in (None, "windows"):
-        yield f"tokens.long: found {long!r}; {raw['task']} reads all of a text, in windows: leave it out"
+        yield f"tokens.long: found {long!r}; {raw['task']} always reads whole texts in windows: leave it out"
     if classifies and long in ("windows", "head+tail") and _part(raw, "data").get("text_pair"):
-        yield f"tokens.long: found {long!r}; pairs of texts are cut, the longer one first: leave it out"
+        yield f"tokens.long: found {long!r}; pairs of texts are always truncated, longest first: leave it out"
 
 
 def _of_labels(raw: dict[str, Any], problem: ProblemType | None) -> Iterator[str]:
@@ -246,16 +246,17 @@ def _of_labels(raw: dict[str, Any], problem: ProblemType | None) -> Iterator[str
     if problem not in ("single_label_classification", None) or raw["task"] == "question-answering":
         for key in ("label_smoothing", "class_weights"):
             if training.get(key):
-                yield f"training.{key}: found {training[key]!r}; it is for one label out of several: leave it out"
+                rule = "it is for single-label classification and entities"
+                yield f"training.{key}: found {training[key]!r}; {rule}: leave it out"
     weights = training.get("class_weights")
     if isinstance(weights, dict) and not all(0 <= weight < inf for weight in weights.values()):
-        yield f"training.class_weights: found {weights!r}; a weight is a number from 0 on"
+        yield f"training.class_weights: found {weights!r}; weights must be finite and not negative"
     labels, columns = data.get("labels"), data.get("label")
     if labels is not None and (problem == "regression" or raw["task"] == "question-answering"):
         yield f"data.labels: found {labels!r:.60}; this task has none: leave it out"
     if isinstance(columns, list):
         if problem != "multi_label_classification":
-            yield f"data.label: found {columns!r:.60}; a column for each label is of multi_label_classification alone"
+            yield f"data.label: found {columns!r:.60}; one column per label is for multi_label_classification only"
         if labels is not None:
             yield f"data.labels: found {labels!r:.60}; the columns of data.label name the labels: leave it out"
         if len(set(columns)) < len(columns):
@@ -285,7 +286,7 @@ def _of_labels_loss(raw: dict[str, Any]) -> Iterator[str]:
         return
     for key in ("label_smoothing", "class_weights"):
         if training.get(key):
-            advice = "where distillation.weight is 1, labels have no share in the loss: give less, or leave this out"
+            advice = "labels have no share in the loss if distillation.weight is 1: lower it, or leave this out"
             yield f"training.{key}: found {training[key]!r:.60}; {advice}"
 
 
@@ -297,7 +298,7 @@ def _of_monitors(raw: dict[str, Any]) -> Iterator[str]:
     for name in MONITORS:
         section = _part(raw, "deepspeed").get(name)
         if isinstance(section, dict) and section and "enabled" not in section:
-            yield f"deepspeed.{name}: does nothing until it says enabled: true"
+            yield f"deepspeed.{name}: has no effect without enabled: true"
 
 
 def _part(raw: dict[str, Any], name: str) -> dict[str, Any]:
@@ -397,6 +398,6 @@ def of_model(config: dict[str, Any], raw: dict[str, Any]) -> Iterator[str]:
     if config["model_type"] == "albert":
         for key, asked in (("freeze.layers", frozen > 0), ("layer_decay", decay < 1)):
             if asked:
-                yield f"training.{key}: the layers of {raw['model']} are one, used again and again: leave it out"
+                yield f"training.{key}: all layers of {raw['model']} share their weights: leave it out"
     if frozen > (most := layers if kept is None else len(kept)):
         yield f"training.freeze.layers: found {frozen}; {raw['model']} has {most} layers"

@@ -34,12 +34,12 @@ def of(raw: Raw, asked: bool) -> Iterator[str]:
     search = raw.get("search") or {}
     given = [kind for kind in ("grid", "space") if search.get(kind)]
     if len(given) == 2:
-        yield "search: found grid and space; give one: all combinations, or some that a sampler chooses"
+        yield "search: found grid and space; give one: all combinations, or a sample of them"
     elif asked and not given:
         yield "search: nothing to try; give grid or space, for example grid: {training.learning_rate: [2e-5, 3e-5]}"
     for key in ("trials", "sampler") if given == ["grid"] else ():
         if search.get(key, default := getattr(Search(), key)) != default:
-            yield f"search.{key}: found {search[key]!r}; a grid has all its combinations tried: leave it out"
+            yield f"search.{key}: found {search[key]!r}; a grid tries all its combinations: leave it out"
     found: dict[str, None] = {}
     values = {key: _find_values(kind, value) for kind in given for key, value in search[kind].items()}
     same = _same(raw, values)
@@ -65,7 +65,7 @@ def _find_values(kind: str, value: Any) -> list[Any]:
 
 def _of_fixed(place: str, key: str) -> str:
     """The message that a key cannot be searched."""
-    rule = f"{key} is the same in all trials, by which they are named, cut or compared"
+    rule = f"{key} must be the same in all trials, which are named, split or compared by it"
     other = ", or compare by another training.best than loss" if key not in FIXED else ""
     return f"{place}: {rule}; search other keys, each by its own name{other}"
 

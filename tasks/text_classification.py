@@ -358,7 +358,7 @@ def _best_cut(ranked: Output, worth: Counts) -> tuple[int, float]:
 
 def _name(gold: Any, where: str) -> str:
     if not isinstance(gold, (str, int)):
-        advice = "a name or a whole number would do; of a measured number say problem_type: regression"
+        advice = "a name or an integer is expected; for a measured number set problem_type: regression"
         raise InputError(f"{where}: label {gold!r:.60} is a {type(gold).__name__}; {advice}")
     refuse_lone_surrogates(str(gold), f"{where}: the label")
     return str(gold)
@@ -367,14 +367,14 @@ def _name(gold: Any, where: str) -> str:
 def _names(gold: Any, where: str) -> list[str]:
     if isinstance(gold, str):
         if gold.strip().startswith("[") and gold.strip().endswith("]"):
-            advice = "names with commas between would do, or JSON lines, which have lists"
+            advice = "separate the names by commas, or use JSON lines, which have lists"
             raise InputError(f"{where}: labels {gold!r:.60}: a list, written as text; {advice}")
         gold = [part.strip() for part in gold.split(",") if part.strip()]
     if not isinstance(gold, list):
-        raise InputError(f"{where}: labels {gold!r:.60}: a list of names, or names with commas between, would do")
+        raise InputError(f"{where}: labels {gold!r:.60}: a list of names, or names separated by commas, is expected")
     names = {_name(each, where) for each in gold}
     if len(names) < len(gold) and names <= {"0", "1", "False", "True"}:  # as indices they would mean other labels
-        advice = "name its labels, three or more, in data.labels; a list of names or indices would do, too"
+        advice = "name its labels, three or more, in data.labels, or give a list of names or indices"
         raise InputError(f"{where}: labels {gold!r:.60}: a vector of 0 and 1; {advice}")
     return sorted(names)
 
@@ -396,7 +396,7 @@ def _number(gold: Any, where: str) -> float:
     except (TypeError, ValueError):
         number = float("nan")
     if not np.isfinite(number):
-        raise InputError(f"{where}: label {gold!r:.60} is no number, which a regression learns")
+        raise InputError(f"{where}: label {gold!r:.60} is no number, which regression needs")
     return number
 
 

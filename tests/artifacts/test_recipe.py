@@ -107,16 +107,16 @@ def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
         ("data__labels", ["only"], "needs two labels"),
         ("data__labels", ["no", "yes", "yes"], "each label is named once"),
         ("data__labels", [{}], "found dict {}"),
-        ("data__label", ["label", "lang"], "a column for each label is of multi_label_classification alone"),
+        ("data__label", ["label", "lang"], "one column per label is for multi_label_classification only"),
         ("data__label", [], "at least 1 item"),
         ("student__layers", [0, "last"], "found str 'last'"),
-        ("training__class_weights", {"yes": -1.0}, "a number from 0 on"),
-        ("training__class_weights", {"yes": float("nan")}, "a number from 0 on"),
+        ("training__class_weights", {"yes": -1.0}, "weights must be finite and not negative"),
+        ("training__class_weights", {"yes": float("nan")}, "weights must be finite and not negative"),
         ("training__best", "f2", "this task is measured in accuracy, precision, recall, f1, macro_f1, "),
         ("training__best", "mse", "this task is measured in accuracy"),
         ("tokens__long", "middle", "'head', 'tail'"),
-        ("tokens", {"max_length": 32, "stride": 17, "long": "windows"}, "windows of 32 tokens share 16 at most"),
-        ("tokens", {"max_length": 4, "stride": 2, "long": "windows"}, "windows of 4 tokens share 1 at most"),
+        ("tokens", {"max_length": 32, "stride": 17, "long": "windows"}, "windows of 32 tokens can share at most 16"),
+        ("tokens", {"max_length": 4, "stride": 2, "long": "windows"}, "windows of 4 tokens can share at most 1"),
         ("training__class_weights", "even", "balanced"),
         ("model", "/no/such/folder", "no such model folder"),
         ("model", "~nobody_of_that_name/model", "there is no user of that name"),
@@ -242,12 +242,12 @@ def test_a_key_that_another_leaves_without_effect_is_told(write: Callable[..., P
     taught: dict[str, Any] = {"teacher": str(tiny_model), "training__label_smoothing": 0.1}
     grid = {"training.epochs": [1, 2]}
     for changes, words in (
-        (taught, "training.label_smoothing: found 0.1; where distillation.weight is 1"),
+        (taught, "training.label_smoothing: found 0.1; labels have no share in the loss"),
         ({"teacher": str(tiny_model), "training__class_weights": {"yes": 2.0}}, "training.class_weights: found {'yes'"),
         ({"mlflow": {"experiment": "mine"}}, "mlflow.experiment: found 'mine'; without mlflow.tracking_uri"),
-        ({"deepspeed": {"wandb": {"project": "mine"}}}, "deepspeed.wandb: does nothing until it says enabled: true"),
-        ({"tokens__stride": 8}, "tokens.stride: found 8; windows share tokens: say tokens.long: windows"),
-        ({"search": {"grid": grid, "trials": 9}}, "search.trials: found 9; a grid has all its combinations tried"),
+        ({"deepspeed": {"wandb": {"project": "mine"}}}, "deepspeed.wandb: has no effect without enabled: true"),
+        ({"tokens__stride": 8}, "tokens.stride: found 8; it needs tokens.long: windows"),
+        ({"search": {"grid": grid, "trials": 9}}, "search.trials: found 9; a grid tries all its combinations"),
         ({"search": {"grid": grid, "sampler": "random"}}, "search.sampler: found 'random'"),
     ):
         (fault,) = faults(write(**changes))
@@ -423,9 +423,9 @@ def test_what_is_searched_is_checked_with_all_else(write: Callable[..., Path]) -
         "search.grid.training.batch_size: found int 0; expected greater than or equal to 1",
         "search.grid.training.batch_size: found str 'many'",
         "search.grid.training.epochs: found dict",
-        "search.grid.training.seed: training.seed is the same in all trials",
-        "search.grid.training: training.seed is the same in all trials",
-        "search.grid.data.text: data is the same in all trials",
+        "search.grid.training.seed: training.seed must be the same in all trials",
+        "search.grid.training: training.seed must be the same in all trials",
+        "search.grid.data.text: data must be the same in all trials",
         "search.grid.tokens.max_length: found {'high': 32, 'low': 16}; expected a list of values",
         "training.warmup_ratio: found float 1.5",
     ):
@@ -436,7 +436,7 @@ def test_what_is_searched_is_checked_with_all_else(write: Callable[..., Path]) -
 def test_trials_that_are_compared_by_a_loss_have_the_same_loss(write: Callable[..., Path]) -> None:
     grid = {"training.label_smoothing": [0.0, 0.1], "training.class_weights.no": [1.0, 2.0]}
     told = faults(write(search={"grid": grid}, training__best="loss"))
-    assert [fault.split(": ")[2].partition(" is the same in all trials")[0] for fault in told] == [
+    assert [fault.split(": ")[2].partition(" must be the same in all trials")[0] for fault in told] == [
         "training.class_weights", "training.label_smoothing",
     ]  # fmt: skip
     assert all(fault.endswith("or compare by another training.best than loss") for fault in told)
@@ -458,7 +458,7 @@ def test_a_loss_over_windows_is_of_as_many_in_all_trials(
     search = {"grid": {"tokens.max_length": [16, 24], **grid}}
     path = write(search=search, training__best="loss", tokens={"max_length": 16, "long": long})
     if fixed:
-        told = [fault.split(": ")[2].partition(" is the same in all trials")[0] for fault in faults(path)]
+        told = [fault.split(": ")[2].partition(" must be the same in all trials")[0] for fault in faults(path)]
         assert told == fixed
         path = write(search=search, training__best="accuracy")
     recipe.load(path, searches=True)
@@ -467,7 +467,7 @@ def test_a_loss_over_windows_is_of_as_many_in_all_trials(
 def test_a_section_with_windows_is_no_value_of_a_search_by_loss(write: Callable[..., Path]) -> None:
     sections = [{"max_length": 16, "long": long} for long in ("head", "windows")]
     (told,) = faults(write(search={"grid": {"tokens": sections}}, training__best="loss"))
-    assert ": search.grid.tokens: tokens.long is the same in all trials" in told
+    assert ": search.grid.tokens: tokens.long must be the same in all trials" in told
     recipe.load(write(search={"grid": {"tokens": sections[:1]}}, training__best="loss"), searches=True)
 
 
