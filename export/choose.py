@@ -1,4 +1,4 @@
-"""Whether a candidate is right, which is best, and why the others are not taken. Figures in, words out."""
+"""Decides whether a candidate passes, which is best, and why the others were not chosen, from measured figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,26 +9,24 @@ from bertline.artifacts.bundle import Candidate
 from bertline.export.candidates.plans import Plan
 from bertline.export.options import ExportOptions
 
-FP32 = "fp32: measured for comparison, chosen with --allow-fp32 only, where no other is right"
+FP32 = "fp32 baseline: chosen only with --allow-fp32, if no other candidate passes"
 ROUNDING = 1e-9
-"""0.85 - 0.84 is a little more than 0.01 in binary; it is within 0.01 all the same."""
-
-
+"""In binary, 0.85 - 0.84 is slightly more than 0.01; it must count as within 0.01."""
 ALL = 1 - ROUNDING
-"""Of a score: its logarithm is none."""
+"""The upper bound for a share in log1p(-share), which is infinite at 1."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a candidate's answers to the validation examples are worth."""
+    """A candidate's result on the validation examples."""
 
     value: float
     drop: float
     interval: tuple[float, float]
-    """Of the drop: see `bootstrap.drop_interval`."""
+    """The confidence interval of the drop: see `bootstrap.drop_interval`."""
     examples: int
     unseen: float
-    """Its upper end, were all answers the same."""
+    """The upper end that the interval would have if every answer were the same as PyTorch's."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Trial:
     p50_ms: dict[str, float]
     score: Score | None = None
     agreement: float | None = None
-    """With PyTorch's answers to the examples, as `Task.agreement` measures it."""
+    """Agreement with PyTorch's answers to the examples: see `Task.agreement`."""
 
     @property
     def milliseconds(self) -> float:
@@ -49,7 +47,7 @@ class Trial:
 
 
 def order(trial: Trial, options: ExportOptions) -> tuple[float, ...]:
-    """What is better stands first; of two alike the smaller, or the faster."""
+    """The sort key of a trial, the best first; ties go to the smaller, or the faster."""
     if options.prefer == "size":
         return (trial.size_bytes, trial.milliseconds)
     if options.prefer == "accuracy" and trial.agreement is not None:
@@ -58,53 +56,53 @@ def order(trial: Trial, options: ExportOptions) -> tuple[float, ...]:
 
 
 def fault(trial: Trial, options: ExportOptions) -> str | None:
-    """Why a candidate cannot be taken, as far as is known; None where it can, or may once it is scored."""
+    """Why a candidate cannot be chosen; None if it can, or has not been scored yet."""
     if (large := too_large(trial, options)) is not None:
         return large
     if not trial.plan.quantized and not options.allow_fp32:
         return FP32
     if not trial.plan.quantized and trial.plan.runtime == "onnxruntime":
-        return None  # its logits were held against PyTorch's: it needs no examples to be right
+        return None  # its logits were compared with PyTorch's, so it needs no examples
     return doubt(trial.score, options.max_drop) if trial.score else None
 
 
 def too_large(trial: Trial, options: ExportOptions) -> str | None:
-    """By how much a candidate is larger than it may be; None where it is not."""
+    """Why a candidate's size is too large; None if it is not."""
     if options.max_size is None or trial.size_bytes <= options.max_size * 1e6:
         return None
     return f"{trial.size_bytes / 1e6:.1f} MB, more than {options.max_size:g}"
 
 
 def doubt(score: Score, max_drop: float) -> str | None:
-    """Why a drop of at most `max_drop` is not shown; None where it is."""
+    """Why a drop of at most `max_drop` has not been shown; None if it has."""
     most = score.interval[1]
     if most <= max_drop + ROUNDING:
         return None
     if score.drop > max_drop + ROUNDING:
         return f"loses {score.drop:.4f}, more than {max_drop:g}"
-    known = f"loses {score.drop:.4f}, but {score.examples:,} examples let it be {most:.4f}"
+    known = f"loses {score.drop:.4f}, but with {score.examples:,} examples it may be {most:.4f}"
     return f"{known}: {enough(score, max_drop)}"
 
 
 def enough(score: Score, max_drop: float) -> str:
-    """How many examples would do.
+    """How many examples would show it, in words.
 
-    With n times as many, what varies falls to a root of an nth. What is not seen is 1 - p^(1/examples), so it is the
-    logarithm of the rest that falls to an nth.
+    With n times as many examples, sampling variation shrinks by sqrt(n). The unseen part is 1 - p^(1/examples), so the
+    logarithm of its complement shrinks by n.
     """
     spare = max_drop - score.drop
     if spare < ROUNDING:
-        return "no number of them would tell"
+        return "no number of them would suffice"
     varies = max(score.interval[1] - score.drop - score.unseen, 0.0)
     unseen = spare * log1p(-min(score.unseen, ALL)) / log1p(-min(spare, ALL))
     root = (varies + sqrt(varies**2 + 4 * unseen * spare)) / (2 * spare)
-    return f"about {ceil(score.examples * root**2):,} would tell"
+    return f"about {ceil(score.examples * root**2):,} would suffice"
 
 
 def candidates(
     trials: Sequence[Trial], chosen: Trial, sealed: Sequence[Trial], options: ExportOptions
 ) -> list[Candidate]:
-    """All trials, each with the reason why it was taken or not."""
+    """All trials as the manifest lists them, each with the reason why it was chosen or not."""
     return [
         Candidate(
             name=trial.plan.name,
@@ -122,7 +120,7 @@ def candidates(
 
 
 def table(trials: Sequence[Trial], options: ExportOptions) -> str:
-    """A line for each trial: value, drop with its interval, speed, size, and what is wrong with it."""
+    """A line for each trial: value, drop with its interval, latency, size, and why it does not pass."""
     width = max(len(trial.plan.name) for trial in trials)
     return "\n".join(
         f"  {trial.plan.name:{width}}  {_score_in_words(trial.score)}  {trial.milliseconds:.2f} ms  "
@@ -143,13 +141,13 @@ def _why(trial: Trial, chosen: Trial, sealed: Sequence[Trial], options: ExportOp
     if trial is chosen:
         return f"chosen: the {best} that loses at most {options.max_drop:g}"
     if trial in sealed:
-        return f"sealed too, for machines that {chosen.plan.name} is not for"
+        return f"also included, for machines that cannot use {chosen.plan.name}"
     if chosen.plan.quantized and not trial.plan.quantized:
         return FP32
     if wrong := fault(trial, options):
         return wrong
     if chosen.plan.cascade is not None and trial.plan.cascade is None:
-        return "not right alone, as is known: not scored"
+        return "not scored: does not pass without the cascade"
     if options.prefer == "size" and trial.size_bytes > chosen.size_bytes:
         return f"larger than {chosen.plan.name}: {trial.size_bytes:,} bytes against {chosen.size_bytes:,}"
     own, best_own = trial.agreement, chosen.agreement

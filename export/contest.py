@@ -1,6 +1,6 @@
-"""The contest: all candidates are timed in turns; then they answer the examples, the best first, until one is right.
+"""The contest: times all candidates in turns, then scores them on the examples, best first, until one passes.
 
-What is slower than the one that is taken need not be scored, so most of the time goes into what can win.
+Candidates slower than the first that passes are not scored: most of the time goes into those that can win.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,35 +35,35 @@ ROUNDS = 3
 SHARES = (0.125, 0.375, 0.625, 0.875)
 """The middles of four equal parts of the texts, from the shortest to the longest."""
 FP32_SHARES = (0.25, 0.5)
-"""Of the layers, what is left in fp32 where no candidate is right."""
+"""The shares of the layers that stay in fp32 when no candidate passes."""
 
 
 @dataclass(frozen=True)
 class ContestResult:
-    """What came of it."""
+    """The chosen candidate, and what was measured of all."""
 
     trials: list[Trial]
     chosen: Trial
     others: list[Trial]
-    """Sealed beside the chosen one, for machines that it is not for."""
+    """Candidates sealed beside the chosen one, for machines that cannot use it."""
     graphs: dict[str, Graph]
-    """By candidate."""
+    """The graphs by candidate name."""
     baseline: float
     """PyTorch's value of the metric."""
     pytorch: dict[str, float]
-    """PyTorch's medians by BATCHxLENGTH, beside the chosen one's."""
+    """PyTorch's median milliseconds by BATCHxLENGTH, timed in turns with the chosen candidate."""
     pytorch_bytes: int
-    """Of its weights."""
+    """The size of PyTorch's weights."""
     notices: list[str]
     packing: Packing | None = None
-    """Of the chosen one's short texts, where that was measured."""
+    """How the chosen model packs short texts; None if that was not measured, or does not pay."""
 
 
 class Contest:
-    """Candidates, what was measured of them so far, and a process for each."""
+    """The candidates, each with its process and what was measured of it so far."""
 
     _judge: Judge
-    """Who scores them, once PyTorch has answered."""
+    """Scores the candidates; set once PyTorch has answered."""
 
     def __init__(
         self,
@@ -74,41 +74,42 @@ class Contest:
         say: Say,
         teacher: Teacher | None = None,
     ) -> None:
-        """Take what contends, by what it is judged, and where it is told.
+        """Prepare a contest; nothing is made or measured yet.
 
         Args:
-            origin: what candidates are made of, and the examples.
-            reference: PyTorch, which answers as it should be.
+            origin: the model that candidates are made from, and the examples.
+            reference: the PyTorch model whose answers candidates are compared with.
             builder: makes the candidates.
-            options: what is asked.
-            say: takes progress.
-            teacher: of the origin, which is a student, and the model of the reference then.
+            options: the options of the export.
+            say: receives progress messages.
+            teacher: the teacher, if `origin` is a student; `reference` then runs the teacher's model.
         """
         self.origin, self.builder, self.options, self.say = origin, builder, options, say
         self._reference = reference
         self._teacher = teacher
         self._answers: dict[Path, list[Output]] = {} if teacher is None else teacher.answers
         self._windows = origin.task.tokenizer(origin.tokenizer).encode(origin.texts)
-        """The examples as all candidates read them."""
+        """The tokenized examples, the same for all candidates."""
         self._grid = grid(self._windows, options.batch)
-        # a cascade is compared with what was measured of other students
+        # a cascade is compared with other students, which were measured in other exports
         self._rounds = 1 if options.quick and builder.asked is None else ROUNDS
         self._graphs: dict[str, Graph] = {}
         self._trials: dict[str, Trial] = {}
         self._beside: dict[str, dict[str, float]] = {}
-        """PyTorch's medians, timed in turns with that candidate."""
+        """PyTorch's medians, timed in turns with each candidate."""
         self._workers: dict[str, Worker] = {}
         self._comparisons: dict[str, int] = {} if teacher is None else teacher.comparisons.setdefault(origin.place, {})
         self._notices: list[str] = []
         self._counts: dict[str, Counts] = {}
-        """By candidate: what its answers to the examples are counted as."""
+        """By candidate, the counts that its scores are computed from."""
 
     def hold(self, plans: Sequence[Plan]) -> ContestResult:
-        """Make, time and score until the best that is right is known; a candidate that fails meanwhile is left out.
+        """Make, time and score candidates until the best one that passes is known, leaving out any that fail to run.
 
         Raises:
-            BertlineError: PyTorch or fp32 failed, to which the others are held.
-            GateError: none is, and the message is a table of what was tried; or no candidate can be shown to be.
+            BertlineError: PyTorch or fp32, which the others are compared with, failed to run.
+            GateError: no candidate passes (the message holds a table of those tried), or the examples are too few for
+                any to pass.
         """
         with ExitStack() as processes:
             answered = self._ask_once(self._reference)  # most quantizers compute on one core
@@ -121,7 +122,7 @@ class Contest:
             asked = self.builder.asked
             chosen = self._choose_alone(processes) if asked is None else self._choose_cascade(asked, processes)
             if chosen is None:
-                none = f"no candidate is known to lose at most {self.options.max_drop:g}; no bundle was made. Tried:"
+                none = f"no candidate is shown to lose at most {self.options.max_drop:g}; no bundle was made. Tried:"
                 table = choose.table(list(self._trials.values()), self.options)
                 raise GateError("\n".join([none, table, *self._notices]))
             others = self._choose_others(chosen)
@@ -140,7 +141,7 @@ class Contest:
         )
 
     def _time(self, plans: Sequence[Plan], rounds: int) -> None:
-        """Time what was made of the plans in turns with PyTorch; where one fails, the others anew."""
+        """Time the candidates made from the plans in turns with PyTorch; if one fails, time the others again."""
         made = [plan for plan in plans if plan.name in self._workers]
         workers = [self._workers[plan.name] for plan in made]
         try:
@@ -154,7 +155,7 @@ class Contest:
                 self._beside[plan.name] = p50_ms(timed[0])
 
     def _make(self, plans: Sequence[Plan], processes: ExitStack) -> None:
-        """Make candidates, each of which answers a text; what a quantizer or runtime cannot do is told, and no more.
+        """Make candidates and let each answer one text; a failing quantizer or runtime costs a notice, not the export.
 
         Raises:
             OSError: the disk is full, which is no quantizer's fault.
@@ -166,7 +167,7 @@ class Contest:
                 measured = system(self.origin, graph, plan.cascade)
                 worker = processes.enter_context(Worker(measured, machine.cores()))
                 worker.outputs(self.origin.texts[:1])
-            except Exception as error:  # the quantizers are other people's, and raise whatever they come upon
+            except Exception as error:  # third-party quantizers may raise anything
                 if plan.name == "fp32" or (isinstance(error, OSError) and error.errno in FULL):
                     raise
                 why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
@@ -176,9 +177,9 @@ class Contest:
                 self._graphs[plan.name], self._workers[plan.name] = graph, worker
 
     def _drop(self, error: BertlineError) -> None:
-        """Leave out the candidate whose worker has failed, which is told; or raise, where none has that can be spared.
+        """Leave out each candidate whose worker has failed, with a notice; re-raise if it cannot be done without.
 
-        On a small machine the kernel ends processes when memory runs out: fewer candidates are better than none.
+        On a small machine the kernel kills processes when memory runs out: fewer candidates are better than none.
         """
         failed = [name for name, worker in self._workers.items() if worker.failed]
         if not failed or "fp32" in failed:
@@ -190,20 +191,20 @@ class Contest:
             self._trials.pop(name, None)
 
     def _choose_alone(self, processes: ExitStack) -> Trial | None:
-        """The best that is right; where none is, the best of what is slower and loses less."""
+        """The best candidate that passes; if none does, the best of those that are slower but lose less."""
         if (chosen := self._best(lambda plan: plan.quantized)) is None:
             self._retry_mixed_precision(processes)
             chosen = self._best_preferring_quantized()
         if self.options.prefer == "accuracy":
-            self._score("fp32")  # for comparison, and last: what is held against the examples first is held to less
+            self._score("fp32")  # for comparison only, and last: each further one scored must meet a stricter bound
         return chosen
 
     def _best_preferring_quantized(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
-        """The best quantized one of those that fit and are right; where there is none, the best."""
+        """The best quantized candidate that fits and passes; if there is none, the best of any kind."""
         return self._best(lambda plan: plan.quantized and fit(plan)) or self._best(fit)
 
     def _best(self, fit: Callable[[Plan], bool]) -> Trial | None:
-        """The best of those that fit and are right, scoring no more than it takes to know."""
+        """The best candidate that fits and passes, scoring no more than necessary."""
         trials = [trial for trial in self._trials.values() if fit(trial.plan) and not choose.fault(trial, self.options)]
         if self.options.prefer == "accuracy":
             # ranked without the labels: the best score of several would be the luckiest one
@@ -213,7 +214,7 @@ class Contest:
         return next((trial for trial in scored if not choose.fault(trial, self.options)), None)
 
     def _measure_each(self, trials: Iterable[Trial], measure: Callable[[str], Trial]) -> Iterator[Trial]:
-        """The trials as `measure` returns them, one after another, without those whose worker fails."""
+        """Yield what `measure` returns for each trial, leaving out those whose worker fails."""
         for trial in trials:
             try:
                 measured = measure(trial.plan.name)
@@ -223,7 +224,7 @@ class Contest:
                 yield measured
 
     def _answer(self, name: str) -> Trial:
-        """A trial with the agreement of its answers with PyTorch's; they are computed once."""
+        """The trial, with its answers' agreement with PyTorch's; they are computed once."""
         if name not in self._counts:
             self.say(f"{name}: answering {len(self.origin.texts):,} texts")
             outputs = self._workers[name].outputs(self.origin.texts)
@@ -234,7 +235,7 @@ class Contest:
         return self._trials[name]
 
     def _score(self, name: str) -> Trial:
-        """A trial with the score of its answers; scoring it is one comparison more with the labels."""
+        """The trial, with its score; counts as one more comparison against the same labels."""
         trial = self._answer(name)
         if trial.score is None:
             score = self._judge.score(self._counts[name], self._comparison(name))
@@ -242,25 +243,25 @@ class Contest:
         return trial
 
     def _comparison(self, name: str) -> int:
-        """How many candidates have been held against the examples, up to this one and with it."""
+        """The number of candidates compared on the examples so far, this one included."""
         return self._comparisons.setdefault(name, len(self._comparisons) + 1)
 
     def _retry_mixed_precision(self, processes: ExitStack) -> None:
-        """Where none is right but fp32: other calibrations, and the most sensitive layers left in fp32."""
+        """If fp32 passes alone, try other calibrations, and leave the most sensitive layers in fp32."""
         failed = [trial for trial in self._trials.values() if trial.score and trial.plan.quantized]
         if not failed or self.options.only:
             return
         self._answer("fp32")
         if self._judge.passes(self._counts["fp32"], len(self._comparisons) + 1):
-            self.say("none is right: trying what is slower, but loses less")
+            self.say("none passes: trying candidates that are slower, but lose less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
             self._make(slower := remedies(fastest), processes)
             self._time(slower, self._rounds)
 
     def _choose_cascade(self, asked: Graph, processes: ExitStack) -> Trial | None:
-        """The fastest candidate, which asks a larger model what it is not sure of; None where that is not right either.
+        """The fastest candidate, asking a larger model whenever it is unsure; None if that does not pass either.
 
-        Alone none is scored: that they are not right is known.
+        No candidate is scored alone: the student is already known not to pass.
         """
         tried = [trial for trial in self._trials.values() if trial.plan.quantized]
         tried = [trial for trial in tried if trial.plan.runtime == "onnxruntime"]
@@ -286,11 +287,11 @@ class Contest:
         both = Cascade(**found._asdict(), student=plan.name, teacher=asked.name)
         asking = [replace(plan, name=name, cascade=both)]
         self._make(asking, processes)
-        self._time(asking, ROUNDS)  # to be compared with other students
+        self._time(asking, ROUNDS)  # it is compared with other students
         return self._best(lambda plan: plan.cascade is not None)
 
     def _choose_others(self, chosen: Trial) -> list[Trial]:
-        """What is sealed beside the chosen one: for ONNX Runtime alone, and for every CPU class."""
+        """The candidates to seal beside the chosen one: for ONNX Runtime, and for every CPU class."""
         wanted: list[Callable[[Plan], bool]] = []
         if self.options.portable and not chosen.plan.right_everywhere:
             wanted = [lambda plan: plan.right_everywhere]
@@ -302,10 +303,10 @@ class Contest:
         return list({trial.plan.name: trial for trial in found}.values())
 
     def _fp32_or_refusal(self, chosen: Trial) -> Trial:
-        """The fp32 graph beside one that is not for all machines: the answers are PyTorch's.
+        """The fp32 graph, which answers as PyTorch does, for the machines that cannot use the chosen candidate.
 
         Raises:
-            GateError: it is larger than a model may be; or, a student's, it loses too much all the same.
+            GateError: it exceeds --max-size; or it is a student's and loses too much itself.
         """
         told = f"{chosen.plan.name} is not for every machine, and fp32 on ONNX Runtime, which is,"
         if large := choose.too_large(self._trials["fp32"], self.options):
@@ -319,7 +320,7 @@ class Contest:
         return scored
 
     def _ask_once(self, worker: Worker) -> Callable[[], list[Output]]:
-        """What waits for a worker's answers, unless they are known from another contest on the same examples."""
+        """Ask a worker for its outputs unless an earlier contest on the same examples did; calling the result waits."""
         model, texts = worker.system.model, self.origin.texts
         if model in self._answers:
             return lambda: self._answers[model]
@@ -329,7 +330,7 @@ class Contest:
 
 
 def remedies(plan: Plan) -> list[Plan]:
-    """Candidates that may be right where this one is not."""
+    """Candidates that may pass although this one does not."""
     kept = [replace(plan, name=f"{plan.name}-mixed-{share * 100:.0f}", fp32_share=share) for share in FP32_SHARES]
     if plan.method != "static":
         return kept
@@ -338,12 +339,12 @@ def remedies(plan: Plan) -> list[Plan]:
 
 
 def grid(windows: Sequence[Encoded], batch: int) -> list[tuple[int, int]]:
-    """(batch, length) of what is timed: the lengths of the texts, by quarters, one at a time and `batch` at once."""
+    """The points (batch, length) to time: the middle lengths of each quarter of the texts, singly and in a batch."""
     lengths = [len(one.input_ids) for one in windows]
     profile = sorted({int(length) for length in np.quantile(lengths, SHARES)})
     return [(count, length) for count in sorted({1, batch}) for length in profile]
 
 
 def p50_ms(points: Sequence[Point]) -> dict[str, float]:
-    """Medians by BATCHxLENGTH, to the microsecond."""
+    """Median milliseconds by BATCHxLENGTH, rounded to the microsecond."""
     return {f"{point.batch}x{point.length}": round(point.p50_ms, 3) for point in points}

@@ -1,4 +1,4 @@
-"""What labelled examples can prove: whether they are enough, and how much a candidate loses on them."""
+"""What labelled examples can show: whether there are enough of them, and how much a candidate loses on them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ from bertline.tasks.tokens import Encoded
 
 @dataclass(frozen=True)
 class Judge:
-    """Holds the answers of candidates against PyTorch's to the same examples."""
+    """Compares candidates' answers with PyTorch's answers to the same examples."""
 
     origin: Origin
     before: Counts
-    """Of PyTorch's answers."""
+    """The counts of PyTorch's answers."""
     answers: Sequence[Answer]
-    """PyTorch's."""
+    """PyTorch's answers."""
     loss: Counts
-    """As `bootstrap.worst_case_loss` gives it."""
+    """The counts of one lost answer: see `bootstrap.worst_case_loss`."""
     options: ExportOptions
 
     @classmethod
     def of(cls, origin: Origin, options: ExportOptions, pytorch: System, outputs: Sequence[Output]) -> "Judge":
-        """The one that goes by what PyTorch has given for the examples.
+        """A judge that compares with `outputs`, PyTorch's for the examples.
 
         Raises:
-            GateError: these are too few to show that anything is right.
+            GateError: there are too few examples for any candidate to pass.
         """
         answers = compare.answers(pytorch, origin.examples, outputs)
         before = origin.task.counts(origin.examples, answers)
@@ -59,9 +59,9 @@ class Judge:
 
     @property
     def suspicion(self) -> str | None:
-        """What is to be said where PyTorch agrees with fewer labels than a single answer to all texts would.
+        """A warning if PyTorch's accuracy is below that of always answering the most frequent label.
 
-        The labels of `--data` may be numbers in another order than the model's, or mean something else.
+        The labels of `--data` may be numbered in another order than the model's, or mean something else.
         """
         settings, examples = self.origin.settings, self.origin.examples
         if self.origin.kind == "run" or settings.problem_type != "single_label_classification":
@@ -77,7 +77,7 @@ class Judge:
         )
 
     def score(self, after: Counts, comparison: int) -> Score:
-        """What answers are worth: see `bootstrap.drop_interval`."""
+        """The score of answers with these counts; `comparison` is as `bootstrap.drop_interval` takes it."""
         task, metric = self.origin.task, self.origin.metric
         interval, (_, unseen) = (
             bootstrap.drop_interval(task, metric, self.before, each, self.loss, comparison)
@@ -87,25 +87,26 @@ class Judge:
         return Score(other, round(self.baseline - other, 6), interval, len(self.origin.examples), unseen)
 
     def passes(self, after: Counts, comparison: int) -> bool:
-        """Whether answers are shown to lose no more than asked."""
+        """Whether answers with these counts are shown to lose at most `max_drop`."""
         return not choose.doubt(self.score(after, comparison), self.options.max_drop)
 
 
 def check_examples(origin: Origin, options: ExportOptions) -> None:
-    """Raise GateError where so few examples, or such ones, can prove nothing, before anything is converted.
+    """Raise GateError, before anything is converted, if the examples are too few or cannot show a loss.
 
-    Of a metric whose losses depend on all answers that is known once these are.
+    For a metric in which the cost of a loss depends on all answers, the number is checked once PyTorch has answered.
     """
     count = len(origin.examples)
     if origin.settings.problem_type == "regression" and count < bootstrap.FEWEST:
         raise GateError(
-            f"{count:,} examples cannot tell a drop of {options.max_drop:g} of the {origin.metric}: at least "
-            f"{bootstrap.FEWEST} would tell"
+            f"{count:,} examples cannot show a drop of at most {options.max_drop:g} of the {origin.metric}: at least "
+            f"{bootstrap.FEWEST} are needed"
         )
     if not bootstrap.shows_losses(origin.task, origin.metric, origin.examples):
         raise GateError(
-            f"{count:,} examples cannot show a loss of {origin.metric}, since no answer to them changes it: add some "
-            "of what it counts (texts with an entity, texts of every label), or train by another: training.best"
+            f"{count:,} examples cannot show a loss of {origin.metric}, since no answer to them changes it: "
+            "add examples that it counts (texts with an entity, texts of every label), or train by another metric: "
+            "training.best"
         )
     if not bootstrap.has_constant_loss(origin.task, origin.metric, origin.examples):
         return
@@ -114,7 +115,7 @@ def check_examples(origin: Origin, options: ExportOptions) -> None:
 
 
 def check_answers(origin: Origin, options: ExportOptions, answers: dict[Path, list[Output]]) -> None:
-    """Raise GateError where the examples are too few by PyTorch's answers to them, which `answers` then has."""
+    """Let PyTorch answer the examples, store its outputs in `answers`, and raise GateError if there are too few."""
     with Worker(systems.pytorch(origin), machine.cores()) as worker:
         model = worker.system.model
         answers[model] = worker.outputs(origin.texts)
@@ -122,31 +123,32 @@ def check_answers(origin: Origin, options: ExportOptions, answers: dict[Path, li
 
 
 def refuse_too_few(same: Score, options: ExportOptions, how: str) -> None:
-    """Raise GateError where no more is to be had than a candidate that answers as PyTorch does, and that is doubtful.
+    """Raise GateError if even a candidate that answers exactly as PyTorch does would not pass.
 
     Args:
-        same: the score of such a one.
-        options: what is asked.
-        how: what of every answer is taken for granted.
+        same: the score of such a candidate.
+        options: the options of the export.
+        how: what the message assumes of every answer: that it "stays", or "is right and stays" the same.
     """
     if choose.doubt(same, options.max_drop) and not options.allow_fp32:
         raise GateError(
-            f"{same.examples:,} examples cannot tell a drop of {options.max_drop:g}, not even if every answer {how} "
-            f"the same: {choose.enough(same, options.max_drop)}, or these --max-drop {ceil(1e4 * same.unseen) / 1e4:g}"
+            f"{same.examples:,} examples cannot show a drop of at most {options.max_drop:g}, even if every answer "
+            f"{how} the same: {choose.enough(same, options.max_drop)}, or with these examples --max-drop "
+            f"{ceil(1e4 * same.unseen) / 1e4:g}"
         )
 
 
 def count_answers(origin: Origin, windows: Sequence[Encoded], outputs: Sequence[Output]) -> Counts:
-    """What the scores of a candidate's outputs for the examples are made of.
+    """The counts that the scores of a candidate's outputs are computed from.
 
     Args:
-        origin: of the candidate.
-        windows: the examples as it reads them; they are tokenized once, and not for every score.
-        outputs: one for each of the windows.
+        origin: the model that the candidate was made from, and the examples.
+        windows: the tokenized examples.
+        outputs: one for each window.
     """
     return origin.task.counts(origin.examples, origin.task.decode(origin.texts, windows, outputs))
 
 
 def value(origin: Origin, counts: Counts) -> float:
-    """The metric of what was answered."""
+    """The value of the metric for answers with these counts."""
     return round(float(origin.task.values(counts.sum(axis=0))[origin.metric]), 6)

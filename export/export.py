@@ -1,7 +1,7 @@
-"""From a trained model to a bundle: convert, fuse, hold against PyTorch, quantize, time, score, choose, seal.
+"""From a trained model to a bundle: convert, fuse, compare with PyTorch, quantize, time, score, choose, seal.
 
-Nothing is assumed of a CPU: every candidate answers the validation texts and is timed on this one, each in a process of
-its own. A gate that is not met ends in GateError, and there is no bundle.
+Nothing is assumed about the CPU: candidates are timed and scored on this one, each in its own process. If a gate is not
+met, the export raises GateError and makes no bundle.
 """
 
 import importlib.util
@@ -53,22 +53,22 @@ def export(
     Args:
         source: a run folder, the place of a Hugging Face model, or a DeepSpeed checkpoint of one.
         bundle: the folder to make.
-        options: what is asked.
-        data: labelled texts to measure on; a run has its validation split.
-        say: takes progress and, at the end, the words.
-        model, trust: of a checkpoint alone, as `gather` takes them.
+        options: decide what is chosen.
+        data: labelled texts to measure on; a run uses its validation split by default.
+        say: receives progress messages and, at the end, the summary.
+        model, trust: for a checkpoint only, as `gather` takes them.
         sign: the private key to sign the bundle with.
         trim_vocabulary: texts, as `vocabulary.trim` takes them, whose tokens are kept; None to keep all tokens.
-        teacher: of the source, which is a student; candidates are held to the teacher instead.
-        columns: what `data` calls its columns, where it calls them otherwise.
+        teacher: the teacher, if the source is a student; candidates are compared with it instead of the source.
+        columns: the names of the columns of `data` that have other names than the default.
 
     Returns:
         What `bertline export --json` prints.
 
     Raises:
-        InputError: source, data, options, model, sign or trim_vocabulary are wrong; `bundle` exists or cannot be made.
-        GateError: the ONNX model is not the PyTorch model, no candidate is right, or too few examples can tell.
-        DamagedError: a run's best/, or a file of a checkpoint, is not what was recorded.
+        InputError: an argument is wrong, or `bundle` exists or cannot be made.
+        GateError: the ONNX model differs from the PyTorch model, no candidate passes, or there are too few examples.
+        DamagedError: a run's best/, or a file of a checkpoint, differs from what was recorded.
     """
     options.check()
     check_only(Situation(options, machine.cpu_class(), None, _has_openvino()))
@@ -79,7 +79,7 @@ def export(
         gathered = _gather_checkpoint(source, data, Path(work, "gathered"), model, trust, say)
         origin = sources.read(source, data, gathered, columns)
         check_examples(origin, options)
-        say(f"{source}: held to {origin.metric} on {len(origin.examples):,} texts")
+        say(f"{source}: measuring {origin.metric} on {len(origin.examples):,} texts")
         origin = sources.with_tokenizer(origin, Path(work, "tokenizer"))
         found = _convert_and_contend(origin, teacher, options, trim_vocabulary, Path(work), say)
         asked = None if teacher is None else teacher.source(bundle)
@@ -92,15 +92,15 @@ def export(
 def _gather_checkpoint(
     source: str, data: Path | None, folder: Path, model: str | None, trust: bool, say: Say
 ) -> Path | None:
-    """`folder` with the model of a checkpoint; None where `source` is none."""
+    """Gather a checkpoint into `folder` and return that; None if `source` is not a checkpoint."""
     asked = model is not None or trust
     if not sources.is_checkpoint(source, asked):
         if asked:
             raise InputError(f"{source}: no DeepSpeed checkpoint; leave out --model and --trust-checkpoint")
         return None
     if data is None:
-        raise InputError(f"{source}: a checkpoint is measured on texts of yours: add --data FILE")
-    from bertline.export.gathering.gather import gather  # imports torch, which nothing else here needs so early
+        raise InputError(f"{source}: a checkpoint has no texts to measure on: add --data FILE")
+    from bertline.export.gathering.gather import gather  # imports torch, which nothing else needs this early
 
     say(f"{source}: gathering")
     gather(places.expanded(source), folder, model, trust)
@@ -110,10 +110,10 @@ def _gather_checkpoint(
 def _convert_and_contend(
     origin: Origin, teacher: Teacher | None, options: ExportOptions, texts: str | None, folder: Path, say: Say
 ) -> Findings:
-    """Convert, hold against PyTorch, and let all candidates contend; held to the teacher, where there is one."""
+    """Convert the model, compare it with PyTorch, and hold the contest, against the teacher if there is one."""
     judge = None if teacher is None else teacher.origin(origin.examples)
     with ExitStack() as stack:
-        # from now: they import for seconds, while the model is converted
+        # started early: importing takes seconds, during which the model is converted
         own = stack.enter_context(Worker(systems.pytorch(origin), machine.cores()))
         reference = own if judge is None else stack.enter_context(Worker(systems.pytorch(judge), machine.cores()))
         served, kept = origin, None
@@ -128,7 +128,7 @@ def _convert_and_contend(
 def _hold_contest(
     origin: Origin, graphs: Exact, reference: Worker, teacher: Teacher | None, options: ExportOptions, say: Say
 ) -> ContestResult:
-    """The contest of all candidates that can win, with what is to be told of those that were left out."""
+    """Hold the contest of all candidates that can win; the result has notices about those that were left out."""
     plans, notices = select(Situation(options, machine.cpu_class(), graphs.why_not_fused, _has_openvino()))
     texts, notice = sources.calibration(origin)
     asked = None if teacher is None else teacher.graph()
@@ -143,9 +143,9 @@ def _hold_contest(
 def _measure_packing(
     origin: Origin, outcome: ContestResult, options: ExportOptions
 ) -> tuple[Packing | None, list[str]]:
-    """How the chosen model packs short texts; nothing is known of another CPU than this.
+    """How the chosen model packs short texts, with notices; None for another target, which cannot be measured here.
 
-    A cascade packs none: for one text of which its student is not sure, all beside it would be the larger model's.
+    A cascade packs none: a single text that its student is unsure of would send the whole batch to the larger model.
     """
     if options.target not in ("auto", machine.cpu_class()) or outcome.chosen.plan.cascade is not None:
         return None, []
@@ -153,11 +153,11 @@ def _measure_packing(
     try:
         return packing.measure(chosen, origin.texts), []
     except BertlineError as error:
-        return None, [f"short texts are not packed: what that is worth could not be measured ({error})"]
+        return None, [f"short texts are not packed: the gain could not be measured ({error})"]
 
 
 def _seal(bundle: Path, draft: ManifestDraft, found: Findings, signer: Sign | None, say: Say) -> dict[str, Any]:
-    """Seal what was chosen; returns the JSON answer, and says the words."""
+    """Seal the bundle, say the summary, and return the JSON answer."""
     result = manifest_draft.answer(bundle, draft.manifest, found.outcome)
     say(f"sealing {bundle}")
     sealed = seal(bundle, found.served, draft, result, signer)
@@ -167,5 +167,5 @@ def _seal(bundle: Path, draft: ManifestDraft, found: Findings, signer: Sign | No
 
 
 def _has_openvino() -> bool:
-    """Whether candidates for OpenVINO can be made and measured."""
+    """Whether OpenVINO and NNCF are installed."""
     return installed("openvino") and importlib.util.find_spec("nncf") is not None

@@ -1,4 +1,4 @@
-"""What is asked of an export: how much may be lost, for which CPU, and what is preferred."""
+"""The options of an export: how much may be lost, for which CPU, and what is preferred."""
 
 from dataclasses import dataclass
 
@@ -14,30 +14,30 @@ class ExportOptions:
     """The options of `bertline export` that decide what is chosen."""
 
     max_drop: float
-    """How much of the metric may be lost, as a difference (0.01: one point of a hundred)."""
+    """The largest loss of the metric allowed, as a difference (0.01 is one percentage point)."""
     target: str = "auto"
-    """The CPU class that the bundle is for; auto for this machine's."""
+    """The CPU class that the bundle is for; auto means this machine's."""
     portable: bool = False
-    """Whether a model for every CPU class is sealed."""
+    """Whether the bundle includes a model for every CPU class."""
     prefer: str = "latency"
-    """What is best, among those that lose no more."""
+    """What to optimize for among the candidates that pass."""
     max_size: float | None = None
-    """Megabytes that the model may have; None for any."""
+    """The largest size allowed, in megabytes; None for no limit."""
     batch: int = 1
-    """Texts at once that are timed besides one alone."""
+    """The batch size to time besides single texts."""
     only: tuple[str, ...] = ()
-    """Names of the candidates to try; all where empty."""
+    """Names of the candidates to try; empty means all."""
     quick: bool = False
-    """Whether only the usual winners are tried, and timed once."""
+    """Whether to try only the usual winners, timed in one round."""
     allow_fp32: bool = False
     """Whether an fp32 model may be chosen."""
     calibration: int = 100
-    """Texts that static quantization takes its scales from."""
+    """The number of calibration texts for static quantization."""
     layout: str = "huggingface"
-    """Or triton: the bundle is a model of a Triton model repository as well."""
+    """With "triton", the bundle is also a model of a Triton model repository."""
 
     def check(self) -> None:
-        """Raise InputError for what no export can be held to."""
+        """Raise InputError for unknown values and for options that exclude each other."""
         for name, known in (("target", TARGETS), ("prefer", PREFERENCES), ("layout", LAYOUTS)):
             if (found := getattr(self, name)) not in known:
                 raise InputError(f"{name} {found!r} is unknown; it is one of {', '.join(known)}")

@@ -1,7 +1,7 @@
-"""Whether short texts are to be computed side by side: measured on one core, as `serve.lanes` computes them.
+"""Measures whether to compute short texts in batches, on one core, as `serve.lanes` computes them.
 
-Only where it is faster, and where a text is answered as it is alone: dynamic int8 scales activations by all that a
-batch holds, so that a text's answer would depend on who else asks.
+They are batched only if that is faster and gives each text the answer that it gets alone: dynamic int8 scales
+activations over the whole batch, so a text's answer would depend on the other texts in it.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ LEAST_GAIN = 1.1
 
 
 def measure(system: System, texts: Sequence[Text]) -> Packing | None:
-    """How short texts must be for TEXTS of them at once to be LEAST_GAIN times as fast; None where no length is.
+    """Up to which length a batch of TEXTS is at least LEAST_GAIN times as fast as single texts; None if at no length.
 
     Args:
         system: the chosen model.
-        texts: real ones, to be cut.
+        texts: real texts, which are cut to each length.
     """
     lengths = [length for length in LENGTHS if length <= system.settings.tokens.max_length]
     singles = inputs.make(system.tokenizer, texts, [(1, length) for length in lengths])
@@ -45,7 +45,7 @@ def _seconds(worker: Worker, batch: Batch) -> float:
 
 
 def packing(gains: dict[int, float]) -> Packing | None:
-    """Up to the longest length such that it and all shorter ones gain."""
+    """Packing up to the longest length such that it and all shorter ones gain; None if there is none."""
     worth = 0
     for length, gain in sorted(gains.items()):
         if gain < LEAST_GAIN:
@@ -56,10 +56,10 @@ def packing(gains: dict[int, float]) -> Packing | None:
 
 
 def answers_alike(worker: Worker, pack: Batch) -> bool:
-    """Whether rows of different lengths are answered in a pack as each is alone, without padding, but for rounding.
+    """Whether rows of different lengths get the same outputs in a padded batch as alone, except for rounding.
 
-    Kernels for other shapes add up in another order. A MiniLM in dynamic int8 is off by 0.1 to 0.3, in static int8 on
-    OpenVINO by 0.012 at most.
+    Kernels for other shapes sum in another order. A MiniLM in dynamic int8 is off by 0.1 to 0.3, in static int8 on
+    OpenVINO by at most 0.012.
     """
     longest = pack["input_ids"].shape[1]
     lengths = [longest - row for row in range(TEXTS)]

@@ -1,4 +1,4 @@
-"""Libraries that talk while they work are kept quiet; what fails still raises."""
+"""Silences libraries that print or log while they work; errors still raise."""
 
 import io
 import logging
@@ -10,8 +10,8 @@ from contextlib import contextmanager, redirect_stdout
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop warnings, log lines below ERROR and what is printed; no one is told over the network that NNCF is used."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to say: not installed
+    """Drop warnings, log lines below ERROR and standard output, and turn off NNCF's telemetry."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None marks a module as not installed
     disabled, handlers = logging.root.manager.disable, logging.root.handlers[:]
     logging.disable(logging.WARNING)
     try:
@@ -20,4 +20,4 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-        logging.root.handlers[:] = handlers  # logging.warning(), as ONNX Runtime's quantizer calls it, adds one
+        logging.root.handlers[:] = handlers  # logging.warning(), which ONNX Runtime's quantizer calls, adds one

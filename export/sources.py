@@ -1,4 +1,4 @@
-"""What a bundle is made from: a finished run, or any Hugging Face model or checkpoint with texts to measure it on."""
+"""The sources of bundles: a finished run, or any Hugging Face model or checkpoint with texts to measure it on."""
 
 import os
 import re
@@ -23,49 +23,49 @@ from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Text
 
 UNTUNED = Decision(no_answer_threshold=0.0)
-"""Of a model without a run, where some questions have no answer: that is given where it scores higher than any span, as
-by transformers' run_qa."""
+"""For a model without a run, if some questions have no answer: "no answer" is given when it scores higher than any
+span, as in transformers' run_qa."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A model that is complete on this machine, and the texts it is held to."""
+    """A model on this machine, and the examples it is measured on."""
 
     kind: Literal["run", "model", "checkpoint"]
     place: str
     """As the user named it."""
     name: str
     model: str
-    """The place that the run had started from; `place` where there was no run."""
+    """The place of the model that the run started from; `place` if there was no run."""
     folder: Path
     """A Hugging Face folder: config.json, weights, tokenizer."""
     tokenizer: Path
-    """A folder of config.json and tokenizer.json, by which texts are read: the same, or what `make_tokenizer` made."""
+    """A folder with config.json and the tokenizer.json in use: `folder`, or the one that `make_tokenizer` made."""
     config: dict[str, Any]
     settings: TaskSettings
     metric: str
     examples: list[Example]
     data: FileEntry | None
-    """Their file; None: they are the run's validation split."""
+    """The file of the examples; None if they are the run's validation split."""
     recipe: dict[str, Any] | None = None
-    """Of a run."""
+    """The run's recipe; None without a run."""
     provenance: Provenance | None = None
-    """Of a run."""
+    """The run's provenance; None without a run."""
 
     @property
     def task(self) -> Task:
-        """What it does."""
+        """The model's task."""
         return catalog.make(self.settings)
 
     @property
     def texts(self) -> list[Text]:
-        """What the examples ask."""
+        """The texts of the examples."""
         return [example.texts for example in self.examples]
 
     @property
     def names_sigmoid(self) -> bool:
-        """Whether the model says that sentence-transformers gives its scores through a sigmoid, which bertline does
-        not of a number: in config.json, under another key before its version 4, or in a file of its own.
+        """Whether the model tells sentence-transformers to apply a sigmoid to its score, as bertline does not for a
+        regression: in config.json (under another key before version 4), or in a separate file.
         """
         own = self.folder / "config_sentence_transformers.json"
         told = [
@@ -76,7 +76,7 @@ class Origin:
         return any("torch.nn.modules.activation.Sigmoid" in str(one) for one in told)
 
     def source(self, bundle: Path) -> Source:
-        """As the manifest of `bundle` tells it."""
+        """This origin as the manifest of `bundle` records it."""
         place = recorded(self.place, bundle)
         return Source(
             kind=self.kind,
@@ -90,10 +90,7 @@ class Origin:
 
 
 def called(place: str) -> str:
-    """What a bundle of `place` is called where nobody says otherwise: as its last part, in a form that can be served.
-
-    That is without the revision of a hub id, and with hyphens for what has no place in a URL.
-    """
+    """The default name of a bundle of `place`: its last component, without a hub revision, and safe in a URL."""
     name, _, _ = places.split_hub_id(place)
     last = Path(os.path.abspath(places.expanded(name))).name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-")
@@ -101,19 +98,19 @@ def called(place: str) -> str:
 
 
 def recorded(place: str, bundle: Path) -> str:
-    """A place as a bundle tells it: a local folder as it is seen from there."""
+    """A place as a bundle records it: a local path relative to the bundle."""
     local = places.expanded(place)
     return os.path.relpath(local.resolve(), bundle.resolve()) if local.exists() else place
 
 
 def opened(place: str, bundle: Path) -> str:
-    """A place that a bundle tells, as it can be opened from here."""
+    """A place that a bundle records, as a path that can be opened from the working directory."""
     local = Path(os.path.normpath(bundle.resolve() / place))
     return str(local) if local.exists() else place
 
 
 def is_checkpoint(place: str, asked: bool) -> bool:
-    """Whether `place` is to be read as a DeepSpeed checkpoint: a model's weights beside one go first, unless asked."""
+    """Whether to read `place` as a DeepSpeed checkpoint; safetensors beside one take precedence unless `asked`."""
     folder = places.expanded(place)
     if RunFolder(folder).exists or (not asked and any(folder.glob("*.safetensors"))):
         return False
@@ -125,17 +122,17 @@ def read(place: str, data: Path | None, gathered: Path | None = None, columns: M
 
     Args:
         place: a run folder, or a model's place (local folder, pkg://, hub id).
-        data: labelled texts (text[, text_pair], label) to measure on; a run has its validation split.
-        gathered: the model folder that was made of it, where `place` is a checkpoint.
-        columns: what `data` calls its columns, where it calls them otherwise.
+        data: labelled texts (text[, text_pair], label) to measure on; a run uses its validation split by default.
+        gathered: the model folder gathered from `place`, if that is a checkpoint.
+        columns: the names of the columns of `data` that have other names than the default.
 
     Raises:
-        InputError: an unfinished run, a model that is refused or has no classification head, or no texts; or columns
-            of no `data`.
-        DamagedError: best/ is not what the run recorded.
+        InputError: the run is unfinished, the model is refused or has no trained head for a task, there are no texts,
+            or `columns` is given without `data`.
+        DamagedError: best/ differs from what the run recorded.
     """
     if columns and data is None:
-        raise InputError("--column is of labelled examples: give --data FILE with it")
+        raise InputError("--column names columns of labelled examples: add --data FILE")
     if gathered is not None:
         return _model(place, data, columns, gathered, "checkpoint")
     folder = RunFolder(places.expanded(place))
@@ -145,18 +142,18 @@ def read(place: str, data: Path | None, gathered: Path | None = None, columns: M
 
 
 def with_tokenizer(origin: Origin, folder: Path) -> Origin:
-    """The same, read by what `make_tokenizer` returns; a run has the tokenizer that it was trained with."""
+    """The same with the tokenizer that `make_tokenizer` returns; a run keeps the one it was trained with."""
     return origin if origin.kind == "run" else replace(origin, tokenizer=make_tokenizer(origin.folder, folder))
 
 
 def make_tokenizer(model: Path, folder: Path) -> Path:
-    """A folder of a model's config.json and a tokenizer.json that says what transformers reads.
+    """A folder with the model's config.json and a tokenizer.json that tokenizes as transformers does.
 
     Returns:
-        The model's own, or `folder`, made where that one has none that will do.
+        The model's own folder, or `folder`, which is made if the model has no suitable tokenizer.json.
 
     Raises:
-        InputError: none can be made of what the model has.
+        InputError: no tokenizer.json can be made from the model's files.
     """
     with quiet():
         with imports.lean():
@@ -166,12 +163,12 @@ def make_tokenizer(model: Path, folder: Path) -> Path:
 
 
 def calibration(origin: Origin) -> tuple[list[Text], str | None]:
-    """Texts that quantizers may look at, and a notice where these are not training texts."""
+    """The calibration texts for quantizers, and a notice if they are not training texts."""
     place = RunFolder(places.expanded(origin.place)).split("calibration") if origin.kind == "run" else None
     if place is not None and place.is_file():
         columns = origin.task.columns()
         return [origin.task.read_texts(row, columns, where) for where, row in tables.rows(place)], None
-    return origin.texts, "scales of static quantization were taken from the texts that the candidates were measured on"
+    return origin.texts, "static quantization was calibrated on the same texts that the candidates were measured on"
 
 
 def _run(place: str, folder: RunFolder, data: Path | None, columns: Mapping[str, str]) -> Origin:
@@ -199,7 +196,7 @@ def _model(
     config = encoder.check(folder)
     faults = _head_faults(place, folder, config)
     if data is None:
-        faults.append(f"{place}: a model without a run is measured on texts of yours: add --data FILE (text, label)")
+        faults.append(f"{place}: a model without a run has no texts to measure on: add --data FILE (text, label)")
     if data is None or faults:
         raise InputError(*faults)
     settings = _settings(config, data, columns)
@@ -222,7 +219,7 @@ def _model(
 
 
 def _settings(config: dict[str, Any], data: Path, columns: Mapping[str, str]) -> TaskSettings:
-    """The task that a model's head is for, with nothing tuned: of a pair of texts where the data has pairs."""
+    """The task settings of a model's head, untuned; for pairs of texts if the data has them."""
     task = _task(config)
     assert task is not None, "the head is known"
     classifies = task == "text-classification"
@@ -242,7 +239,7 @@ def _settings(config: dict[str, Any], data: Path, columns: Mapping[str, str]) ->
 
 
 def _task(config: dict[str, Any]) -> TaskName | None:
-    """By the architecture that config.json names."""
+    """The task of the architecture that config.json names; None if it is unknown."""
     names = encoder.architectures(config)
     return next(
         (task for task, kind in catalog.TASKS.items() for name in names if name.endswith(kind.architecture)), None
@@ -252,7 +249,7 @@ def _task(config: dict[str, Any]) -> TaskName | None:
 def _examples(
     place: str, folder: Path, settings: TaskSettings, data: Path, columns: Mapping[str, str]
 ) -> list[Example]:
-    """As `Task.read_file`. Where labels of the data are unknown since the model has no names for them, that is told."""
+    """Read examples as `Task.read_file` does; if labels are unknown because the model does not name its, say so."""
     try:
         return catalog.make(settings).read_file(data, columns)
     except InputError as error:
@@ -264,12 +261,12 @@ def _examples(
 
 
 def _in_a_copy(place: str, folder: Path) -> str:
-    """What advice to change a file of a model ends with: nobody is to change a hub client's cache."""
+    """The end of advice to edit a model's file: the files in a hub client's cache must not be edited."""
     return "" if places.revision(folder) is None else f", in a copy: {places.downloading(place, 'FOLDER')}"
 
 
 def _head_faults(place: str, folder: Path, config: dict[str, Any]) -> list[str]:
-    """Why what its head answers cannot be told; one that is named but has no weights is found on loading."""
+    """Why the model's head cannot be used; a head without trained weights is only found on loading."""
     file, task = folder / "config.json", _task(config)
     if task is None:
         heads = ", ".join(kind.architecture for kind in catalog.TASKS.values())
@@ -281,16 +278,16 @@ def _head_faults(place: str, folder: Path, config: dict[str, Any]) -> list[str]:
 
 
 def _answer_faults(task: TaskName, config: dict[str, Any]) -> Iterator[str]:
-    """What bertline has no answer for."""
+    """What in config.json makes the head's answers ambiguous, or unsupported."""
     names, problem = encoder.label_names(config), config.get("problem_type")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        yield f"id2label: {twice[0]!r:.60} stands there twice; an answer is told by the name of its label"
+        yield f"id2label: {twice[0]!r:.60} occurs twice; answers are told apart by the names of their labels"
     if task == "token-classification" and set(names) == {"O"}:
-        yield "id2label: O alone; a tagger that knows no entity finds none"
+        yield "id2label: only O; a tagger without entity labels finds nothing"
     if task == "text-classification" and problem not in (None, *get_args(ProblemType)):
         yield f"problem_type: found {problem!r:.60}; expected one of {', '.join(get_args(ProblemType))}"
     if task == "text-classification" and problem == "regression" and len(names) > 1:
-        yield f"problem_type: a regression of {len(names)} numbers; bertline answers with one"
+        yield f"problem_type: a regression with {len(names)} outputs; bertline supports one"
     if task == "text-classification" and problem in (None, "single_label_classification") and len(names) == 1:
-        meant = "regression for its logit, or multi_label_classification for the sigmoid of that"
-        yield f"problem_type: {problem or 'none'}, of one label, {names[0]!r:.60}; set it to {meant}"
+        meant = "regression to get its logit, or multi_label_classification to get the sigmoid of it"
+        yield f"problem_type: {problem or 'none'}, with one label, {names[0]!r:.60}; set it to {meant}"

@@ -1,4 +1,4 @@
-"""The teacher of a student: candidates are held to it instead of to the student, and may ask a larger model."""
+"""The teacher of a student: candidates are compared with it instead of the student, and may ask a larger model."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,23 +14,23 @@ from bertline.tasks.task import Example, Output
 
 @dataclass(frozen=True)
 class Teacher:
-    """A run, and what is known of it from one export to the next."""
+    """A teacher's run, and what exports of its students share."""
 
     run: str
     asked: Path | None = None
-    """A bundle that a student which is not right alone asks in a cascade: the run's, or that of a larger student. None
-    where the student is to be right alone."""
+    """The bundle that a student asks in a cascade: the run's own, or a larger student's. None if the student must pass
+    alone."""
     comparisons: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By student: which of its candidates have been held against the examples, in which order."""
+    """By student: its candidates compared on the examples so far, numbered from 1 in that order."""
     answers: dict[Path, list[Output]] = field(default_factory=dict)
-    """To the examples, by the model that gave them. Students that are held to the same examples share them."""
+    """Outputs for the examples by model; students compared on the same examples share them."""
 
     def origin(self, examples: list[Example]) -> Origin:
-        """The run, held to the examples that its student is held to."""
+        """The run as an origin, measured on the student's examples."""
         return replace(sources.read(self.run, None), examples=examples)
 
     def source(self, bundle: Path) -> Source | None:
-        """What the model that is asked was made from, as the manifest of `bundle` tells it."""
+        """The source of the larger model, as the manifest of `bundle` records it; None if there is no such model."""
         if self.asked is None:
             return None
         told = manifests.read(self.asked).source
@@ -38,5 +38,5 @@ class Teacher:
         return told.model_copy(update={"place": place})
 
     def graph(self) -> Graph | None:
-        """The model that is asked."""
+        """The larger model that a cascade asks; None if there is none."""
         return None if self.asked is None else cascade.read_asked(self.asked)

@@ -1,4 +1,4 @@
-"""Where candidates are made: the graphs that all come from, the texts for their scales, and a file for each plan."""
+"""Builds candidates: from the fp32 graphs, with calibration texts for fixed scales, one file for each plan."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,11 +17,11 @@ from bertline.export.sources import Origin
 from bertline.tasks.tokens import Batch, Text, Tokenizer
 
 PROBES = 16
-"""Texts that tell what quantizing one layer changes."""
+"""The number of texts that the sensitivity of layers is measured on."""
 
 
 class CandidateBuilder:
-    """Makes a graph of each plan, in a folder."""
+    """Makes a plan's graph, beside the fp32 graphs that all candidates come from."""
 
     def __init__(
         self,
@@ -32,21 +32,21 @@ class CandidateBuilder:
         count: int,
         asked: Graph | None = None,
     ) -> None:
-        """Take what all candidates come from.
+        """Prepare to build; nothing is made yet.
 
         Args:
-            origin: gives the tokenizer.
-            fp32, fused: the graphs, in the folder that all others are written to.
+            origin: provides the tokenizer.
+            fp32, fused: the fp32 graphs, in the folder that all others are written to; `fused` may be None.
             calibration: texts for fixed scales.
-            count: how many of them are used at most.
-            asked: the graph that cascades ask.
+            count: the most of them to use.
+            asked: the larger model that cascades ask; None if no plan is a cascade.
         """
         self.origin, self.fp32, self.fused, self.asked = origin, fp32, fused, asked
         self._calibration, self._count = calibration, count
         self._ranked: dict[tuple[str, bool, bool], list[list[str]]] = {}
 
     def make(self, plan: Plan) -> Graph:
-        """The graph of a plan, written beside those it comes from."""
+        """Write the graph of a plan beside the graph it is made from."""
         base = self._base(plan)
         if plan.cascade is not None:
             return self._cascade(plan.name, plan.cascade, base.path.parent)
@@ -59,9 +59,9 @@ class CandidateBuilder:
 
     @cached_property
     def texts(self) -> list[Batch]:
-        """Calibration texts as arrays (1, length), of one length: histograms of activations must be alike in shape.
+        """Calibration texts as arrays (1, length), all of one length, since activations must have equal shapes.
 
-        That is the median, to which longer ones are cut.
+        That is their median length: longer texts are cut to it, shorter ones left out.
         """
         tokenizer = self.origin.task.tokenizer(self.origin.tokenizer)
         lengths = [len(one.input_ids) for one in tokenizer.encode(self._calibration)]
@@ -71,28 +71,28 @@ class CandidateBuilder:
         return [tokenizer.pad([one]) for one in evenly_spaced(alike, self._count)]
 
     def used(self) -> list[str]:
-        """A word where fewer texts give scales than were asked for."""
+        """A notice if there are fewer usable calibration texts than requested."""
         if len(self.texts) == self._count:
             return []
         return [
-            f"scales of static quantization were taken from {len(self.texts):,} texts, not {self._count:,}: those of "
-            f"at least the median length of {len(self._calibration):,}, cut to it"
+            f"static quantization was calibrated on {len(self.texts):,} texts, not {self._count:,}: those of at least "
+            f"the median length of {len(self._calibration):,}, cut to it"
         ]
 
     def _base(self, plan: Plan) -> Graph:
         if not plan.fused:
             return self.fp32
-        assert self.fused is not None, "no plan is fused where nothing is"
+        assert self.fused is not None, "fused plans need a fused graph"
         return self.fused
 
     def _cascade(self, name: str, plan: Cascade, folder: Path) -> Graph:
-        assert self.asked is not None, "no plan is a cascade where nobody is asked"
+        assert self.asked is not None, "cascades need a model to ask"
         path = folder / f"{name}.onnx"
         cascade.join(folder / f"{plan.student}.onnx", self.asked.path, plan.threshold, path)
         return Graph(name, path)
 
     def _kept(self, plan: Plan) -> list[str]:
-        """What is quantized in the most sensitive layers, as many as the plan leaves in fp32."""
+        """The nodes of the most sensitive layers, which the plan leaves in fp32."""
         if not plan.fp32_share:
             return []
         layers = self._layers(plan)

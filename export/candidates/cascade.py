@@ -1,11 +1,11 @@
-"""A cascade: a student answers what it is sure of, and a larger model the rest, in one ONNX file.
+"""A cascade: a student answers the texts it is sure of, and a larger model the rest, in one ONNX file.
 
-The larger model is called teacher here, be it that or a larger student of the same.
+The larger model is called the teacher here, even if it is a larger student of the same teacher.
 
-Who answers is a branch of the graph itself, so that whatever opens ONNX files computes it, and a text that the student
-is sure of costs the student alone. Sure is a student whose largest probability is at least a threshold (the maximum
-softmax probability of Hendrycks and Gimpel, arXiv 1610.02136), which is set on validation texts to the lowest that
-passes the gate. The threshold stands in the file as an input with a default, which a measurement can override.
+The choice is a branch of the graph itself, so any ONNX runtime computes it, and a text that the student is sure of
+costs only the student. The student is sure if its largest probability is at least a threshold (the maximum softmax
+probability of Hendrycks and Gimpel, arXiv 1610.02136), set on validation texts to the lowest that passes the gate. The
+threshold is an input with a default value, which a measurement can override.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,22 +23,22 @@ from bertline.export.conversion.graphs import Graph
 from bertline.tasks.task import Output
 
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 13))
-"""Of the texts, how many may go to the larger model: with more it computes nearly all, and the student for nothing."""
+"""The shares of the texts to try sending to the larger model; with more than these, the student would hardly pay."""
 TEACHER = "teacher/"
-"""What its tensors' names begin with."""
+"""The prefix of the names of the teacher's tensors."""
 
 
 class Setting(NamedTuple):
-    """How sure a student must be of an answer of its own."""
+    """How sure a student must be to answer itself."""
 
     threshold: float
-    """The least probability of its label."""
+    """The lowest probability of its label at which it answers itself."""
     share: float
-    """Of the validation texts, those it was less sure of."""
+    """The share of the validation texts that it was less sure of."""
 
 
 def read_asked(folder: Path) -> Graph:
-    """The model of a bundle that cascades ask: the one for ONNX Runtime, by its candidate's name."""
+    """The model of a bundle that cascades ask: the one for ONNX Runtime, named after its candidate."""
     manifest = bundle.verify(folder)
     models = {manifest.chosen.name: manifest.runtime, **{one.candidate: one.runtime for one in manifest.variants}}
     return next(Graph(name, folder / one.model) for name, one in models.items() if one.name == "onnxruntime")
@@ -47,14 +47,14 @@ def read_asked(folder: Path) -> Graph:
 def lowest(
     student: Sequence[Output], teacher: Sequence[Output], passes: Callable[[list[Output]], bool]
 ) -> Setting | None:
-    """The lowest threshold of a few with which both together pass, and with all above it; None where none does.
+    """The lowest threshold such that the cascade passes with it and with all higher ones tried; None if there is none.
 
-    From above, ending with the first that does not pass, all thresholds together are no likelier to be taken wrongly
-    than one is: hypotheses tested in an order that is fixed beforehand (Maurer, Hothorn and Lehmacher, 1995).
+    Testing from the highest down and stopping at the first that fails needs no correction for several comparisons:
+    the order of the hypotheses is fixed beforehand (Maurer, Hothorn and Lehmacher, 1995).
 
     Args:
         student, teacher: logits (labels,) of each window.
-        passes: whether outputs are right.
+        passes: whether outputs pass the gate.
     """
     sure, found = np.array([sureness(logits) for logits in student]), None
     for share in reversed(SHARES):
@@ -67,18 +67,18 @@ def lowest(
 
 
 def sureness(logits: Output) -> np.float32:
-    """The largest probability, computed as the graph does."""
+    """The largest probability, computed as in the graph."""
     odds = np.exp(logits - logits.max(), dtype=np.float32)
     return np.float32(odds.max() / odds.sum())
 
 
 def join(student: Path, teacher: Path, threshold: float, path: Path) -> None:
-    """Write both models of one tokenizer and the same labels as one.
+    """Join two models with the same tokenizer and labels into one.
 
     Args:
-        student, teacher: ONNX files that give logits (batch, labels).
+        student, teacher: ONNX files with the output logits (batch, labels).
         threshold: see `Setting`.
-        path: the file to write; gives `logits`, and `asked`, (batch,), whether they are the teacher's.
+        path: the file to write, with the outputs `logits` and `asked`, (batch,): whether the logits are the teacher's.
     """
     model, other = onnx.load(student), onnx.load(teacher)
     known = {(one.domain, one.version) for one in model.opset_import}
@@ -111,14 +111,14 @@ def join(student: Path, teacher: Path, threshold: float, path: Path) -> None:
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Give a tensor another name, inside the graph; its output keeps the old one."""
+    """Rename a tensor in the graph's nodes; the graph's output keeps the old name."""
     for node in graph.node:
         node.input[:] = [new if name == old else name for name in node.input]
         node.output[:] = [new if name == old else name for name in node.output]
 
 
 def _inside(teacher: onnx.GraphProto, student: onnx.GraphProto) -> onnx.GraphProto:
-    """The teacher's graph as a branch: it reads the inputs of the student's, and the weights that both have alike."""
+    """The teacher's graph as a branch, which shares the student's inputs and any identical weights."""
     held = {_content(one): one.name for one in student.initializer}
     names = {one.name: held.get(_content(one), TEACHER + one.name) for one in teacher.initializer}
     own = [one for one in teacher.initializer if names[one.name].startswith(TEACHER)]

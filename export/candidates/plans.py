@@ -1,4 +1,4 @@
-"""The candidates that there can be, by name, and why some are not even made."""
+"""All possible candidates by name, and the reasons why some are not made."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,51 +9,51 @@ from bertline.artifacts.machine import CpuClass
 from bertline.export.options import ExportOptions
 
 EXACT: tuple[CpuClass, ...] = ("avx512_vnni", "arm64")
-"""CPU classes that multiply unsigned by signed bytes exactly. The others add two products in 16 bits, which saturate
-where weights have eight bits, and do not where they have seven (onnxruntime's documentation of quantization)."""
+"""CPU classes that multiply unsigned by signed bytes exactly. The others add two products in 16 bits, which saturates
+if weights have eight bits, but not if they have seven (onnxruntime's documentation of quantization)."""
 
 Method = Literal["fp32", "dynamic", "static", "nncf", "weights"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A candidate to be made."""
+    """How to make a candidate."""
 
     name: str
     method: Method
     runtime: RuntimeName = "onnxruntime"
     fused: bool = False
     signed: bool = False
-    """Whether weights are s8, which activations, u8, are multiplied with."""
+    """Whether weights are s8 rather than u8; activations are u8."""
     per_channel: bool = True
     reduce_range: bool = False
-    """Whether signed weights have seven bits, whose products no CPU has to cut."""
+    """Whether signed weights have seven bits, whose products saturate on no CPU."""
     calibration: str = "minmax"
     bits: int = 8
     fp32_share: float = 0.0
-    """Of the layers, how many of the most sensitive stay in fp32."""
+    """The share of the layers, the most sensitive ones, that stay in fp32."""
     cascade: Cascade | None = None
-    """Where this is one: of which candidate with which teacher."""
+    """For a cascade, its student candidate and teacher."""
 
     @property
     def quantized(self) -> bool:
-        """Whether weights have fewer bits than 32."""
+        """Whether weights have fewer than 32 bits."""
         return self.method != "fp32"
 
     @property
     def calibrated(self) -> bool:
-        """Whether texts give its scales."""
+        """Whether calibration texts determine its scales."""
         return self.method in ("static", "nncf")
 
     @property
     def right_everywhere(self) -> bool:
-        """Whether all CPUs compute the same of it, as far as is known: weights in blocks have kernels of their own."""
+        """Whether all CPUs are known to compute the same; weights in blocks have kernels of their own, so not those."""
         exact = not self.signed or self.reduce_range
         return self.runtime == "onnxruntime" and exact and self.method != "weights"
 
 
 def dynamic(signed: bool, fused: bool, per_channel: bool = True) -> Plan:
-    """Int8 weights; activations are quantized as the model runs."""
+    """A plan of int8 weights, with activations quantized while the model runs."""
     name = "int8-signed" if signed else "int8-unsigned"
     name += "-fused" * fused + "-per-tensor" * (not per_channel)
     return Plan(name, "dynamic", "onnxruntime", fused, signed, per_channel)
@@ -73,25 +73,25 @@ PLANS = (
     Plan("int4-weights", "weights", bits=4),
 )
 QUICK = (dynamic(signed=True, fused=False).name, dynamic(signed=False, fused=False).name)
-"""What wins on most machines by ONNX Runtime, fused or not as the encoder is."""
+"""The ONNX Runtime candidates that win on most machines; their fused variants if the encoder can be fused."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What decides which plans can win."""
+    """The facts that decide which plans can win."""
 
     options: ExportOptions
     here: CpuClass
     fused: str | None
-    """Why there is no fused graph; None where there is one, or may be."""
+    """Why there is no fused graph; None if there is one, or it is not yet known."""
     openvino: bool
-    """Whether it is installed, and NNCF with it."""
+    """Whether OpenVINO and NNCF are installed."""
 
 
 def check_only(situation: Situation) -> None:
-    """Raise InputError where `only` names what is no candidate, or one that cannot be right or made here.
+    """Raise InputError if `only` names an unknown candidate, or one that cannot be made or measured here.
 
-    Before anything is made that is known of all but fused ones.
+    Called before anything is made, it cannot yet know whether fused candidates are possible.
     """
     only, plans = situation.options.only, {plan.name: plan for plan in PLANS}
     if unknown := [name for name in only if name not in plans]:
@@ -101,7 +101,7 @@ def check_only(situation: Situation) -> None:
 
 
 def select(situation: Situation) -> tuple[list[Plan], list[str]]:
-    """The plans to be carried out, and notices of why others are not, or are with fewer bits.
+    """The plans to try, and notices about those that are not tried, or tried with seven-bit weights.
 
     Raises:
         InputError: as `check_only`.
@@ -110,12 +110,12 @@ def select(situation: Situation) -> tuple[list[Plan], list[str]]:
     chosen, notices = _promising(situation)
     if which is None or not any(plan.signed for plan in chosen):
         return chosen, notices
-    told = f"signed weights have seven bits: with eight, CPUs of class {which} saturate and answer unlike other CPUs"
+    told = f"signed weights have seven bits: with eight, CPUs of class {which} saturate and answer differently"
     return [replace(plan, reduce_range=plan.signed) for plan in chosen], [*notices, told]
 
 
 def _promising(situation: Situation) -> tuple[list[Plan], list[str]]:
-    """The plans that can be right and can win, and notices of why others cannot."""
+    """The plans that can win, and notices about why others cannot."""
     check_only(situation)
     if only := situation.options.only:
         return [plan for plan in PLANS if plan.name in (*only, "fp32")], []
@@ -129,25 +129,27 @@ def _promising(situation: Situation) -> tuple[list[Plan], list[str]]:
 
 
 def _saturating(options: ExportOptions, here: CpuClass) -> str | None:
-    """The CPU class, meant or measured on, that signed weights of eight bits are not for."""
+    """The CPU class, targeted or measured on, where signed eight-bit weights saturate; None if neither does."""
     meant = "avx2" if options.portable else options.target
     return next((which for which in (meant, here) if which not in (*EXACT, "auto")), None)
 
 
 def _impossible(plan: Plan, situation: Situation) -> str | None:
-    """Why a plan cannot be made, or what is measured here would not hold."""
+    """Why a plan cannot be made, or why measurements on this machine would not hold for it."""
     options, here = situation.options, situation.here
     if plan.fused and situation.fused:
         return situation.fused
     if plan.runtime == "openvino" and not situation.openvino:
         return f"OpenVINO and NNCF are not installed; {install_advice('export', 'openvino')}"
     if plan.runtime == "openvino" and options.layout == "triton":
-        return "Triton's ONNX Runtime backend is what runs the model"
+        return "Triton runs the model with its ONNX Runtime backend"
     if options.target not in ("auto", here):
         if plan.runtime == "openvino":
-            return f"what OpenVINO computes on a CPU of class {options.target} cannot be known here"
+            return f"OpenVINO's answers on a CPU of class {options.target} cannot be known here"
         if plan.method == "weights":
-            return f"what kernels for weights in blocks compute on a CPU of class {options.target} cannot be known here"
+            return (
+                f"the answers of kernels for weights in blocks on a CPU of class {options.target} cannot be known here"
+            )
     return None
 
 
@@ -160,7 +162,7 @@ def _hopeless(plan: Plan, situation: Situation) -> str | None:
     if plan.method == "weights" and options.prefer != "size":
         return "slower than fp32, since weights are expanded at every run: tried with --prefer size"
     if not plan.per_channel and options.prefer != "size":
-        return "as fast as with a scale a channel, and further from PyTorch: tried with --prefer size"
+        return "as fast as with a scale per channel, and farther from PyTorch: tried with --prefer size"
     if plan.calibration != "minmax":
-        return "as fast as int8-static-minmax: made where that is the fastest but loses too much"
+        return "as fast as int8-static-minmax: made only if that is the fastest but loses too much"
     return None

@@ -1,4 +1,4 @@
-"""Fewer bits for a graph's weights: by ONNX Runtime as it runs or beforehand, by NNCF, or for memory alone.
+"""Quantizes graphs: dynamically or statically with ONNX Runtime, statically with NNCF, or only the weights.
 
 Nothing here decides what is good: every result is measured later.
 """
@@ -18,21 +18,21 @@ from bertline.tasks.tokens import Batch
 
 PRODUCTS = ["MatMul", "Gemm"]
 BLOCK = 32
-"""Weights that share a scale where only memory is to be saved."""
+"""The number of weights that share a scale in weight-only quantization."""
 
 
 def quantize(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: Sequence[str] = ()) -> None:
-    """Write `path`, the fp32 graph with the weights that a plan says.
+    """Quantize the fp32 graph as a plan says, and write it to `path`.
 
     Args:
-        plan: of a quantized candidate.
+        plan: the plan of a quantized candidate.
         fp32: the graph, fused if the plan says so.
         path: the file to write.
-        texts: arrays (1, length) of calibration texts, for scales that are fixed beforehand.
+        texts: arrays (1, length) of calibration texts, for static quantization.
         keep: names of nodes that stay in fp32.
 
     Raises:
-        InputError: `keep` names a node that is not there.
+        InputError: `keep` names a node that the graph does not have.
     """
     model = onnx.load(fp32, load_external_data=False)
     if unknown := set(keep) - {node.name for node in model.graph.node}:
@@ -43,10 +43,10 @@ def quantize(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: S
 
 
 def _dynamic(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
-    """Int8 weights per channel or per tensor; activations follow as u8 while the model runs.
+    """Int8 weights per channel or per tensor; activations are quantized to u8 while the model runs.
 
-    A table of embeddings has one scale. Those of positions and types stay in fp32, being small: MiniLM's first position
-    holds 1.87 and the others at most 0.18, which would be left a few steps.
+    An embedding table gets a single scale. The small tables of positions and types stay in fp32: the largest value of
+    MiniLM's first position is 1.87, of the others at most 0.18, for which only a few int8 values would be left.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -57,29 +57,29 @@ def _dynamic(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: l
         per_channel=plan.per_channel,
         reduce_range=plan.reduce_range,
         weight_type=QuantType.QInt8 if plan.signed else QuantType.QUInt8,
-        # what was a Gemm is asked for again by the name of the MatMul that it is made first
+        # a Gemm is first replaced by a MatMul of another name, which must be excluded too
         nodes_to_exclude=[
             *keep,
             *(f"{name}_MatMul" for name in keep),
             *(node.name for node in graph.node if node.op_type == "Gather" and not looks_up_words(node)),
         ],
         use_external_data_format=onnx_files.is_external(fp32),
-        # shape inference does not know what the fused operators give
+        # shape inference does not know the output types of fused operators
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
     onnx_files.pack(path)
 
 
 def looks_up_words(node: onnx.NodeProto) -> bool:
-    """Whether a node takes rows of a table by token id."""
+    """Whether a node looks up rows of a table by token id."""
     return bool(node.op_type == "Gather" and node.input[1] == "input_ids")
 
 
 def _static(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
-    """QDQ nodes before the products that have weights, u8 by s8, with scales that the texts gave.
+    """QDQ nodes before the products with weights, u8 by s8, with scales from calibration texts.
 
-    What products give stays fp32, as do those of attention: sums, normalizations and the logits themselves would
-    otherwise have no more than 256 values.
+    Attention's products and the outputs of all products stay in fp32: sums, normalizations and the logits would
+    otherwise be limited to 256 values.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -98,7 +98,7 @@ def _static(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: li
         use_external_data_format=onnx_files.is_external(fp32),
         extra_options={
             "OpTypesToExcludeOutputQuantization": PRODUCTS,
-            # after every text its activations go into the histograms; else those of all texts would be held at once
+            # add activations to the histograms after every text, instead of holding those of all texts in memory
             "CalibStridedMinMax": 1,
         },
         calibrate_method={
@@ -111,15 +111,15 @@ def _static(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: li
 
 
 def _nncf(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
-    """NNCF's post-training quantization for transformers: smoothed activations, QDQ nodes as OpenVINO likes them.
+    """NNCF's post-training quantization for transformers: smoothed activations, QDQ nodes placed for OpenVINO.
 
-    OpenVINO computes attention in one pass where its products are fp32, and multiplies u8 by s8 faster than s8 by s8:
-    MiniLM took 9 % less time for the first, 14 % for both (geometric mean of 16 to 512 tokens, AVX-512 without VNNI).
+    OpenVINO computes attention in one pass if its products are fp32, and multiplies u8 by s8 faster than s8 by s8:
+    MiniLM took 9 % less time with the first, 14 % with both (geometric mean of 16 to 512 tokens, AVX-512 without VNNI).
     """
     import nncf
     from nncf.onnx.quantization.backend_parameters import BackendParameters
 
-    model = onnx.load(fp32, load_external_data=False)  # with weights over 2 GB, NNCF refuses it
+    model = onnx.load(fp32, load_external_data=False)  # NNCF refuses loaded weights over 2 GB
     quantized = nncf.quantize(
         model,
         nncf.Dataset(_inputs(fp32, texts)),
@@ -137,14 +137,14 @@ def _nncf(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list
 
 
 def attention_products(graph: onnx.GraphProto) -> list[str]:
-    """Names of the products that no weight takes part in."""
+    """The names of the products that have no weight as an input."""
     weights = {one.name for one in graph.initializer}
     return [node.name for node in graph.node if node.op_type == "MatMul" and weights.isdisjoint(node.input)]
 
 
 def make_activations_unsigned(graph: onnx.GraphProto) -> None:
-    """Let QuantizeLinear give u8 where it gives s8, 128 higher by its zero point: the values meant are the same."""
-    del graph.value_info[:]  # which would go on to say s8
+    """Change QuantizeLinear's output from s8 to u8 by raising its zero point by 128; the values it stands for stay."""
+    del graph.value_info[:]  # it would still say s8
     zero_points = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear"}
     for one in graph.initializer:
         if one.name in zero_points and one.data_type == onnx.TensorProto.INT8:
@@ -153,7 +153,7 @@ def make_activations_unsigned(graph: onnx.GraphProto) -> None:
 
 
 def _weights(plan: Plan, fp32: Path, path: Path, texts: Sequence[Batch], keep: list[str]) -> None:
-    """Weights of products and embeddings in blocks of few bits, expanded at every run."""
+    """Weight-only quantization in blocks; weights are expanded at every run. Embeddings too, with four bits."""
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
     config = DefaultWeightOnlyQuantConfig(
@@ -187,7 +187,7 @@ class _Reader:
         return len(self._batches)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Go on with these."""
+        """Continue with this slice of the texts."""
         self._range = iter(self._batches[start_index:end_index])
 
     def get_next(self) -> Batch | None:
@@ -195,6 +195,6 @@ class _Reader:
 
 
 def _inputs(fp32: Path, texts: Sequence[Batch]) -> list[Batch]:
-    """The arrays that the graph takes."""
+    """The arrays of each text that the graph has as inputs."""
     names = {one.name for one in onnx.load(fp32, load_external_data=False).graph.input}
     return [{name: array for name, array in text.items() if name in names} for text in texts]

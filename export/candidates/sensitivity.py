@@ -1,6 +1,6 @@
-"""Which layers of a graph lose most by int8: each is quantized alone, and what that changes is measured.
+"""Finds the layers of a graph that int8 hurts most: quantizes each alone and measures how far the logits move.
 
-The embeddings of words are one of them, where a plan quantizes these.
+The word embeddings count as a layer if the plan quantizes them.
 """
 
 import re
@@ -16,16 +16,16 @@ from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.tokens import Batch
 
 LAYER = re.compile(r"(.*?layers?[._]\d+)/|(.*)/")
-"""A layer of the encoder, as torch names its nodes; of what stands outside of them, the module."""
+"""The prefix of a node's name: the encoder layer it belongs to, or the module, outside of the layers."""
 
 
 def rank(fp32: Path, texts: Sequence[Batch], plan: Plan) -> list[list[str]]:
-    """What is quantized of each layer by name, the layer first whose quantization moves the logits most.
+    """The names of each layer's quantized nodes, ordered by how far quantizing the layer moves the logits, most first.
 
     Args:
         fp32: the graph.
         texts: arrays (1, length) to measure with.
-        plan: whose kind of weights is tried.
+        plan: determines the type of the weights.
     """
     layers: dict[str, list[str]] = {}
     nodes = onnx.load(fp32, load_external_data=False).graph.node

@@ -1,1 +1,1 @@
-"""The trained model as an fp32 ONNX file, its attention fused, and how such files are read and written."""
+"""Converts the trained model to fp32 ONNX, fuses its attention, and reads and writes ONNX files."""

@@ -1,7 +1,7 @@
-"""A PyTorch model becomes an fp32 ONNX file. The only file that touches optimum.
+"""Converts a PyTorch model to an fp32 ONNX file. The only module that uses optimum.
 
-optimum compares its result with PyTorch's but merely warns; here nothing is compared: see `fidelity`. The model that is
-converted is loaded by the very code that the gate compares against.
+optimum's own validation only warns, so it is turned off: the `fidelity` gate compares instead. The model is loaded by
+the same code as the one that the gate compares with.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ from bertline.tasks import catalog
 def to_onnx(model: Path, settings: TaskSettings, folder: Path) -> Path:
     """Write `folder`/model.onnx, the model in fp32 with the head of its task.
 
-    The task is named to optimum always: left to guess, it silently drops the head of a local model.
+    optimum is always told the task: left to guess, it silently drops the head of a local model.
 
     Args:
         model: a Hugging Face folder.
-        settings: of the task it was trained for.
-        folder: made if need be; optimum leaves copies of configuration and tokenizer beside the model.
+        settings: the task it was trained for.
+        folder: made if missing; optimum leaves copies of the configuration and tokenizer beside the model.
 
     Raises:
-        InputError: the folder is refused by `encoder.check`, has no trained head, or is of an architecture that
-            optimum does not convert.
+        InputError: `encoder.check` refuses the folder, the model has no trained head, or optimum does not convert its
+            architecture.
     """
     config = encoder.check(model)
     with quiet():
@@ -43,7 +43,7 @@ def to_onnx(model: Path, settings: TaskSettings, folder: Path) -> Path:
         if config.get("model_type") not in known:
             raise InputError(
                 f"{model}: config.json: optimum does not convert {config.get('model_type')!r} for {settings.task}; it "
-                f"does: {', '.join(sorted(known))}"
+                f"converts {', '.join(sorted(known))}"
             )
         loaded = pytorch.load(model, catalog.make(settings).architecture)
         onnx_export_from_model(loaded, folder, task=settings.task, opset=onnx_files.OPSET, do_validation=False)
@@ -56,10 +56,10 @@ def to_onnx(model: Path, settings: TaskSettings, folder: Path) -> Path:
 
 
 def read_weights_directly(graph: onnx.GraphProto) -> None:
-    """Remove each Identity that gives a weight, which is how the exporter writes one that is read in two places.
+    """Remove each Identity of a weight, which the exporter writes for a weight that is used twice.
 
-    Quantizers take a matrix for a weight only where a product reads it directly; they would leave the other product in
-    fp32, and the weight in the file twice.
+    Quantizers recognize a weight only as a direct input of a product: they would leave the other product in fp32, and
+    store the weight twice.
     """
     weights = {one.name for one in graph.initializer}
     given = {one.name for one in graph.output}
@@ -75,7 +75,7 @@ def read_weights_directly(graph: onnx.GraphProto) -> None:
 
 
 def _rename_inputs(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Let its nodes read other tensors, those in branches, too."""
+    """Rename the inputs of the nodes in a graph, branches included."""
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""The ONNX graph as a file, and the fusion of its attention, which changes nothing that it computes."""
+"""An ONNX graph as a file, and the fusion of its attention, which does not change what it computes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from bertline.export.quiet import quiet
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file under the name it has in tables, for the runtime that is to compute it."""
+    """An ONNX file, its name in tables, and the runtime it is for."""
 
     name: str
     path: Path
@@ -21,18 +21,18 @@ class Graph:
 
 
 def fuse(graph: Graph, name: str) -> Graph | None:
-    """Join each layer's attention into one operator; None where ONNX Runtime does not know the architecture.
+    """Fuse each layer's attention into one operator; None if ONNX Runtime has no fusion for the architecture.
 
-    What it could fuse besides is left alone, since ONNX Runtime's CPU kernels for it were measured to be slower (fused
-    graph, int8, MiniLM on AVX-512 VNNI: 8.8 ms against 7.4 ms at 128 tokens):
+    Its other fusions are off, since ONNX Runtime's CPU kernels for them were measured to be slower (fused graph, int8,
+    MiniLM on AVX-512 VNNI: 8.8 ms against 7.4 ms at 128 tokens):
 
     - BiasGelu: the quantized product before it adds the bias anyway, and Gelu alone takes half the time.
-    - Attention, with query, key and value in one product, becomes QAttention, which multiplies its bytes head by head:
-      75 ms of 119 at 512 tokens (Zen 4, one thread) where MultiHeadAttention and three products take 71 of 111.
-    - SkipLayerNormalization takes four times as long as an addition and LayerNormalization. ONNX Runtime makes one of
-      every Add before a LayerNormalization when it loads a model, but not of a Sum.
+    - Attention, with query, key and value in one product, becomes QAttention, which multiplies bytes head by head:
+      75 ms of 119 at 512 tokens (Zen 4, one thread), while MultiHeadAttention and three products take 71 of 111.
+    - SkipLayerNormalization takes four times as long as Add and LayerNormalization. When ONNX Runtime loads a model, it
+      makes one from every Add before a LayerNormalization, but not from a Sum.
 
-    The attention mask stays the input's, so that padding may stand on either side. Where there is none it is spared.
+    Attention reads the raw mask, so padding may be on either side; without padding it reads no mask.
     """
     with quiet():
         from onnxruntime.transformers.fusion_options import FusionOptions
@@ -59,7 +59,7 @@ def fuse(graph: Graph, name: str) -> Graph | None:
 
 
 def keep_sums_apart(model: onnx.ModelProto) -> None:
-    """Write the Add before every LayerNormalization as Sum, which is the same and which nothing fuses."""
+    """Replace the Add before every LayerNormalization with the equivalent Sum, which nothing fuses."""
     made_by = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         before = made_by.get(node.input[0]) if node.op_type == "LayerNormalization" else None
@@ -68,11 +68,11 @@ def keep_sums_apart(model: onnx.ModelProto) -> None:
 
 
 def spare_the_mask(graph: onnx.GraphProto) -> None:
-    """Leave the mask out of attention where nothing is padded, by a branch that is taken while the model runs.
+    """Compute attention without its mask whenever a batch has no padding, by a branch that is chosen at run time.
 
-    Without one ONNX Runtime attends block by block (flash attention), and never writes all weights of all tokens: a
-    text alone took 9 % less time (geometric mean of 16 to 512 tokens, MiniLM in int8 on Zen 4). The fusion gives the
-    mask as `key_padding_mask`, the fifth input.
+    Without a mask, ONNX Runtime uses flash attention, which never stores all attention weights: a single text took 9 %
+    less time (geometric mean of 16 to 512 tokens, MiniLM in int8 on Zen 4). The fusion passes the mask as
+    `key_padding_mask`, the fifth input.
     """
     masks = {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] == "attention_mask"}
     whole = "nothing_is_padded"
@@ -94,7 +94,7 @@ def _is_masked(node: onnx.NodeProto, masks: set[str]) -> bool:
 
 
 def _branch(attention: onnx.NodeProto, whole: str) -> onnx.NodeProto:
-    """The same attention without its mask if `whole`, else as it is."""
+    """An If that computes the attention without its mask if `whole`, otherwise unchanged."""
     branches = {}
     for branch, inputs in (("then_branch", attention.input[:4]), ("else_branch", attention.input)):
         node = onnx.NodeProto()

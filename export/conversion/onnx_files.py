@@ -1,4 +1,4 @@
-"""ONNX files that many runtimes open: which opset and IR version, and where weights lie that one file cannot hold."""
+"""ONNX files that many runtimes can open: their opset and IR version, and external data for large weights."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,20 +12,17 @@ from bertline.artifacts.bundle import RuntimeSpec
 from bertline.artifacts.errors import GateError
 
 OPSET = 18
-"""The oldest that optimum promises its conversions for, of ONNX 1.13 (December 2022)."""
+"""The oldest opset that optimum guarantees its conversions for, of ONNX 1.13 (December 2022)."""
 IR_VERSION = 8
 """The file format of that ONNX release."""
 FOUR_BITS = (21, 10)
-"""The opset and IR version that know numbers of four bits, of ONNX 1.16 (March 2024)."""
+"""The first opset and IR version with four-bit types, of ONNX 1.16 (March 2024)."""
 ONE_FILE = 2_000_000_000
-"""Bytes of weights: a protobuf message ends at 2**31, and has room for the graph beside these."""
+"""The most bytes of weights in one file: a protobuf message has at most 2**31, of which the graph needs some."""
 
 
 def stamp(path: Path) -> None:
-    """Write the IR version into a file whose writer may have stamped it with a newer one, though it uses nothing of it.
-
-    Nodes are put in order as well: see `sort_nodes`.
-    """
+    """Give a file the IR version that it needs, where its writer stamped a newer one, and sort its nodes."""
     model = onnx.load(path, load_external_data=False)
     _, version = _versions(model)
     if sort_nodes(model.graph) or model.ir_version != version:
@@ -34,16 +31,16 @@ def stamp(path: Path) -> None:
 
 
 def _versions(model: onnx.ModelProto) -> tuple[int, int]:
-    """The opset and IR version that a model may need at most."""
+    """The highest opset and IR version that a model may have."""
     kinds = {tensor.data_type for tensor in model.graph.initializer}
     return FOUR_BITS if onnx.TensorProto.INT4 in kinds else (OPSET, IR_VERSION)
 
 
 def sort_nodes(graph: onnx.GraphProto) -> bool:
-    """Put every node after those that make what it reads; whether one had to be moved.
+    """Put every node after those whose outputs it reads; returns whether any had to be moved.
 
-    ONNX Runtime's quantizer does not look into branches (DeBERTa's layers have some), and leaves nodes behind an If
-    that reads what they make; ONNX Runtime loads that, the ONNX standard forbids it.
+    ONNX Runtime's quantizer does not look into branches (DeBERTa's layers have some), and may place nodes after an If
+    that reads their outputs. ONNX Runtime loads such a file, but the ONNX standard forbids it.
     """
     made_by = {output: index for index, node in enumerate(graph.node) for output in node.output}
     needs = {
@@ -59,7 +56,7 @@ def sort_nodes(graph: onnx.GraphProto) -> bool:
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, also from within its branches; names that those make for themselves are among it."""
+    """The names of a node's inputs and of those inside its branches, including names that the branches define."""
     yield from node.input
     for attribute in node.attribute:
         for branch in (attribute.g, *attribute.graphs):
@@ -68,23 +65,23 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def is_external(path: Path) -> bool:
-    """Whether weights of the model lie in a file beside it."""
+    """Whether any weights of the model are in a file beside it."""
     tensors = onnx.load(path, load_external_data=False).graph.initializer
     return any(one.data_location == onnx.TensorProto.EXTERNAL for one in tensors)
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model to one file, or its weights to PATH_data beside it where they are over ONE_FILE.
+    """Write a model to one file, or its weights to PATH_data beside it if they exceed ONE_FILE.
 
-    The name is the one that optimum and transformers.js look for. `model` holds no weights afterwards.
+    optimum and transformers.js look for that name. `model` may hold no weights afterwards.
     """
     data = path.with_name(f"{path.name}_data")
-    data.unlink(missing_ok=True)  # or it would grow
+    data.unlink(missing_ok=True)  # onnx.save would append to it
     onnx.save(model, path, save_as_external_data=_weight_bytes(model.graph) > ONE_FILE, location=data.name)
 
 
 def _weight_bytes(graph: onnx.GraphProto) -> int:
-    """Of its tensors, those of branches included; protobuf's ByteSize would serialize them, and cannot over 2 GB."""
+    """The bytes of all tensors, branches included; protobuf's ByteSize fails over 2 GB."""
     inner = [attribute for node in graph.node for attribute in node.attribute]
     own = [*graph.initializer, *(one.t for one in inner)]
     branches = [branch for one in inner for branch in (one.g, *one.graphs)]
@@ -92,13 +89,13 @@ def _weight_bytes(graph: onnx.GraphProto) -> int:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    if not tensor.data_type:  # of an attribute that is no tensor
+    if not tensor.data_type:  # the attribute is not a tensor
         return 0
     return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * prod(tensor.dims))
 
 
 def pack(path: Path) -> None:
-    """Write a file as `save` does if ONNX Runtime's quantizer split it in two."""
+    """Rewrite a model with `save` if ONNX Runtime's quantizer wrote its weights to a separate file."""
     if (data := path.with_name(f"{path.name}.data")).exists():
         model = onnx.load(path)
         data.unlink()
@@ -106,7 +103,7 @@ def pack(path: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a model with its weights; what lies beside it follows the new name."""
+    """Copy a model with its weights; an external data file is named after the target."""
     if is_external(source):
         save(onnx.load(source), target)
     else:
@@ -114,17 +111,17 @@ def copy(source: Path, target: Path) -> None:
 
 
 def describe(path: Path, place: str) -> RuntimeSpec:
-    """What the manifest says of the file, which is to lie at `place` in the bundle."""
+    """The manifest's entry for the file, which will be at `place` in the bundle."""
     model = onnx.load(path, load_external_data=False)
     opset = next(int(one.version) for one in model.opset_import if one.domain in ("", "ai.onnx"))
     return RuntimeSpec(model=place, opset=opset, ir_version=model.ir_version)
 
 
 def check(path: Path) -> None:
-    """Hold a file against what is promised of it.
+    """Check that a file is valid ONNX and that older runtimes can open it.
 
     Raises:
-        GateError: onnx.checker refuses it, or it needs a newer runtime than its numbers do.
+        GateError: onnx.checker refuses it, or its opset or IR version is higher than its data types need.
     """
     try:
         onnx.checker.check_model(path)
@@ -135,5 +132,5 @@ def check(path: Path) -> None:
     if found.opset > opset or found.ir_version > version:
         raise GateError(
             f"{path.name}: opset {found.opset} and IR version {found.ir_version}; at most {opset} and {version} are "
-            "sealed, so that older runtimes open the bundle; no bundle was made"
+            "allowed, so that older runtimes can open the bundle; no bundle was made"
         )

@@ -1,1 +1,1 @@
-"""What must be true before a bundle exists: answers as PyTorch's, tokens as transformers', here and on other CPUs."""
+"""Gates that every export must pass: PyTorch's answers and transformers' tokens, here and on other CPUs."""

@@ -1,14 +1,14 @@
-"""Texts that break what was tried on well-behaved ones only; every export is held to them, whatever its data is."""
+"""Adversarial texts, which break what was only tried on well-behaved ones; every export must handle them."""
 
 from bertline.tasks.tokens import Text
 
 CHARACTERS = 100_000
-"""In the longest texts."""
+"""The length of the longest texts."""
 LONGEST = (
     ("Łódź, naïve façade: 3.14 of 2,718 co-op's e-mails; déjà-vu… " * CHARACTERS)[:CHARACTERS],
     "x" * CHARACTERS,
 )
-"""Many words, and one."""
+"""One text of many words, and one that is a single word."""
 SHORT = (
     "",
     "a",
@@ -32,11 +32,11 @@ SHORT = (
     "l'État, c'est moi: don't, won't, it's 5 o'clock",
 )
 SURROGATES = ("\ud800", "half of an emoji \ud83d", "\udc00\ud800 the wrong way round")
-"""What is no text, though JSON can spell it."""
+"""Lone surrogates, which JSON can encode but which are not valid text."""
 
 
 def texts(paired: bool) -> list[Text]:
-    """Each of them, alone or as both texts of pairs: an empty second text and two empty ones among these."""
+    """All valid texts, single or combined into pairs, which include an empty pair and one with an empty second text."""
     singles = [*SHORT, *LONGEST]
     if not paired:
         return [(text, None) for text in singles]
@@ -44,7 +44,7 @@ def texts(paired: bool) -> list[Text]:
 
 
 def surrogates(paired: bool) -> list[Text]:
-    """What must be refused, in either place of a pair."""
+    """Texts that must be refused; in pairs, each occurs in either place."""
     if not paired:
         return [(text, None) for text in SURROGATES]
     return [pair for text in SURROGATES for pair in ((text, "b"), ("a", text))]

@@ -1,4 +1,4 @@
-"""The fp32 graphs that all candidates come from, converted, fused, and held against PyTorch."""
+"""The fp32 graphs that all candidates are made from: converted, fused, and compared with PyTorch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +17,27 @@ from bertline.export.systems import system
 
 @dataclass(frozen=True)
 class Exact:
-    """Graphs that answer as PyTorch does."""
+    """Graphs that give PyTorch's answers."""
 
     fp32: Graph
     fused: Graph | None
     why_not_fused: str | None
     fidelity: Fidelity
-    """Of fp32 to PyTorch."""
+    """How close the fp32 graph is to PyTorch."""
 
 
 def make(origin: Origin, served: Origin, reference: Worker, folder: Path, say: Say) -> Exact:
-    """Convert and fuse, and hold both against PyTorch (the reference).
+    """Convert and fuse the model, and compare both graphs with PyTorch.
 
     Args:
-        origin: what PyTorch computes.
-        served: what is converted: the same, or with a smaller vocabulary.
-        reference: PyTorch.
-        folder: for the graphs.
-        say: takes progress.
+        origin: the model that PyTorch computes.
+        served: the model to convert: the same, or with a smaller vocabulary.
+        reference: the PyTorch worker.
+        folder: where to write the graphs.
+        say: receives progress messages.
 
     Raises:
-        GateError: the converted graph is not the PyTorch model.
+        GateError: the converted graph differs from the PyTorch model.
     """
     say(f"converting {served.folder} to ONNX")
     fp32 = Graph("fp32", convert.to_onnx(served.folder, served.settings, folder))
@@ -47,7 +47,7 @@ def make(origin: Origin, served: Origin, reference: Worker, folder: Path, say: S
     with compare.started([system(served, graph) for graph in both], machine.cores()) as workers:
         proof, faults = fidelity.gates(origin, served, reference, workers)
     if fused is None:
-        return Exact(fp32, None, f"ONNX Runtime knows no fusion for {origin.config['model_type']}", proof)
+        return Exact(fp32, None, f"ONNX Runtime has no fusion for {origin.config['model_type']}", proof)
     if faults:
         return Exact(fp32, None, f"the fused graph {faults[0]}", proof)
     return Exact(fp32, fused, None, proof)

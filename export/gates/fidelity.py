@@ -1,9 +1,9 @@
-"""The fidelity gates: before anything is quantized, the fp32 graph answers as PyTorch does, whatever it is asked.
+"""The fidelity gates: before anything is quantized, the fp32 graph must answer as PyTorch does.
 
-Real texts of mixed lengths and adversarial ones are read token for token as transformers reads them; the graph gives
-the logits that PyTorch gives; neither padding nor the order in a batch changes what it answers.
+Real texts of mixed lengths and adversarial ones must be read as transformers reads them, token for token. The graph
+must give PyTorch's logits, and neither padding nor the order in a batch may change its answers.
 
-Cost: PyTorch answers every text once, each graph answers it twice.
+Cost: PyTorch answers every text once, each graph twice.
 """
 
 from collections.abc import Sequence
@@ -26,37 +26,37 @@ from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 TEXTS = 256
 WORDS = (1, 3, 6, 12, 24, 48, 96, 192, 1000)
-"""What the texts are cut to, in turn: from a single word to more than any position holds."""
+"""The numbers of words that texts are cut to, in turn: from a single word to more than any model has positions for."""
 WINDOWS = 8
-"""Computed of a text that has more, half of them from its beginning and half from its end."""
+"""The most windows computed per text: half from its beginning, half from its end."""
 BATCH = 4
-"""Windows padded together at most: most would be padding if they were more."""
+"""The most windows in a batch: with more, most of it would be padding."""
 ATTENTION = BATCH * 2048**2
-"""Of windows padded together, how many pairs of tokens attend to one another at most: memory grows with their number.
+"""The most pairs of tokens that attend to one another in a batch: memory grows with their number.
 
-BERT-base's 12 heads take 0.8 GB for them in fp32, and 12.9 GB for four windows of 8,192 tokens."""
+BERT-base's 12 heads take 0.8 GB for this many in fp32, and 12.9 GB for four windows of 8,192 tokens."""
 MAX_ABS_LOGIT_DIFF = 1e-3
 ROUNDING = 1e-4
-"""How far logits may move by rounding alone. An answer that changes with less was a tie."""
+"""How far rounding alone may move a logit. An answer that changes within this distance was a tie."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What every system is asked."""
+    """The texts that every system answers."""
 
     task: Task
     tokenizer: Tokenizer
     texts: Sequence[Text]
     real: int
-    """Texts of the user's, before the adversarial ones."""
+    """The number of the user's texts, which come before the adversarial ones."""
     read: Sequence[Encoded]
-    """All windows of the texts, in their order."""
+    """All windows of the texts, in order."""
     windows: Sequence[Encoded]
-    """Those that are computed."""
+    """The windows that are computed."""
 
     @classmethod
     def of(cls, origin: Origin) -> "Asked":
-        """Texts of the user's and adversarial ones, as the task takes them."""
+        """The user's texts and adversarial ones, in the form that the task takes."""
         real = of_mixed_lengths(origin.texts, origin.settings)
         return cls.read_by(origin, real, adversarial.texts(len(origin.settings.inputs) == 2))
 
@@ -68,35 +68,35 @@ class Asked:
         return cls(origin.task, tokenizer, [*real, *hard], len(real), read, few(read))
 
     def engine(self, runtime: Runtime) -> Engine:
-        """What answers by that runtime."""
+        """An engine that answers with that runtime."""
         return Engine(self.task, self.tokenizer, runtime)
 
     def place(self, text: int) -> str:
-        """Which text it is, in a message."""
+        """A text's number and beginning, for a message."""
         return f"text {text + 1} ({self.texts[text][0]!r:.60})"
 
 
 @dataclass(frozen=True)
 class Found:
-    """How far a graph is from PyTorch, and from itself in other batches."""
+    """How far a graph's logits are from PyTorch's, and from its own in other batches."""
 
     to_pytorch: float
     by_padding: float
     fault: str | None
-    """What is not let pass; to be read after the graph's name."""
+    """Why the graph does not pass, to follow its name; None if it does."""
 
 
 def gates(origin: Origin, served: Origin, reference: Worker, workers: Sequence[Worker]) -> tuple[Fidelity, list[str]]:
-    """Hold graphs against PyTorch (the reference). The first, as it was converted, must pass; the others may fail.
+    """Compare graphs with PyTorch. The first, the converted one, must pass; the others may fail.
 
-    PyTorch computes `origin`, the graphs `served`: the same, or with a smaller vocabulary.
+    PyTorch computes `origin`; the graphs compute `served`, the same model or one with a smaller vocabulary.
 
     Returns:
-        What was proved of the first, and the faults of the others.
+        The differences measured for the first graph, and the faults of the others.
 
     Raises:
-        GateError: texts are read otherwise than by transformers; or the first graph gives other logits than PyTorch, or
-            other answers in other batches.
+        GateError: texts are not read as transformers reads them, or the first graph's logits differ from PyTorch's, or
+            its answers differ between batches.
     """
     for worker in (reference, *workers):
         worker.prepare()
@@ -122,9 +122,9 @@ def gates(origin: Origin, served: Origin, reference: Worker, workers: Sequence[W
 
 
 def read_alike(asked: Asked, origin: Origin, served: Origin) -> tuple[Asked, Asked]:
-    """As both tokenizers read them, the texts that have the same tokens with the smaller vocabulary.
+    """The texts that have the same tokens with both vocabularies, as each of the two tokenizers reads them.
 
-    Those of the user's all have: `vocabulary.trim` proves it.
+    All of the user's texts do: `vocabulary.trim` proves it.
     """
     other = served.task.tokenizer(served.tokenizer)
     alike = [spelled(asked.tokenizer, text) == spelled(other, text) for text in asked.texts]
@@ -134,28 +134,28 @@ def read_alike(asked: Asked, origin: Origin, served: Origin) -> tuple[Asked, Ask
 
 
 def spelled(tokenizer: Tokenizer, text: Text) -> list[list[str | None]]:
-    """The tokens of each window of a text."""
+    """The tokens of each window of a text, as strings."""
     return [[tokenizer.token(int(index)) for index in window.input_ids] for window in tokenizer.encode([text])]
 
 
 def hold(asked: Asked, pytorch: Sequence[Output], runtime: Runtime) -> Found:
-    """Compare what a graph gives for every window alone with PyTorch, and with what it gives in shuffled batches."""
+    """Compare a graph's outputs for single windows with PyTorch's, and with its own in shuffled batches."""
     engine = asked.engine(runtime)
     alone = engine.outputs(asked.windows)
     together = engine.outputs_of(asked.windows, shuffled([len(one.input_ids) for one in asked.windows]))
     to_pytorch, by_padding = differences(asked, pytorch, alone), differences(asked, alone, together)
     fault = None
     if not by_padding.max() <= MAX_ABS_LOGIT_DIFF:
-        fault = f"gives other logits where texts are padded or batched otherwise: {_largest(asked, by_padding)}"
+        fault = f"gives other logits when texts are padded or batched differently: {_largest(asked, by_padding)}"
     elif not to_pytorch.max() <= MAX_ABS_LOGIT_DIFF:
-        fault = f"is not the PyTorch model: {_largest(asked, to_pytorch)}"
+        fault = f"differs from the PyTorch model: {_largest(asked, to_pytorch)}"
     elif changed := [text for text in changes(asked, alone, together) if by_padding[text] > ROUNDING]:
-        fault = f"answers otherwise where texts are padded or batched otherwise: {asked.place(changed[0])}"
+        fault = f"gives other answers when texts are padded or batched differently: {asked.place(changed[0])}"
     return Found(float(to_pytorch.max()), float(by_padding.max()), fault)
 
 
 def differences(asked: Asked, ones: Sequence[Output], others: Sequence[Output]) -> npt.NDArray[np.float64]:
-    """(texts,) the largest |Δlogit| of each, over all its windows; no number where one is not."""
+    """The largest |Δlogit| of each text over all its windows, (texts,); NaN if any output is NaN."""
     windows = [float(np.abs(one - other).max()) for one, other in zip(ones, others, strict=True)]
     return np.array(
         [np.max([windows[index] for index in own]) for own in windows_by_text(len(asked.texts), asked.windows)]
@@ -163,16 +163,16 @@ def differences(asked: Asked, ones: Sequence[Output], others: Sequence[Output]) 
 
 
 def changes(asked: Asked, ones: Sequence[Output], others: Sequence[Output]) -> list[int]:
-    """The texts that these outputs answer otherwise than those."""
+    """The indices of the texts that the two sequences of outputs answer differently."""
     both = (asked.task.decode(asked.texts, asked.windows, outputs) for outputs in (ones, others))
     comparable = asked.task.comparable
     return [index for index, (one, other) in enumerate(zip(*both, strict=True)) if comparable(one) != comparable(other)]
 
 
 def shuffled(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of windows of these lengths in batches of BATCH, in an order that is always the same and has no sense.
+    """Indices of windows of these lengths in batches of at most BATCH, in a fixed random order.
 
-    Batches of long windows are smaller, so that none is larger than ATTENTION unless a window alone is.
+    Batches of long windows are smaller, so that none exceeds ATTENTION unless a single window does.
     """
     batches: list[list[int]] = [[]]
     for index in np.random.default_rng(0).permutation(len(lengths)).tolist():
@@ -185,7 +185,7 @@ def shuffled(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def few(windows: Sequence[Encoded]) -> list[Encoded]:
-    """Of the windows of each text no more than WINDOWS."""
+    """At most WINDOWS windows of each text."""
     kept: list[Encoded] = []
     for own in windows_by_text(windows[-1].text + 1, windows):
         some = own if len(own) <= WINDOWS else own[: WINDOWS // 2] + own[-WINDOWS // 2 :]
@@ -194,10 +194,10 @@ def few(windows: Sequence[Encoded]) -> list[Encoded]:
 
 
 def of_mixed_lengths(given: Sequence[Text], settings: TaskSettings) -> list[Text]:
-    """The user's texts, of mixed lengths.
+    """The user's texts, cut to mixed lengths.
 
-    Both of a pair are cut to several times what is read of them: the tokenizers library, as transformers has it cut
-    pairs, makes every combination of what is over in the one and in the other.
+    Both texts of a pair are cut to several times the maximum length: the tokenizers library, set up to truncate pairs
+    as transformers does, otherwise builds every combination of the overflows of both.
     """
     mixed = mixed_lengths(given)
     if settings.task != "text-classification":
@@ -207,7 +207,7 @@ def of_mixed_lengths(given: Sequence[Text], settings: TaskSettings) -> list[Text
 
 
 def mixed_lengths(texts: Sequence[Text], count: int = TEXTS) -> list[Text]:
-    """`count` cuts of `texts` to WORDS; several of each, of different lengths, where there are fewer texts."""
+    """`count` texts cut to WORDS in turn; if there are fewer texts, each is cut to several lengths."""
     texts = evenly_spaced(texts, count)
     cuts = []
     for index in range(count):
@@ -227,5 +227,5 @@ def _largest(asked: Asked, found: npt.NDArray[np.float64]) -> str:
     hard = len(asked.texts) - asked.real
     return (
         f"largest |Δlogit| {found.max():.3g} on {asked.real} texts and {hard} adversarial ones, at "
-        f"{asked.place(int(found.argmax()))}, at most {MAX_ABS_LOGIT_DIFF:g} is let pass"
+        f"{asked.place(int(found.argmax()))}; at most {MAX_ABS_LOGIT_DIFF:g} is allowed"
     )

@@ -1,4 +1,4 @@
-"""The tokenization gate: what serving reads of a text is, token for token, what transformers reads of it."""
+"""The tokenization gate: serving must read every text as transformers does, token for token."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,23 +11,23 @@ from bertline.models.transformers_tokens import Reading, Window
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 ADVICE = (
-    "transformers, which goes by tokenizer_config.json as well, and tokenizers read it differently here; no bundle was "
-    "made; please report it with the name of the model"
+    "transformers, which also follows tokenizer_config.json, and the tokenizers library disagree here; no bundle was "
+    "made; please report this with the name of the model"
 )
 Place = tuple[int, int, int]
-"""Text, window of the text, token of the window."""
+"""The indices of a text, of the window in it, and of the token in that."""
 Token = tuple[int, ...]
-"""Its id, its mask, its type."""
+"""A token's id, mask and type."""
 
 
 def gate(tokenizer: Tokenizer, texts: Sequence[Text], windows: Sequence[Encoded], theirs: Reading) -> int:
-    """Hold the windows of texts against transformers' reading of the same texts.
+    """Compare the windows of texts with transformers' reading of the same texts.
 
     Returns:
-        How many tokens were compared.
+        The number of tokens compared.
 
     Raises:
-        GateError: the first difference: which text, where, and both tokens; or what is padded with.
+        GateError: tokens differ (the message names the first: text, place and both tokens), or the padding tokens do.
     """
     ours = [_window(one, theirs.typed) for one in windows]
     if ours != theirs.windows:
@@ -43,18 +43,18 @@ def _window(one: Encoded, typed: bool) -> Window:
 
 
 def refusal(tokenizer: Tokenizer, texts: Sequence[Text]) -> None:
-    """Raise GateError unless each of these, which are no texts, is refused by an InputError that names its place."""
+    """Raise GateError unless each of these invalid texts is refused with an InputError that names its place."""
     for text in texts:
         try:
             tokenizer.encode([text])
         except InputError as error:
             if str(error).startswith("text 1"):
                 continue
-        raise GateError(f"{text!a} is no text, and was not refused; no bundle was made")
+        raise GateError(f"{text!a} is not valid text, but was not refused; no bundle was made")
 
 
 def _difference(tokenizer: Tokenizer, texts: Sequence[Text], ours: Sequence[Window], theirs: Sequence[Window]) -> str:
-    """The first token that is not the same on both sides, or that one of them lacks."""
+    """The first token that differs between both sides, or that one side lacks, in words."""
     both = next(pair for pair in zip_longest(_tokens(ours), _tokens(theirs)) if pair[0] != pair[1])
     place = min(one[0] for one in both if one is not None)
     ours_told, theirs_told = (

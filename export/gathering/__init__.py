@@ -1,1 +1,1 @@
-"""A DeepSpeed checkpoint, whoever wrote it, becomes a Hugging Face folder: `bertline gather`."""
+"""`bertline gather`: converts a DeepSpeed checkpoint, from any program, to a Hugging Face folder."""

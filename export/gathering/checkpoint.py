@@ -1,9 +1,9 @@
-"""The folder of a DeepSpeed checkpoint, whoever wrote it: found, its files told apart by rank.
+"""Finds the folder of a DeepSpeed checkpoint, from any program, and sorts its files by rank.
 
 output/latest                   names one of the folders beside it
-output/global_step500/          the files: this folder, or any that leads to it, may be named
-checkpoint-500/global_step500/  as transformers' Trainer nests them, config.json and tokenizer beside
-checkpoints/step-500/deepspeed/ as a run nests them, with an index beside
+output/global_step500/          holds the files; this folder or one above it may be given
+checkpoint-500/global_step500/  the layout of transformers' Trainer, with config.json and tokenizer beside it
+checkpoints/step-500/deepspeed/ the layout of a run, with an index beside it
 """
 
 import os
@@ -23,13 +23,13 @@ class Files:
 
     folder: Path
     model: list[Path]
-    """One below ZeRO 3, one a rank there."""
+    """One per rank with ZeRO 3, otherwise one."""
     optimizer: list[Path]
-    """One a rank; none at ZeRO 0."""
+    """One per rank; none with ZeRO 0."""
 
 
 def find(place: Path) -> list[Path]:
-    """The folders that hold a checkpoint's files: `place`, or those nearest below it, three levels down at most."""
+    """The folders with a checkpoint's files: `place`, or the nearest ones below it, at most three levels down."""
     for inside in ("", "*/", "*/*/", "*/*/*/"):
         folders = {path.parent for path in place.glob(f"{inside}*mp_rank_*_model_states.pt")}
         if folders := {folder for folder in folders if not _is_hidden(folder.relative_to(place))}:
@@ -38,7 +38,7 @@ def find(place: Path) -> list[Path]:
 
 
 def choose(place: Path) -> Path:
-    """The one checkpoint that `place` is, holds, or says is its latest; absolute, since what is around it counts.
+    """The checkpoint folder that `place` is, contains, or names as its latest; absolute, since its parents matter.
 
     Raises:
         InputError: there is none, there are several, or `latest` names none of them.
@@ -51,10 +51,10 @@ def choose(place: Path) -> Path:
     latest = place / "latest"
     if latest.is_file() and (tag := latest.read_text(encoding="utf-8", errors="replace").strip()):
         if place / tag not in folders:
-            raise InputError(f"{latest}: says {tag!r:.80}, which is not there; {several}")
+            raise InputError(f"{latest}: names {tag!r:.80}, which does not exist; {several}")
         return place / tag
     if len(folders) > 1:
-        raise InputError(f"{place}: holds {len(folders)} checkpoints and no word on which is the latest; {several}")
+        raise InputError(f"{place}: holds {len(folders)} checkpoints and no file `latest`; {several}")
     return folders[0]
 
 
@@ -62,28 +62,28 @@ def by_rank(folder: Path) -> Files:
     """The files of a checkpoint.
 
     Raises:
-        InputError: the model was cut into pieces by more than ZeRO, or a rank's file is missing.
+        InputError: the model was partitioned by more than ZeRO, or a rank's file is missing.
     """
     ranked: dict[str, list[tuple[int, Path]]] = {"model": [], "optim": []}
     for path in folder.glob("*_states.pt"):
         if (match := _NAME.fullmatch(path.name)) is None:
             raise InputError(
-                f"{path}: of a model cut by tensor, pipeline or expert parallelism; only what ZeRO cut is put together"
+                f"{path}: from tensor, pipeline or expert parallelism; only checkpoints of ZeRO alone are supported"
             )
         ranked[match["kind"]].append((int(match["rank"] or 0), path))
     for kind, numbered in ranked.items():
         ranks = sorted(rank for rank, _ in numbered)
         if ranks != list(range(len(ranks))):
-            raise InputError(f"{folder}: holds *_{kind}_states.pt of ranks {ranks}: copy those of all ranks, once each")
+            raise InputError(f"{folder}: holds *_{kind}_states.pt of ranks {ranks}: copy one from every rank")
     return Files(folder, *([path for _, path in sorted(numbered)] for numbered in ranked.values()))
 
 
 def model_beside(folder: Path) -> Path | None:
-    """The model folder written along with a checkpoint: Trainer's folder around it, best/ beside it or of its run."""
+    """The model folder that belongs to a checkpoint: Trainer's folder around it, or best/ beside it or in its run."""
     around = [folder.parent, *(RunFolder(place).best for place in (folder.parent, folder.parent.parent.parent))]
     return next((place for place in around if (place / "config.json").is_file()), None)
 
 
 def _is_hidden(folder: Path) -> bool:
-    """Being written, as a run does it."""
+    """Whether the folder is temporary: a run writes a checkpoint in a hidden folder first."""
     return any(part.startswith(".") for part in folder.parts)

@@ -1,7 +1,7 @@
-"""A DeepSpeed checkpoint, in however many pieces, becomes a Hugging Face folder: `bertline gather`.
+"""`bertline gather`: writes the model of a DeepSpeed checkpoint as a Hugging Face folder.
 
-config.json says what the model is; the checkpoint has to have exactly its weights. They are written in fp32, as
-safetensors, beside the tokenizer.
+config.json describes the model, and the checkpoint must have exactly its weights. They are written as fp32 safetensors,
+beside the tokenizer.
 """
 
 from pathlib import Path
@@ -19,25 +19,26 @@ from bertline.export.gathering.shards import Weights
 from bertline.export.quiet import quiet
 
 SHOWN = 3
-"""How many names of a kind an error lists."""
+"""The most names of each kind that an error lists."""
 
 
 def gather(place: Path, output: Path, model: str | None = None, trust: bool = False) -> dict[str, Any]:
     """Write the model that a checkpoint holds.
 
     Args:
-        place: a DeepSpeed checkpoint, or a folder that leads to one.
+        place: a DeepSpeed checkpoint, or a folder above one.
         output: the folder to make.
-        model: the place of a folder with config.json, and the tokenizer's files, of the model that was trained; what
-            stands beside the checkpoint otherwise.
+        model: the place of a folder with the trained model's config.json and tokenizer; None for those beside the
+            checkpoint.
         trust: whether the checkpoint's pickles may run code.
 
     Returns:
         What `bertline gather --json` prints.
 
     Raises:
-        InputError: `output` exists, there is no one checkpoint, it asks for code to run, or it is of another model.
-        DamagedError: a file is not as it was written.
+        InputError: `output` exists, there is no checkpoint or more than one, loading it would run code, or it is a
+            checkpoint of another model.
+        DamagedError: a file differs from what was written.
     """
     files.refuse_existing(output)
     folder = checkpoint.choose(place)
@@ -62,29 +63,29 @@ def gather(place: Path, output: Path, model: str | None = None, trust: bool = Fa
 
 
 def _settings(folder: Path, model: str | None) -> Path:
-    """The folder of config.json and tokenizer."""
+    """The folder with config.json and the tokenizer."""
     if model is not None:
         return places.model_folder(model, weights=False)
     beside = checkpoint.model_beside(folder)
     if beside is None:
-        raise InputError(f"{folder}: no config.json beside it; name a folder with that of the model: --model MODEL")
+        raise InputError(f"{folder}: no config.json beside it; name the folder with the model's: --model MODEL")
     return beside
 
 
 def _build(folder: Path) -> Any:
-    """The model that config.json describes, with weights drawn at random."""
+    """The model that config.json describes, with random weights."""
     architectures = encoder.check(folder, weights=False).get("architectures") or [None]
     kind = getattr(transformers, str(architectures[0]), None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        raise InputError(f"{folder / 'config.json'}: architectures is {architectures}; no model of transformers'")
+        raise InputError(f"{folder / 'config.json'}: architectures is {architectures}, not a model of transformers")
     try:
         return kind(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False))
     except (ValueError, TypeError, AttributeError, OSError) as error:
-        raise InputError(f"{folder / 'config.json'}: {architectures[0]} cannot be made of it ({error})") from error
+        raise InputError(f"{folder / 'config.json'}: {architectures[0]} cannot be built from it ({error})") from error
 
 
 def _fill(model: nn.Module, weights: Weights, folder: Path, settings: Path) -> None:
-    """Give a model its weights, if they are exactly its own."""
+    """Load weights into a model; InputError if they are not exactly the model's own."""
     wanted = model.state_dict()
     found = {name: tensor for name, tensor in weights.tensors.items() if name in wanted or name not in weights.buffers}
     other = [
@@ -100,7 +101,7 @@ def _fill(model: nn.Module, weights: Weights, folder: Path, settings: Path) -> N
     faults = [f"{folder}: {what}: {_few(names)}" for what, names in kinds.items() if names]
     if faults:
         raise InputError(
-            *faults, f"{settings / 'config.json'}: not of the model that was trained; name that: --model MODEL"
+            *faults, f"{settings / 'config.json'}: describes another model; name the trained one: --model MODEL"
         )
     with torch.no_grad():
         model.load_state_dict(found)

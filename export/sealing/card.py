@@ -1,4 +1,4 @@
-"""The model card of a bundle: README.md, with the metadata that model hubs read. All figures are the manifest's."""
+"""The model card of a bundle: README.md, with the metadata that model hubs read. All figures are from the manifest."""
 
 import json
 import re
@@ -17,12 +17,12 @@ from bertline.tasks.token_classification import TokenClassification
 
 
 def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> str:
-    """Markdown with YAML metadata, a model-index of the measured metric among it.
+    """Markdown with YAML metadata, which includes a model-index of the measured metric.
 
     Args:
-        manifest: of the bundle; its file list may be missing yet.
-        pytorch: medians of the model it was made from, by BATCHxLENGTH, measured beside the candidates.
-        size_bytes: of its weights.
+        manifest: the bundle's manifest; its file list may still be empty.
+        pytorch: PyTorch's median milliseconds by BATCHxLENGTH, timed in turns with the candidates.
+        size_bytes: the size of PyTorch's weights.
     """
     golden = manifest.golden[0]
     texts = [text for text in (golden.text, golden.text_pair) if text is not None]
@@ -43,15 +43,15 @@ def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> s
 
 
 def _purpose(manifest: Manifest) -> str:
-    """What the model does, in a sentence."""
+    """A sentence that says what the model does."""
     asked = "a pair of texts" if "text_pair" in manifest.inputs else "a text"
     if manifest.task == "question-answering":
         return "Finds the answer to a question in a text."
     if manifest.task == "token-classification":
         types = TokenClassification(manifest).types
-        return f"Finds in a text what is one of {', '.join(types)}."
+        return f"Finds entities in a text: {', '.join(types)}."
     if manifest.problem_type == "regression":
-        return f"Gives {asked} a number."
+        return f"Predicts a number for {asked}."
     how = "any number of" if manifest.problem_type == "multi_label_classification" else "one of"
     return f"Labels {asked} with {how} {', '.join(manifest.labels)}."
 
@@ -74,7 +74,7 @@ def _metadata(manifest: Manifest) -> dict[str, Any]:
 
 
 def _dataset(manifest: Manifest) -> dict[str, str]:
-    """What the figures are of."""
+    """The model-index entry of the dataset that was measured on."""
     data = None if manifest.data is None else manifest.data.path
     which, split = ("", {"split": "validation"}) if data is None else (f" of {data}", {})
     name = f"{manifest.examples} labelled texts{which}, on which candidates were compared"

@@ -1,4 +1,4 @@
-"""The Hugging Face files of a bundle: the model's own, which also tell other tools how to answer as bertline does."""
+"""The Hugging Face files of a bundle: the model's own, with settings that make other tools answer as bertline does."""
 
 import json
 import shutil
@@ -14,13 +14,13 @@ def write(folder: Path, model: Path, settings: TaskSettings, split: bool) -> Non
 
     Args:
         folder: the bundle.
-        model: the folder of config.json and tokenizer that it was made of; nothing else of it is copied.
-        settings: of its task.
-        split: whether the weights lie in a file beside the ONNX model's.
+        model: the folder of config.json and the tokenizer; nothing else is copied from it.
+        settings: the task's settings.
+        split: whether an ONNX model has its weights in a separate file.
     """
     shutil.copyfile(model / "config.json", folder / "config.json")
     encoder.copy_tokenizer(model, folder)
-    # a browser would look for onnx/model_quantized.onnx: "fp32" means the plain name, whatever the weights are
+    # transformers.js looks for onnx/model_quantized.onnx by default; "fp32" makes it load onnx/model.onnx, of any type
     javascript = {"dtype": "fp32", **({"use_external_data_format": True} if split else {})}
     problem = {"problem_type": settings.problem_type} if settings.problem_type else {}
     _add(folder / "config.json", {**problem, "transformers.js_config": javascript})

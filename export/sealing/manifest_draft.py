@@ -1,4 +1,4 @@
-"""What is told of an export: the manifest, the JSON answer, and the words."""
+"""Records an export: drafts the manifest, and writes the JSON answer and the summary."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -26,29 +26,29 @@ ANSWERED = {
     "metric", "baseline", "value", "drop", "max_drop", "examples", "fidelity", "candidates", "target", "notices",
     "cascade", "vocabulary",
 }  # fmt: skip
-"""Keys of the manifest that the JSON answer has too."""
+"""The manifest's keys that the JSON answer has too."""
 MODELS = {"huggingface": MODEL, "triton": triton.MODEL}
-"""By layout, where the model lies that other tools open."""
+"""By layout, the path of the model that other tools open."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What is to be sealed, and what is known of it."""
+    """The results of an export, to be sealed."""
 
     served: Origin
-    """What was exported, or the same with a smaller vocabulary."""
+    """The exported model, or the same with a smaller vocabulary."""
     teacher: Origin | None
-    """What candidates were held to, where that is another model."""
+    """The model that candidates were compared with, if it is not the exported one."""
     vocabulary: Vocabulary | None
-    """What was kept of it; None where all was."""
+    """What was kept of the vocabulary; None if all of it."""
     fidelity: Fidelity
-    """Of the fp32 graph."""
+    """How close the fp32 graph is to PyTorch."""
     outcome: ContestResult
 
 
 @dataclass(frozen=True)
 class ManifestDraft:
-    """A manifest, and what stands in the bundle's ONNX files, by their paths in it."""
+    """A manifest without golden texts and files, and the graphs of the bundle's ONNX files by their paths in it."""
 
     manifest: Manifest
     graphs: dict[str, Graph]
@@ -62,14 +62,14 @@ def describe(
     options: ExportOptions,
     besides: Mapping[str, Any] = {},
 ) -> ManifestDraft:
-    """Write down all that was found; golden texts and files are for `seal` to add.
+    """Draft the manifest; `seal` adds golden texts and files.
 
     Args:
-        origin: what was exported.
-        found: of it.
-        asked: what the larger model of a cascade was made from.
-        bundle: where it will be.
-        options: of the export.
+        origin: the exported model.
+        found: the results of the export.
+        asked: the source of a cascade's larger model.
+        bundle: where the bundle will be.
+        options: the options of the export.
         besides: other options that the bundle depends on.
     """
     outcome, here = found.outcome, machine.describe()
@@ -101,20 +101,20 @@ def describe(
 
 
 def notices(origin: Origin, found: Findings, cascade: Cascade | None, target: str, here: str) -> Iterator[str]:
-    """What a reader of the figures has to know of the model.
+    """Notices that a reader of the figures needs.
 
     Args:
-        origin: what was exported.
-        found: of it.
-        cascade: where two models answer.
-        target: the CPU class that it is meant for.
-        here: that which it was measured on.
+        origin: the exported model.
+        found: the results of the export.
+        cascade: the cascade, if the chosen model is one.
+        target: the CPU class that the bundle is for.
+        here: the CPU class that it was measured on.
     """
     if found.teacher is not None:
         yield f"a student of {found.teacher.place}: PyTorch's figures are those of the teacher"
     if origin.kind != "run" and origin.settings.decision.no_answer_threshold is not None:
         yield (
-            "no answer is given where that scores higher than the best span, since some questions of the data have "
+            "no answer is given when that scores higher than the best span, since some questions of the data have "
             "none; the threshold, 0, was not tuned"
         )
     if origin.kind != "run" and origin.settings.problem_type == "regression" and origin.names_sigmoid:
@@ -126,16 +126,16 @@ def notices(origin: Origin, found: Findings, cascade: Cascade | None, target: st
         assert cascade.source is not None, "which model is asked is known"
         yield (
             f"a cascade: {cascade.teacher} of {cascade.source.place} answered {cascade.share:.1%} of the validation "
-            f"{origin.settings.tokens.unit}, those that the student gave no label a probability of "
-            f"{cascade.threshold:.3f}; milliseconds are weighed by that share, and other texts have another: a "
-            "server's metrics tell it"
+            f"{origin.settings.tokens.unit}, those for which the student gave no label a probability of at least "
+            f"{cascade.threshold:.3f}; milliseconds are weighted by that share, which differs for other texts: a "
+            "server's metrics report it"
         )
     if (vocabulary := found.vocabulary) is not None:
         yield (
             f"vocabulary trimmed to {vocabulary.kept:,} of {vocabulary.of:,} tokens, those in {vocabulary.texts:,} "
             f"rows of texts and in the {len(origin.examples):,} it was measured on; {vocabulary.unseen_share:.1%} of "
-            "the latter hold a token that is not in the rows: as many of other texts are read in shorter pieces, at a "
-            "cost that was not measured"
+            "the latter hold a token that is not in the rows: expect as many new texts to be read in shorter pieces, "
+            "at a cost that was not measured"
         )
     if target != here:
         yield f"meant for {target}; latencies and answers were measured on {here}"
@@ -146,9 +146,9 @@ def _variant(candidate: str, runtimes: Mapping[str, RuntimeSpec]) -> Variant:
 
 
 def model_files(outcome: ContestResult, here: CpuClass, common: str) -> dict[str, tuple[str, list[CpuClass]]]:
-    """Where the models go that are sealed, by candidate, and the CPU classes that each is for (none: all).
+    """The path of each sealed candidate's model, and the CPU classes it is for (empty: all).
 
-    Everyone else's tools open `common`, by ONNX Runtime and on any CPU: it is the last one, which all can run.
+    Other tools open `common` with ONNX Runtime on any CPU, so it is the last candidate, which every machine can run.
     """
     *special, usual = [outcome.chosen, *outcome.others]
     places: dict[str, tuple[str, list[CpuClass]]] = {usual.plan.name: (common, [])}
@@ -162,7 +162,7 @@ def model_files(outcome: ContestResult, here: CpuClass, common: str) -> dict[str
 
 
 def _suffix(plan: Plan, here: CpuClass) -> str:
-    """What the file of a special model is called after: how it computes, and on which CPUs."""
+    """The suffix of a special model's file name: how it computes, and on which CPUs."""
     if plan.runtime == "openvino":
         return "openvino"
     if plan.method == "weights":
@@ -171,12 +171,12 @@ def _suffix(plan: Plan, here: CpuClass) -> str:
 
 
 def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> RuntimeSpec:
-    """As the manifest tells of a model."""
+    """A model's entry in the manifest."""
     return onnx_files.describe(graph.path, place).model_copy(update={"name": graph.runtime, "cpu_classes": classes})
 
 
 def answer(bundle: Path, manifest: Manifest, outcome: ContestResult) -> dict[str, Any]:
-    """The `export` JSON."""
+    """What `bertline export --json` prints."""
     told = manifest.model_dump(mode="json", include=ANSWERED)
     return {
         "bundle": str(bundle), "chosen": manifest.chosen.name, **told, "measured_on": manifest.machine.cpu_class,
@@ -185,7 +185,7 @@ def answer(bundle: Path, manifest: Manifest, outcome: ContestResult) -> dict[str
 
 
 def words(manifest: Manifest, bundle: Path) -> list[str]:
-    """What came of it, for people."""
+    """The lines of the summary."""
     width = max(len(one.name) for one in manifest.candidates)
     held_to = "PyTorch" if manifest.teacher is None else f"the teacher {manifest.teacher.place}"
     return [

@@ -1,4 +1,4 @@
-"""The bundle folder: written beside its place, proven there, and renamed to it; complete, or not at all."""
+"""Seals the bundle folder: written under a temporary name, verified, then renamed, so it is complete or absent."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,21 +30,21 @@ GOLDEN_WORDS = 12
 def seal(
     bundle: Path, origin: Origin, draft: ManifestDraft, result: dict[str, Any], sign: Sign | None = None
 ) -> Manifest:
-    """Make the bundle folder and load it as a server would, golden texts and all, before it gets its name.
+    """Make the bundle folder, and load it as a server would, golden texts included, before it gets its name.
 
-    Where it is meant for another CPU class it is loaded as on one of those, too, if that can be emulated.
+    A bundle for another CPU class is also loaded on an emulated CPU of that class, if possible.
 
     Args:
-        bundle: where; must not exist.
-        origin: gives configuration, tokenizer and golden texts.
-        draft: the manifest, but for golden texts and files, and the models.
+        bundle: the folder to make; must not exist.
+        origin: provides configuration, tokenizer and golden texts.
+        draft: the manifest without golden texts and files, and the models.
         result: the `export` JSON, for the report and the model card.
-        sign: signs the folder once it has proven itself.
+        sign: signs the folder once it is verified.
 
     Raises:
         InputError: `bundle` exists.
-        GateError: the model is not as `onnx_files.check` has it.
-        DamagedError: the folder does not load or does not answer as it should.
+        GateError: `onnx_files.check` refuses a model, or the emulated CPU answers differently.
+        DamagedError: the folder does not load, or does not give its golden answers.
     """
     with files.new_folder(bundle) as folder:
         split = _write_models(folder, draft.graphs)
@@ -63,7 +63,7 @@ def seal(
 
 
 def _write_models(folder: Path, graphs: Mapping[str, Graph]) -> bool:
-    """The ONNX files, checked; returns whether the weights of one lie beside it."""
+    """Write and check the ONNX files; returns whether any has its weights in a separate file."""
     for place, graph in graphs.items():
         (folder / place).parent.mkdir(exist_ok=True)
         onnx_files.copy(graph.path, folder / place)
@@ -72,7 +72,7 @@ def _write_models(folder: Path, graphs: Mapping[str, Graph]) -> bool:
 
 
 def _write_papers(folder: Path, manifest: Manifest, result: dict[str, Any]) -> None:
-    """The model card and the report, and what Triton reads where the model is for it."""
+    """Write the model card, the report, and Triton's files if the bundle has its layout."""
     readme = card(manifest, result["pytorch_p50_ms"], result["pytorch_size_bytes"])
     if (folder / triton.MODEL).exists():
         triton.write(folder, manifest)
@@ -82,14 +82,14 @@ def _write_papers(folder: Path, manifest: Manifest, result: dict[str, Any]) -> N
 
 
 def golden_texts(examples: Sequence[Example]) -> list[Text]:
-    """The first words of a few examples from all over."""
+    """The first words of a few examples, evenly spaced over all of them."""
     chosen = evenly_spaced(examples, GOLDEN_TEXTS)
     texts = [(cut(text, GOLDEN_WORDS), None if pair is None else cut(pair, GOLDEN_WORDS)) for text, pair, _ in chosen]
     return list(dict.fromkeys(texts))
 
 
 def with_golden(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> Manifest:
-    """The manifest with what each of the bundle's models answers to the golden texts."""
+    """The manifest with the logits of each of the bundle's models for the golden texts."""
     chosen = logits(folder, manifest, manifest.runtime, texts)
     golden = [Golden(text=one, text_pair=two, logits=own) for (one, two), own in zip(texts, chosen, strict=True)]
     variants = [
@@ -99,7 +99,7 @@ def with_golden(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> Mani
 
 
 def logits(folder: Path, manifest: Manifest, runtime: RuntimeSpec, texts: Sequence[Text]) -> list[list[float]]:
-    """What a model in `folder` gives for each text."""
+    """The logits of a model in `folder` for each text."""
     task = catalog.make(manifest)
     loaded = RUNTIMES[runtime.name](folder / runtime.model, manifest.threads)
     engine = Engine(task, task.tokenizer(folder), loaded)

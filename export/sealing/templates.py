@@ -1,4 +1,4 @@
-"""The texts that are written into a bundle, from the templates beside this file."""
+"""Renders the text files of a bundle from the templates beside this file."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def render(name: str, **values: object) -> str:
-    """The template of that name, filled in; a value that is missing raises."""
+    """Render the template of that name; a missing value raises an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

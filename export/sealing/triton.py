@@ -1,7 +1,7 @@
-"""A bundle that is a model of a Triton model repository as well: its ONNX file lies where Triton looks for it.
+"""Makes a bundle that is also a model of a Triton model repository, with its ONNX file where Triton looks for it.
 
-Triton calls the model what its folder is called, finds any number of them side by side, and leaves alone what else they
-hold, the manifest among it: such a bundle is inspected, measured and asked as any other.
+Triton names a model after its folder, serves any number of such folders side by side, and ignores their other files, so
+such a bundle can still be inspected, measured and served like any other.
 """
 
 from pathlib import Path
@@ -20,18 +20,18 @@ MODEL = "1/model.onnx"
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
 MAX_BATCH_SIZE = 32
-"""Texts that Triton may join; `bertline serve` joins only where that was measured to pay."""
+"""The most texts that Triton may batch; `bertline serve` batches only if that was measured to pay."""
 ROWS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-"""The model's inputs, and what the `tokenizers` library calls them."""
+"""The model's inputs, and their names in the `tokenizers` library."""
 TYPES = {onnx.TensorProto.INT64: "TYPE_INT64", onnx.TensorProto.FLOAT: "TYPE_FP32"}
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write config.pbtxt, and labels.txt where one vector of scores is a text's answer.
+    """Write config.pbtxt, and for text classification labels.txt.
 
     Args:
-        folder: the bundle, its model among it.
-        manifest: names task and labels.
+        folder: the bundle, which must already contain the model.
+        manifest: provides the task and labels.
     """
     graph = onnx.load(folder / MODEL, load_external_data=False).graph
     labels = manifest.labels if manifest.task == "text-classification" else []
@@ -48,11 +48,11 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def section(folder: Path, manifest: Manifest) -> str:
-    """What the README says of it: how texts become inputs, and outputs answers.
+    """The README's section about Triton: how to turn texts into inputs, and outputs into answers.
 
     Args:
-        folder: the bundle, model and tokenizer among it.
-        manifest: of the bundle.
+        folder: the bundle, which must already contain model and tokenizer.
+        manifest: the bundle's manifest.
     """
     names = {one.name for one in onnx.load(folder / MODEL, load_external_data=False).graph.input}
     tokens, decision = manifest.tokens, manifest.decision
@@ -73,7 +73,7 @@ def section(folder: Path, manifest: Manifest) -> str:
 
 
 def _truncation(manifest: Manifest) -> str:
-    """The line that sets a tokenizer of the `tokenizers` library to read what `Tokenizer` reads."""
+    """The line of code that makes a tokenizer of the `tokenizers` library truncate as `Tokenizer` does."""
     tokens = manifest.tokens
     if tokens.long == "head+tail":
         return "tokenizer.no_truncation()"
@@ -84,7 +84,7 @@ def _truncation(manifest: Manifest) -> str:
 
 
 def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
-    """Name, type and dimensions but for the batch's; -1 for one that varies."""
+    """A tensor's name, type and dimensions without the batch dimension; -1 for a variable one."""
     kind = value.type.tensor_type
     dims = [one.dim_value if one.HasField("dim_value") else -1 for one in kind.shape.dim]
     return {"name": value.name, "type": TYPES[kind.elem_type], "dims": dims[1:]}

@@ -1,1 +1,1 @@
-"""A model that keeps the tokens of given texts alone."""
+"""Trims a model's vocabulary to the tokens of given texts."""

@@ -1,14 +1,14 @@
-"""A tokenizer.json with fewer tokens: which ones must stay beside those asked for, and the file with new ids.
+"""Trims a tokenizer.json: finds the tokens that must stay besides those requested, and assigns new ids.
 
-A text whose tokens all stay is read as before, by what each model does:
+A text whose tokens are all kept is tokenized as before, given how each model works:
 
-    WordPiece  takes the longest piece that fits; it is still there, and nothing new is.
-    Unigram    takes the likeliest segmentation; it is still there, and all that remain were less likely. A character
-               without a piece costs a fixed amount more than the least likely piece, so that one stays.
-    BPE        merges the best pair again and again; all merges that led to a token stay, in their order.
+    WordPiece  takes the longest piece that fits: it is still there, and no piece is new.
+    Unigram    takes the likeliest segmentation: it is still there, and the others that remain were less likely. A
+               character without a piece costs a fixed amount more than the least likely piece, so that piece is kept.
+    BPE        merges the best pair repeatedly: all merges that led to a token are kept, in order.
 
-Any other text falls apart into shorter pieces, at worst into characters or bytes, all of which stay. A piece with a
-character that has no piece of its own stays too, so that it is not the last one to know it.
+Any other text falls apart into shorter pieces, at worst characters or bytes, all of which are kept. So is a piece with
+a character that has no piece of its own, since no shorter piece may cover it.
 """
 
 import copy
@@ -25,20 +25,20 @@ from bertline.artifacts.errors import InputError
 
 MODELS = ("WordPiece", "Unigram", "BPE")
 FIRST_IDS = 8
-"""How many ids from 0 on keep their tokens: RoBERTa and its kin count positions from the id of padding, which is 1."""
+"""How many of the first ids keep their tokens: RoBERTa-like models count positions from the padding id, which is 1."""
 PROCESSORS = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel")
 _ENDS = {"cls", "sep"}
-"""Where a post-processor that is no template has [token, id]."""
+"""The keys under which a post-processor other than a template has [token, id]."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 Json = dict[str, Any]
 
 
 def read(path: Path) -> Json:
-    """A tokenizer.json that can be trimmed, its model's type filled in where an older file does not say it.
+    """Read a tokenizer.json that can be trimmed, and add the model's type if an older file lacks it.
 
     Raises:
-        InputError: it cannot be: its model is another, or its post-processor.
+        InputError: it cannot be trimmed, because of the type of its model or post-processor.
     """
     content: Json = json.loads(path.read_text(encoding="utf-8"))
     advice = "leave out --trim-vocabulary"
@@ -48,17 +48,17 @@ def read(path: Path) -> Json:
         raise InputError(f"{path}: a tokenizer of type {kind}; only {', '.join(MODELS)} can be trimmed: {advice}")
     for processor in _processors(content):
         if (kind := processor["type"]) not in PROCESSORS:
-            raise InputError(f"{path}: a post-processor of type {kind}; known are {', '.join(PROCESSORS)}: {advice}")
+            raise InputError(f"{path}: a post-processor of type {kind}; supported: {', '.join(PROCESSORS)}: {advice}")
     return content
 
 
 def tokens(content: Json) -> dict[str, int]:
-    """The id of every token: the model's own, and those added to it."""
+    """The id of every token: the model's own and the added ones."""
     return {**_own(content), **{token["content"]: token["id"] for token in content["added_tokens"]}}
 
 
 def closed(content: Json, ids: Collection[int]) -> set[int]:
-    """`ids`, and those of all tokens that must stay with them."""
+    """`ids` and the ids of all tokens that must be kept with them."""
     own, asked = _own(content), {*ids, *_fixed(content)}
     pieces = {piece for piece, index in own.items() if index in asked} | _fallbacks(content["model"], own)
     if content["model"]["type"] == "BPE":
@@ -67,7 +67,7 @@ def closed(content: Json, ids: Collection[int]) -> set[int]:
 
 
 def renumbered(content: Json, new: Mapping[int, int]) -> Json:
-    """The file with only the tokens that `new` has an id for."""
+    """The content with only the tokens whose ids are in `new`, which maps old ids to new ones."""
     changed = {**copy.deepcopy(content), "model": _renumbered_model(content["model"], new)}
     for token in changed["added_tokens"]:
         token["id"] = new[token["id"]]
@@ -108,7 +108,7 @@ def _vocabulary(vocabulary: Any, new: Mapping[int, int]) -> Any:
 
 
 def _fixed(content: Json) -> Iterator[int]:
-    """Ids that the file itself names, and the first ones."""
+    """The ids that the file refers to, and the first ones."""
     yield from (index for index in tokens(content).values() if index < FIRST_IDS)
     yield from (token["id"] for token in content["added_tokens"])
     if content.get("padding"):
@@ -125,7 +125,7 @@ def _fixed(content: Json) -> Iterator[int]:
 
 
 def _fallbacks(model: Json, pieces: Collection[str]) -> set[str]:
-    """Characters and bytes, and pieces with a character that does not stand alone."""
+    """Characters and bytes, and pieces with a character that has no piece of its own."""
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     kept = set()
     for piece in pieces:
@@ -136,7 +136,7 @@ def _fallbacks(model: Json, pieces: Collection[str]) -> set[str]:
 
 
 def _symbols(piece: str, prefix: str, suffix: str) -> list[str]:
-    """The shortest pieces that `piece` could fall apart into: ##ing gives ##i, ##n, ##g."""
+    """The shortest pieces that `piece` can be split into: ##ing gives ##i, ##n, ##g."""
     begun = prefix if prefix and piece.startswith(prefix) else ""
     ended = suffix if suffix and piece.endswith(suffix) else ""
     body = piece[len(begun) : len(piece) - len(ended)]
@@ -145,7 +145,7 @@ def _symbols(piece: str, prefix: str, suffix: str) -> list[str]:
 
 
 def _merged_from(model: Json, pieces: Collection[str]) -> set[str]:
-    """Both parts of every merge that gives one of `pieces`, and of those that give these, down to characters."""
+    """`pieces` and the parts of every merge that produces one of them, recursively down to characters."""
     sources: dict[str, list[str]] = defaultdict(list)
     for merge in model["merges"]:
         sources[_joined(model, *_pair(merge))] += _pair(merge)
@@ -158,7 +158,7 @@ def _merged_from(model: Json, pieces: Collection[str]) -> set[str]:
 
 
 def _pair(merge: str | list[str]) -> list[str]:
-    """Older files have both parts in one string."""
+    """Both parts of a merge, which older files have in one string."""
     return merge.split(" ") if isinstance(merge, str) else merge
 
 
@@ -167,7 +167,7 @@ def _joined(model: Json, first: str, second: str) -> str:
 
 
 def _processors(content: Json) -> Iterator[Json]:
-    """The post-processor, or each of a sequence of them."""
+    """The post-processor, or each one in a sequence."""
     processor = content.get("post_processor")
     if processor and processor["type"] == "Sequence":
         yield from processor["processors"]

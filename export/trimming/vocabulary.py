@@ -1,8 +1,8 @@
-"""A model with a smaller vocabulary: the tokens of given texts and of the evaluation texts, and what they fall back on.
+"""Trims a model's vocabulary to the tokens of given texts and of the evaluation texts, and what they fall back on.
 
-Of most encoders' bytes the embeddings are the larger part, and of their rows a task uses few. Those of the kept tokens
-stay bit for bit; ids are given anew in the old order. All that is written is a Hugging Face folder, from which a bundle
-is made as from any other, while the model as it was stays what it is held against.
+Embeddings make up most of many encoders' bytes, and a task uses few of their rows. The rows of the kept tokens stay
+unchanged, and ids are reassigned in the old order. The result is a Hugging Face folder, from which a bundle is made as
+from any other; it is still compared with the original model.
 """
 
 import json
@@ -28,22 +28,22 @@ from bertline.tasks.task import string
 from bertline.tasks.tokens import Encoded, Text
 
 BATCH = 1000
-"""Texts that are tokenized at once."""
+"""The number of rows tokenized at once."""
 
 
 def trim(origin: Origin, place: str, folder: Path) -> tuple[Origin, Vocabulary]:
-    """`origin` with a smaller vocabulary, as a Hugging Face folder.
+    """Write `origin` with a smaller vocabulary as a Hugging Face folder.
 
-    tokenizer.json alone holds the vocabulary: the files that tokenizers in Python read instead are left out.
+    Only tokenizer.json holds the vocabulary: the files of Python tokenizers are left out.
 
     Args:
-        origin: its examples' texts, and their cuts that the fidelity gate asks, are among those whose tokens are kept.
-        place: a file, a glob or pkg://… of texts: all strings count, and lists of words, whatever their columns.
-        folder: to make.
+        origin: the model; the tokens of its examples, and of the cuts of them in the fidelity gate, are also kept.
+        place: a file, a glob or pkg://… of texts: strings and lists of words in any column count.
+        folder: the folder to make.
 
     Raises:
-        InputError: there is no text in `place`, or the tokenizer is none that can be trimmed.
-        GateError: an evaluation text is read otherwise than before.
+        InputError: `place` holds no text, or the tokenizer cannot be trimmed.
+        GateError: an evaluation text is tokenized differently than before.
     """
     texts = [*origin.texts, *fidelity.of_mixed_lengths(origin.texts, origin.settings)]
     windows = origin.task.tokenizer(origin.tokenizer).encode(texts)
@@ -67,10 +67,10 @@ def trim(origin: Origin, place: str, folder: Path) -> tuple[Origin, Vocabulary]:
 
 
 def write_tokenizer(old: Path, folder: Path, new: Mapping[int, int]) -> None:
-    """The tokenizer of the folder `old` with the ids that `new` gives, in `folder`.
+    """Write the tokenizer of the folder `old` to `folder`, with the ids that `new` maps to.
 
     Raises:
-        InputError: the `tokenizers` library gives ids otherwise: some were left out already.
+        InputError: the `tokenizers` library assigns other ids, since the old ones have gaps.
     """
     path = old / "tokenizer.json"
     content = pieces.read(path)
@@ -90,17 +90,17 @@ def write_tokenizer(old: Path, folder: Path, new: Mapping[int, int]) -> None:
 
 
 def prove(texts: Sequence[Text], before: Sequence[Encoded], after: Sequence[Encoded], new: Mapping[int, int]) -> None:
-    """Hold the windows that the smaller vocabulary gives against those of the whole one, token by token.
+    """Compare the windows read with the trimmed vocabulary with those read with the whole one, token by token.
 
     Raises:
-        GateError: the first text that is read otherwise.
+        GateError: they differ; the message names the first such text.
     """
     for one, other in zip_longest(before, after):
         if one is None or other is None or not _alike(one, other, new):
             number = (one or other).text
             text = " | ".join(part for part in texts[number] if part is not None)
             raise GateError(
-                f"the trimmed tokenizer reads evaluation text {number + 1} otherwise ({text!r:.200}); no bundle was "
+                f"the trimmed tokenizer reads evaluation text {number + 1} differently ({text!r:.200}); no bundle was "
                 "made: leave out --trim-vocabulary"
             )
 
@@ -111,7 +111,7 @@ def _alike(one: Encoded, other: Encoded, new: Mapping[int, int]) -> bool:
 
 
 def _read_tokens(folder: Path, place: str) -> tuple[int, set[int]]:
-    """How many rows `place` has, and the ids of all tokens in them."""
+    """The number of rows in `place`, and the ids of all tokens in them."""
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -126,7 +126,7 @@ def _read_tokens(folder: Path, place: str) -> tuple[int, set[int]]:
 
 
 def _rows(place: str) -> Iterator[list[str]]:
-    """The texts of each row."""
+    """Yield the texts of each row."""
     for path in places.data_files(place):
         for where, row in tables.rows(path):
             words = {column: " ".join(value) if _is_words(value) else value for column, value in row.items()}
@@ -138,7 +138,7 @@ def _is_words(value: Any) -> bool:
 
 
 def _special(origin: Origin, content: Json) -> set[int]:
-    """The tokens that config.json and tokenizer_config.json name."""
+    """The ids of the tokens that config.json and tokenizer_config.json name."""
     tokens = pieces.tokens(content)
     path = origin.tokenizer / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -150,10 +150,10 @@ def _special(origin: Origin, content: Json) -> set[int]:
 
 
 def _write_model(origin: Origin, folder: Path, new: Mapping[int, int]) -> int:
-    """Weights and config.json with the kept rows of the embeddings; how many bytes fewer they are.
+    """Write weights and config.json with only the kept rows of the embeddings; returns the number of bytes saved.
 
     Raises:
-        InputError: the tokenizer has tokens that the model has no row for.
+        InputError: the tokenizer has tokens for which the model has no embedding row.
     """
     with quiet():
         import torch
@@ -165,7 +165,8 @@ def _write_model(origin: Origin, folder: Path, new: Mapping[int, int]) -> int:
         before = embeddings.weight.detach()
         if max(new) >= len(before):
             raise InputError(
-                f"{origin.tokenizer / 'tokenizer.json'}: has a token of id {max(new)}; the model has {len(before)} rows"
+                f"{origin.tokenizer / 'tokenizer.json'}: has a token of id {max(new)}; the model has {len(before)} "
+                "embeddings"
             )
         embeddings.weight = torch.nn.Parameter(before[list(new)])
         model.save_pretrained(folder)

@@ -61,24 +61,27 @@ def test_a_drop_must_be_shown_not_only_seen() -> None:
     assert doubt(score(-0.02), 0.0) is None
     assert doubt(score(0.014), 0.01) == "loses 0.0140, more than 0.01"
     twice_too_wide = Score(0.845, 0.005, (-0.005, 0.015), 2000, 0.0)  # which takes four times as many
-    expected = "loses 0.0050, but 2,000 examples let it be 0.0150: about 8,000 would tell"
+    expected = "loses 0.0050, but with 2,000 examples it may be 0.0150: about 8,000 would suffice"
     assert doubt(twice_too_wide, 0.01) == expected
     of_both = Score(0.845, 0.005, (-0.005, 0.015), 2000, 0.004)  # 0.006 / sqrt(f) + 0.004 / f is 0.005 for f = 45 / 16
     # or nearly so: what is not seen falls by its logarithm
-    assert "about 5,624 would tell" in str(doubt(of_both, 0.01))
-    assert doubt(score(0.01), 0.01) == "loses 0.0100, but 2,000 examples let it be 0.0140: no number of them would tell"
+    assert "about 5,624 would suffice" in str(doubt(of_both, 0.01))
+    assert (
+        doubt(score(0.01), 0.01)
+        == "loses 0.0100, but with 2,000 examples it may be 0.0140: no number of them would suffice"
+    )
 
 
 def test_few_answers_that_all_stay_the_same_show_little() -> None:
     same = Score(0.85, 0.0, (0.0, 0.03), 100, 0.03)
-    assert doubt(same, 0.01) == "loses 0.0000, but 100 examples let it be 0.0300: about 304 would tell"
+    assert doubt(same, 0.01) == "loses 0.0000, but with 100 examples it may be 0.0300: about 304 would suffice"
 
 
 @pytest.mark.parametrize("examples", [6, 20, 100])
 def test_however_few_there_are_as_many_are_asked_for(examples: int) -> None:
     """Of n answers that are all the same, a loss of 1 - 0.025^(1/n) is as likely as 2.5 %: 0.01 takes 368."""
     same = Score(0.85, 0.0, (0.0, 1 - 0.025 ** (1 / examples)), examples, 1 - 0.025 ** (1 / examples))
-    assert "about 368 would tell" in str(doubt(same, 0.01))
+    assert "about 368 would suffice" in str(doubt(same, 0.01))
 
 
 def test_the_bound_itself_is_within() -> None:
@@ -115,12 +118,12 @@ def test_every_candidate_is_told_why_in_the_order_given() -> None:
     ]
     told = candidates(trials, trials[1], [trials[5]], ExportOptions(0.01))
     assert {one.name: one.why for one in told} == {
-        "fp32": "fp32: measured for comparison, chosen with --allow-fp32 only, where no other is right",
+        "fp32": "fp32 baseline: chosen only with --allow-fp32, if no other candidate passes",
         "int8-signed": "chosen: the fastest that loses at most 0.01",
         "int8-unsigned": "slower than int8-signed: 3.90 ms against 3.00",
         "int8-signed-fused": "loses 0.0140, more than 0.01",
         "int8-twin": "as fast as int8-signed, but larger: 11 bytes against 10",
-        "int8-other": "sealed too, for machines that int8-signed is not for",
+        "int8-other": "also included, for machines that cannot use int8-signed",
     }
     assert [one.name for one in told] == [one.plan.name for one in trials]
     assert (told[0].value, told[0].drop, told[0].drop_interval) == (None, None, None)

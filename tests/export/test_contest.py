@@ -196,7 +196,7 @@ def test_what_cannot_be_made_is_told_where_nothing_is_right(hold: Hold) -> None:
 
     said: list[str] = []
     told = "not tried: int8-unsigned: it cannot be made (RuntimeError: no such operator)"
-    with pytest.raises(GateError, match=r"no candidate is known to lose at most 0\.05") as caught:
+    with pytest.raises(GateError, match=r"no candidate is shown to lose at most 0\.05") as caught:
         hold(ExportOptions(0.05), broken, said)
     assert told in said
     assert told in str(caught.value).splitlines()
@@ -216,7 +216,7 @@ def test_examples_are_too_few_where_they_are_whatever_is_answered(run: Path) -> 
     """Of F1 they may be enough for a model that finds too much, and what is never wrong shows itself in few."""
     origin = sources.read(str(run), None)
     accuracy = replace(origin, metric="accuracy")
-    words = r"200 examples cannot tell a drop of 0\.01, .* the same: about \d+ would tell, or these --max-drop 0\.01\d+"
+    words = r"200 examples cannot show a drop of at most 0\.01, .*: about \d+ would suffice, or .* --max-drop 0\.01\d+"
     with pytest.raises(GateError, match=words):
         check_examples(accuracy, ExportOptions(0.01))
     check_examples(accuracy, ExportOptions(0.01, allow_fp32=True))
@@ -227,7 +227,9 @@ def test_examples_are_too_few_where_they_are_whatever_is_answered(run: Path) -> 
     examples = [Example("", None, float(number)) for number in range(100)]
     numbers = replace(origin, settings=settings, metric="pearson", examples=examples)
     check_examples(numbers, ExportOptions(0.01))
-    with pytest.raises(GateError, match=r"29 examples cannot tell a drop of 0\.01 of the pearson: at least 30 would"):
+    with pytest.raises(
+        GateError, match=r"29 examples cannot show a drop of at most 0\.01 of the pearson: at least 30 are needed"
+    ):
         check_examples(replace(numbers, examples=examples[:29]), ExportOptions(0.01, allow_fp32=True))
 
 
@@ -263,7 +265,7 @@ def test_the_layer_that_int8_breaks_is_left_in_fp32(
     result = export(str(broken), tmp_path / "bundle", ExportOptions(0.03, quick=True), say=said.append)
     name, _, share = result["chosen"].partition("-mixed-")
     assert share in ("25", "50")  # both are right, and as fast
-    assert "none is right: trying what is slower, but loses less" in said
+    assert "none passes: trying candidates that are slower, but lose less" in said
     tried = {one.name: one for one in bundles.verify(tmp_path / "bundle").candidates}
     drop = tried[name].drop
     assert drop is not None

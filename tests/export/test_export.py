@@ -262,7 +262,7 @@ def test_the_model_card_tells_from_which_probability_on_each_of_several_labels_i
 def test_the_model_card_names_what_is_found_with_prefixes_or_without(bundle: Sealed) -> None:
     tagger = {"task": "token-classification", "problem_type": None, "labels": ["O", "PER", "B-LOC", "I-LOC"]}
     manifest = bundles.read(bundle[0]).model_copy(update=tagger)
-    assert "Finds in a text what is one of PER, LOC." in card.card(manifest, {"1x16": 1.0}, 1)
+    assert "Finds entities in a text: PER, LOC." in card.card(manifest, {"1x16": 1.0}, 1)
 
 
 def test_the_report_stands_alone(bundle: Sealed) -> None:
@@ -274,7 +274,7 @@ def test_the_report_stands_alone(bundle: Sealed) -> None:
 def test_no_candidate_within_the_drop_leaves_no_bundle(run: Path, tmp_path: Path, quick: Path) -> None:
     folder = tmp_path / "bundles/tiny"
     options = ExportOptions(0.05, target="avx2", quick=True, max_size=0.001)
-    with pytest.raises(GateError, match=r"no candidate is known to lose at most 0.05; no bundle was made") as caught:
+    with pytest.raises(GateError, match=r"no candidate is shown to lose at most 0.05; no bundle was made") as caught:
         export(str(run), folder, options)
     assert caught.value.exit_code == 1
     assert "int8-unsigned-fused  not scored" in str(caught.value)
@@ -299,14 +299,16 @@ def test_a_graph_that_differs_from_pytorch_leaves_no_bundle(
 
     monkeypatch.setattr(convert, "to_onnx", convert_badly)
     # 0.002 give or take what the two runtimes differ by, which is another figure on each CPU
-    with pytest.raises(GateError, match=r"is not the PyTorch model: largest \|Δlogit\| 0\.00\d+ on 256 texts"):
+    with pytest.raises(GateError, match=r"differs from the PyTorch model: largest \|Δlogit\| 0\.00\d+ on 256 texts"):
         export(str(run), tmp_path / "bundles/tiny", QUICK)
     assert nothing_is_left(tmp_path / "bundles/tiny", quick)
 
 
 def test_too_few_examples_are_told_before_any_candidate_is_timed(run: Path, tmp_path: Path, quick: Path) -> None:
     said: list[str] = []
-    expected = r"200 examples cannot tell a drop of 0\.01, .*: about 367 would tell, or these --max-drop 0\.0183"
+    expected = (
+        r"200 examples cannot show a drop of at most 0\.01, .*: about 367 would suffice, or .* --max-drop 0\.0183"
+    )
     with pytest.raises(GateError, match=expected):
         export(str(run), tmp_path / "bundles/tiny", ExportOptions(0.01), say=said.append)
     assert not [line for line in said if "timed" in line]

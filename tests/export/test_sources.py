@@ -79,7 +79,7 @@ def test_a_file_may_call_its_columns_otherwise(tiny_classifier: Path, tmp_path: 
         sources.read(str(tiny_classifier), data, columns={**named, "text": "words"})
     with pytest.raises(InputError, match="no column is called 'body' here; known are text, label"):
         sources.read(str(tiny_classifier), data, columns={"body": "text"})
-    with pytest.raises(InputError, match="--column is of labelled examples: give --data FILE"):
+    with pytest.raises(InputError, match="--column names columns of labelled examples: add --data FILE"):
         sources.read(str(tiny_classifier), None, columns=named)
 
 
@@ -122,20 +122,20 @@ def test_a_models_own_config_says_what_its_head_is_for(
             {"problem_type": "ordinal"},
             "problem_type: found 'ordinal'; expected one of single_label_class",
         ),
-        ({"problem_type": "regression"}, "problem_type: a regression of 2 numbers; bertline answers with one"),
+        ({"problem_type": "regression"}, "problem_type: a regression with 2 outputs; bertline supports one"),
         (
             {"id2label": {"0": "fits"}},
-            "problem_type: none, of one label, 'fits'; set it to regression for its logit, or multi_label_",
+            "problem_type: none, with one label, 'fits'; set it to regression to get its logit, or multi_",
         ),
         (
             {"id2label": {"0": "fits"}, "problem_type": "single_label_classification"},
-            "problem_type: single_label_classification, of one label, 'fits'; set it to regression",
+            "problem_type: single_label_classification, with one label, 'fits'; set it to regression",
         ),
         (
             {"id2label": {"0": "good", "1": "good"}},
-            "id2label: 'good' stands there twice; an answer is told by",
+            "id2label: 'good' occurs twice; answers are told apart by",
         ),
-        ({"architectures": ["BertForTokenClassification"], "id2label": {"0": "O"}}, "id2label: O alone; a tagger"),
+        ({"architectures": ["BertForTokenClassification"], "id2label": {"0": "O"}}, "id2label: only O; a tagger"),
     ],
 )
 def test_a_head_that_bertline_has_no_answer_for_is_refused(

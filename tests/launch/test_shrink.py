@@ -232,7 +232,9 @@ def test_too_few_examples_are_told_before_a_student_is_made(
     measure_briefly(monkeypatch)
     run = RunFolder(shutil.copytree(teacher.path, tmp_path / "films"))
     files.write_json(run.summary, json.loads(run.summary.read_bytes()) | {"metric": "macro_f1"})
-    with pytest.raises(GateError, match=r"^200 examples cannot tell a drop of 0\.01, not even if every answer stays"):
+    with pytest.raises(
+        GateError, match=r"^200 examples cannot show a drop of at most 0\.01, even if every answer stays"
+    ):
         shrink.shrink(run.path, tmp_path / "bundle", 0.01, None, (), print)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".films.lock", "films"]
 

@@ -43,5 +43,5 @@ def test_fewer_texts_than_were_asked_for_are_told(run: Path, tmp_path: Path) -> 
     given: list[Text] = [("good " * words, None) for words in (1, 2, 3, 3, 5)]
     made = CandidateBuilder(sources.read(str(run), None), Graph("fp32", tmp_path / "model.onnx"), None, given, 4)
     assert [batch["input_ids"].shape for batch in made.texts] == [(1, 5)] * 3
-    told = "taken from 3 texts, not 4: those of at least the median length of 5, cut to it"
-    assert made.used() == [f"scales of static quantization were {told}"]
+    told = "3 texts, not 4: those of at least the median length of 5, cut to it"
+    assert made.used() == [f"static quantization was calibrated on {told}"]

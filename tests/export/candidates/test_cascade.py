@@ -155,13 +155,13 @@ def test_a_student_that_is_not_right_alone_asks_its_teacher(
     assert answer["chosen"] == f"{told.student}-cascade"
     assert answer["cascade"] == told.model_dump()
     tried = {one.name: one for one in manifest.candidates}
-    assert tried[told.student].why == "not right alone, as is known: not scored"
+    assert tried[told.student].why == "not scored: does not pass without the cascade"
     assert manifest.drop <= 0.05
     assert teacher.comparisons == {str(beginner): {answer["chosen"]: 1}}
     assert told.source is not None
     assert (folder / told.source.place).resolve() == run.resolve()
     assert f"{told.teacher}: answering" in " ".join(said)
-    assert any("milliseconds are weighed by that share" in notice for notice in manifest.notices)
+    assert any("milliseconds are weighted by that share" in notice for notice in manifest.notices)
     assert all(f"a cascade: {told.teacher} of " in (folder / name).read_text() for name in ("README.md", "report.html"))
     assert manifest.packing is None
 
@@ -222,7 +222,7 @@ def test_no_cascade_that_does_not_pass(
     measure_briefly(monkeypatch)
     monkeypatch.setattr(cascade, "SHARES", (0.01,))
     said: list[str] = []
-    with pytest.raises(GateError, match="no candidate is known to lose at most"):
+    with pytest.raises(GateError, match="no candidate is shown to lose at most"):
         export(str(beginner), tmp_path / "b", ExportOptions(0.05, quick=True), say=said.append, teacher=teacher)
     assert set(teacher.answers) == {Path(teacher.run) / "best", teacher.graph().path}  # type: ignore[union-attr]
     assert any(line.startswith("pytorch: answering") for line in sealed[2])

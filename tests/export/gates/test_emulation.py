@@ -25,10 +25,10 @@ def test_this_machines_class_needs_no_emulation(tmp_path: Path) -> None:
 def test_what_cannot_be_emulated_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for target, here in (("arm64", "avx2"), ("avx2", "arm64")):
         said = emulation.prove(tmp_path, target, here)
-        assert said == f"what a CPU of class {target} answers was not tried: it cannot be emulated"
+        assert said == f"answers on a CPU of class {target} were not checked: it cannot be emulated"
     monkeypatch.setenv("PATH", str(tmp_path))
     said = emulation.prove(tmp_path, "avx2", "avx512_vnni")
-    assert said == "what a CPU of class avx2 answers was not tried: qemu-x86_64 is not installed"
+    assert said == "answers on a CPU of class avx2 were not checked: qemu-x86_64 is not installed"
 
 
 @needs_emulator
@@ -40,6 +40,6 @@ def test_a_bundle_is_loaded_as_on_that_cpu(run: Path, tmp_path: Path, monkeypatc
     manifest["golden"][0]["logits"][0] += 1.0
     files.write_json(folder / "bertline.json", manifest)
     with pytest.raises(
-        GateError, match=r"as on a CPU of class avx2 .* does not hold: .*golden text 0: logits differ by"
+        GateError, match=r"on an emulated CPU of class avx2 .* the bundle fails: .*golden text 0: logits differ by"
     ):
         emulation.prove(folder, "avx2", "another")

@@ -133,14 +133,14 @@ def test_a_graph_that_ignores_its_mask_is_caught(
     found = fidelity.hold(asked, pytorch, changed(fp32, tmp_path, ignore_mask))
     assert found.by_padding > 1e-3 > found.to_pytorch  # alone, nothing is padded
     assert found.fault is not None
-    assert found.fault.startswith("gives other logits where texts are padded or batched otherwise: largest |Δlogit|")
+    assert found.fault.startswith("gives other logits when texts are padded or batched differently: largest |Δlogit|")
 
 
 def test_a_weight_that_is_off_is_caught(asked: Asked, pytorch: list[Output], fp32: Graph, tmp_path: Path) -> None:
     found = fidelity.hold(asked, pytorch, changed(fp32, tmp_path, perturb))
     assert found.to_pytorch > 1e-3 > found.by_padding
     assert found.fault is not None
-    assert found.fault.startswith("is not the PyTorch model: largest |Δlogit|")
+    assert found.fault.startswith("differs from the PyTorch model: largest |Δlogit|")
     assert "on 256 texts and 22 adversarial ones, at text " in found.fault
 
 
@@ -160,7 +160,9 @@ def test_an_answer_that_a_batch_changes_is_caught_unless_it_was_a_tie(asked: Ask
     alone = asked.engine(Close(by)).outputs(asked.windows)
     fault = fidelity.hold(asked, alone, Close(by)).fault
     assert (fault is not None) == caught
-    assert fault is None or fault.startswith("answers otherwise where texts are padded or batched otherwise: text 1 (")
+    assert fault is None or fault.startswith(
+        "gives other answers when texts are padded or batched differently: text 1 ("
+    )
 
 
 @pytest.mark.parametrize(("wrong", "fault"), [(0.0009, None), (0.002, "0.00"), (-0.002, "0.00"), (np.nan, "nan")])
@@ -228,5 +230,5 @@ def test_a_vocabulary_that_differs_in_one_word_is_caught(origin: Origin, tmp_pat
 @pytest.mark.parametrize("paired", [False, True])
 def test_what_is_no_text_must_be_refused(asked: Asked, paired: bool) -> None:
     tokenization.refusal(asked.tokenizer, adversarial.surrogates(paired))
-    with pytest.raises(GateError, match=r"^\('fine', None\) is no text, and was not refused"):
+    with pytest.raises(GateError, match=r"^\('fine', None\) is not valid text, but was not refused"):
         tokenization.refusal(asked.tokenizer, [*adversarial.surrogates(paired), ("fine", None)])

@@ -87,7 +87,7 @@ def test_a_dry_run_asks_nothing_of_the_network(bundle: Sealed, hub: Hub, monkeyp
 @pytest.mark.parametrize(
     ("environment", "repo", "code", "told"),
     [
-        ({"HF_TOKEN": ""}, "org/tiny", 2, "org/tiny: no token to write with: hf auth login, or set HF_TOKEN"),
+        ({"HF_TOKEN": ""}, "org/tiny", 2, "org/tiny: no token to write with: run hf auth login, or set HF_TOKEN"),
         ({"HF_TOKEN": "hf_wrong"}, "org/tiny", 1, "says no: Invalid username or password."),
         ({}, "nobody/tiny", 1, 'says no: You don\'t have the rights to create a model under the namespace "nobody"'),
         (
@@ -97,7 +97,7 @@ def test_a_dry_run_asks_nothing_of_the_network(bundle: Sealed, hub: Hub, monkeyp
             "org/tiny: not sent: http://127.0.0.1:9 was not reached",
         ),
         ({"HF_HUB_OFFLINE": "1"}, "org/tiny", 1, "was not reached: "),
-        ({}, "org/other", 2, "org/other: holds model.safetensors and no bertline.json: something else than a bundle"),
+        ({}, "org/other", 2, "org/other: holds model.safetensors but no bertline.json: not a bundle"),
     ],
 )
 def test_a_hub_that_does_not_take_it_is_told_in_a_line(

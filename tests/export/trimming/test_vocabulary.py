@@ -267,7 +267,9 @@ def test_a_text_that_is_read_otherwise_is_told(run: Path, tmp_path: Path) -> Non
     _, new = trimmed(run / "best", ["a good film", "the worst"], tmp_path)
     before, after = (opened_as_served(folder).encode(texts) for folder in (run / "best", tmp_path))
     vocabulary.prove(texts[:1], before[:1], after[:1], new)
-    with pytest.raises(GateError, match="reads evaluation text 1 otherwise"):
+    with pytest.raises(GateError, match="reads evaluation text 1 differently"):
         vocabulary.prove(texts[:1], before[:1], [], new)
-    with pytest.raises(GateError, match=r"reads evaluation text 2 otherwise .'a wonderful movie'.; no bundle was made"):
+    with pytest.raises(
+        GateError, match=r"reads evaluation text 2 differently .'a wonderful movie'.; no bundle was made"
+    ):
         vocabulary.prove(texts, before, after, new)
