@@ -1,1 +1,1 @@
-"""Floor 4: systems measured side by side, each in a process of its own, and the report that shows it."""
+"""Floor 4: measures systems side by side, each in its own process, and reports the results."""

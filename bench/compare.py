@@ -1,16 +1,16 @@
-"""Measures systems side by side: the same texts, the same token ids, the same threads, each in a process of its own.
+"""Measures systems side by side: with the same texts, token ids and threads, each in a process of its own.
 
 Systems are timed in turns (A, B, C, A, B, C, …), so that a machine that slows down for a while slows all of them, and
-one at a time: the others are blocked on a pipe and use no processor (see `worker`). A turn is one point of the grid:
-with the whole grid as a turn, eight copies of one model differed three times as much. Before each repetition a system
-computes another point, untimed, since a server hardly ever gets two texts of one length in a row. Percentiles are those
-of all repetitions of all rounds. Nothing here knows what is good: that is for the reader, or for `export`, to say.
+one at a time: the others are blocked on a pipe and use no CPU (see `worker`). A turn is one point of the grid: with the
+whole grid as a turn, eight copies of one model differed three times as much. Before each repetition a system computes
+another point, untimed, since a server rarely gets two texts of the same length in a row. Percentiles are over all
+repetitions of all rounds. No judgment is made here: that is up to the reader, or to `export`.
 
-What a cascade takes depends on the text, so each of its two ways is timed by itself: its median is the mean of both
-medians, weighed by how many of the texts go them, and its other percentiles are those of such a mixture.
+The latency of a cascade depends on the text, so both of its paths are timed separately: its median is the mean of their
+medians, weighted by the share of texts that take each path, and the other percentiles are those of the mixture.
 
-Cost: every system scores every text once, and takes about 0.3 s for each point of the grid in each round, or the
-time of three where one takes longer than that; the first of them does not count.
+Cost: every system scores every text once, and takes about 0.3 s for each point of the grid in each round, or the time
+of three repetitions if that is longer; the first repetition is a warm-up.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ GRID = ((1, 16), (1, 64), (1, 128), (1, 512), (32, 128))
 
 @dataclass(frozen=True)
 class Point:
-    """Latency of one (batch, length): milliseconds for a whole batch; texts a second at the median."""
+    """The latency at one (batch, length), in milliseconds per batch, and texts per second at the median."""
 
     batch: int
     length: int
@@ -47,33 +47,33 @@ class Point:
     p99_ms: float
     texts_per_second: float
     repetitions: int
-    """What the percentiles are of; of a cascade, of the way that has fewer."""
+    """The number of timings behind the percentiles; for a cascade, of the path that has fewer."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one system."""
+    """The measurements of one system."""
 
     name: str
     outputs: list[Output]
-    """Of each window, in the order of the texts."""
+    """One for each window, in the order of the texts."""
     grid: list[Point]
     load_seconds: float
     peak_rss_bytes: int
     size_bytes: int
     asked_share: float | None = None
-    """Of a cascade: the share of these texts that the larger model answered."""
+    """For a cascade, the share of these texts that the larger model answered."""
 
 
 def default_grid(systems: Sequence[System]) -> list[tuple[int, int]]:
-    """The usual points (batch, length) that every one of the systems holds, or the longest text that they hold."""
+    """The usual points (batch, length) that all systems can compute, or else one text of their maximum length."""
     longest = min(system.max_tokens for system in systems)
     return [(batch, length) for batch, length in GRID if length <= longest] or [(1, longest)]
 
 
 @contextmanager
 def started(systems: Sequence[System], threads: int) -> Iterator[list[Worker]]:
-    """A worker for each system; none of their processes is left behind."""
+    """Start a worker for each system; their processes are ended on exit."""
     with ExitStack() as stack:
         yield [stack.enter_context(Worker(system, threads)) for system in systems]
 
@@ -85,9 +85,9 @@ def time(
     rounds: int,
     say: Say = lambda line: None,
 ) -> list[list[Point]]:
-    """Time every system at every point (batch, length) of the grid in each round, in turns, from loading on.
+    """Load every system, then time it at every point (batch, length) of the grid in each round, in turns.
 
-    Each step is said. Systems whose tokenizer.json is the same get the same token ids.
+    `say` receives each step. Systems with the same tokenizer folder get the same token ids.
 
     Raises:
         BertlineError, InputError: a system failed; the message names it.
@@ -104,7 +104,7 @@ def measure(
     rounds: int,
     say: Say = lambda line: None,
 ) -> list[Measured]:
-    """Time every system as `time` does, and let it score every text. Load time and peak memory are told in `Worker`.
+    """Time every system as `time` does, and compute its outputs for every text; `Worker` defines load time and memory.
 
     Raises:
         BertlineError, InputError: a system failed; the message names it.
@@ -112,9 +112,9 @@ def measure(
     steps = _Steps(2 * len(workers) + rounds * len(grid), say)
     measured = []
     for worker, timed in zip(workers, _time_in_turns(workers, texts, grid, rounds, steps), strict=True):
-        system, memory = worker.system, worker.peak_rss_bytes()  # so far of what is timed
+        system, memory = worker.system, worker.peak_rss_bytes()  # read first: only what is timed counts
         found = worker.outputs(texts)
-        share = None if system.share is None else worker.asked_share()  # of these texts, which are answered now
+        share = None if system.share is None else worker.asked_share()  # measured on these texts
         points, size = timed.points(grid, share), system.size_bytes
         measured.append(Measured(system.name, found, points, timed.load_seconds, memory, size, share))
         steps.did(f"{system.name}: {len(texts):,} texts scored")
@@ -125,10 +125,10 @@ def measure(
 class _Timed:
     load_seconds: float
     seconds: list[list[list[float]]]
-    """Of each repetition, by point of the grid and way."""
+    """The seconds of each repetition, by point of the grid and path."""
 
     def points(self, grid: Sequence[tuple[int, int]], share: float | None) -> list[Point]:
-        """The figures at each point; of a cascade with that share of the texts for the larger model."""
+        """The figures at each point; `share` is the share of texts that a cascade's larger model answers."""
         return [
             point(*at, *ways) if share is None else mixed(*at, share, *ways)
             for at, ways in zip(grid, self.seconds, strict=True)
@@ -158,24 +158,24 @@ def _time_in_turns(
 
 
 def _other_point(grid: Sequence[tuple[int, int]], place: int) -> int:
-    """Where the smallest of the other points stands in a grid of two or more."""
+    """The index of the smallest other point in a grid of two or more."""
     others = [other for other in range(len(grid)) if other != place]
     return min(others, key=lambda other: grid[other][0] * grid[other][1])
 
 
 def point(batch: int, length: int, seconds: Sequence[float]) -> Point:
-    """The figures of one (batch, length) from the seconds of all its repetitions."""
+    """The figures at one (batch, length), from the seconds of all its repetitions."""
     p50, p90, p99 = np.percentile(seconds, (50, 90, 99)) * 1000
     return Point(batch, length, float(p50), float(p90), float(p99), float(batch / p50 * 1000), len(seconds))
 
 
 def mixed(batch: int, length: int, share: float, alone: Sequence[float], asked: Sequence[float]) -> Point:
-    """As `point`, of a cascade.
+    """The figures of a cascade at one (batch, length).
 
     Args:
-        batch, length: of the point.
-        share: of the texts, those that the larger model is asked; one of them in a batch, and it computes the batch.
-        alone, asked: seconds of repetitions where the student is sure of every text, and of none.
+        batch, length: the point.
+        share: the share of texts that go to the larger model; a single one makes it compute the whole batch.
+        alone, asked: seconds of repetitions in which the student is sure of every text, and of none.
     """
     share = 1 - (1 - share) ** batch
     p50 = 1000 * float((1 - share) * np.median(alone) + share * np.median(asked))
@@ -187,7 +187,7 @@ def mixed(batch: int, length: int, share: float, alone: Sequence[float], asked: 
 
 
 def geometric_mean_speedup(fast: Measured, slow: Measured) -> float:
-    """How many times as fast `fast` is as `slow`, one text at a time: geometric mean of the ratios at all lengths."""
+    """How many times faster `fast` is than `slow` for single texts: the geometric mean of the ratios at all lengths."""
     slow_ms = {point.length: point.p50_ms for point in slow.grid if point.batch == 1}
     ratios = [slow_ms[point.length] / point.p50_ms for point in fast.grid if point.batch == 1]
     return geometric_mean(ratios)
@@ -201,7 +201,7 @@ def bench(
     threads: int,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """The whole of `bertline bench`: measure and score the systems, the first being the one they are held against.
+    """Measure and score systems, as `bertline bench` does; all are compared with the first.
 
     Returns:
         What `bertline bench --json` prints; plain values only.
@@ -213,7 +213,7 @@ def bench(
 
 
 def answers(system: System, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Answer]:
-    """What a system's outputs answer to the texts of examples."""
+    """A system's answers to the texts of examples, decoded from its outputs."""
     task, texts = catalog.make(system.settings), [example.texts for example in examples]
     return task.decode(texts, task.tokenizer(system.tokenizer).encode(texts), outputs)
 
@@ -226,7 +226,7 @@ def summarize(
     rounds: int,
     threads: int,
 ) -> dict[str, Any]:
-    """What was measured as `bench` returns it: scored, and held against the first."""
+    """The result that `bench` returns: all systems scored, and compared with the first."""
     first = measured[0]
     return {
         "machine": machine.describe().model_dump(mode="json"),
@@ -262,7 +262,7 @@ def _row(
 
 
 class _Steps:
-    """Counts the steps done and says each."""
+    """Counts the steps, and reports each."""
 
     def __init__(self, total: int, say: Say) -> None:
         self.done, self.total, self.say = 0, total, say

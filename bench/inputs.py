@@ -1,4 +1,4 @@
-"""Token ids for timing: cut from real texts, so that they are as varied as what a server sees, at exact lengths."""
+"""Token ids for timing: cut from real texts to exact lengths, so they are as varied as a server's inputs."""
 
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
@@ -12,11 +12,11 @@ from bertline.tasks.tokens import Batch, Encoded, Text, Tokenizer
 def make(tokenizer: Path, texts: Sequence[Text], grid: Sequence[tuple[int, int]]) -> list[Batch]:
     """A batch of int64 arrays (batch, length) for each point of the grid.
 
-    Every row is a run of texts joined by blanks and cut by the model's own tokenizer to exactly `length` tokens, its
-    special tokens at the ends; the next row goes on where the last one stopped.
+    A row is made from consecutive texts, joined by blanks and cut by the model's own tokenizer to exactly `length`
+    tokens, special tokens included; the next row continues with the next text.
 
     Raises:
-        InputError: the texts hold no words to fill a row with.
+        InputError: the texts have too few words to fill a row.
     """
     joined = [text if pair is None else f"{text} {pair}" for text, pair in texts]
     spoken = [text for text in joined if text.strip()]
@@ -30,9 +30,9 @@ def make(tokenizer: Path, texts: Sequence[Text], grid: Sequence[tuple[int, int]]
 
 def _row(cutter: Tokenizer, texts: Iterator[str], length: int) -> Encoded:
     joined = ""
-    for text in islice(texts, length):  # each adds a token at least
+    for text in islice(texts, length):  # each adds at least one token
         joined = f"{joined} {text}"
         row = cutter.encode([(joined, None)])[0]
         if len(row.input_ids) == length:
             return row
-    raise InputError(f"the texts to measure with hold too few words for an input of {length} tokens")
+    raise InputError(f"the texts to measure with have too few words for an input of {length} tokens")

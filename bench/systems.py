@@ -1,6 +1,6 @@
-"""What can be measured side by side: a model, the runtime that computes it, and what it takes to ask and score it.
+"""Systems to measure side by side: a model, the runtime that computes it, and the settings to run and score it.
 
-A `System` is plain data: it crosses to a process of its own before anything heavy is imported (see `worker`).
+A `System` is plain data: it is sent to a process of its own, which then imports the heavy libraries (see `worker`).
 """
 
 from dataclasses import dataclass
@@ -15,35 +15,35 @@ from bertline.serve import variants
 
 @dataclass(frozen=True)
 class System:
-    """One way to compute one model."""
+    """A model and the runtime that computes it."""
 
     name: str
-    """As it stands in tables: "pytorch", "onnxruntime-fp32", "bundle", …"""
+    """The name in tables: "pytorch", "onnxruntime-fp32", "bundle", …"""
     kind: Literal["pytorch"] | RuntimeName
     model: Path
-    """Of PyTorch a Hugging Face folder, else the .onnx file."""
+    """A Hugging Face folder for PyTorch, otherwise the .onnx file."""
     tokenizer: Path
-    """The folder of tokenizer.json and config.json."""
+    """The folder with tokenizer.json and config.json."""
     settings: TaskSettings
     """How texts are read and scored."""
     share: float | None = None
-    """Of a cascade: the share of texts that the larger model is asked."""
+    """For a cascade, the share of texts that go to the larger model."""
 
     @property
     def size_bytes(self) -> int:
-        """On disk: the safetensors files; the .onnx file with its external data; OpenVINO's .xml and .bin."""
+        """The size on disk: the safetensors files; the .onnx file with its external data; OpenVINO's .xml and .bin."""
         alike = self.model.parent.glob(f"{self.model.stem}.*")
         weights = encoder.weight_files(self.model) if self.kind == "pytorch" else alike
         return sum(path.stat().st_size for path in weights)
 
     @property
     def max_tokens(self) -> int:
-        """The longest input that the model's positions hold, in tokens."""
+        """The longest input that the model has positions for, in tokens."""
         return encoder.max_tokens(encoder.check(self.tokenizer, weights=False))
 
 
 def from_bundle(folder: Path, manifest: Manifest) -> System:
-    """The system that the bundle in `folder` is on this machine."""
+    """The bundle in `folder` as a system, with the model that this machine uses."""
     runtime = variants.pick(manifest).runtime
     cascade = manifest.cascade if runtime == manifest.runtime else None
     return System(

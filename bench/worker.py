@@ -1,14 +1,14 @@
-"""One system in a process of its own, asked one question at a time over a pipe.
+"""Runs one system in a process of its own, which answers one question at a time over a pipe.
 
-Two runtimes in one process disturb each other (threads may spin after a run), and memory can only be told apart by
-process. Between questions a worker is blocked on its pipe. After a run PyTorch's threads spin on for about 10 ms, and
-longer on a busy machine, then use no processor at all; ONNX Runtime's are told not to. A worker that was timed answers
-only when its CPU time stands still, so that the next one has the machine to itself.
+Two runtimes in one process disturb each other (threads may spin after a run), and memory can only be measured per
+process. Between questions a worker is blocked on its pipe. After a run, PyTorch's threads spin for about 10 ms, longer
+on a busy machine, and then use no CPU; ONNX Runtime's are set not to spin. After timing, a worker answers only once its
+CPU time stands still, so that the next one has the machine to itself.
 
-A worker ends with its parent, however that ends: leaving the `with` block kills it, and when the parent is gone the
-pipe closes and the worker returns. What fails inside is told to the parent as one line that names the system.
+A worker always ends with its parent: leaving the `with` block kills it, and if the parent dies the pipe closes and the
+worker returns. An error inside is reported to the parent as one line that names the system.
 
-Cost: the libraries of ONNX Runtime are imported in 0.4 s, PyTorch's and transformers' in about 4.
+Cost: importing ONNX Runtime takes 0.4 s, PyTorch and transformers about 4 s.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch, Text, by_length
 
 PROCESSES = multiprocessing.get_context("spawn")
-"""A worker begins with nothing of its parent's, so that its memory is its own."""
+"""Spawned rather than forked, so that a worker's memory is only its own."""
 WARM_UP_SECONDS = 0.05
 TURN_SECONDS = 0.25
 MIN_REPETITIONS = 2
 BATCH = 16
-"""Texts that PyTorch answers at once, where nothing is timed."""
+"""The batch size in which PyTorch answers texts when nothing is timed."""
 SURE_OF_ALL_AND_OF_NONE = (0.0, 2.0)
-"""Thresholds of a cascade, none of which is a probability that it computes."""
+"""Thresholds with which a cascade's student answers every text, and none."""
 
 
 class Worker:
-    """The parent's side. A context manager; questions raise a BertlineError that names the system."""
+    """The parent's side of a worker process. A context manager; errors are BertlineErrors that name the system."""
 
     def __init__(self, system: System, threads: int) -> None:
         self.system = system
         self.failed = False
-        """Whether a question was not answered: the process has ended, or an error was told."""
+        """Whether a question failed: the process ended, or it reported an error."""
         self._pipe, theirs = PROCESSES.Pipe()
         self._process = PROCESSES.Process(target=_answer, args=(theirs, system, threads), daemon=True)
         self._process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
+        theirs.close()  # so that the pipe closes when the process ends
 
     def __enter__(self) -> Worker:
         return self
@@ -67,61 +67,59 @@ class Worker:
         self.close()
 
     def close(self) -> None:
-        """End the process, whatever it does; once more does no harm."""
+        """Kill the process; may be called again."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
 
     def prepare(self) -> None:
-        """Wait until the libraries are imported; the import begins as the process does, so several overlap."""
+        """Wait until the libraries are imported."""
         self._ask("prepare")
 
     def load(self, batch: Batch) -> float:
-        """Seconds from making the runtime, anew, to its first answer; libraries imported, file cache as it is."""
+        """Seconds from creating a new runtime to its first answer; libraries are imported, the file cache is as it is."""
         return float(self._ask("load", batch))
 
     @property
     def ways(self) -> int:
-        """How many there are to answer a text: two of a cascade."""
+        """The number of paths that a text can take: two in a cascade."""
         return 1 if self.system.share is None else len(SURE_OF_ALL_AND_OF_NONE)
 
     def time(self, batch: Batch, between: Batch | None) -> list[list[float]]:
-        """One turn: for each of its ways the seconds of each repetition, warm-up left out.
+        """Time one turn: for each path, the seconds of each repetition without the warm-up.
 
         Args:
-            batch: what is timed; of a cascade as if the student was sure of all texts, then as if of none.
-            between: what is computed before every repetition, untimed, if anything. A server hardly ever gets two texts
-                of one length in a row, and OpenVINO takes longer whenever the length changes.
+            batch: the batch to time; a cascade is timed as if its student was sure of all texts, then as if of none.
+            between: a batch to compute, untimed, before every repetition. A server rarely gets two texts of the same
+                length in a row, and OpenVINO takes longer whenever the length changes.
         """
         seconds: list[list[float]] = self._ask("time", batch, between, WARM_UP_SECONDS, TURN_SECONDS)
         return seconds
 
     def outputs(self, texts: Sequence[Text]) -> list[Output]:
-        """What the model gives for each window of the texts, in order."""
+        """The model's output for each window of the texts, in order."""
         return self.outputs_later(texts)()
 
     def asked_share(self) -> float:
-        """Of the texts that `outputs` was last asked, those that a cascade's larger model has answered."""
+        """The share of the texts of the last `outputs` call that a cascade's larger model answered."""
         return float(self._ask("asked_share"))
 
     def outputs_later(self, texts: Sequence[Text]) -> Callable[[], list[Output]]:
-        """As `outputs`, while the caller does other things; what is returned waits for them, and is called before the
-        next question.
-        """
+        """Start computing `outputs` in the background; call the result, before any other question, to wait for them."""
         return self._begin("outputs", list(texts))
 
     def run(self, batch: Batch) -> Output:
-        """As `Runtime.run`: a worker is a runtime, too."""
+        """Compute a batch as `Runtime.run` does, so that a worker can serve as a runtime."""
         output: Output = self._ask("run", batch)
         return output
 
     def read(self, texts: Sequence[Text]) -> transformers_tokens.Reading:
-        """What transformers makes of the texts, where the system is PyTorch's. See `transformers_tokens.read`."""
+        """How transformers reads the texts, if the system is PyTorch. See `transformers_tokens.read`."""
         reading: transformers_tokens.Reading = self._ask("read", list(texts))
         return reading
 
     def peak_rss_bytes(self) -> int:
-        """The most memory the process has held so far, the interpreter and all libraries included."""
+        """The process's peak memory so far, including the interpreter and all libraries."""
         return int(self._ask("peak_rss_bytes"))
 
     def _ask(self, question: str, *arguments: object) -> Any:
@@ -142,7 +140,7 @@ class Worker:
 
     @contextmanager
     def _alive(self) -> Iterator[None]:
-        """Tell how the process ended, if it has."""
+        """Report how the process ended, if it has."""
         try:
             yield
         except (EOFError, OSError):
@@ -158,7 +156,7 @@ class _Failure:
 
 
 def _answer(pipe: Connection, system: System, threads: int) -> None:
-    """The child's side: answer until the parent is gone."""
+    """The child's side: answer questions until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     inside = _Inside(system, threads)
     with suppress(EOFError, ConnectionError):
@@ -172,7 +170,7 @@ def _answer(pipe: Connection, system: System, threads: int) -> None:
 
 
 class _Inside:
-    """The system itself, in the child."""
+    """The system itself, in the child process."""
 
     def __init__(self, system: System, threads: int) -> None:
         self.system = system
@@ -208,7 +206,7 @@ class _Inside:
 
     @property
     def ways(self) -> list[Callable[[Batch], Output]]:
-        """The run, or both ways that a cascade has."""
+        """The functions that compute a batch along each path."""
         if self.system.share is None:
             return [self.runtime.run]
         return [partial(self.cascade.run, threshold=threshold) for threshold in SURE_OF_ALL_AND_OF_NONE]
@@ -216,12 +214,12 @@ class _Inside:
     @property
     def cascade(self) -> OnnxRuntime:
         """The runtime of a cascade."""
-        assert isinstance(self.runtime, OnnxRuntime), "which alone runs cascades"
+        assert isinstance(self.runtime, OnnxRuntime), "only ONNX Runtime runs cascades"
         return self.runtime
 
     def asked_share(self) -> float:
         tally = self.cascade.tally
-        assert tally is not None, "it is asked after outputs"
+        assert tally is not None, "outputs is called first"
         return tally.asked / max(tally.texts, 1)
 
     def outputs(self, texts: list[Text]) -> list[Output]:
@@ -229,7 +227,7 @@ class _Inside:
         engine, windows = Engine(self.task, tokenizer, self.runtime), tokenizer.encode(texts)
         if self.system.share is not None:
             self.cascade.tally = Tally()
-        if self.system.kind == "pytorch":  # in fp32 a window has the same answer in any company, and sooner
+        if self.system.kind == "pytorch":  # batching is faster, and does not change fp32 answers
             return engine.outputs_of(windows, by_length([len(window.input_ids) for window in windows], BATCH))
         return engine.outputs(windows)
 
@@ -239,9 +237,9 @@ class _Inside:
     def read(self, texts: list[Text]) -> transformers_tokens.Reading:
         from bertline.models.pytorch import PyTorchRuntime, input_names
 
-        assert isinstance(self.runtime, PyTorchRuntime), "transformers reads for PyTorch alone"
+        assert isinstance(self.runtime, PyTorchRuntime), "only PyTorch systems have transformers"
         typed = "token_type_ids" in input_names(type(self.runtime.model).forward)
-        # a question that would leave its context no room is cut as bertline does it: transformers would refuse it
+        # a question too long to leave room for its context is cut first: transformers would refuse it
         texts_with_room, _ = self.task.tokenizer(self.system.tokenizer).with_room(texts)
         return transformers_tokens.read(self.system.model, self.task, texts_with_room, typed)
 
@@ -263,11 +261,11 @@ def repeat(
     turn_seconds: float,
     prepare: Callable[[], object] | None = None,
 ) -> list[float]:
-    """Seconds of each repetition: as many as fit in a turn, at least MIN_REPETITIONS, after a warm-up.
+    """Seconds of each repetition: as many as fit into a turn, at least MIN_REPETITIONS, after a warm-up.
 
     Args:
-        run: what is timed.
-        warm_up_seconds, turn_seconds: how long both take, together with `prepare`.
+        run: the function to time.
+        warm_up_seconds, turn_seconds: the durations of both, calls of `prepare` included.
         prepare: called before every repetition, untimed.
     """
 
@@ -290,7 +288,7 @@ def repeat(
 
 
 def settle() -> None:
-    """Wait until no thread of this process computes, a second at most."""
+    """Wait until no thread of this process uses the CPU, at most one second."""
     for _ in range(20):
         before = process_time()
         sleep(0.05)
@@ -301,8 +299,8 @@ def settle() -> None:
 def peak_rss_bytes() -> int:
     """Peak resident memory of this process.
 
-    Linux hands `ru_maxrss` of the parent down to the programs it starts, so it is the kernel's VmHWM that is read,
-    which begins anew with each program.
+    On Linux a program inherits its parent's `ru_maxrss`, so the kernel's VmHWM is read instead, which starts afresh
+    with each program.
     """
     status = Path("/proc/self/status").read_text()
     if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
@@ -311,7 +309,7 @@ def peak_rss_bytes() -> int:
 
 
 def _failure(error: Exception) -> _Failure:
-    """One line for the parent, and the class that decides the command's exit code."""
+    """An error as one line for the parent, with the class that decides the command's exit code."""
     words = " ".join(str(error).split())
     if isinstance(error, BertlineError):
         return _Failure(type(error), words)

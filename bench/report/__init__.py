@@ -1,5 +1,5 @@
-"""What was measured, for people: a table for the terminal, and pages that stand alone.
+"""Shows measurements: as tables in the terminal, and as self-contained HTML pages.
 
-The pages are one HTML file each: plots as inline SVG, no script, no reference to anything outside. The same result
-gives the same page. What stands in a plot stands in a table behind it as well. Nothing is measured here.
+A page is one HTML file: plots are inline SVG, with no script and no external reference. The same result gives the same
+page. The figures of every plot are also in a table below it. Nothing is measured here.
 """

@@ -1,4 +1,4 @@
-"""A bench result: two tables for the terminal, and a page."""
+"""Shows a bench result as two tables in the terminal, and as an HTML page."""
 
 from collections.abc import Sequence
 
@@ -13,28 +13,28 @@ from bertline.bench.report.plots import Bar, Bubble, Line, figure
 
 
 def terminal(result: Result) -> RenderableType:
-    """A bench result as two tables of one row a system: speed; quality and cost. They fit in 80 columns."""
+    """Two tables with a row per system: speed; quality and cost. They fit in 80 columns."""
     return Group(_rich(_latency_table(result)), _rich(_cost_table(result)))
 
 
 def html(result: Result, command: str = "") -> str:
-    """The page of a bench result.
+    """The HTML page of a bench result.
 
     Args:
         result: what `compare.bench` returned.
-        command: the command line that measured it, told in the footer.
+        command: the command line that measured it, shown in the footer.
     """
     machine, systems = result["machine"], result["systems"]
     words = f"{page.count(result['threads'], 'thread')} on {machine['cpu']} ({machine['cpu_class']})"
     return page.render(
         title=" · ".join(row["name"] for row in systems),
         kind="benchmark",
-        lead=f"The same {result['texts']:,} texts, and the same token ids for all with the same tokenizer, {words}, "
-        f"each system in a process of its own, in turns over {page.count(result['rounds'], 'round')}, after a warm-up.",
+        lead=f"The same {result['texts']:,} texts, and the same token ids for all with the same tokenizer; {words}; "
+        f"each system in its own process, in turns over {page.count(result['rounds'], 'round')}, after a warm-up.",
         tiles=_tiles(result),
         plots=[_latency_plot(result), _quality_plot(result), _throughput_plot(result), _cost_plot(result)],
         notes=[
-            f"{row['name']} is a cascade: of these texts {row['asked_share']:.1%} went to the larger model."
+            f"{row['name']} is a cascade: {row['asked_share']:.1%} of these texts went to the larger model."
             for row in result["systems"]
             if row["asked_share"] is not None
         ],
@@ -64,7 +64,7 @@ def _latency_plot(result: Result) -> Plot:
         lines.append(Line(figure(p50[-1]), color, lengths, p50, p90))
     return Plot(
         "Latency of one text",
-        "Median milliseconds for a single text by its length in tokens; the band reaches up to the 90th percentile. "
+        "Median milliseconds for a single text by length in tokens; the band reaches up to the 90th percentile. "
         "Both axes are logarithmic. Lower is better.",
         plots.latency(lines),
         _legend(result["systems"]),
@@ -84,8 +84,8 @@ def _quality_plot(result: Result) -> Plot:
         f"Speed against {page.words(metric)}",
         f"{page.words(metric).capitalize()} on {result['texts']:,} texts over the median milliseconds for one text of "
         f"{point['length']} tokens; "
-        "the area is the size on disk. Up and to the left is better. The whiskers are the 95 % interval that so "
-        "many texts can tell; all systems answered the same ones, so between them less is needed to differ.",
+        "the area is the size on disk. Up and to the left is better. The whiskers are 95 % intervals; all systems "
+        "answered the same texts, so smaller differences between them may be significant.",
         plots.speed_and_quality(bubbles, page.words(metric), f"milliseconds for one text of {point['length']} tokens"),
         _legend(result["systems"]),
         _cost_table(result),
@@ -101,7 +101,7 @@ def _throughput_plot(result: Result) -> Plot:
         panels.append((title, _bars(result["systems"], rates)))
     return Plot(
         "Throughput",
-        "Texts a second at the median latency. Longer is better.",
+        "Texts per second at the median latency. Longer is better.",
         plots.bars("throughput", panels),
         (),
         _throughput_table(result),
@@ -118,8 +118,8 @@ def _cost_plot(result: Result) -> Plot:
     panels = [(title, _bars(rows, [row[key] / unit for row in rows])) for title, key, unit in columns]
     return Plot(
         "Memory, size and loading",
-        "What a process that answers with one copy of the model takes. Memory is the peak, interpreter and libraries "
-        "included; loading lasts from making the runtime to its first answer, libraries imported before. "
+        "The cost of a process with one copy of the model. Memory is the peak, including interpreter and libraries; "
+        "loading lasts from creating the runtime to its first answer, with libraries already imported. "
         "Shorter is better.",
         plots.bars("cost", panels),
         (),
@@ -128,7 +128,7 @@ def _cost_plot(result: Result) -> Plot:
 
 
 def _latency_table(result: Result) -> Table:
-    """Median milliseconds by batch × tokens, the highest throughput and the speed-up, a row a system."""
+    """Median milliseconds by batch × tokens, the highest throughput and the speed-up, with a row per system."""
     grid = result["systems"][0]["grid"]
     rows = []
     for row in result["systems"]:
@@ -140,7 +140,7 @@ def _latency_table(result: Result) -> Table:
 
 
 def _cost_table(result: Result) -> Table:
-    """Scores, agreement, size, memory and load time, a row a system."""
+    """Scores, agreement, size, memory and load time, with a row per system."""
     metrics = result["metrics"]
     rows = [
         [
@@ -166,7 +166,7 @@ def _percentiles_table(result: Result) -> Table:
 
 
 def _p99(point: Result) -> str:
-    """A dash where there are too few repetitions for one in a hundred to be among them."""
+    """The 99th percentile; a dash if there are fewer than 100 repetitions."""
     return figure(point["p99_ms"]) if point["repetitions"] >= 100 else "–"
 
 
@@ -177,7 +177,7 @@ def _throughput_table(result: Result) -> Table:
 
 
 def _typical(grid: Sequence[Result]) -> Result:
-    """The point that stands for latency where there is room for one: a text of 128 tokens, or the nearest to it."""
+    """The point that represents latency: a text of 128 tokens, or of the nearest length."""
     return min(page.single(grid), key=lambda point: abs(int(point["length"]) - 128))
 
 
@@ -195,5 +195,5 @@ def _rich(table: Table) -> RichTable:
     for index, head in enumerate(table.head):
         drawn.add_column(head, justify="right" if index else "left", no_wrap=True)
     for row in table.rows:
-        drawn.add_row(*map(Text, row))  # as it is: brackets in a system's name are no markup
+        drawn.add_row(*map(Text, row))  # brackets in a system's name are not markup
     return drawn

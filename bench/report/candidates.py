@@ -1,4 +1,4 @@
-"""An export: a page of all candidates, what each measured, and why one was chosen."""
+"""The HTML page of an export: all candidates, their measurements, and why one was chosen."""
 
 from collections.abc import Mapping, Sequence
 from statistics import geometric_mean
@@ -9,11 +9,12 @@ from bertline.bench.report.plots import Bubble, Line, figure
 
 
 def html(result: Result, manifest: Result) -> str:
-    """The page of an export: every candidate that was tried, and why one was chosen.
+    """The HTML page of an export.
 
     Args:
-        result: the `export` JSON: metric, baseline, fidelity, candidates, pytorch_p50_ms.
-        manifest: of the bundle: name, max_drop, examples, threads, machine, versions, created, source, notices.
+        result: the `export` JSON, of which metric, baseline, fidelity, candidates and pytorch_p50_ms are read.
+        manifest: the bundle's manifest, of which name, max_drop, examples, threads, machine, versions, created, source
+            and notices are read.
     """
     machine = manifest["machine"]
     chosen = next(row for row in result["candidates"] if row["chosen"])
@@ -22,8 +23,8 @@ def html(result: Result, manifest: Result) -> str:
         kind="export",
         lead=f"{len(result['candidates'])} candidates made from {manifest['source']['place']}, measured on "
         f"{manifest['examples']:,} labelled texts and timed with {page.count(manifest['threads'], 'thread')} on "
-        f"{machine['cpu']} ({machine['cpu_class']}). Chosen, with at most {manifest['max_drop']:g} of "
-        f"{result['metric']} to lose: {chosen['name']}.",
+        f"{machine['cpu']} ({machine['cpu_class']}). Chosen to lose at most {manifest['max_drop']:g} of "
+        f"{result['metric']}: {chosen['name']}.",
         notes=manifest["notices"],
         tiles=_tiles(result, chosen),
         plots=[_speed_plot(result, manifest["max_drop"]), _latency_plot(result)],
@@ -64,8 +65,8 @@ def _speed_plot(result: Result, max_drop: float) -> Plot:
         "All candidates",
         f"The {page.words(metric)} over milliseconds, the geometric mean of the medians below; the area is the "
         f"size on disk, the ring marks the chosen one. Diamond and dotted line: PyTorch's {baseline:.4f} in "
-        f"{figure(pytorch)} ms. Below the dashed line, {max_drop:g} under it, none is chosen. The whiskers are the "
-        f"95 % interval of the drop.{f' Not scored, and not here: {left}.' if left else ''}",
+        f"{figure(pytorch)} ms. None is chosen below the dashed line, {max_drop:g} under it. The whiskers are the "
+        f"95 % interval of the drop.{f' Not scored, and not shown: {left}.' if left else ''}",
         plots.speed_and_quality(
             bubbles, page.words(metric), "milliseconds, geometric mean", (pytorch, baseline), baseline - max_drop
         ),
@@ -110,16 +111,16 @@ def _table(candidates: Sequence[Result]) -> Table:
 
 
 def _numbered(candidates: Sequence[Result]) -> list[tuple[int, str, str]]:
-    """A legend for more rows than colors tell apart; the first color is PyTorch's."""
+    """A numbered legend, for more rows than there are colors; the first color is PyTorch's."""
     return [(number % plots.COLORS, f"{number}", row["name"]) for number, row in enumerate(candidates, start=1)]
 
 
 def _grid(p50_ms: Mapping[str, float]) -> list[Result]:
-    """Medians by "1x16", … as the points of a grid."""
+    """Convert medians by BATCHxLENGTH to the points of a grid."""
     keys = [(key.split("x"), ms) for key, ms in p50_ms.items()]
     return [{"batch": int(batch), "length": int(length), "p50_ms": ms} for (batch, length), ms in keys]
 
 
 def _mean(p50_ms: Mapping[str, float]) -> float:
-    """Milliseconds that stand for all that were measured, as candidates are compared."""
+    """The geometric mean of medians, by which candidates are compared."""
     return geometric_mean(p50_ms.values())

@@ -1,4 +1,4 @@
-"""What pages have in common: tables, plots with what they say, the frame around them, and figures in words."""
+"""The parts that all pages share: tables, captioned plots, the frame around them, and formatted figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,26 +18,26 @@ class Table(NamedTuple):
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     marked: int | None = None
-    """The row to stand out."""
+    """The row to highlight."""
     words: int | None = None
     """The column that holds sentences."""
 
 
 class Plot(NamedTuple):
-    """A plot with what it says in a sentence, the names of its colors, and its figures."""
+    """A plot with its caption, legend and figures."""
 
     title: str
     caption: str
     svg: str
     legend: Sequence[tuple[int, str, str]]
-    """Of each color: which, what stands in it, and its name."""
+    """For each entry: the color's number, the mark in it, and the name."""
     table: Table
     words: str = ""
-    """What is to be seen, for those who cannot."""
+    """A description of the plot for those who cannot see it."""
 
 
 def render(**content: Any) -> str:
-    """The HTML, of what report.html.j2 names."""
+    """Render report.html.j2 with the values that it names."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -49,7 +49,7 @@ def render(**content: Any) -> str:
 
 
 def facts(machine: Result, versions: Mapping[str, str], more: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Names and values for the foot of a page: machine, versions, and more; none that is empty."""
+    """Names and values for the footer of a page: machine, versions and `more`, without empty ones."""
     found = {
         "CPU": f"{machine['cpu']}, {count(machine['cores'], 'core')}",
         "CPU class": f"{machine['cpu_class']} ({', '.join(machine['instruction_sets'])})",
@@ -61,18 +61,18 @@ def facts(machine: Result, versions: Mapping[str, str], more: Mapping[str, str])
 
 
 def single(grid: Sequence[Result]) -> list[Result]:
-    """The points of the smallest batch, mostly one text, by length."""
+    """The points of the smallest batch size, usually one, by length."""
     smallest = min(point["batch"] for point in grid)
     return sorted((point for point in grid if point["batch"] == smallest), key=lambda point: int(point["length"]))
 
 
 def words(metric: str) -> str:
-    """A score's name as people write it."""
+    """A metric's name as written in prose."""
     return metric.replace("macro_f1", "macro-F1").replace("micro_f1", "micro-F1").replace("_", " ")
 
 
 def key(point: Result) -> str:
-    """A point of the grid, as 1×128."""
+    """A point of the grid, such as 1×128."""
     return f"{point['batch']}×{point['length']}"
 
 
@@ -82,5 +82,5 @@ def megabytes(size: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """As 1 thread or 2 threads."""
+    """A number and its noun: 1 thread, 2 threads."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,7 +1,7 @@
 """The plots of the report: each function takes plain figures and returns one inline `<svg>`.
 
-The same figures give the same bytes (no dates, no random ids). Colors are CSS variables of the page around it
-(--ink, --faint, --c0, --c1, …), so that a plot follows the page into the dark; text stays text, in the page's font.
+The same figures give the same bytes (no dates, no random ids). Colors are CSS variables of the surrounding page
+(--ink, --faint, --c0, --c1, …), so plots follow its dark mode; text stays text, in the page's font.
 """
 
 import io
@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 COLORS = 8
 """The page defines --c0 to --c7; a ninth system starts over."""
 
-# Stand-ins that matplotlib accepts as colors and that are replaced by CSS variables in its output.
+# Placeholders that matplotlib accepts as colors; CSS variables replace them in its output.
 _INK, _FAINT, _WARN = "#010101", "#020202", "#030303"
 _VARIABLES = {_INK: "ink", _FAINT: "faint", _WARN: "warn"} | {f"#0404{i:02x}": f"c{i}" for i in range(COLORS)}
 
@@ -46,7 +46,7 @@ _STYLE = {
 
 
 class Line(NamedTuple):
-    """Latency over length: the median and, where known, the 90th percentile, in ms; the label stands at the end."""
+    """Latency over length in ms: the median and, if known, the 90th percentile; the label is at the line's end."""
 
     label: str
     color: int
@@ -74,7 +74,7 @@ GAP = 10
 
 
 class Bar(NamedTuple):
-    """One bar and what is written at its end."""
+    """A bar, with the text at its end."""
 
     label: str
     color: int
@@ -114,9 +114,9 @@ def speed_and_quality(
     """Quality over latency: up and to the left is better.
 
     Args:
-        bubbles: what is compared; one whose label is a digit or two stays readable among many.
-        metric, ms: what the axes say.
-        baseline: milliseconds and value of what they are held against, a diamond on a line.
+        bubbles: the systems to compare; labels of one or two digits stay readable even if there are many.
+        metric, ms: the labels of the axes.
+        baseline: milliseconds and value of the reference, drawn as a diamond on a line.
         limit: the lowest value that may be chosen.
     """
     with _axes("quality", 3.2) as drawing:
@@ -144,7 +144,7 @@ def speed_and_quality(
 
 
 def bars(name: str, panels: Sequence[tuple[str, Sequence[Bar]]]) -> str:
-    """Horizontal bars, one panel under another, each with its own scale from zero."""
+    """Horizontal bars in panels below one another, each with its own scale from zero."""
     rows = [len(panel) for _, panel in panels]
     with _axes(name, 0.35 + sum(0.28 * count + 0.42 for count in rows), heights=rows) as drawing:
         for axes, (title, panel) in zip(drawing.all_axes, panels, strict=True):
@@ -169,7 +169,7 @@ def figure(value: float) -> str:
 
 
 class _Drawing:
-    """An open figure; its `svg` is there once the `with` block is left."""
+    """An open figure; `svg` is set when the `with` block ends."""
 
     def __init__(self, height: float, heights: Sequence[int]) -> None:
         self.figure = Figure(figsize=(4.6, height), layout="constrained")
@@ -191,7 +191,7 @@ def _axes(name: str, height: float, heights: Sequence[int] = (1,)) -> Iterator[_
 
 
 def _inline(name: str, svg: str) -> str:
-    """What stands in a page: no XML prolog or namespaces, ids that are the plot's own, CSS variables for colors."""
+    """The SVG as part of a page: no XML prolog or namespaces, ids unique to the plot, CSS variables as colors."""
     opening, _, rest = svg[svg.index("<svg") :].partition(">")
     opening = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", opening)
     svg = f"{opening}>{re.sub('<metadata>.*?</metadata>', '', rest, flags=re.DOTALL)}"
@@ -213,7 +213,7 @@ def _plain_log(axes: Axes, which: str) -> None:
 
 
 def _forbid(axes: Axes, limit: float) -> None:
-    """Shade what lies under `limit`."""
+    """Shade the area below `limit`."""
     bottom, top = axes.get_ylim()
     bottom = min(bottom, limit - (top - limit) / 8)
     axes.axhline(limit, color=_WARN, linewidth=1.2, linestyle=(0, (4, 3)))
@@ -222,7 +222,7 @@ def _forbid(axes: Axes, limit: float) -> None:
 
 
 def _label_right(axes: Axes, labels: Sequence[Label]) -> None:
-    """Write each label to the right of its point, moved up or down where two would overlap."""
+    """Write each label to the right of its point, moved up or down if two would overlap."""
     heights = [height for _, height in _in_points(axes, labels)]
     for (x, y, text, color), height, moved in zip(labels, heights, spread(heights, GAP), strict=True):
         offset = (8, moved - height)
@@ -230,7 +230,7 @@ def _label_right(axes: Axes, labels: Sequence[Label]) -> None:
 
 
 def _label_above(axes: Axes, labels: Sequence[Label]) -> None:
-    """Write each label above its point, and above those that would be under it."""
+    """Write each label above its point, and above any labels that it would overlap."""
     written: list[tuple[float, float, float]] = []
     for (x, y, text, color), (left, height) in sorted(zip(labels, _in_points(axes, labels), strict=True)):
         moved, wide = height + 2, 3.0 * len(text) + 1
@@ -243,7 +243,7 @@ def _label_above(axes: Axes, labels: Sequence[Label]) -> None:
 
 
 def _in_points(axes: Axes, labels: Sequence[Label]) -> list[tuple[float, float]]:
-    """Where the points of labels are on the page."""
+    """The positions of labels' points on the page, in typographic points."""
     root = axes.get_figure(root=True)
     assert root is not None
     root.draw_without_rendering()  # settles the layout, so that pixels are final
@@ -252,7 +252,7 @@ def _in_points(axes: Axes, labels: Sequence[Label]) -> list[tuple[float, float]]
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
-    """The values moved apart just enough to be at least `gap` from each other, their order kept."""
+    """The values moved apart until they are at least `gap` from each other, in the same order."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     placed = list(values)
     for _ in range(len(values) ** 2):

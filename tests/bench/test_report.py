@@ -207,7 +207,7 @@ def test_all_that_was_scored_is_drawn_and_told_to_those_who_do_not_see_it() -> N
     (label,) = [value for key, value in Page(html).attributes if key == "aria-label" and "All candidates" in value]
     assert "PyTorch's 0.8500 in 39.2 ms" in label  # ∛(5.6 · 19.3 · 557)
     assert "int8, chosen 0.8480 at 8.60 ms, 23.1 MB" in label  # ∛(1.05 · 4.25 · 142.5)
-    assert "Not scored, and not here: 1." in label
+    assert "Not scored, and not shown: 1." in label
     assert UNSCORED["name"] not in label
     (svg,) = [one for one in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if 'id="quality-' in one]
     assert set(heights(svg)) == {"1", "2", "3"}
