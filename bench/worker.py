@@ -77,7 +77,7 @@ class Worker:
         self._ask("prepare")
 
     def load(self, batch: Batch) -> float:
-        """Seconds from creating a new runtime to its first answer; libraries are imported, the file cache is as it is."""
+        """Seconds from creating a new runtime to its first answer, libraries imported and the file cache as it is."""
         return float(self._ask("load", batch))
 
     @property

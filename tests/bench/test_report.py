@@ -267,6 +267,6 @@ def test_labels_are_moved_apart_and_keep_their_order() -> None:
 
 def test_the_page_tells_what_share_a_cascades_teacher_was_asked() -> None:
     asked = {**RESULT, "systems": [*RESULT["systems"][:2], {**RESULT["systems"][2], "asked_share": 0.225}]}
-    note = "<bundle> is a cascade: of these texts 22.5% went to the larger model."
+    note = "<bundle> is a cascade: 22.5% of these texts went to the larger model."
     assert note in Page(benchmark.html(asked)).words
     assert "cascade" not in Page(html_of("bench")).words

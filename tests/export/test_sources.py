@@ -152,7 +152,7 @@ def test_a_file_of_a_hub_clients_cache_is_changed_in_a_copy(
     cached = tiny_classifier.rename(tiny_classifier.with_name("a" * 40))
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: cached)
     change_config(cached, id2label={"0": "fits"})
-    with pytest.raises(InputError, match=r"of that, in a copy: hf download org/name --revision v1 --local-dir FOLDER$"):
+    with pytest.raises(InputError, match=r"of it, in a copy: hf download org/name --revision v1 --local-dir FOLDER$"):
         sources.read("org/name@v1", data)
 
 
