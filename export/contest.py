@@ -308,15 +308,15 @@ class Contest:
         Raises:
             GateError: it exceeds --max-size; or it is a student's and loses too much itself.
         """
-        told = f"{chosen.plan.name} is not for every machine, and fp32 on ONNX Runtime, which is,"
+        fallback = f"{chosen.plan.name} is not for every machine, and fp32 on ONNX Runtime, which is,"
         if large := choose.too_large(self._trials["fp32"], self.options):
             portable = " or leave out --portable" if self.options.portable else ""
-            raise GateError(f"{told} has {large}; raise --max-size{portable}")
+            raise GateError(f"{fallback} has {large}; raise --max-size{portable}")
         if self._teacher is None:
             return self._trials["fp32"]
         scored = self._score("fp32")
         if scored.score and (doubt := choose.doubt(scored.score, self.options.max_drop)):
-            raise GateError(f"{told} {doubt}; raise --max-drop")
+            raise GateError(f"{fallback} {doubt}; raise --max-drop")
         return scored
 
     def _ask_once(self, worker: Worker) -> Callable[[], list[Output]]:

@@ -83,9 +83,9 @@ def export(
         origin = sources.with_tokenizer(origin, Path(work, "tokenizer"))
         found = _convert_and_contend(origin, teacher, options, trim_vocabulary, Path(work), say)
         asked = None if teacher is None else teacher.source(bundle)
-        besides = {"trim_vocabulary": trim_vocabulary, "column": dict(columns), "model": model}
+        other_options = {"trim_vocabulary": trim_vocabulary, "column": dict(columns), "model": model}
         return _seal(
-            bundle, manifest_draft.describe(origin, found, asked, bundle, options, besides), found, signer, say
+            bundle, manifest_draft.describe(origin, found, asked, bundle, options, other_options), found, signer, say
         )
 
 

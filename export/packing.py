@@ -51,8 +51,8 @@ def packing(gains: dict[int, float]) -> Packing | None:
         if gain < LEAST_GAIN:
             break
         worth = length
-    told = {str(length): round(gain, 2) for length, gain in gains.items()}
-    return Packing(tokens=worth, texts=TEXTS, gains=told) if worth else None
+    rounded = {str(length): round(gain, 2) for length, gain in gains.items()}
+    return Packing(tokens=worth, texts=TEXTS, gains=rounded) if worth else None
 
 
 def answers_alike(worker: Worker, pack: Batch) -> bool:

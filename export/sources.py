@@ -68,12 +68,12 @@ class Origin:
         regression: in config.json (under another key before version 4), or in a separate file.
         """
         own = self.folder / "config_sentence_transformers.json"
-        told = [
+        settings = [
             self.config.get("sentence_transformers"),
             self.config.get("sbert_ce_default_activation_function"),
             own.read_text(errors="replace") if own.is_file() else None,
         ]
-        return any("torch.nn.modules.activation.Sigmoid" in str(one) for one in told)
+        return any("torch.nn.modules.activation.Sigmoid" in str(one) for one in settings)
 
     def source(self, bundle: Path) -> Source:
         """This origin as the manifest of `bundle` records it."""

@@ -33,9 +33,9 @@ class Teacher:
         """The source of the larger model, as the manifest of `bundle` records it; None if there is no such model."""
         if self.asked is None:
             return None
-        told = manifests.read(self.asked).source
-        place = sources.recorded(sources.opened(told.place, self.asked), bundle)
-        return told.model_copy(update={"place": place})
+        recorded = manifests.read(self.asked).source
+        place = sources.recorded(sources.opened(recorded.place, self.asked), bundle)
+        return recorded.model_copy(update={"place": place})
 
     def graph(self) -> Graph | None:
         """The larger model that a cascade asks; None if there is none."""

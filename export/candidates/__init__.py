@@ -1,1 +1,1 @@
-"""The models that there can be of one model: quantized in several ways, or joined with a larger one."""
+"""Makes the candidates of a model: quantized in several ways, or joined with a larger model in a cascade."""

@@ -110,8 +110,8 @@ def select(situation: Situation) -> tuple[list[Plan], list[str]]:
     chosen, notices = _promising(situation)
     if which is None or not any(plan.signed for plan in chosen):
         return chosen, notices
-    told = f"signed weights have seven bits: with eight, CPUs of class {which} saturate and answer differently"
-    return [replace(plan, reduce_range=plan.signed) for plan in chosen], [*notices, told]
+    notice = f"signed weights have seven bits: with eight, CPUs of class {which} saturate and answer differently"
+    return [replace(plan, reduce_range=plan.signed) for plan in chosen], [*notices, notice]
 
 
 def _promising(situation: Situation) -> tuple[list[Plan], list[str]]:

@@ -1,1 +1,1 @@
-"""The bundle folder and what is told in it: manifest, model card, a Triton repository; and its way to a hub."""
+"""Writes the bundle folder with its manifest, model card and Triton files, and pushes it to a hub."""

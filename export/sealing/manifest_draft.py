@@ -60,7 +60,7 @@ def describe(
     asked: Source | None,
     bundle: Path,
     options: ExportOptions,
-    besides: Mapping[str, Any] = {},
+    other_options: Mapping[str, Any] = {},
 ) -> ManifestDraft:
     """Draft the manifest; `seal` adds golden texts and files.
 
@@ -70,7 +70,7 @@ def describe(
         asked: the source of a cascade's larger model.
         bundle: where the bundle will be.
         options: the options of the export.
-        besides: other options that the bundle depends on.
+        other_options: other options that the bundle depends on.
     """
     outcome, here = found.outcome, machine.describe()
     chosen, score = outcome.chosen, outcome.chosen.score
@@ -86,7 +86,7 @@ def describe(
         runtime=runtimes[chosen.plan.name],
         variants=[_variant(one.plan.name, runtimes) for one in outcome.others],
         metric=origin.metric, baseline=outcome.baseline, value=score.value, drop=score.drop, max_drop=options.max_drop,
-        examples=len(origin.examples), data=origin.data, options={**asdict(options), **besides},
+        examples=len(origin.examples), data=origin.data, options={**asdict(options), **other_options},
         fidelity=found.fidelity,
         candidates=choose.candidates(outcome.trials, chosen, outcome.others, options),
         target=target, machine=here, threads=machine.cores(), versions=machine.versions(*PACKAGES),
@@ -177,9 +177,9 @@ def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> RuntimeSpec:
 
 def answer(bundle: Path, manifest: Manifest, outcome: ContestResult) -> dict[str, Any]:
     """What `bertline export --json` prints."""
-    told = manifest.model_dump(mode="json", include=ANSWERED)
+    shared = manifest.model_dump(mode="json", include=ANSWERED)
     return {
-        "bundle": str(bundle), "chosen": manifest.chosen.name, **told, "measured_on": manifest.machine.cpu_class,
+        "bundle": str(bundle), "chosen": manifest.chosen.name, **shared, "measured_on": manifest.machine.cpu_class,
         "pytorch_p50_ms": outcome.pytorch, "pytorch_size_bytes": outcome.pytorch_bytes,
     }  # fmt: skip
 

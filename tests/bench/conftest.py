@@ -1,4 +1,4 @@
-"""A tiny classifier, the same as ONNX, and what was measured of both once for all tests."""
+"""A tiny classifier, the same as ONNX, and the measurements of both, made once for all tests."""
 
 import warnings
 from dataclasses import dataclass

@@ -132,7 +132,7 @@ def test_a_worker_that_has_answered_uses_no_processor(systems: list[System]) -> 
 def test_transformers_reads_by_the_models_own_folder_whatever_the_systems_tokenizer_is(
     systems: list[System], tmp_path: Path
 ) -> None:
-    """Or a tokenizer that was made would be held to itself."""
+    """Otherwise a tokenizer made by bertline would be compared with itself."""
     made = shutil.copytree(systems[0].tokenizer, tmp_path / "made")
     content = json.loads((made / "tokenizer.json").read_text())
     words = content["model"]["vocab"]

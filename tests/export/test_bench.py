@@ -1,4 +1,4 @@
-"""`bertline bench` beside other models than the bundle's own: labels are what they are called, not where they stand."""
+"""`bertline bench` against other models than the bundle's own: labels are matched by name, not by index."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Which is right, which is best, and why: on hand-made figures."""
+"""Which candidate passes, which is best, and why, on made-up figures."""
 
 from dataclasses import replace
 
@@ -79,7 +79,7 @@ def test_few_answers_that_all_stay_the_same_show_little() -> None:
 
 @pytest.mark.parametrize("examples", [6, 20, 100])
 def test_however_few_there_are_as_many_are_asked_for(examples: int) -> None:
-    """Of n answers that are all the same, a loss of 1 - 0.025^(1/n) is as likely as 2.5 %: 0.01 takes 368."""
+    """If n answers are all the same, a loss of 1 - 0.025^(1/n) is as likely as 2.5 %: 0.01 takes 368."""
     same = Score(0.85, 0.0, (0.0, 1 - 0.025 ** (1 / examples)), examples, 1 - 0.025 ** (1 / examples))
     assert "about 368 would suffice" in str(doubt(same, 0.01))
 

@@ -1,5 +1,5 @@
-"""Who is scored, in which order, and what is told, by workers whose figures are made up; and what is done where no
-candidate is right, on a model that int8 breaks in one layer.
+"""The contest: who is scored, in which order, and the notices, with fake workers; and what happens if no candidate
+passes, on a model that int8 breaks in one layer.
 """
 
 import errno
@@ -94,7 +94,7 @@ class Fake(Worker):
 
 @pytest.fixture
 def hold(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hold:
-    """Holds a contest on options; returns what came of it, and the names of those who answered, in order."""
+    """Holds a contest with options; returns its result, and the names of the systems that answered, in order."""
     origin = sources.read(str(run), None)
     worker = partial(Fake, origin)
     monkeypatch.setattr(contest, "Worker", worker)
@@ -213,7 +213,7 @@ def test_a_full_disk_is_no_fault_of_a_quantizer(hold: Hold, number: int) -> None
 
 
 def test_examples_are_too_few_where_they_are_whatever_is_answered(run: Path) -> None:
-    """Of F1 they may be enough for a model that finds too much, and what is never wrong shows itself in few."""
+    """For F1 they may be enough if the model finds too much; for accuracy they are not, whatever the answers."""
     origin = sources.read(str(run), None)
     accuracy = replace(origin, metric="accuracy")
     words = r"200 examples cannot show a drop of at most 0\.01, .*: about \d+ would suffice, or .* --max-drop 0\.01\d+"

@@ -1,4 +1,4 @@
-"""What labelled examples say of themselves."""
+"""Warnings about labelled examples."""
 
 from dataclasses import replace
 from pathlib import Path

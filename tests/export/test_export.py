@@ -1,4 +1,4 @@
-"""From a run to a bundle, and all the ways that end without one."""
+"""From a run to a bundle, and all the failures that leave none."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def nothing_is_left(bundle: Path, temporary: Path) -> bool:
 
 
 def test_the_end_by_a_signal_leaves_nothing(run: Path, tmp_path: Path) -> None:
-    """Where a scheduler ends it: in the midst, with graphs in the folder for temporary files."""
+    """Simulates a scheduler that ends the export midway, with graphs in the temporary folder."""
     (tmp_path / "temporary").mkdir()
     command = [sys.executable, "-m", "bertline.launch.command", "export", "--max-drop", "0.05"]
     line = [*command, str(run), "-o", str(tmp_path / "bundles" / "tiny")]

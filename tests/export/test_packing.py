@@ -1,4 +1,4 @@
-"""Short texts side by side: only up to where it gains, and only where nobody's answer changes."""
+"""Packing of short texts: only up to lengths that gain, and only if no answer changes."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +40,7 @@ def test_the_fp32_graph_answers_alike_in_a_pack(builder: CandidateBuilder, fp32:
 def test_a_gain_is_how_many_times_as_many_texts_a_second(
     builder: CandidateBuilder, fp32: Graph, monkeypatch: pytest.MonkeyPatch, seconds: float, tokens: int | None
 ) -> None:
-    """Of a pack that takes so many seconds, a text alone taking one."""
+    """A batch takes `seconds`, and a single text one second."""
 
     def told(worker: Worker, batch: Batch) -> float:
         return {1: 1.0, packing.TEXTS: seconds}[len(batch["input_ids"])]

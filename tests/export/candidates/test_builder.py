@@ -1,4 +1,4 @@
-"""Which texts give scales and tell sensitive layers, where a file is sorted by label."""
+"""Which texts calibrate scales and find sensitive layers, if a file is sorted by label."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +39,7 @@ def test_both_labels_of_a_sorted_file_are_seen(run: Path, tmp_path: Path, monkey
 
 
 def test_fewer_texts_than_were_asked_for_are_told(run: Path, tmp_path: Path) -> None:
-    """Those of the median length or longer are of use: they are cut to one."""
+    """Only those of at least the median length are used, cut to it."""
     given: list[Text] = [("good " * words, None) for words in (1, 2, 3, 3, 5)]
     made = CandidateBuilder(sources.read(str(run), None), Graph("fp32", tmp_path / "model.onnx"), None, given, 4)
     assert [batch["input_ids"].shape for batch in made.texts] == [(1, 5)] * 3

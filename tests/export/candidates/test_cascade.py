@@ -1,4 +1,4 @@
-"""A cascade: who answers which text, in the graph and in a bundle that is served; which threshold passes."""
+"""A cascade: which model answers which text, in the graph and in a served bundle, and which threshold passes."""
 
 import shutil
 from collections.abc import Iterator
@@ -98,7 +98,7 @@ def test_weights_that_both_have_stand_there_once(fp32: Graph, tmp_path: Path) ->
 
 
 def logits(probability: float, label: int) -> Output:
-    """Of two labels, one with a probability."""
+    """Logits of two labels, of which `label` has this probability."""
     found = np.zeros(2, np.float32)
     found[label] = np.log(probability / (1 - probability))
     return found
@@ -125,7 +125,7 @@ def test_the_lowest_threshold_that_passes() -> None:
 
 @pytest.fixture(scope="session")
 def teacher(run: Path, bundle: tuple[Path, dict[str, Any], list[str]]) -> Teacher:
-    """Of all students here."""
+    """The teacher of all students here."""
     return Teacher(str(run), bundle[0])
 
 

@@ -45,7 +45,7 @@ def test_what_is_not_tried_is_told_with_the_reason(here: CpuClass) -> None:
     ],
 )
 def test_a_bit_is_given_up_only_where_a_cpu_saturates(here: CpuClass, target: str, saturates: str | None) -> None:
-    """Or would: what is right on the one class is to be right on the other."""
+    """Either CPU counts, this one and the target: the candidate must answer alike on both."""
     tried, notices = select(situation(here, target=target))
     told = [notice for notice in notices if notice.startswith("signed weights have seven bits")]
     assert {plan.name for plan in tried if plan.reduce_range} == (

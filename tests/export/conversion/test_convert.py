@@ -36,7 +36,7 @@ def test_logits_are_those_of_pytorch(run: Path, fp32: Graph) -> None:
 
 
 def test_pairs_reach_the_graph(tiny_classifier: Path, tmp_path: Path) -> None:
-    """Of a model that has learnt nothing: one that is sure of its answer hardly looks at the types."""
+    """An untrained model is used, since one that is sure of its answer hardly uses the types."""
     graph = OnnxRuntime(convert.to_onnx(tiny_classifier, classifier(64), tmp_path / "onnx"), 1)
     tokenizer = Tokenizer(tiny_classifier, Tokens(max_length=64))
     batch = tokenizer.pad(tokenizer.encode([("a good film", "a bad one"), ("one", "two three four")]))

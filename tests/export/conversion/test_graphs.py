@@ -1,4 +1,4 @@
-"""The fused and quantized graphs: what stands in the files, and that they still compute the same."""
+"""The fused and quantized graphs: their nodes, and that they still compute the same."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ EVERY = [plan.name for plan in plans.PLANS]
 
 
 def operators(path: Path) -> Counter[str]:
-    """Of the graph and, counted once, of the branches in it that attend with a mask."""
+    """The operators of the graph and of those branches that attend with a mask."""
     nodes = list(onnx.load(path).graph.node)
     masked = [each.g for node in nodes if node.op_type == "If" for each in node.attribute if each.name == "else_branch"]
     return Counter(node.op_type for some in (nodes, *(graph.node for graph in masked)) for node in some)

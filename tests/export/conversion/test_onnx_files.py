@@ -1,4 +1,4 @@
-"""What is promised of the ONNX files, and weights beside them: those of large models, here from 20 kB on."""
+"""The guarantees for ONNX files, and external data for large models, here from 20 kB on."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def test_a_newer_stamp_is_replaced(tmp_path: Path) -> None:
 
 
 def test_nodes_come_after_all_that_their_branches_read(tmp_path: Path) -> None:
-    """As ONNX Runtime's quantizer leaves a graph with branches: the If stands before what it reads from within."""
+    """A graph as ONNX Runtime's quantizer leaves it: the If comes before a node that its branches read."""
     branch = helper.make_graph(
         [helper.make_node("Neg", ["late"], ["z"])],
         "b",

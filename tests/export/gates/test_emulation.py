@@ -1,4 +1,4 @@
-"""A bundle as on another CPU: what is tried, and what is told."""
+"""Checking a bundle on an emulated CPU, and the notices about it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The fp32 graphs: a fused one that answers otherwise is left out, with the reason."""
+"""The fp32 graphs: a fused one that answers differently is left out, with the reason."""
 
 from contextlib import nullcontext
 from pathlib import Path

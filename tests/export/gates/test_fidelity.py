@@ -1,4 +1,4 @@
-"""The fidelity gates: their texts, their bounds, and what they are there to catch."""
+"""The fidelity gates: their texts, their bounds, and the defects that they must catch."""
 
 import json
 import re

@@ -12,7 +12,7 @@ from bertline.train.loop import Trainer
 from tests.train.conftest import train_here
 
 SETS = ["training.freeze.embeddings=true", "training.layer_decay=0.8", "training.epochs=1", "training.save_steps=4"]
-"""Frozen parameters, and six groups of others."""
+"""Settings with frozen parameters and six groups of trained ones."""
 LAYOUT = ["deepspeed.zero_optimization.round_robin_gradients=true"]
 """Parameters in another order than the model's; ZeRO 2 here has it."""
 

@@ -1,4 +1,4 @@
-"""What DeepSpeed wrote on one rank or two becomes a model folder, to the bit; what could run code does not run."""
+"""DeepSpeed checkpoints of one or two ranks become model folders, bit for bit, without running code."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""A model hub in this process: of the protocol as much as huggingface_hub needs to make, fill and read a repository."""
+"""A model hub in this process, with as much of the protocol as huggingface_hub needs for a repository."""
 
 import base64
 import hashlib

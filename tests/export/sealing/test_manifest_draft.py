@@ -1,4 +1,4 @@
-"""Where models go that are sealed side by side, for which CPU classes each is; and what a reader has to know."""
+"""The paths and CPU classes of models sealed side by side, and the notices for readers of the figures."""
 
 from dataclasses import replace
 from pathlib import Path

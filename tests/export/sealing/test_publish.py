@@ -1,4 +1,4 @@
-"""A bundle goes to a hub and comes back as the same bundle; huggingface_hub itself does the talking."""
+"""A bundle pushed to a hub and downloaded again is the same bundle; the client is huggingface_hub itself."""
 
 import json
 import os

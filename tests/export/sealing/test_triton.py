@@ -1,4 +1,4 @@
-"""The README of a Triton model tells every way in which a long text is read."""
+"""The README of a Triton model shows how to read long texts, for every setting."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""A smaller vocabulary: what was seen is read and answered as before, and nothing else becomes unknown."""
+"""A trimmed vocabulary: seen texts are read and answered as before, and no other token becomes unknown."""
 
 import json
 import random
