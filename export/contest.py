@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean
 
 import numpy as np
 
@@ -267,7 +268,12 @@ class Contest:
         tried = [trial for trial in tried if trial.plan.runtime == "onnxruntime"]
         if not tried:
             return None
-        plan = min(tried, key=lambda trial: trial.milliseconds).plan
+        fastest = min(tried, key=lambda trial: trial.milliseconds)
+        plan = fastest.plan
+        speedup = geometric_mean(self._beside[plan.name].values()) / fastest.milliseconds
+        if self._teacher and speedup <= self._teacher.to_beat:  # a cascade takes at least its student's own time
+            alone = f"{plan.name} alone is {speedup:.1f} times as fast as PyTorch"
+            raise GateError(f"{alone}, no faster than {self._teacher.to_beat:.1f} times; no bundle was made")
         with Worker(system(self.origin, asked), machine.cores()) as larger:
             answered = self._ask_once(larger)()
         student, name = self._workers[plan.name], f"{plan.name}-cascade"

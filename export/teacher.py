@@ -20,6 +20,8 @@ class Teacher:
     asked: Path | None = None
     """The bundle that a student asks in a cascade: the run's own, or a larger student's. None if the student must pass
     alone."""
+    to_beat: float = 0.0
+    """How many times as fast as PyTorch a cascade must be at least to be of use."""
     comparisons: dict[str, dict[str, int]] = field(default_factory=dict)
     """By student: its candidates compared on the examples so far, numbered from 1 in that order."""
     answers: dict[Path, list[Output]] = field(default_factory=dict)

@@ -70,6 +70,8 @@ class Larger(NamedTuple):
 
     name: str
     bundle: Path
+    to_beat: float
+    """Its speedup where it may be handed over itself, else 0."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,10 @@ class Shrinking:
     def cascaded(self, tried: Tried, larger: Larger) -> Attempt:
         """Export a student that does not pass alone in a cascade with a larger model."""
         self.say(f"{tried.student}: deferring to {larger.name} when unsure")
-        teacher = replace(self.teacher, asked=larger.bundle)
+        teacher = replace(self.teacher, asked=larger.bundle, to_beat=larger.to_beat)
         found = self.exported(tried, replace(self.options, quick=True), teacher)
         if found.made is None:
-            return self.told(Attempt(replace(tried, why=f"{tried.why}; nor does it pass with {larger.name}"), None))
+            return self.told(Attempt(replace(tried, why=f"{tried.why}; with {larger.name}: {found.tried.why}"), None))
         share = found.made["cascade"]["share"]
         unit = runs.read_summary(Path(tried.run)).tokens.unit
         why = f"{found.tried.why}, which asks {larger.name} about {share:.0%} of the {unit}"
@@ -163,8 +165,8 @@ class Shrinking:
             return None
         passed = [(speedup(made), tried.student, made["bundle"]) for tried, made in alone if made is not None]
         if passed:
-            _, name, bundle = max(passed)
-            return Larger(name, Path(bundle))
+            fastest, name, bundle = max(passed)
+            return Larger(name, Path(bundle), fastest)
         return self.whole()
 
     def whole(self) -> Larger | None:
@@ -176,7 +178,7 @@ class Shrinking:
         except GateError as error:
             self.say(f"no cascades: {error}")
             return None
-        return Larger(str(self.place), bundle)
+        return Larger(str(self.place), bundle, to_beat=0.0)
 
     def unseen(self, run: Path) -> Path:
         """The temporary place of a run's bundle, until the fastest is chosen.

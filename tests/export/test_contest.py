@@ -33,6 +33,7 @@ from bertline.export.examples import check_examples
 from bertline.export.export import export
 from bertline.export.options import ExportOptions
 from bertline.export.sources import Origin
+from bertline.export.teacher import Teacher
 from bertline.tasks.task import Example
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 from tests.conftest import classifier
@@ -58,7 +59,7 @@ Hold = Callable[..., tuple[ContestResult, list[str]]]
 class Bench(CandidateBuilder):
     """A builder whose graphs are as many bytes as they take microseconds; what `broken` says cannot be made."""
 
-    asked = None
+    asked: Graph | None = None
 
     def __init__(self, folder: Path, broken: Callable[[Plan], None]) -> None:
         self._folder, self._broken = folder, broken
@@ -100,11 +101,16 @@ def hold(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hold:
     monkeypatch.setattr(contest, "Worker", worker)
 
     def held(
-        options: ExportOptions, broken: Callable[[Plan], None] = lambda plan: None, said: list[str] | None = None
+        options: ExportOptions,
+        broken: Callable[[Plan], None] = lambda plan: None,
+        said: list[str] | None = None,
+        teacher: Teacher | None = None,
     ) -> tuple[ContestResult, list[str]]:
         said = [] if said is None else said
         reference, bench = worker(systems.pytorch(origin), 1), Bench(tmp_path, broken)
-        outcome = Contest(origin, reference, bench, options, said.append).hold(CONTENDING)
+        if teacher is not None:
+            bench.asked = Graph("larger", tmp_path / "larger.onnx")
+        outcome = Contest(origin, reference, bench, options, said.append, teacher).hold(CONTENDING)
         return outcome, [line.partition(":")[0] for line in said if line.endswith("answering 200 texts")]
 
     return held
@@ -168,6 +174,14 @@ def test_fp32_is_not_sealed_beside_the_chosen_one_where_a_quantized_one_is_right
     outcome, _ = hold(ExportOptions(0.05, portable=True, prefer="accuracy", allow_fp32=True))
     assert outcome.chosen.plan.name == "int8-signed"
     assert [trial.plan.name for trial in outcome.others] == ["int8-unsigned"]
+
+
+def test_a_cascade_is_given_up_where_its_student_alone_is_no_faster_than_what_it_must_beat(hold: Hold) -> None:
+    """int8-signed takes 1 ms where PyTorch takes 9; the larger model is never asked."""
+    said: list[str] = []
+    with pytest.raises(GateError, match=r"^int8-signed alone is 9\.0 times as fast as PyTorch, no faster than 9\.5"):
+        hold(ExportOptions(0.05), said=said, teacher=Teacher("films", to_beat=9.5))
+    assert not any(line.startswith(("larger", "int8-signed: answering")) for line in said)
 
 
 @pytest.mark.parametrize("question", ["time", "outputs"])
