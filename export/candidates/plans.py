@@ -147,9 +147,7 @@ def _impossible(plan: Plan, situation: Situation) -> str | None:
         if plan.runtime == "openvino":
             return f"OpenVINO's answers on a CPU of class {options.target} cannot be known here"
         if plan.method == "weights":
-            return (
-                f"the answers of kernels for weights in blocks on a CPU of class {options.target} cannot be known here"
-            )
+            return f"weight-only quantization's answers on a CPU of class {options.target} cannot be known here"
     return None
 
 

@@ -88,7 +88,7 @@ def test_another_target_leaves_out_what_it_computes_otherwise() -> None:
     assert {"int8-unsigned-fused", "int8-signed-fused", "int8-static-minmax"} < found
     assert not any("openvino" in name or "weights" in name for name in found)
     assert "int8-weights" in names(situation(target="avx512_vnni", prefer="size"))
-    with pytest.raises(InputError, match="--only int4-weights: what kernels for weights in blocks compute"):
+    with pytest.raises(InputError, match="--only int4-weights: weight-only quantization's answers on a CPU"):
         select(situation(only=("int4-weights",), target="avx2"))
 
 
@@ -101,7 +101,7 @@ def test_only_what_is_named_is_tried_with_fp32_to_compare() -> None:
     assert names(situation(only=("int8-unsigned",))) == {"fp32", "int8-unsigned"}
     with pytest.raises(InputError, match="--only int9: no such candidate; there are fp32, fp32-fused"):
         select(situation(only=("int9",)))
-    with pytest.raises(InputError, match="--only int8-nncf-openvino: what OpenVINO computes on a CPU of class avx2"):
+    with pytest.raises(InputError, match="--only int8-nncf-openvino: OpenVINO's answers on a CPU of class avx2"):
         select(situation(only=("int8-nncf-openvino",), target="avx2"))
     with pytest.raises(InputError, match="--only fp32-fused: no fusion"):
         select(situation(only=("fp32-fused",), fused="no fusion"))

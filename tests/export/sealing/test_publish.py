@@ -47,7 +47,7 @@ def test_all_of_a_bundle_goes_in_one_commit_and_comes_back(bundle: Sealed, hub: 
     assert told["commit"] == f"{hub.endpoint}/org/tiny/commit/{'0' * 39}1"
     assert {one["path"]: one["size_bytes"] for one in told["files"]} == {name: len(held) for name, held in here.items()}
     assert told["commit"] in done.stderr
-    assert "Edit no file there, not even README.md" in done.stderr
+    assert "Do not edit its files, not even README.md" in done.stderr
 
     (line,) = [line for line in (bundle[0] / "README.md").read_text().splitlines() if line.startswith("hf download")]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
