@@ -1,10 +1,10 @@
 # The image for training and export, on NVIDIA GPUs or CPUs:
 #
 #     docker build --file launch/cluster/train.Dockerfile --tag bertline-train .
-#     docker run --gpus all --ipc host --stop-timeout 120 --volume "$PWD:/work" bertline-train train recipe.yaml
+#     docker run --gpus all --ipc host --stop-signal USR1 --stop-timeout 120 --volume "$PWD:/work" bertline-train train recipe.yaml
 #
 # When stopped, it finishes the current step and saves a checkpoint; --stop-timeout must allow for both, in seconds,
-# since Docker kills it after 10 by default.
+# since Docker kills it after 10 by default. On SIGUSR1 it takes as long as that; SIGTERM, the default, leaves 20 s.
 #
 # torch's wheels include CUDA; the machine needs only NVIDIA's driver and container toolkit. nvcc and g++ are left out,
 # because only DeepSpeed ops that a recipe's `deepspeed` section asks for would need them.

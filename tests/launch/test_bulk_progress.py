@@ -38,6 +38,7 @@ def test_a_log_has_a_line_every_thirty_seconds(show: Callable[[], str]) -> None:
 
 def test_a_terminal_has_a_bar(show: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one has no bars
     told = show()
     assert "[a] line, as it is\n" in told
     assert "7,000 rows  100 rows/s" in told
