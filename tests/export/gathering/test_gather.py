@@ -256,7 +256,7 @@ def test_damage_is_told_in_a_line(output: Path, model: str, tmp_path: Path, name
     )
     changed = bytearray(whole)
     changed[middle] ^= 1
-    for content, words in ((whole[: len(whole) // 2], "cut off"), (b"", "cut off"), (bytes(changed), "checksum")):
+    for content, words in ((whole[: len(whole) // 2], "truncated"), (b"", "truncated"), (bytes(changed), "checksum")):
         path.write_bytes(content)
         with pytest.raises(DamagedError, match=words) as caught:
             gather(output, tmp_path / "made", model, trust)
@@ -279,7 +279,7 @@ def test_a_runs_checkpoint_is_held_against_its_index(folder: Path, model: str, t
 @pytest.mark.parametrize(
     ("name", "missing", "words"),
     [
-        ("two-2", "zero_pp_rank_1_mp_rank_00_optim_states.pt", "written by 2 ranks, and .* of 1 are there"),
+        ("two-2", "zero_pp_rank_1_mp_rank_00_optim_states.pt", "written by 2 ranks, but has .* of 1"),
         ("two-2", "zero_pp_rank_0_mp_rank_00_optim_states.pt", r"optim_states\.pt of ranks \[1\]"),
         ("two-3", "zero_pp_rank_1_mp_rank_00_model_states.pt", "1 files of model states, 2 of optimizer states"),
         ("one-1", "zero_pp_rank_0_mp_rank_00_optim_states.pt", "which hold its weights in fp32, are missing"),
@@ -300,7 +300,7 @@ def test_another_model_is_refused_by_name_and_shape(output: Path, model: str, fo
     with pytest.raises(InputError, match=r"classifier\.weight \(2, 32\), not \(3, 32\), classifier\.bias") as caught:
         gather(output, tmp_path / "made", str(three))
     assert len(caught.value.faults) == 2
-    with pytest.raises(InputError, match="beside it; name a folder"):
+    with pytest.raises(InputError, match="beside it; name the folder"):
         gather(output, tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
