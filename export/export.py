@@ -83,7 +83,11 @@ def export(
         origin = sources.with_tokenizer(origin, Path(work, "tokenizer"))
         found = _convert_and_contend(origin, teacher, options, trim_vocabulary, Path(work), say)
         asked = None if teacher is None else teacher.source(bundle)
-        other_options = {"trim_vocabulary": trim_vocabulary, "column": dict(columns), "model": model}
+        other_options = {
+            "trim_vocabulary": trim_vocabulary and sources.base_name(trim_vocabulary),
+            "column": dict(columns),
+            "model": model and sources.base_name(model),
+        }
         return _seal(
             bundle, manifest_draft.describe(origin, found, asked, bundle, options, other_options), found, signer, say
         )

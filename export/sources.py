@@ -103,6 +103,13 @@ def recorded(place: str, bundle: Path) -> str:
     return os.path.relpath(local.resolve(), bundle.resolve()) if local.exists() else place
 
 
+def base_name(place: str) -> str:
+    """A place without the folders that a local path leads through, which need not be known where a bundle is read."""
+    if places.is_hub_id(place) or place.startswith("pkg://"):
+        return place
+    return Path(os.path.abspath(places.expanded(place))).name
+
+
 def opened(place: str, bundle: Path) -> str:
     """A place that a bundle records, as a path that can be opened from the working directory."""
     local = Path(os.path.normpath(bundle.resolve() / place))

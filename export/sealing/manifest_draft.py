@@ -111,7 +111,7 @@ def notices(origin: Origin, found: Findings, cascade: Cascade | None, target: st
         here: the CPU class that it was measured on.
     """
     if found.teacher is not None:
-        yield f"a student of {found.teacher.place}: PyTorch's figures are those of the teacher"
+        yield f"a student of {found.teacher.name}: PyTorch's figures are those of the teacher"
     if origin.kind != "run" and origin.settings.decision.no_answer_threshold is not None:
         yield (
             "no answer is given when that scores higher than the best span, since some questions of the data have "

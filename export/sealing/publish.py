@@ -27,7 +27,8 @@ def push(folder: Path, repo: str, dry_run: bool, say: Say) -> dict[str, Any]:
     """Upload a bundle to the hub that huggingface_hub is set to (HF_ENDPOINT, HF_TOKEN).
 
     A new repository is private: bertline.json and README.md hold a few of the texts that the bundle was measured on,
-    and their owner must decide whether to publish them.
+    and bertline.json also names files and columns, in the recipe, the source and the options; their owner must decide
+    whether to publish them.
 
     Args:
         folder: the bundle.

@@ -67,6 +67,20 @@ def test_a_local_place_is_told_relative_to_the_bundle(run: Path, tmp_path: Path)
     assert len(source.weights_sha256) == 64
 
 
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("/home/alice/customers/texts.csv", "texts.csv"),
+        ("~/customers/*.jsonl", "*.jsonl"),
+        ("../customers/model/", "model"),
+        ("organization/name@v1", "organization/name@v1"),
+        ("pkg://package/texts.csv", "pkg://package/texts.csv"),
+    ],
+)
+def test_an_option_is_recorded_without_the_folders_of_a_local_path(place: str, name: str) -> None:
+    assert sources.base_name(place) == name
+
+
 def test_a_file_may_call_its_columns_otherwise(tiny_classifier: Path, tmp_path: Path) -> None:
     data = tmp_path / "texts.csv"
     data.write_text("text,body,more,queue\na,good,x,1\na,bad,y,negative\n")

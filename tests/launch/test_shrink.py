@@ -96,7 +96,7 @@ def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: 
     assert (shrunk["baseline"], shrunk["value"]) == (manifest.baseline, manifest.value)
     assert runs.read_summary(folder / str(passed["run"])).data["unlabelled"] == 400
     assert manifest.source.model == recipes.read(RunFolder(folder / str(passed["run"])).recipe).model
-    assert "a student of runs/films: PyTorch's figures are those of the teacher" in manifest.notices
+    assert "a student of films: PyTorch's figures are those of the teacher" in manifest.notices
     assert "PyTorch, fp32 (the teacher)" in (folder / "bundles" / "films-small" / "README.md").read_text()
 
 

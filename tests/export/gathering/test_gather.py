@@ -353,7 +353,9 @@ def test_export_takes_a_checkpoint(
     said: list[str] = []
     made = tmp_path / "bundles/made"
     export(str(output), made, ExportOptions(1.0, quick=True), data=data, say=said.append, model=model)
-    source = bundles.verify(made).source
+    manifest = bundles.verify(made)
+    assert manifest.options["model"] == "best", "without the folders that lead to it"
+    source = manifest.source
     assert (source.kind, (made / source.place).resolve()) == ("checkpoint", output)
     gather(output, tmp_path / "model", model)
     assert source.weights_sha256 == encoder.weights_sha256(tmp_path / "model")

@@ -155,6 +155,7 @@ def test_a_bundle_of_a_run(run: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         trim_vocabulary=str(more),
     )
     manifest = bundles.verify(tmp_path / "bundle")
+    assert manifest.options["trim_vocabulary"] == "more.jsonl", "without the folders that lead to it"
     assert manifest.fidelity.max_abs_logit_diff <= 1e-3
     (fp32,) = [one for one in manifest.candidates if one.name == "fp32"]
     assert (fp32.value, fp32.drop) == (manifest.baseline, 0)
