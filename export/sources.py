@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -269,7 +270,12 @@ def _examples(
 
 def _in_a_copy(place: str, folder: Path) -> str:
     """The end of advice to edit a model's file: the files in a hub client's cache must not be edited."""
-    return "" if places.revision(folder) is None else f", in a copy: {places.downloading(place, 'FOLDER')}"
+    if places.revision(folder) is None:
+        return ""
+    copying = (
+        places.downloading(place, "FOLDER") if places.is_hub_id(place) else f"cp -rL {shlex.quote(str(folder))} FOLDER"
+    )
+    return f", in a copy: {copying}"
 
 
 def _head_faults(place: str, folder: Path, config: dict[str, Any]) -> list[str]:

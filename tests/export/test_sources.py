@@ -170,6 +170,13 @@ def test_a_file_of_a_hub_clients_cache_is_changed_in_a_copy(
         sources.read("org/name@v1", data)
 
 
+def test_a_hub_clients_folder_named_by_its_path_is_copied(tiny_classifier: Path, data: Path) -> None:
+    cached = tiny_classifier.rename(tiny_classifier.with_name("a" * 40))
+    change_config(cached, id2label={"0": "fits"})
+    with pytest.raises(InputError, match=re.escape(f"of it, in a copy: cp -rL {cached} FOLDER") + "$"):
+        sources.read(str(cached), data)
+
+
 def test_data_that_names_what_the_model_does_not_is_told_where_to(tiny_classifier: Path, data: Path) -> None:
     change_config(tiny_classifier, id2label=None)
     with pytest.raises(InputError) as caught:
