@@ -10,7 +10,6 @@ from bertline.artifacts import machine
 from bertline.artifacts.bundle import MODEL, Cascade, Fidelity, Manifest, RuntimeSpec, Source, Variant, Vocabulary
 from bertline.artifacts.machine import CpuClass
 from bertline.export import choose
-from bertline.export.candidates.plans import EXACT, Plan
 from bertline.export.contest import ContestResult
 from bertline.export.conversion import onnx_files
 from bertline.export.conversion.graphs import Graph
@@ -149,25 +148,17 @@ def model_files(outcome: ContestResult, here: CpuClass, common: str) -> dict[str
     """The path of each sealed candidate's model, and the CPU classes it is for (empty: all).
 
     Other tools open `common` with ONNX Runtime on any CPU, so it is the last candidate, which every machine can run.
+    The others are for OpenVINO or have weights in blocks: int8 candidates for ONNX Runtime need no model beside them,
+    since with --portable their signed weights have seven bits.
     """
     *special, usual = [outcome.chosen, *outcome.others]
     places: dict[str, tuple[str, list[CpuClass]]] = {usual.plan.name: (common, [])}
     for trial in special:
         plan = trial.plan
-        alike = here in EXACT and plan.runtime == "onnxruntime" and plan.method != "weights"
-        classes: list[CpuClass] = list(EXACT) if alike else [here]
+        suffix = "openvino" if plan.runtime == "openvino" else f"int{plan.bits}_weights_{here}"
         portable = any(other.plan.right_everywhere for other in outcome.others)
-        places[plan.name] = (f"onnx/model_{_suffix(plan, here)}.onnx", classes if portable else [])
+        places[plan.name] = (f"onnx/model_{suffix}.onnx", [here] if portable else [])
     return places
-
-
-def _suffix(plan: Plan, here: CpuClass) -> str:
-    """The suffix of a special model's file name: how it computes, and on which CPUs."""
-    if plan.runtime == "openvino":
-        return "openvino"
-    if plan.method == "weights":
-        return f"int{plan.bits}_weights_{here}"
-    return f"{'qint8' if plan.signed else 'quint8'}_{here}"
 
 
 def runtime(graph: Graph, place: str, classes: list[CpuClass]) -> RuntimeSpec:

@@ -9,7 +9,7 @@ import pytest
 from bertline.artifacts.bundle import Cascade, Fidelity, Source
 from bertline.artifacts.machine import CpuClass
 from bertline.artifacts.task import Decision, Long, Tokens
-from bertline.export.candidates.plans import EXACT, PLANS
+from bertline.export.candidates.plans import PLANS
 from bertline.export.choose import Trial
 from bertline.export.contest import ContestResult
 from bertline.export.sealing.manifest_draft import Findings, model_files, notices
@@ -30,16 +30,16 @@ def outcome(*names: str) -> ContestResult:
     ("here", "names", "expected"),
     [
         ("avx512_vnni", ["int8-signed"], []),
-        ("avx512_vnni", ["int8-signed", "int8-unsigned"], [("onnx/model_qint8_avx512_vnni.onnx", [*EXACT])]),
-        ("arm64", ["int8-signed-fused", "int8-unsigned-fused"], [("onnx/model_qint8_arm64.onnx", [*EXACT])]),
-        ("avx2", ["int8-static-minmax", "int8-unsigned"], [("onnx/model_qint8_avx2.onnx", ["avx2"])]),
         ("avx2", ["int8-nncf-openvino", "int8-unsigned"], [("onnx/model_openvino.onnx", ["avx2"])]),
         ("avx512_vnni", ["int8-nncf-openvino", "int8-unsigned"], [("onnx/model_openvino.onnx", ["avx512_vnni"])]),
         ("avx512_vnni", ["int8-nncf-openvino", "int8-signed"], [("onnx/model_openvino.onnx", [])]),
         (
             "avx512_vnni",
-            ["int8-nncf-openvino", "int8-signed", "int8-unsigned"],
-            [("onnx/model_openvino.onnx", ["avx512_vnni"]), ("onnx/model_qint8_avx512_vnni.onnx", [*EXACT])],
+            ["int8-nncf-openvino", "int4-weights", "int8-unsigned"],
+            [
+                ("onnx/model_openvino.onnx", ["avx512_vnni"]),
+                ("onnx/model_int4_weights_avx512_vnni.onnx", ["avx512_vnni"]),
+            ],
         ),
         (
             "avx512_vnni",
