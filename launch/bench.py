@@ -56,7 +56,7 @@ def bench(
         DamagedError: a bundle is damaged or not the signed one, before or after it was measured.
     """
     if columns and data is None:
-        raise InputError("--column maps columns of labelled examples: give --data FILE with it")
+        raise InputError("--column names columns of labelled examples: add --data FILE")
     if html is not None:
         files.check_new(html)
     manifest = _manifest(folder, signed)

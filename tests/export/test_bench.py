@@ -122,6 +122,11 @@ def test_without_a_test_split_examples_are_to_be_named(bundle: Exported) -> None
         bench.bench(bundle[0], (), None, None, lambda line: None)
 
 
+def test_columns_are_named_for_a_file_alone(bundle: Exported) -> None:
+    with pytest.raises(InputError, match="--column names columns of labelled examples: add --data FILE"):
+        bench.bench(bundle[0], (), None, None, lambda line: None, {"text": "body"})
+
+
 def changed(run: Path, folder: Path, **keys: object) -> str:
     """The run's model, of which config.json says something else."""
     shutil.copytree(RunFolder(run).best, folder)
