@@ -36,7 +36,7 @@ def show(found: dict[str, Any]) -> None:
 def _provable(examples: int, drop: float) -> str:
     """One sentence on what the validation split can prove about an export."""
     same = Score(1.0, 0.0, (0.0, drop), examples, drop)
-    more = f"; {choose.enough(same, MAX_DROP)} {MAX_DROP:g}" if choose.doubt(same, MAX_DROP) else ""
+    more = f"; {choose.enough(same, MAX_DROP)} for {MAX_DROP:g}" if choose.doubt(same, MAX_DROP) else ""
     return f"validation: {examples:,} examples; export cannot show a drop below {ceil(1e4 * drop) / 1e4:g}{more}"
 
 

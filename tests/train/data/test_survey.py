@@ -56,7 +56,7 @@ def test_sound_data_gives_no_warning(model: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("count", "metric", "words"),
     [
-        (200, "accuracy", r"0\.01\d+; about \d{3} would tell 0\.01"),
+        (200, "accuracy", r"0\.01\d+; about \d{3} would suffice for 0\.01"),
         (400, "accuracy", r"0\.00\d+"),
         (200, "macro_f1", None),  # it depends on the answers
     ],
