@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
@@ -25,6 +26,8 @@ LONGEST_FIELD = 1 << 27
 """Maximum length of a CSV field in characters; Python's own limit of 131,072 is shorter than a long document."""
 BATCH = 1024
 """Number of rows of a Parquet or Arrow file that are converted to Python values at once."""
+_BARE = re.compile(r'("?)[\w.-]*\1')
+"""A column name, quoted or not, without the blanks and punctuation of a sentence."""
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 """Pairs (where, row); `where` names the file and the row or line, counted from 1."""
@@ -244,9 +247,14 @@ def _read_delimited(stream: TextIO, path: Path) -> Iterator[Attempt]:
 
 
 def _check_delimiter(top: str, path: Path, delimiter: str) -> None:
-    """Reject a table with another delimiter: otherwise every row with a quote in it would be reported as faulty."""
+    """Reject a table with another delimiter: otherwise every row with a quote in it would be reported as faulty.
+
+    The name of a single column may hold such a character too, so each part must look like a name.
+    """
     other = next((other for other in ",\t;|" if other in top), None)
     if other is None or delimiter in top:
+        return
+    if not all(map(_BARE.fullmatch, top.rstrip("\r\n").split(other))):
         return
     if named := {",": ".csv", "\t": ".tsv"}.get(other):
         advice = f"name the file {named}"
@@ -312,18 +320,28 @@ def _number_rows(found: Rows) -> Iterator[Attempt]:
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
-    """Names of 0, 1, … by column of an Arrow schema, for columns (or lists) of `datasets` ClassLabels."""
-    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info") or {}
-    found = {name: _names(feature) for name, feature in (told.get("features") or {}).items()}
-    return {name: names for name, names in found.items() if names}
+    """Names of 0, 1, … by column of an Arrow schema, for columns (or lists) of `datasets` ClassLabels.
+
+    Metadata that `datasets` would not write is ignored: the columns can be read without it.
+    """
+    try:
+        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    match told:
+        case {"info": {"features": dict(features)}}:
+            found = {name: _names(feature) for name, feature in features.items()}
+            return {name: names for name, names in found.items() if names}
+    return {}
 
 
-def _names(feature: Any) -> list[str] | None:
-    if isinstance(feature, list):  # a list, as written by datasets before 4.0
-        return _names(feature[0])
-    if "feature" in feature:
-        return _names(feature["feature"])
-    return feature["names"] if feature.get("_type") == "ClassLabel" else None
+def _names(feature: Any) -> list[str]:
+    match feature:
+        case [inner] | {"feature": inner}:  # a list, as written by datasets before and since 4.0
+            return _names(inner)
+        case {"_type": "ClassLabel", "names": [*names]} if all(isinstance(name, str) for name in names):
+            return names
+    return []
 
 
 def spelled(row: dict[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -347,9 +365,7 @@ def _binary_rows(path: Path, raw: BufferedReader, choose: Choose, spell: Spell) 
         name = suffix[1:].capitalize()
         raise InputError(f"{path}: reading {name} needs pyarrow; pip install pyarrow") from None
     try:
-        batches = BINARIES[suffix](raw, path, choose)
-        parts = (batch.slice(start, BATCH) for batch in batches for start in range(0, batch.num_rows, BATCH))
-        for number, row in enumerate(chain.from_iterable(_values(part, spell) for part in parts), start=1):
+        for number, row in enumerate(_all_values(BINARIES[suffix](raw, path, choose), spell), start=1):
             where = f"{path} row {number}"
             if isinstance(row, UnicodeDecodeError):
                 row = InputError(f"{where}: holds a string that is not UTF-8 ({row}); make the file again")
@@ -361,16 +377,25 @@ def _binary_rows(path: Path, raw: BufferedReader, choose: Choose, spell: Spell) 
         raise InputError(_tell_damage(path, error)) from None
 
 
-def _values(batch: Any, spell: Spell) -> list[Any]:
+def _all_values(batches: Iterable[Any], spell: Spell) -> Iterator[Any]:
+    """Yield the rows of all batches of a file, which have one schema; errors as in `_values`."""
+    classes: dict[str, list[str]] | None = None
+    for batch in batches:
+        if classes is None:
+            named = class_names(batch.schema).items()
+            classes = {name: names for name, names in named if name in batch.schema.names and spell(name, names)}
+        for start in range(0, batch.num_rows, BATCH):
+            yield from _values(batch.slice(start, BATCH), classes)
+
+
+def _values(batch: Any, classes: Mapping[str, Sequence[str]]) -> list[Any]:
     """The rows of a batch; an error replaces a row with invalid UTF-8 or a date after the year 9999."""
-    named = class_names(batch.schema).items()
-    classes = {name: names for name, names in named if name in batch.schema.names and spell(name, names)}
     try:
         found: list[Any] = batch.to_pylist()
     except (OverflowError, ValueError) as error:
         if batch.num_rows == 1:
             return [error]
-        return [row for number in range(batch.num_rows) for row in _values(batch.slice(number, 1), spell)]
+        return [row for number in range(batch.num_rows) for row in _values(batch.slice(number, 1), classes)]
     return [spelled(row, classes) for row in found] if classes else found
 
 

@@ -121,6 +121,19 @@ def test_names_are_found_in_lists_as_older_datasets_wrote_them() -> None:
     assert tables.class_names(pa.schema([], {"huggingface": '{"info": null}'})) == {}
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "not json", "[]", "null", '{"info": []}', '{"info": {"features": null}}',
+        *(f'{{"info": {{"features": {{"label": {feature}}}}}}}' for feature in (
+            "[]", "null", "1", '{"feature": "x"}', '{"_type": "ClassLabel"}', '{"_type": "ClassLabel", "names": [1]}',
+        )),
+    ],
+)  # fmt: skip
+def test_class_names_that_datasets_would_not_write_are_ignored(told: str) -> None:
+    assert tables.class_names(pa.schema([("label", pa.int64())], {"huggingface": told})) == {}
+
+
 def test_rows_of_many_batches_are_counted_through(tmp_path: Path) -> None:
     rows = [{"text": str(i)} for i in range(3000)]
     write_arrow(tmp_path / "stream.arrow", rows, max_chunksize=700)
@@ -213,6 +226,17 @@ def test_a_long_field_is_no_error(tmp_path: Path) -> None:
 def test_the_header_may_have_one_column_without_a_name(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(",text\n0,a\n")
     assert read(tmp_path / "a.csv") == [{"": "0", "text": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "column"),
+    [("a.csv", '"a;b"', "a;b"), ("a.csv", "what; now", "what; now"), ("a.tsv", "text, raw", "text, raw")],
+)
+def test_the_name_of_a_single_column_may_hold_another_delimiter(
+    tmp_path: Path, name: str, header: str, column: str
+) -> None:
+    (tmp_path / name).write_text(f"{header}\nx\n")
+    assert read(tmp_path / name) == [{column: "x"}]
 
 
 @pytest.mark.parametrize(
