@@ -24,6 +24,10 @@ _HUB_ID = re.compile(
 )
 _SHARD = re.compile(r"(.+)-\d+-of-\d+\.")
 """Name of a shard of a split, as written by `datasets`."""
+_NAMES = {"train": "train", "validation": "validation|valid|val|dev", "test": "test"}
+"""What the names of a split's files and folders begin with."""
+_SHOWN = 5
+"""Files of a folder that an error lists; the rest are counted."""
 
 
 def is_hub_id(place: str) -> bool:
@@ -117,18 +121,32 @@ def data_files(place: str | Sequence[str], split: str = "train") -> list[Path]:
 
 
 def _unnamed(name: str, folder: Path, split: str) -> str:
-    """The message for a folder where files are expected: suggests the files of the split in it, tables before JSON."""
+    """The message for a folder where files are expected: suggests those of the split, tables before JSON.
+
+    If none is named after the split, some of the files are listed: a glob might match those of other splits.
+    """
     inside = [file for depth in ("*", "*/*") for file in sorted(folder.glob(depth)) if file.is_file()]
     # `datasets` writes cache-* files
     found = [file for file in inside if _looks_like_data(file) and not file.name.startswith("cache-")]
     if not found:
         return f"{name}: is a folder, without a data file; name a file, a glob, pkg://PACKAGE/PATH or a hub id"
-    own = [file for file in found if any(part.startswith(split) for part in file.relative_to(folder).parts)]
     kinds = (*tables.BINARIES, *tables.TEXTS)
-    first = min(own or found, key=lambda file: kinds.index(tables.kind(file)[0]))
-    suffix, shard = "".join(tables.kind(first)), _SHARD.match(first.name)
-    pattern = f"{shard[1]}-*{suffix}" if shard else first.name if first.name.startswith(split) else f"*{suffix}"
-    return f"{name}: is a folder; name its files: {name.rstrip('/')}/{first.with_name(pattern).relative_to(folder)}"
+    found.sort(key=lambda file: kinds.index(tables.kind(file)[0]))
+    named = re.compile(rf"({_NAMES.get(split, split)})(?![a-z])")
+    own = next((file for file in found if any(map(named.match, file.relative_to(folder).parts))), None)
+    if own is None:
+        listed = list(dict.fromkeys(str(_all_shards(file).relative_to(folder)) for file in found))
+        more = f" and {len(listed) - _SHOWN:,} more" if len(listed) > _SHOWN else ""
+        return f"{name}: is a folder; name files in it (it has {', '.join(listed[:_SHOWN])}{more})"
+    is_named = named.match(own.name) or _SHARD.match(own.name)
+    files = _all_shards(own) if is_named else own.with_name(f"*{''.join(tables.kind(own))}")
+    return f"{name}: is a folder; name its files: {name.rstrip('/')}/{files.relative_to(folder)}"
+
+
+def _all_shards(file: Path) -> Path:
+    """The glob for all shards of the split that a file is one of; any other file itself."""
+    shard = _SHARD.match(file.name)
+    return file.with_name(f"{shard[1]}-*{''.join(tables.kind(file))}") if shard else file
 
 
 def expanded(place: str | Path) -> Path:

@@ -49,12 +49,12 @@ def test_all_missing_files_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inside", "split", "pattern"),
     [
-        (["state.json", "cache-1f.arrow", "data-00000-of-00001.arrow"], "test", "data-*.arrow"),
         (["test/data-00000-of-00001.arrow", "train/data-00000-of-00001.arrow"], "train", "train/data-*.arrow"),
         (["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"], "test", "test-*.parquet"),
         (["data/test-00000-of-00002.parquet", "data/train-00000-of-00002.parquet"], "train", "data/train-*.parquet"),
         (["test.csv", "train.csv"], "train", "train.csv"),
-        (["a.csv.gz", "README.md"], "train", "*.csv.gz"),
+        (["dev.csv", "test.csv", "train.csv"], "validation", "dev.csv"),
+        (["train/a.csv", "valid/a.csv", "valid/b.csv"], "validation", "valid/*.csv"),
     ],
 )
 def test_a_folder_is_told_from_a_missing_file(tmp_path: Path, inside: list[str], split: str, pattern: str) -> None:
@@ -63,6 +63,22 @@ def test_a_folder_is_told_from_a_missing_file(tmp_path: Path, inside: list[str],
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=rf"is a folder; name its files: {re.escape(f'{tmp_path}/{pattern}')}$"):
         places.data_files(str(tmp_path), split)
+
+
+@pytest.mark.parametrize(
+    ("inside", "listed"),
+    [
+        (["a.csv.gz", "README.md"], "a.csv.gz"),
+        (["state.json", "cache-1f.arrow", "data-00000-of-00002.arrow"], "data-*.arrow, state.json"),
+        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "values.csv"], "train-*.parquet, values.csv"),
+        ([f"{number}.csv" for number in range(7)], "0.csv, 1.csv, 2.csv, 3.csv, 4.csv and 2 more"),
+    ],
+)
+def test_a_folder_without_files_of_the_split_is_listed(tmp_path: Path, inside: list[str], listed: str) -> None:
+    for name in inside:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=rf"is a folder; name files in it \(it has {re.escape(listed)}\)$"):
+        places.data_files(str(tmp_path), "validation")
 
 
 def test_a_folder_without_data_is_told(tmp_path: Path) -> None:
