@@ -43,7 +43,7 @@ Runner = Callable[["Trials"], None]
 """Makes the runs of all trials."""
 
 MAY_CHANGE = (*recipes.HARMLESS, "search.trials")
-"""Keys that may change when a search is resumed: its trials stay the same, or there are more of them."""
+"""Keys that may change when a search is resumed: no trial depends on them, only how many there are."""
 
 
 def search(recipe: Recipe, folder: Path, runner: Runner, say: Say) -> dict[str, Any]:
@@ -232,12 +232,12 @@ class Trials:
         Only one of several trials that fail in a row is suspicious: a grid tries all combinations with a bad value in
         succession.
         """
+        before = study.failed_last(self.study)
+        if any(study.SUSPECTED in one.user_attrs for one in before):
+            return None
         if not any((self.folder / "runs").glob("*/run.json")):
             return f"trial {number} failed, and no run has succeeded yet ({fault})"
-        before = study.failed_last(self.study)
-        if not before or any(study.SUSPECTED in one.user_attrs for one in before):
-            return None
-        return f"trials {before[0].number + 1} and {number} failed in a row"
+        return f"trials {before[0].number + 1} and {number} failed in a row" if before else None
 
 
 def one_by_one(train: Train) -> Runner:

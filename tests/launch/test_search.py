@@ -120,6 +120,17 @@ def test_trials_that_fail_one_after_the_other_end_the_search_and_have_another_ch
     assert not left.exists()
 
 
+def test_trials_that_fail_before_any_succeeds_end_the_search_once(rank: None, plain: Path, tmp_path: Path) -> None:
+    recipe = asked(plain, folds=2, grid={"training.learning_rate": [0.5, 0.7, 1.0, LEARNS]})
+    failing = [f"trial-{number}-fold-1" for number in (1, 2, 3) for _ in range(2)]
+    with pytest.raises(BertlineError, match="no run has succeeded yet"):
+        search(recipe, tmp_path / "search", Trains(fail=failing))
+    found = search(recipe, tmp_path / "search", Trains(fail=failing))
+    assert {row["trial"]: row["state"] for row in found["trials"]} == {
+        1: "failed", 2: "failed", 3: "failed", 4: "complete",
+    }  # fmt: skip
+
+
 def test_a_search_whose_first_trial_fails_goes_on_with_the_second(rank: None, plain: Path, tmp_path: Path) -> None:
     recipe = asked(plain, folds=2, grid={"training.learning_rate": [1.0, LEARNS]})
     failing = ["trial-1-fold-1"] * 2
@@ -131,13 +142,15 @@ def test_a_search_whose_first_trial_fails_goes_on_with_the_second(rank: None, pl
     assert [(row["trial"], row["state"]) for row in found["trials"]] == [(2, "complete"), (1, "failed")]
 
 
-def test_a_search_may_be_given_more_trials(rank: None, plain: Path, tmp_path: Path) -> None:
+def test_a_search_may_be_given_more_trials_or_fewer(rank: None, plain: Path, tmp_path: Path) -> None:
     space = {"training.learning_rate": {"low": LEARNS, "high": 1e-2}}
     search(asked(plain, folds=2, space=space, trials=1), tmp_path / "search", Trains())
     train = Trains()
     found = search(asked(plain, folds=2, space=space, trials=2), tmp_path / "search", train)
     assert train.begun[0] == "trial-2-fold-1"
     assert sorted(row["trial"] for row in found["trials"]) == [1, 2]
+    fewer = search(asked(plain, folds=2, space=space, trials=1), tmp_path / "search", train)
+    assert fewer["trials"] == found["trials"]
 
 
 def test_the_best_recipe_trains_and_is_scored_on_texts_that_no_trial_saw(
