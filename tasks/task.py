@@ -30,8 +30,6 @@ IGNORED = -100
 """A target that PyTorch's loss ignores."""
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 """A label that is a number, so that 1 may be a name or an index."""
-NAMELESS = re.compile(r"LABEL_\d+")
-"""The placeholder names that transformers gives to unnamed labels."""
 
 
 class Example(NamedTuple):
@@ -155,21 +153,33 @@ class Task(ABC):
         ours = {ours for ours, theirs in named.items() if theirs in names} | {*names} - named.keys()
         return [named.get(name, name) for name in self.lacks(ours, labelled)]
 
+    def spelling(self, columns: Columns) -> tables.Spell:
+        """The rule by which integers are read as the names that a file has for them.
+
+        Only gold labels are, and only if `labels` contain at least one of the names or are still to be found; otherwise
+        the integers are indices into `labels`.
+        """
+        gold, regression = getattr(columns, self.gold), self.settings.problem_type == "regression"
+
+        def spell(column: str, names: Sequence[str]) -> bool:
+            related = not self.labels or not set(self.labels).isdisjoint(names)
+            return column == gold and related and not regression
+
+        return spell
+
     def read_file(self, path: Path, named: Mapping[str, str] = {}) -> list[Example]:
         """All labelled examples of a split file, or of any file with the same columns, or with columns as in `named`.
 
-        Integers are read as the names that the file has for them, if any; or, if the model's labels have no names, as
-        indices.
+        Integers are read as `spelling` says: as the names that the file has for them, or as indices.
 
         Raises:
             InputError: see `columns`, `read` and `check`; or the first row lacks a column.
         """
         columns, names = self.columns(named), tables.columns(path)
-        nameless = all(map(NAMELESS.fullmatch, self.labels))
         if missing := self.missing(names, named, labelled=True):
             advice = f"labelled examples have these columns, or others that are named: --column {self.gold}=COLUMN"
             raise InputError(f"{tables.lacking(path, missing, names)}; {advice}")
-        rows = tables.rows(path, lambda column, names: not nameless)  # else all the file's names would be unknown
+        rows = tables.rows(path, self.spelling(columns))
         return [self.check(self.read(row, columns, where), where) for where, row in rows]
 
     # computing

@@ -154,17 +154,39 @@ def test_a_file_may_have_a_column_for_each_label(tmp_path: Path) -> None:
         task.read_file(path)
 
 
-def test_numbers_that_a_file_names_are_not_taken_for_the_models(tmp_path: Path) -> None:
+def write_classes(path: Path, names: list[str], *columns: str) -> Path:
+    """A file of two rows, 0 and 1 in each column, with names for them."""
     import datasets
 
-    path = tmp_path / "data.parquet"
-    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["good", "bad"]))
-    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features).to_parquet(path)
-    assert [example.gold for example in make().read_file(path)] == ["good", "bad"]
-    with pytest.raises(InputError, match="unknown label 'good'; known are GOOD, BAD"):
-        make(labels=["GOOD", "BAD"]).read_file(path)
-    nameless = make(labels=["LABEL_0", "LABEL_1"])
-    assert [example.gold for example in nameless.read_file(path)] == ["LABEL_0", "LABEL_1"]
+    features = {"text": datasets.Value("string"), **dict.fromkeys(columns, datasets.ClassLabel(names=names))}
+    rows = {"text": ["a", "b"], **{column: [0, 1] for column in columns}}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["bad", "good"], ["good", "bad"]),
+        (["bad", "fair", "good"], ["good", "bad"]),
+        (["no", "yes"], ["no", "yes"]),
+        (["0", "1"], ["0", "1"]),
+        (["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1"]),
+    ],
+)
+def test_numbers_are_read_as_the_files_names_if_the_model_knows_one(
+    tmp_path: Path, labels: list[str], expected: list[str]
+) -> None:
+    path = write_classes(tmp_path / "data.parquet", ["good", "bad"], "label")
+    assert [example.gold for example in make(labels).read_file(path)] == expected
+
+
+def test_numbers_that_a_file_names_are_quantities_or_a_column_of_a_label(tmp_path: Path) -> None:
+    path = write_classes(tmp_path / "data.parquet", ["1 star", "score"], "label")
+    assert [example.gold for example in make(["score"], "regression").read_file(path)] == [0, 1]
+    path = write_classes(path, ["no", "yes"], "toxic", "insult")
+    task = make(["toxic", "insult"], "multi_label_classification")
+    assert [example.gold for example in task.read_file(path)] == [[], ["toxic", "insult"]]
 
 
 @pytest.mark.parametrize(

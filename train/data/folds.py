@@ -162,7 +162,7 @@ def _groups(recipe: Recipe, column: str, pool: Sequence[Example]) -> Indices:
     found: dict[bytes, str] = {}
     places = sources.named(recipe.data)
     for name in ("validation", "train"):
-        for where, row in sources.kept(places[name], name, recipe.data, set()) if name in places else ():
+        for where, row in sources.kept(places[name], name, recipe.data, task, set()) if name in places else ():
             if row.get(column) is None:
                 raise InputError(f"search.groups: {where}: column {column!r} is empty")
             found.setdefault(splitting.digest(task.read(row, columns, where).texts), str(row[column]))

@@ -1,6 +1,6 @@
 """The examples of a recipe, streamed from files or from the hub, filtered by `data.where` and read by its task."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,7 @@ def examples(place: Places, split: str, data: Data, task: Task, found: set[Value
         example = task.read(row, known, where)
         return task.check(example, where) if data.label_names else example
 
-    empty = True
-    for example in _read_all(kept(place, split, data, found), read):
-        empty = False
-        yield example
-    if empty:
-        raise InputError(f"data.where: no row of {place} matches {data.where}")
+    return _read_all(kept(place, split, data, task, found), read)
 
 
 def unlabelled(place: Places, data: Data, task: Task) -> Iterator[Example]:
@@ -65,7 +60,7 @@ def unlabelled(place: Places, data: Data, task: Task) -> Iterator[Example]:
     """
     known = columns(data)
     return _read_all(
-        rows(place, UNLABELLED, data), lambda where, row: Example(*task.read_texts(row, known, where), gold=None)
+        rows(place, UNLABELLED, data, task), lambda where, row: Example(*task.read_texts(row, known, where), gold=None)
     )
 
 
@@ -85,23 +80,28 @@ def _read_all(
         raise InputError(*shown)
 
 
-def kept(place: Places, split: str, data: Data, found: set[Value]) -> Iterator[tuple[str, dict[str, Any]]]:
+def kept(place: Places, split: str, data: Data, task: Task, found: set[Value]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, row) for each row that has, in every column of `data.where`, the value given or one of the list.
 
     `found` receives the values of `data.where` that occur in rows.
 
     Raises:
-        InputError: after all rows have been read: no row has one of the columns.
+        InputError: after all rows have been read: no row has one of the columns, or no row is kept.
     """
-    asked, lacking = _asked(data), set(data.where)
-    for where, row in rows(place, split, data):
+    asked, lacking, empty = _asked(data), set(data.where), True
+    row: dict[str, Any] = {}
+    for where, row in rows(place, split, data, task):
         lacking -= row.keys()
         has = {(column, str(row.get(column))) for column in data.where}
         found |= has & asked.keys()
         if has <= asked.keys():
+            empty = False
             yield where, row
     if lacking:
         raise InputError(f"data.where: {tables.lacking(str(place), sorted(lacking), row)}")
+    if empty:
+        last = {column: row.get(column) for column in data.where}
+        raise InputError(f"data.where: no row of {place} matches {data.where}; the last row has {last!s:.200}")
 
 
 def check_where(data: Data, found: set[Value]) -> None:
@@ -126,16 +126,16 @@ def _asked(data: Data) -> dict[Value, Any]:
     return {(column, str(choice)): choice for column, choices in lists.items() for choice in choices}
 
 
-def rows(place: Places, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(place: Places, split: str, data: Data, task: Task) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, row) for each row of a split, from the hub or from files.
 
-    Numeric labels and tags become class names where the data has these, but stay numbers if the recipe names others.
+    Numeric labels and tags become class names as `Task.spelling` says.
     """
     if isinstance(place, str) and places.is_hub_id(place):
-        yield from hub_rows(place, split, data)
+        yield from hub_rows(place, split, data, task)
         return
     for path in places.data_files(place):
-        yield from tables.rows(path, _spell(data))
+        yield from tables.rows(path, task.spelling(columns(data)))
 
 
 def content(data: Data) -> dict[str, list[Any]]:
@@ -172,7 +172,7 @@ def _files(place: Places, split: str) -> DataFiles:
     return DataFiles(revision=revision, files=[files.entry(path) for path in paths])
 
 
-def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str, Any]]]:
+def hub_rows(place: str, split: str, data: Data, task: Task) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of the hub data set's split of the same name, as `rows` does.
 
     Args:
@@ -180,8 +180,9 @@ def hub_rows(place: str, split: str, data: Data) -> Iterator[tuple[str, dict[str
             files in it.
         split: train, validation, test or unlabelled.
         data: names the columns.
+        task: reads the rows, and knows the labels that the recipe names.
     """
-    dataset, spell = _hub(place, split), _spell(data)
+    dataset, spell = _hub(place, split), task.spelling(columns(data))
     named = tables.class_names(dataset.features.arrow_schema).items()
     classes = {column: names for column, names in named if spell(column, names)}
     for number, row in enumerate(dataset, 1):
@@ -201,13 +202,3 @@ def _hub(place: str, split: str) -> Any:
         return datasets.load_dataset(name, config, split="train" if split == UNLABELLED else split, revision=revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:  # the last: it is a script
         raise InputError(f"data.{split}: {place}: {' '.join(str(error).split())}") from error
-
-
-def _spell(data: Data) -> tables.Spell:
-    """Choose the columns whose class names are read: labels and tags, unless the recipe has other names for them."""
-
-    def spell(column: str, names: Sequence[str]) -> bool:
-        is_read = column in (data.label, data.tags)
-        return is_read and (data.labels is None or set(data.labels) <= set(names) or "O" in names)
-
-    return spell

@@ -190,8 +190,18 @@ def _without_duplicates(train: Sequence[Example], held_out: Iterable[Sequence[Ex
 
 
 def _gold(example: Example) -> int:
-    """A hash of the gold value, which may be long; valid in this process only."""
-    return hash(json.dumps(example.gold, sort_keys=True))
+    """A hash of the gold value, which may be long; valid in this process only.
+
+    Entities and answers are hashed without whitespace, and with the text up to each offset instead of the offset:
+    `digest` ignores the amount of whitespace, which shifts them.
+    """
+    gold, source = example.gold, example.text if example.text_pair is None else example.text_pair
+    if isinstance(gold, list) and any(isinstance(one, dict) for one in gold):
+        words = [
+            {key: source[:value] if isinstance(value, int) else value for key, value in one.items()} for one in gold
+        ]
+        gold = [{key: "".join(value.split()) for key, value in one.items()} for one in words]
+    return hash(json.dumps(gold, sort_keys=True))
 
 
 def _causes(recipe: Recipe, rows: Sequence[Example], unique: _Unique) -> Iterator[str]:
@@ -342,6 +352,6 @@ def _unlearned(label: str, splits: Splits, data: Data) -> str:
         if split != "train":
             examples = enumerate(getattr(splits, split))
             if (index := next((i for i, one in examples if label in splits.task.find_labels([one])), None)) is not None:
-                where, _ = next(islice(sources.kept(place, split, data, set()), index, None))
+                where, _ = next(islice(sources.kept(place, split, data, splits.task, set()), index, None))
                 return f"{where}: no training row has the label {label!r}; {advice}"
     return f"data.train: no row that is left for training has the label {label!r}; {advice}"

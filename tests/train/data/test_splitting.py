@@ -15,9 +15,11 @@ from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Recipe
 from bertline.artifacts.run import DataFiles, RunFolder
-from bertline.tasks import catalog
+from bertline.tasks.task import Example, Task
 from bertline.train.data import sources, splitting
 from tests.conftest import make_texts
+
+DATA = Data(train="x")
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -31,6 +33,11 @@ def load(
     path = write(folder / "rows.jsonl", rows)
     raw = {"name": "a", "task": "text-classification", "model": "b", "data": {"train": str(path), **settings}, **recipe}
     return splitting.make(Recipe.model_validate({**raw, "training": {"seed": seed}}), Path(mkdtemp(dir=folder)))
+
+
+def make_reader(data: Data, problem: str | None = None) -> Task:
+    raw = {"name": "a", "task": "text-classification", "model": "b", "data": data, "problem_type": problem}
+    return splitting.reader(Recipe.model_validate(raw))
 
 
 def test_splits_are_stratified_disjoint_and_repeatable(tmp_path: Path) -> None:
@@ -104,6 +111,20 @@ def test_duplicates_with_another_label_are_counted(tmp_path: Path) -> None:
     held_out = write(tmp_path / "test.jsonl", [*others, *rows[20:30]])
     assert load(tmp_path, rows, test=str(held_out)).contradicting == 4
     assert load(tmp_path, rows + rows[:7]).contradicting == 0
+
+
+def test_offsets_that_blanks_shift_contradict_nothing() -> None:
+    def entity(text: str, start: int, end: int) -> Example:
+        return Example(text, None, [{"start": start, "end": end, "label": "PER"}])
+
+    def answer(context: str, text: str, start: int) -> Example:
+        return Example("Who?", context, [{"text": text, "start": start}])
+
+    kept = [entity("I saw Al Z", 6, 10), answer("I saw Al Z", "Al Z", 6)]
+    same = [entity("I  saw Al  Z", 7, 12), answer("I  saw Al  Z", "Al  Z", 7)]
+    other = [entity("I  saw Al  Z", 7, 9), answer("I  saw Al  Z", "Al", 7)]
+    found = splitting._without_duplicates([*same, *other], [kept])
+    assert (found.duplicates, found.contradicting) == (4, 2)
 
 
 def test_a_label_of_held_out_rows_alone_is_told_with_its_row(tmp_path: Path) -> None:
@@ -297,11 +318,30 @@ def test_rows_of_the_hub_and_of_a_file_have_names(
     rows = {"text": ["good", "bad"], "label": [1, 0]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set/train.parquet")
     data = Data(train="x", labels=labels)
-    found = list(sources.hub_rows(str(tmp_path / "set"), "train", data))
+    found = list(sources.hub_rows(str(tmp_path / "set"), "train", data, make_reader(data)))
     assert found[0] == (f"{tmp_path}/set train row 1", {"text": "good", "label": expected})
     path = tmp_path / "set/train.parquet"
-    in_file = list(sources.rows(str(path), "train", data))
+    in_file = list(sources.rows(str(path), "train", data, make_reader(data)))
     assert in_file[0] == (f"{path} row 1", {"text": "good", "label": expected})
+
+
+def write_classes(path: Path) -> Path:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    rows = {"text": [f"text {i}" for i in range(60)], "label": [i % 2 for i in range(60)]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    return path
+
+
+def test_numbers_that_a_file_names_are_quantities_in_a_regression(tmp_path: Path) -> None:
+    path = write_classes(tmp_path / "a.parquet")
+    _, (_, row) = list(sources.rows(str(path), "train", DATA, make_reader(DATA, "regression")))[:2]
+    assert row["label"] == 1
+
+
+def test_numbers_that_a_file_names_are_chosen_by_name(tmp_path: Path) -> None:
+    path, data = write_classes(tmp_path / "a.parquet"), Data(train="x", where={"label": [0]})
+    with pytest.raises(InputError, match=r"no row of .* matches {'label': \[0\]}; the last row has {'label': 'pos'}"):
+        list(sources.examples(str(path), "train", data, make_reader(data), set()))
 
 
 def test_the_commit_of_a_hub_data_set_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,10 +363,8 @@ def test_a_hub_row_without_a_label_is_refused(
     rows = {"text": ["good", "bad"], "label": [1, unknown]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set/train.parquet")
     data = Data(train="x")
-    read = catalog.make(Recipe.model_validate(
-        {"name": "a", "task": "text-classification", "model": "b", "data": data}
-    ).settings([])).read  # fmt: skip
-    (where, first), (other, second) = sources.hub_rows(str(tmp_path / "set"), "train", data)
+    read = make_reader(data).read
+    (where, first), (other, second) = sources.hub_rows(str(tmp_path / "set"), "train", data, make_reader(data))
     assert read(first, sources.columns(data), where).gold == "pos"
     with pytest.raises(InputError, match="train row 2: no label in column 'label'"):
         read(second, sources.columns(data), other)
@@ -335,18 +373,18 @@ def test_a_hub_row_without_a_label_is_refused(
 @pytest.mark.parametrize("key", ["train", "unlabelled"])
 def test_a_hub_data_set_that_is_not_there(tmp_path: Path, key: str) -> None:
     with pytest.raises(InputError, match=rf"data.{key}: .*nowhere"):
-        list(sources.hub_rows(str(tmp_path / "nowhere"), key, Data(train="x")))
+        list(sources.hub_rows(str(tmp_path / "nowhere"), key, DATA, make_reader(DATA)))
 
 
 def test_a_hub_data_set_that_is_a_script_is_one_fault(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set/set.py").write_text("")
     with pytest.raises(InputError, match=r"data.train: .*scripts are no longer supported"):
-        list(sources.hub_rows(str(tmp_path / "set"), "train", Data(train="x")))
+        list(sources.hub_rows(str(tmp_path / "set"), "train", DATA, make_reader(DATA)))
 
 
 def test_unlabelled_texts_are_of_a_hub_data_sets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.Dataset.from_dict({"text": ["good"]}).to_parquet(tmp_path / "set/train.parquet")
-    ((_, row),) = sources.hub_rows(str(tmp_path / "set"), sources.UNLABELLED, Data(train="x"))
+    ((_, row),) = sources.hub_rows(str(tmp_path / "set"), sources.UNLABELLED, DATA, make_reader(DATA))
     assert row == {"text": "good"}
