@@ -83,14 +83,18 @@ def export(
         origin = sources.with_tokenizer(origin, Path(work, "tokenizer"))
         found = _convert_and_contend(origin, teacher, options, trim_vocabulary, Path(work), say)
         asked = None if teacher is None else teacher.source(bundle)
-        other_options = {
-            "trim_vocabulary": trim_vocabulary and sources.base_name(trim_vocabulary),
-            "column": dict(columns),
-            "model": model and sources.base_name(model),
-        }
-        return _seal(
-            bundle, manifest_draft.describe(origin, found, asked, bundle, options, other_options), found, signer, say
-        )
+        others = _other_options(trim_vocabulary, columns, model)
+        draft = manifest_draft.describe(origin, found, asked, bundle, options, others)
+        return _seal(bundle, draft, found, signer, say)
+
+
+def _other_options(trim_vocabulary: str | None, columns: Mapping[str, str], model: str | None) -> dict[str, Any]:
+    """What the manifest records of the other options, without the folders of local paths."""
+    return {
+        "trim_vocabulary": trim_vocabulary and sources.base_name(trim_vocabulary),
+        "column": dict(columns),
+        "model": model and sources.base_name(model),
+    }
 
 
 def _gather_checkpoint(

@@ -63,15 +63,7 @@ def bench(
     held_to = against or [_source(folder, manifest)]
     examples = _examples(folder, manifest, data, columns)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
-        first, *others = [
-            _beside(place, folder, manifest, Path(work, f"tokenizer-{n}")) for n, place in enumerate(held_to)
-        ]
-        if first.kind == "pytorch":
-            say("onnxruntime-fp32: converting")
-            onnx = convert.to_onnx(first.model, first.settings, Path(work))
-            first = replace(first, name="pytorch")
-            others.append(replace(first, name="onnxruntime-fp32", kind="onnxruntime", model=onnx))
-        compared = [first, *others, systems.from_bundle(folder, manifest)]
+        compared = [*_systems_beside(folder, manifest, held_to, Path(work), say), systems.from_bundle(folder, manifest)]
         grid = compare.default_grid(compared)
         result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), say)
     _manifest(folder, signed)  # again, because another process loaded what was measured
@@ -90,6 +82,17 @@ def _manifest(folder: Path, signed: str | None) -> Manifest:
     loaded = bundle.load(folder)
     signature.demand_same(folder, signed, loaded.sha256)
     return loaded.manifest
+
+
+def _systems_beside(folder: Path, manifest: Manifest, held_to: Sequence[str], work: Path, say: Say) -> list[System]:
+    """The systems that a bundle is compared with; the first one also in fp32 on ONNX Runtime, unless it is a bundle."""
+    first, *others = [_beside(place, folder, manifest, work / f"tokenizer-{n}") for n, place in enumerate(held_to)]
+    if first.kind == "pytorch":
+        say("onnxruntime-fp32: converting")
+        onnx = convert.to_onnx(first.model, first.settings, work)
+        first = replace(first, name="pytorch")
+        others.append(replace(first, name="onnxruntime-fp32", kind="onnxruntime", model=onnx))
+    return [first, *others]
 
 
 def _source(folder: Path, manifest: Manifest) -> str:

@@ -54,9 +54,7 @@ def predict(
             the extra [ray] is needed and not installed; or as `bulk.predict`.
         DamagedError: the loaded bundle is not the signed one.
     """
-    if as_json and target is not None:
-        raise InputError("--json prints on stdout what --out writes to a file: give one or the other")
-    _check(texts, source, target, errors, columns, engine)
+    _check(texts, source, target, errors, columns, engine, as_json)
     if engine == "ray" and source is not None and target is not None:
         # Ray reports dead workers on stdout
         with redirect_stdout(sys.stderr), BulkProgress() as progress, _workers(folder, progress.say) as workers:
@@ -86,8 +84,11 @@ def _check(
     errors: Path | None,
     columns: Mapping[str, str],
     engine: str,
+    as_json: bool,
 ) -> None:
     """Refuse options that contradict each other and outputs that cannot be written, before anything is loaded."""
+    if as_json and target is not None:
+        raise InputError("--json prints on stdout what --out writes to a file: give one or the other")
     if columns and source is None:
         raise InputError("--column is for files: give --in FILE with it")
     if bool(texts) == (source is not None):
