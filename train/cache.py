@@ -6,7 +6,7 @@ make it. A folder appears complete, by a rename, and may be removed while no run
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,26 @@ from bertline.artifacts.errors import InputError
 
 FOLDER = ".bertline-cache"
 """Beside the run: on the disk that all ranks share, where the next run finds it."""
+CODE = ("artifacts", "models", "serve", "tasks", "train")
+"""Our folders that make what is cached: all of each, because a list of modules would miss one some day."""
+PACKAGES = (
+    "numpy", "onnxruntime", "openvino", "pyarrow", "safetensors", "scikit-learn", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+"""The packages that make it."""
 
 
-def place(cache: Path, kind: str, made_of: Mapping[str, Any], code: Sequence[str], packages: Sequence[str]) -> Path:
+def place(cache: Path, kind: str, made_of: Mapping[str, Any]) -> Path:
     """The folder for something to be cached; its name changes with everything that the content depends on.
 
     Args:
         cache: the folder that holds it.
         kind: the prefix of its name.
-        made_of: everything it is made of, as plain JSON values.
-        code: glob patterns, relative to the package, of our modules that make it.
-        packages: the third-party packages that make it.
+        made_of: everything it is made of, as plain JSON values; the code and packages that make it are added.
     """
-    found = {pattern: sorted(Path(__file__).parents[1].glob(pattern)) for pattern in code}
-    assert all(found.values()), "every pattern matches a file"
+    package = Path(__file__).parents[1]
     makers = {
-        "code": [files.sha256(path) for paths in found.values() for path in paths],
-        "versions": machine.versions(*packages),
+        "code": [files.sha256(path) for folder in CODE for path in sorted((package / folder).rglob("*.py"))],
+        "versions": machine.versions(*PACKAGES),
     }
     whole = json.dumps({**made_of, **makers}, sort_keys=True)
     return cache / f"{kind}-{hashlib.sha256(whole.encode()).hexdigest()[:32]}"

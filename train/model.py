@@ -98,8 +98,7 @@ def keep_tokenizer(source: Path, cache: Path) -> Path:
         "files": {path.name: files.sha256(path) for path in encoder.tokenizer_files(source)},
         "config": files.sha256(source / "config.json"),
     }
-    folder = place(cache, "tokenizer", made_of, ["models/tokenizer_json.py"], ["tokenizers", "transformers"])
-    return make_once(folder, partial(tokenizer_json.write, source))
+    return make_once(place(cache, "tokenizer", made_of), partial(tokenizer_json.write, source))
 
 
 def save(model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:

@@ -10,21 +10,27 @@ from safetensors import SafetensorError
 
 from bertline.artifacts import files, machine
 from bertline.artifacts.errors import InputError
-from bertline.train.cache import make_once, place
+from bertline.train import cache
+from bertline.train.cache import make_once
 from tests.artifacts.test_files import at_work
 
 
 def test_a_name_is_of_all_that_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def named(kind: str = "data", seed: int = 1, code: str = "train/cache.py", package: str = "numpy") -> Path:
-        return place(tmp_path, kind, {"seed": seed}, [code], [package])
+    def named(kind: str = "data", seed: int = 1) -> Path:
+        return cache.place(tmp_path, kind, {"seed": seed})
 
     before = named()
     assert before.parent == tmp_path
     assert before.name.startswith("data-")
     assert before == named()
-    others = [named("student"), named(seed=2), named(code="train/model.py"), named(package="torch")]
-    monkeypatch.setattr(machine, "versions", lambda *packages: dict.fromkeys(packages, "another"))
-    assert len({before, named(), *others}) == 6
+    names = {before, named("student"), named(seed=2)}
+    with monkeypatch.context() as patched:
+        patched.setattr(machine, "versions", lambda *packages: dict.fromkeys(packages, "another"))
+        names.add(named())
+    monkeypatch.setattr(files, "sha256", lambda path: "another" if path.name == "splitting.py" else "same")
+    names.add(named())
+    monkeypatch.setattr(files, "sha256", lambda path: "same")
+    assert len({*names, named()}) == 6
 
 
 def test_it_is_filled_once(tmp_path: Path) -> None:

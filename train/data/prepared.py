@@ -28,9 +28,6 @@ from bertline.train.progress import Progress
 FILES = "files.json"
 TEXTS = 4096
 """Texts tokenized per call."""
-CODE = ("artifacts/*.py", "tasks/*.py", "train/data/*.py")
-PACKAGES = ("tokenizers", "scikit-learn", "numpy", "pyarrow")
-"""Packages that the prepared data depends on, besides our own code."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def folder_of(recipe: Recipe, tokenizer: Path, cache: Path) -> Path:
         "seed": recipe.training.seed,
         "tokenizer": files.sha256(tokenizer / "tokenizer.json"),
     }
-    return place(cache, "data", made_of, CODE, PACKAGES)
+    return place(cache, "data", made_of)
 
 
 def windows(

@@ -27,12 +27,6 @@ from bertline.train.model import AUTOCAST
 from bertline.train.progress import Progress
 
 FILE = "outputs.arrow"
-CODE = (
-    "models/pytorch.py", "serve/*.py", "tasks/*.py", "train/evaluation.py", "train/data/mapped.py",
-    "train/distillation/answers.py", "train/distillation/teacher.py",
-)  # fmt: skip
-PACKAGES = ("torch", "transformers", "onnxruntime", "openvino", "tokenizers", "numpy")
-"""Packages that its outputs depend on, besides our own code."""
 ASKING = "asking the teacher"
 AT_ONCE = 512
 """Windows or texts per part, which is computed and saved as a whole; a request to stop is noticed between parts."""
@@ -188,4 +182,4 @@ def _folder(teacher: Teacher, ready: Prepared, tokenizer: Path, precision: Preci
         "texts": ready.splits.fingerprint,
         "precision": precision,
     }
-    return place(cache, "teacher", made_of, CODE, PACKAGES)
+    return place(cache, "teacher", made_of)

@@ -23,16 +23,6 @@ from bertline.train.losses import Loss
 LAYER = re.compile(r"(?P<before>.*?\blayers?\.)(?P<number>\d+)(?P<after>\..+)")
 """The name of a layer's tensor; what precedes and follows the number depends on the family."""
 
-CODE = (
-    "models/pytorch.py",
-    "train/losses.py",
-    "train/model.py",
-    "train/distillation/pruning.py",
-    "train/distillation/student.py",
-)
-PACKAGES = ("torch", "transformers", "safetensors")
-"""Packages that a student depends on, besides our own code."""
-
 
 def cut(folder: Path, student: Student, cache: Path) -> Path:
     """Return a model folder with the layers that a student keeps, made in `cache` if needed, without a tokenizer.
@@ -52,7 +42,7 @@ def cut(folder: Path, student: Student, cache: Path) -> Path:
         files.write_json(temporary / "config.json", _with_layers(config, kept))
         save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
 
-    return make_once(place(cache, "student", made_of, CODE, PACKAGES), fill)
+    return make_once(place(cache, "student", made_of), fill)
 
 
 def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache: Path) -> Path:
@@ -87,7 +77,7 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
         pruning.prune(whole, recipe.student, ready.train, loss, task.tokenizer(tokenizer))
         whole.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
 
-    return make_once(place(cache, "student", made_of, CODE, PACKAGES), fill)
+    return make_once(place(cache, "student", made_of), fill)
 
 
 def spread(count: int, config: dict[str, Any]) -> list[int]:
