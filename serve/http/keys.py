@@ -23,8 +23,11 @@ class Keys:
     def read(cls, file: Path | None) -> Keys:
         """Read keys from a file, one per line, and from the environment, separated by commas.
 
+        Lines of the file that start with # are comments.
+
         Raises:
-            InputError: the file cannot be read, the file or the variable holds no key, or a key is not printable ASCII.
+            InputError: the file cannot be read, the file or the variable holds no key, or a key is not printable ASCII
+                without blanks.
         """
         found = []
         if (named := os.environ.get(ENVIRONMENT)) is not None:
@@ -34,7 +37,7 @@ class Keys:
                 lines = file.read_text().splitlines()
             except (OSError, UnicodeDecodeError):
                 raise InputError(f"{file}: not readable; a file of API keys, one per line, is expected") from None
-            found += _strip(lines, str(file))
+            found += _strip([line for line in lines if not line.lstrip().startswith("#")], str(file))
         return cls(found)
 
     @property
@@ -56,8 +59,8 @@ def _strip(keys: list[str], where: str) -> list[str]:
     found = [key.strip() for key in keys if key.strip()]
     if not found:
         raise InputError(f"{where} holds no key; leave it out to require none")
-    if not all(key.isascii() and key.isprintable() for key in found):
-        raise InputError(f"{where} holds a key that is not printable ASCII, which a header cannot carry")
+    if not all(key.isascii() and key.isprintable() and " " not in key for key in found):
+        raise InputError(f"{where} holds a key that is not printable ASCII without blanks, which a header cannot carry")
     return found
 
 
