@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bertline.artifacts import bundle
+from bertline.artifacts import bundle, signature
 from bertline.artifacts.errors import DamagedError
 from bertline.serve import variants
 from bertline.serve.runtimes import RUNTIMES, OnnxRuntime, Runtime, Tally
@@ -76,14 +76,21 @@ class Engine:
 class Bundle:
     """A checked bundle, and the one of its models that answers on this machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, public_key: Path | None = None) -> None:
         """Check what needs no runtime: as `bundle.load` does, then that every token has an embedding.
 
+        Args:
+            folder: the bundle.
+            public_key: the key that it must be signed with, which is checked first; None accepts any bundle.
+
         Raises:
-            InputError: `folder` is not a bundle.
-            DamagedError: a file differs from its recorded hash, or a token has no embedding.
+            InputError: `folder` is not a bundle; or as `signature.verify`.
+            DamagedError: it is not signed with the key, a file differs from its recorded hash, or a token has no
+                embedding.
         """
+        signed = None if public_key is None else signature.verify(folder, public_key)
         self.manifest, models, json_files, self.sha256 = bundle.load(folder)
+        signature.demand_same(folder, signed, self.sha256)
         picked = variants.pick(self.manifest)
         self.notice = picked.notice
         """Why a variant answers rather than the model that export chose; None if that one does."""

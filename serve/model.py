@@ -26,16 +26,20 @@ MARGIN = 2.0
 """A text is given up only if its remaining batches are predicted to take this many times the seconds left."""
 
 
-def load(bundle: str | PathLike[str], threads: int | None = None) -> Model:
+def load(
+    bundle: str | PathLike[str], threads: int | None = None, public_key: str | PathLike[str] | None = None
+) -> Model:
     """Load a bundle: check its files, and its golden texts before any other text is answered.
 
     Args:
         bundle: the bundle's folder.
-        threads: cores to compute on; None for all physical cores that affinity and control group leave this process.
+        threads: cores to compute on; None for all physical cores that affinity and control groups leave this process.
+        public_key: PEM file of the key that the bundle must be signed with, which is checked first; None accepts any.
 
     Raises:
-        InputError: the folder is not a bundle, or `threads` is less than 1.
-        DamagedError: a file differs from its recorded hash, or this CPU's logits differ from the recorded ones.
+        InputError: the folder is not a bundle, the file holds no such key, or `threads` is less than 1.
+        DamagedError: the bundle is not signed with the key, a file differs from its recorded hash, or this CPU's logits
+            differ from the recorded ones.
 
     >>> with load("bundles/demo") as model:                     # doctest: +SKIP
     ...     model.predict(["A film to remember."])[0].label
@@ -43,7 +47,8 @@ def load(bundle: str | PathLike[str], threads: int | None = None) -> Model:
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; it must be at least 1")
-    checked, lanes = Bundle(Path(bundle)), Lanes(threads or machine.cores())
+    checked = Bundle(Path(bundle), None if public_key is None else Path(public_key))
+    lanes = Lanes(threads or machine.cores())
     try:
         return Model(checked, lanes)
     except BaseException:

@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bertline.artifacts import bundle as bundles
-from bertline.artifacts import signature
+from bertline.artifacts import bundle as manifests
 from bertline.artifacts.errors import InputError
 from bertline.serve.engine import Bundle
 from bertline.serve.http.hugging_face import Format
@@ -32,9 +31,8 @@ class Shelf:
             public_key: key with which every bundle must be signed, also on reload; None to accept unsigned ones.
 
         Raises:
-            InputError: two bundles have the same name, or one's name does not fit into a path; or as `Bundle` and
-                `signature.verify`.
-            DamagedError: as `Bundle`, `Bundle.engine` and `signature.verify`.
+            InputError: two bundles have the same name, or one's name does not fit into a path; or as `Bundle`.
+            DamagedError: as `Bundle` and `Bundle.engine`.
         """
         self._folders, self._public_key = list(folders), public_key
         self.lanes, self.limits = lanes, limits
@@ -46,10 +44,8 @@ class Shelf:
         if twice := {one for one in names if names.count(one) > 1}:
             raise InputError(f"two bundles are named {min(twice)!r} after their folders; rename one")
         folders = [folder.resolve() for folder in self._folders]  # a symlink that changes from here on has no effect
-        signed = [None if self._public_key is None else signature.verify(one, self._public_key) for one in folders]
-        entries = [Entry(*place, self.lanes, self.limits) for place in zip(names, folders, strict=True)]
-        for entry, folder, sha256 in zip(entries, folders, signed, strict=True):
-            signature.demand_same(folder, sha256, entry.bundle.sha256)
+        bundles = [Bundle(folder, self._public_key) for folder in folders]
+        entries = [Entry(*each, self.lanes, self.limits) for each in zip(names, bundles, strict=True)]
         self.entries = {entry.name: entry for entry in entries}
 
     @property
@@ -61,9 +57,8 @@ class Shelf:
 class Entry:
     """A bundle on the shelf, loaded and ready to answer."""
 
-    def __init__(self, name: str, folder: Path, lanes: Lanes, limits: Limits) -> None:
-        self.name, self.limits = name, limits
-        self.bundle = Bundle(folder)
+    def __init__(self, name: str, bundle: Bundle, lanes: Lanes, limits: Limits) -> None:
+        self.name, self.bundle, self.limits = name, bundle, limits
         self.version = self.bundle.sha256[:12]
         self.model = Model(self.bundle, lanes)
         self.model.prepare()
@@ -82,5 +77,5 @@ def name(folder: Path) -> str:
         raise InputError(
             f"{folder}: named after its folder, a bundle needs a name of letters, digits and ._-, not {found!r}"
         )
-    bundles.demand(folder)
+    manifests.demand(folder)
     return found

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 from bertline import serve
-from bertline.artifacts import bundle, files
+from bertline.artifacts import bundle, files, signature
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.task import Tokens
 from bertline.serve import model as models
@@ -26,12 +26,24 @@ from bertline.serve.lanes import Lanes, LateError
 from bertline.serve.model import Model, in_time
 from bertline.tasks.task import Answer
 from bertline.tasks.tokens import Tokenizer
+from tests.keys import write_keys
 
 
 def test_what_is_public() -> None:
     assert set(serve.__all__) == {
         "Classification", "Entities", "Entity", "Model", "MultiLabel", "QuestionAnswer", "Regression", "Span", "load"
     }  # fmt: skip
+
+
+def test_a_signature_is_demanded_where_a_key_is_given(tiny_bundle: Path, tmp_path: Path) -> None:
+    (private, public), (_, other) = (write_keys(tmp_path, name) for name in ("mine", "other"))
+    with pytest.raises(DamagedError, match=r"not signed, it has no model\.sig"):
+        serve.load(tiny_bundle, public_key=public)
+    signature.signer(private)(tiny_bundle)
+    with serve.load(tiny_bundle, public_key=str(public)) as model:
+        assert model.predict(["good"])
+    with pytest.raises(DamagedError, match="no valid signature"):
+        serve.load(tiny_bundle, public_key=other)
 
 
 def test_answers_are_typed_and_in_order(tiny_bundle: Path, texts: Callable[..., list[dict[str, str]]]) -> None:
