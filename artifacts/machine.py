@@ -6,6 +6,7 @@ CPU classes follow from the instruction sets that the kernel reports, never from
 import os
 import platform
 import socket
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -72,14 +73,26 @@ def computes_bf16() -> bool:
 
 
 def cores() -> int:
-    """The number of physical cores that CPU affinity and cgroup leave to this process, at least 1."""
+    """The number of physical cores that CPU affinity and control groups leave to this process, at least 1."""
     siblings = {_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
                 for cpu in os.sched_getaffinity(0)}  # fmt: skip
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    if not quota:  # cgroup v1
-        quota, period = (_read(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
-    allowed = int(quota) // int(period) if quota.isdigit() else len(siblings)  # "max" or "-1": no limit
-    return max(1, min(len(siblings), allowed))
+    return max(1, min([len(siblings), *_quotas()]))
+
+
+def _quotas() -> Iterator[int]:
+    """How many cores' time each limit leaves to this process, rounded down: its control group's and those above it."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        own = Path("/sys/fs/cgroup", *(["cpu"] if controllers else []), group.lstrip("/"))
+        for place in (own, *own.parents):
+            if not controllers:
+                quota, _, period = _read(f"{place}/cpu.max").partition(" ")
+            elif "cpu" in controllers.split(","):  # cgroup v1
+                quota, period = (_read(f"{place}/cpu.cfs_{name}_us") for name in ("quota", "period"))
+            else:
+                break
+            if quota.isdigit():  # "max" and "-1" mean no limit
+                yield int(quota) // int(period)
 
 
 def numa_nodes() -> int:

@@ -16,18 +16,36 @@ def test_this_machine_is_described() -> None:
 
 
 TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-FIRST = {"quota": "/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "period": "/sys/fs/cgroup/cpu/cpu.cfs_period_us"}
+GROUPS = "/proc/self/cgroup"
+SECOND = "/sys/fs/cgroup"
+FIRST = "/sys/fs/cgroup/cpu"
+
+
+def v1(quota: str, group: str = "") -> dict[str, str]:
+    """The first version's limit of a group."""
+    return {f"{FIRST}{group}/cpu.cfs_quota_us": quota, f"{FIRST}{group}/cpu.cfs_period_us": "100000"}
 
 
 @pytest.mark.parametrize(
     ("cgroup", "expected"),
     [
         ({}, 3),
-        ({"/sys/fs/cgroup/cpu.max": "max 100000"}, 3),
-        ({"/sys/fs/cgroup/cpu.max": "250000 100000"}, 2),
-        ({"/sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
-        ({FIRST["quota"]: "200000", FIRST["period"]: "100000"}, 2),
-        ({FIRST["quota"]: "-1", FIRST["period"]: "100000"}, 3),
+        ({GROUPS: "0::/", f"{SECOND}/cpu.max": "max 100000"}, 3),
+        ({GROUPS: "0::/", f"{SECOND}/cpu.max": "250000 100000"}, 2),
+        ({GROUPS: "0::/", f"{SECOND}/cpu.max": "50000 100000"}, 1),
+        ({GROUPS: "0::/a.slice/b.service", f"{SECOND}/a.slice/b.service/cpu.max": "200000 100000"}, 2),
+        (
+            {
+                GROUPS: "0::/a.slice/b",
+                f"{SECOND}/a.slice/cpu.max": "100000 100000",
+                f"{SECOND}/a.slice/b/cpu.max": "max",
+            },
+            1,
+        ),
+        ({GROUPS: "9:name=systemd:/\n4:cpuacct,cpu:/"} | v1("200000"), 2),
+        ({GROUPS: "9:name=systemd:/\n4:cpuacct,cpu:/"} | v1("-1"), 3),
+        ({GROUPS: "4:cpu:/docker/of-the-host"} | v1("100000"), 1),  # its own group is the root of what it sees
+        ({GROUPS: "4:cpu:/a"} | v1("200000", "/a"), 2),
     ],
 )
 def test_cores_are_the_physical_ones_that_affinity_and_control_group_leave(
