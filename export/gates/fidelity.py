@@ -36,6 +36,9 @@ ATTENTION = BATCH * 2048**2
 
 BERT-base's 12 heads take 0.8 GB for this many in fp32, and 12.9 GB for four windows of 8,192 tokens."""
 MAX_ABS_LOGIT_DIFF = 1e-3
+"""The largest allowed difference of a logit; of a number, in standard deviations of PyTorch's numbers if that is more.
+
+A number has the user's unit: among prices of 20,000, the last bit of a float is more than 1e-3."""
 ROUNDING = 1e-4
 """How far rounding alone may move a logit. An answer that changes within this distance was a tie."""
 
@@ -144,14 +147,22 @@ def hold(asked: Asked, pytorch: Sequence[Output], runtime: Runtime) -> Found:
     alone = engine.outputs(asked.windows)
     together = engine.outputs_of(asked.windows, shuffled([len(one.input_ids) for one in asked.windows]))
     to_pytorch, by_padding = differences(asked, pytorch, alone), differences(asked, alone, together)
-    fault = None
-    if not by_padding.max() <= MAX_ABS_LOGIT_DIFF:
-        fault = f"gives other logits when texts are padded or batched differently: {_largest(asked, by_padding)}"
-    elif not to_pytorch.max() <= MAX_ABS_LOGIT_DIFF:
-        fault = f"differs from the PyTorch model: {_largest(asked, to_pytorch)}"
+    allowed, fault = largest_allowed(asked.task, pytorch), None
+    if not by_padding.max() <= allowed:
+        largest = _largest(asked, by_padding, allowed)
+        fault = f"gives other logits when texts are padded or batched differently: {largest}"
+    elif not to_pytorch.max() <= allowed:
+        fault = f"differs from the PyTorch model: {_largest(asked, to_pytorch, allowed)}"
     elif changed := [text for text in changes(asked, alone, together) if by_padding[text] > ROUNDING]:
         fault = f"gives other answers when texts are padded or batched differently: {asked.place(changed[0])}"
     return Found(float(to_pytorch.max()), float(by_padding.max()), fault)
+
+
+def largest_allowed(task: Task, pytorch: Sequence[Output]) -> float:
+    """MAX_ABS_LOGIT_DIFF in the unit of PyTorch's outputs."""
+    if task.settings.problem_type != "regression":
+        return MAX_ABS_LOGIT_DIFF
+    return MAX_ABS_LOGIT_DIFF * max(1.0, float(np.std(np.concatenate(pytorch))))
 
 
 def differences(asked: Asked, ones: Sequence[Output], others: Sequence[Output]) -> npt.NDArray[np.float64]:
@@ -223,9 +234,9 @@ def cut(text: str, words: int) -> str:
     return " ".join(text.split()[:words])
 
 
-def _largest(asked: Asked, found: npt.NDArray[np.float64]) -> str:
+def _largest(asked: Asked, found: npt.NDArray[np.float64], allowed: float) -> str:
     hard = len(asked.texts) - asked.real
     return (
         f"largest |Δlogit| {found.max():.3g} on {asked.real} texts and {hard} adversarial ones, at "
-        f"{asked.place(int(found.argmax()))}; at most {MAX_ABS_LOGIT_DIFF:g} is allowed"
+        f"{asked.place(int(found.argmax()))}; at most {allowed:g} is allowed"
     )

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bertline.artifacts.errors import GateError
+from bertline.artifacts.task import ProblemType
 from bertline.export import sources
 from bertline.export.conversion.graphs import Graph
 from bertline.export.gates import adversarial, fidelity, tokenization
@@ -20,6 +22,7 @@ from bertline.export.sources import Origin
 from bertline.models import transformers_tokens
 from bertline.models.pytorch import PyTorchRuntime
 from bertline.serve.runtimes import OnnxRuntime
+from bertline.tasks import catalog
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch, Tokenizer
 from tests import encoders
@@ -172,6 +175,30 @@ def test_one_logit_decides(asked: Asked, pytorch: list[Output], fp32: Graph, wro
     found = fidelity.hold(asked, other, OnnxRuntime(fp32.path, 1)).fault
     assert (found is None) == (fault is None)
     assert found is None or re.search(rf"largest \|Δlogit\| {fault}\d* on 256 .* ones, at text 201 \(", found)
+
+
+class Prices:
+    """A price of thousands for each text, by its length, and how far off it is."""
+
+    def __init__(self, labels: int, off: float = 0.0) -> None:
+        self.labels, self.off = labels, off
+
+    def run(self, batch: Batch) -> Output:
+        lengths = batch["attention_mask"].sum(axis=1, keepdims=True)
+        return np.repeat(1000 * (lengths % 3) + self.off, self.labels, axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("problem", "off", "caught"),
+    [("single_label_classification", 0.5, True), ("regression", 0.5, False), ("regression", 5.0, True)],
+)
+def test_a_number_has_its_own_unit(asked: Asked, problem: ProblemType, off: float, caught: bool) -> None:
+    labels = ["price"] if problem == "regression" else ["cheap", "dear"]
+    priced = replace(asked, task=catalog.make(classifier(labels=labels).model_copy(update={"problem_type": problem})))
+    pytorch = priced.engine(Prices(len(labels))).outputs(asked.windows)
+    fault = fidelity.hold(priced, pytorch, Prices(len(labels), off)).fault
+    assert (fault is not None) == caught
+    assert fault is None or fault.startswith("differs from the PyTorch model")
 
 
 def test_tokens_are_those_of_transformers(origin: Origin, asked: Asked) -> None:
