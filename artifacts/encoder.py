@@ -201,7 +201,7 @@ def _label_faults(path: Path, config: dict[str, Any]) -> Iterator[str]:
 
 def _code_faults(path: Path, config: dict[str, Any]) -> Iterator[str]:
     for key, name, value in _walk(config):
-        if name in CODE_KEYS or (name in ATTENTION_KEYS and value not in ATTENTION):
+        if (name in CODE_KEYS and value) or (name in ATTENTION_KEYS and value not in ATTENTION):
             yield f"{path}: key {key!r} names code to run ({value!r:.80}); a model folder is data: remove the key"
 
 

@@ -23,6 +23,7 @@ def lean() -> Iterator[None]:
     """
     hidden = () if "transformers" in sys.modules else UNUSED
     absent = {name: None for name in hidden if name not in sys.modules}
+    collecting = gc.isenabled()
     gc.disable()
     sys.modules.update(absent)  # type: ignore[arg-type]  # None makes an import fail
     try:
@@ -30,7 +31,8 @@ def lean() -> Iterator[None]:
     finally:
         for name in absent:
             del sys.modules[name]
-        gc.enable()
+        if collecting:
+            gc.enable()
 
 
 @contextmanager

@@ -64,6 +64,11 @@ def test_a_key_that_names_code_is_refused(tiny_model: Path, file: str, key: str,
     assert file in fault
 
 
+def test_a_key_that_turns_code_off_is_none(tiny_model: Path) -> None:
+    edit(tiny_model / "config.json", trust_remote_code=False, auto_map={}, use_kernels=None)
+    assert encoder.check(tiny_model)["trust_remote_code"] is False
+
+
 @pytest.mark.parametrize("names", [["negative", "positive"], {"neg": "negative"}, {"0": "negative", "2": "positive"}])
 def test_labels_are_named_by_index(tiny_model: Path, names: object) -> None:
     edit(tiny_model / "config.json", id2label=names)

@@ -24,11 +24,14 @@ import scipy, sklearn
 
 
 LATE = """
+import gc
 import transformers
 from bertline.artifacts import imports
 
+gc.disable()
 with imports.lean():
     from optimum.exporters.onnx import onnx_export_from_model
+assert not gc.isenabled()
 """
 
 
