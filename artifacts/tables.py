@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 
 from bertline.artifacts import conll, squad
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, install_advice
 
 LONGEST_FIELD = 1 << 27
 """Maximum length of a CSV field in characters; Python's own limit of 131,072 is shorter than a long document."""
@@ -363,7 +363,7 @@ def _binary_rows(path: Path, raw: BufferedReader, choose: Choose, spell: Spell) 
         import pyarrow as pa
     except ImportError:
         name = suffix[1:].capitalize()
-        raise InputError(f"{path}: reading {name} needs pyarrow; pip install pyarrow") from None
+        raise InputError(f"{path}: reading {name} needs pyarrow; {install_advice('parquet')}") from None
     try:
         for number, row in enumerate(_all_values(BINARIES[suffix](raw, path, choose), spell), start=1):
             where = f"{path} row {number}"
@@ -432,7 +432,7 @@ def _zstd(path: Path, raw: BufferedReader) -> Any:
     try:
         import pyarrow as pa
     except ImportError:
-        advice = "pip install pyarrow, or decompress the file with unzstd"
+        advice = f"decompress the file with unzstd, or {install_advice('parquet')}"
         raise InputError(f"{path}: reading .zst needs pyarrow; {advice}") from None
     return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
 

@@ -295,9 +295,9 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
 @click.argument("bundle", type=path_type)
 @click.option(
     "--against",
-    metavar="RUN|MODEL",
+    metavar="MODEL|BUNDLE",
     multiple=True,
-    help="Model to compare with.  [default: the reference model of BUNDLE]",
+    help="Run, model or bundle to compare with.  [default: the reference model of BUNDLE]",
 )
 @click.option("--data", type=path_type, help="Labelled examples to score.  [default: the run's test split]")
 @columns_option

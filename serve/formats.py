@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import tables
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, install_advice
 
 ROWS = 8192
 """Answers per Parquet row group, converted to Arrow at once."""
@@ -28,7 +28,7 @@ def check(target: Path) -> None:
         try:
             import pyarrow  # noqa: F401
         except ImportError:
-            raise InputError(f"{target}: writing Parquet needs pyarrow; pip install pyarrow") from None
+            raise InputError(f"{target}: writing Parquet needs pyarrow; {install_advice('parquet')}") from None
 
 
 def made(answers: Path, target: Path) -> Path:
