@@ -66,8 +66,8 @@ class Measured:
 
 
 def default_grid(systems: Sequence[System]) -> list[tuple[int, int]]:
-    """The usual points (batch, length) that all systems can compute, or else one text of their maximum length."""
-    longest = min(system.max_tokens for system in systems)
+    """The usual points (batch, length) of texts that no system cuts, or else one text of their maximum length."""
+    longest = min(system.settings.tokens.max_length for system in systems)
     return [(batch, length) for batch, length in GRID if length <= longest] or [(1, longest)]
 
 

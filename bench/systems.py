@@ -36,11 +36,6 @@ class System:
         weights = encoder.weight_files(self.model) if self.kind == "pytorch" else alike
         return sum(path.stat().st_size for path in weights)
 
-    @property
-    def max_tokens(self) -> int:
-        """The longest input that the model has positions for, in tokens."""
-        return encoder.max_tokens(encoder.check(self.tokenizer, weights=False))
-
 
 def from_bundle(folder: Path, manifest: Manifest) -> System:
     """The bundle in `folder` as a system, with the model that this machine uses."""

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +67,16 @@ def test_systems_take_turns(bench: Bench) -> None:
     ]
 
 
-def test_the_default_grid_ends_where_the_positions_do(systems: list[System]) -> None:
-    assert compare.default_grid(systems) == [(1, 16), (1, 64)]  # the tiny model holds 64
+@pytest.mark.parametrize(
+    ("longest", "grid"), [(10, [(1, 10)]), (64, [(1, 16), (1, 64)]), (200, [(1, 16), (1, 64), (1, 128), (32, 128)])]
+)
+def test_the_default_grid_ends_where_texts_are_cut(
+    systems: list[System], longest: int, grid: list[tuple[int, int]]
+) -> None:
+    both = [
+        replace(system, settings=classifier(length)) for system, length in zip(systems, (512, longest), strict=True)
+    ]
+    assert compare.default_grid(both) == grid
 
 
 def test_another_length_is_computed_in_between() -> None:

@@ -102,13 +102,7 @@ def test_what_bench_prints(line: Line) -> None:
     assert pytorch["accuracy"] == fp32["accuracy"] == line.train["test"]["accuracy"]
     assert pytorch["agreement"] == fp32["agreement"] == 1.0
     assert bundle["agreement"] > 0.9
-    assert [(point["batch"], point["length"]) for point in bundle["grid"]] == [
-        (1, 16),
-        (1, 64),
-        (1, 128),
-        (1, 512),
-        (32, 128),
-    ]
+    assert [(point["batch"], point["length"]) for point in bundle["grid"]] == [(1, 16)]  # more would be cut
     assert (line.folder / "bench.html").read_text().startswith("<!doctype html>")
 
 
