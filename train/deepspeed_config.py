@@ -30,6 +30,13 @@ OWNED = {
     "amp": "training.precision",
 }
 """DeepSpeed's keys that the recipe decides, each with the recipe's keys for it."""
+IDLE = {
+    "compile": "models are not compiled",
+    "activation_checkpointing": "set training.gradient_checkpointing instead",
+}
+"""Sections that DeepSpeed reads and then leaves to calls that are not made here: `engine.compile()`, and its own
+`checkpointing.checkpoint`, in whose place transformers uses torch's.
+"""
 REDUCE_BUCKET_SIZE = 50_000_000
 """Gradient elements that ZeRO reduces together. Each dtype has a buffer of this size: DeepSpeed's default, 5e8, takes
 2 GB in fp32, which an encoder does not fill.
@@ -75,7 +82,8 @@ def configure(recipe: Recipe, ranks: int, precision: Precision) -> dict[str, Any
     """The configuration for `deepspeed.initialize`.
 
     Raises:
-        InputError: the `deepspeed` section contradicts the rest of the recipe; each key is named with its counterpart.
+        InputError: the `deepspeed` section contradicts the rest of the recipe, each key is named with its counterpart;
+            or it has a section without effect.
     """
     training = recipe.training
     config: dict[str, Any] = {
@@ -89,7 +97,8 @@ def configure(recipe: Recipe, ranks: int, precision: Precision) -> dict[str, Any
         **_precision(precision),
     }
     own = {**config, "train_batch_size": training.batch_size}
-    faults = list(_contradictions(recipe.deepspeed, own))
+    idle = [f"deepspeed.{name}: has no effect here: {why}" for name, why in IDLE.items() if name in recipe.deepspeed]
+    faults = [*idle, *_contradictions(recipe.deepspeed, own)]
     if faults:
         raise InputError(*faults)
     return _merged(config, {name: value for name, value in recipe.deepspeed.items() if name not in MONITORS})

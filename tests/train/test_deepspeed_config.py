@@ -102,6 +102,21 @@ def test_a_section_is_no_switch() -> None:
         deepspeed_config.configure(make({"zero_optimization": False}), 1, "fp32")
 
 
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        ({"compile": {"deepcompile": True}}, "deepspeed.compile: has no effect here: models are not compiled"),
+        (
+            {"activation_checkpointing": {"cpu_checkpointing": True}},
+            "deepspeed.activation_checkpointing: has no effect here: set training.gradient_checkpointing instead",
+        ),
+    ],
+)
+def test_a_section_that_deepspeed_would_ignore_is_refused(section: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        deepspeed_config.configure(make(section), 1, "bf16")
+
+
 def test_all_contradictions_are_told() -> None:
     with pytest.raises(InputError) as caught:
         deepspeed_config.configure(make({"train_batch_size": 64, "gradient_clipping": 2}), 1, "fp32")

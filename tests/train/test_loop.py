@@ -87,8 +87,8 @@ def test_offloading_changes_nothing_but_memory(
             "offload_optimizer.device: found 'gpu'; .*'nvme'",
         ),
         (
-            "compile={deepcompile: sometimes}",
-            "deepcompile: found 'sometimes'; CompileConfig: .*a valid bool",
+            "comms_logger={enabled: sometimes}",
+            "enabled: found 'sometimes'; CommsLoggerConfig: .*a valid bool",
         ),
         ("gradient_cliping=1.0", "gradient_cliping: not a key; did you mean gradient_clipping?"),
         ("wall_clock_breakdown=yes please", "unsupported operand"),
