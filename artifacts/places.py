@@ -196,7 +196,7 @@ def _download(place: str, patterns: list[str]) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         meant_here = near(place) or ("/" in place and Path(place).parent.is_dir())
         absent = f"no such folder{near(place)}; and" if meant_here else "not a local folder, and"
-        raise InputError(f"{place}: {absent} the hub did not give it ({_first_line(error)})") from error
+        raise InputError(f"{place}: {absent} it could not be downloaded from the hub ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -211,8 +211,11 @@ def _without_safetensors(place: str, folder: Path) -> str:
     try:
         files = HfApi().list_repo_files(name, revision=revision)
     except OSError as error:  # the files in the folder come from the cache
-        return f"{place}: its weights are not on this machine, and the hub did not give them ({_first_line(error)})"
+        failed = f"could not be downloaded from the hub ({_first_line(error)})"
+        return f"{place}: its weights are not on this machine, and {failed}"
     called = repr(name) if revision is None else f"{name!r}, revision={revision!r}"
     told = encoder.without_safetensors(files, encoder.check(folder, weights=False), called)
-    converted = f". Or a pull request on the hub has converted it: {name}@refs/pr/N" if encoder.pickled(files) else ""
+    converted = (
+        f". If a pull request on the hub has converted them, name {name}@refs/pr/N" if encoder.pickled(files) else ""
+    )
     return f"{place}: {told}{converted}"

@@ -121,7 +121,7 @@ class _Reader:
             if tag & 7 != WIRE_TYPES.get(of, 2) and not (several and tag & 7 == 2):
                 raise ValueError(f"{kind}.{name} has the wire type {tag & 7}")
             if name in found and not several:
-                raise ValueError(f"{kind}.{name} stands twice")
+                raise ValueError(f"{kind}.{name} occurs twice")
             value, at = _value(view, at, tag & 7, kind)
             self.left -= 1
             if self.left < 0:

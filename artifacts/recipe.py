@@ -131,7 +131,7 @@ class _Loader(yaml.SafeLoader):
         for index, key in enumerate(keys):
             if key in keys[:index]:
                 mark = node.value[index][0].start_mark
-                raise yaml.composer.ComposerError(None, None, f"key {key[1]!r} stands twice", mark)
+                raise yaml.composer.ComposerError(None, None, f"key {key[1]!r} occurs twice", mark)
         return node
 
 

@@ -81,14 +81,14 @@ def verify(folder: Path, public_key: Path) -> str:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedError(f"{path}: no valid signature by {public_key}: {reason}") from None
     if MANIFEST not in covered:
-        raise DamagedError(f"{path}: signs a part of the folder that {MANIFEST} is not in")
+        raise DamagedError(f"{path}: does not cover {MANIFEST}")
     return covered[MANIFEST]
 
 
 def demand_same(folder: Path, signed: str | None, loaded: str) -> None:
     """Raise DamagedError if the loaded manifest is not the signed one; None: no signature was required."""
     if signed not in (None, loaded):
-        raise DamagedError(f"{folder}: not the bundle any more whose signature was verified")
+        raise DamagedError(f"{folder}: it changed after its signature was verified")
 
 
 def _hashing() -> Hashing:

@@ -34,7 +34,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for name, value in pairs:
         if name in keys:
-            raise NotJsonError(f"key {name!r:.60} stands twice")
+            raise NotJsonError(f"key {name!r:.60} occurs twice")
         keys[name] = value
     return keys
 

@@ -182,7 +182,7 @@ def _text_rows(path: Path, raw: BufferedReader) -> Iterator[Attempt]:
 
 def _tell_damage(path: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())
-    return f"{path}: not whole, or not what {path.suffix} says ({reason}); download or make the file again"
+    return f"{path}: truncated, damaged or not a {path.suffix} file ({reason}); download or make the file again"
 
 
 def _check_names(names: Sequence[str], where: str) -> None:

@@ -70,7 +70,7 @@ def too_large(trial: Trial, options: ExportOptions) -> str | None:
     """Why a candidate's size is too large; None if it is not."""
     if options.max_size is None or trial.size_bytes <= options.max_size * 1e6:
         return None
-    return f"{trial.size_bytes / 1e6:.1f} MB, more than {options.max_size:g}"
+    return f"{trial.size_bytes / 1e6:.1f} MB, more than --max-size {options.max_size:g}"
 
 
 def doubt(score: Score, max_drop: float) -> str | None:
@@ -147,7 +147,7 @@ def _why(trial: Trial, chosen: Trial, sealed: Sequence[Trial], options: ExportOp
     if wrong := fault(trial, options):
         return wrong
     if chosen.plan.cascade is not None and trial.plan.cascade is None:
-        return "not scored: does not pass without the cascade"
+        return "not scored: the student is known not to pass alone"
     if options.prefer == "size" and trial.size_bytes > chosen.size_bytes:
         return f"larger than {chosen.plan.name}: {trial.size_bytes:,} bytes against {chosen.size_bytes:,}"
     own, best_own = trial.agreement, chosen.agreement

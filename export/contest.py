@@ -272,8 +272,10 @@ class Contest:
         plan = fastest.plan
         speedup = geometric_mean(self._beside[plan.name].values()) / fastest.milliseconds
         if self._teacher and speedup <= self._teacher.to_beat:  # a cascade takes at least its student's own time
-            alone = f"{plan.name} alone is {speedup:.1f} times as fast as PyTorch"
-            raise GateError(f"{alone}, no faster than {self._teacher.to_beat:.1f} times; no bundle was made")
+            alone = f"{plan.name} alone is {speedup:.1f} times as fast as PyTorch, the larger model alone"
+            raise GateError(
+                f"{alone} {self._teacher.to_beat:.1f} times: a cascade cannot be faster; no bundle was made"
+            )
         with Worker(system(self.origin, asked), machine.cores()) as larger:
             answered = self._ask_once(larger)()
         student, name = self._workers[plan.name], f"{plan.name}-cascade"
@@ -314,7 +316,7 @@ class Contest:
         Raises:
             GateError: it exceeds --max-size; or it is a student's and loses too much itself.
         """
-        fallback = f"{chosen.plan.name} is not for every machine, and fp32 on ONNX Runtime, which is,"
+        fallback = f"{chosen.plan.name} does not run on every machine, and the only candidate left that does, fp32,"
         if large := choose.too_large(self._trials["fp32"], self.options):
             portable = " or leave out --portable" if self.options.portable else ""
             raise GateError(f"{fallback} has {large}; raise --max-size{portable}")

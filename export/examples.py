@@ -133,8 +133,8 @@ def refuse_too_few(same: Score, options: ExportOptions, how: str) -> None:
     if choose.doubt(same, options.max_drop) and not options.allow_fp32:
         raise GateError(
             f"{same.examples:,} examples cannot show a drop of at most {options.max_drop:g}, even if every answer "
-            f"{how} the same: {choose.enough(same, options.max_drop)}, or with these examples --max-drop "
-            f"{ceil(1e4 * same.unseen) / 1e4:g}"
+            f"{how} the same: {choose.enough(same, options.max_drop)}; with these examples, --max-drop "
+            f"{ceil(1e4 * same.unseen) / 1e4:g} can be shown"
         )
 
 

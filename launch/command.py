@@ -20,7 +20,7 @@ from bertline.export.options import LAYOUTS, PREFERENCES, TARGETS, ExportOptions
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_type = click.Path(path_type=Path)
 model_option = click.option(
-    "--model", help="Model of the DeepSpeed checkpoint: a folder with config.json.  [default: the one beside it]"
+    "--model", help="Model that the DeepSpeed checkpoint is of: a folder or hub id.  [default: the one beside it]"
 )
 trust_option = click.option(
     "--trust-checkpoint", "trust", is_flag=True, help="Allow the checkpoint's pickles to run code as they load."
@@ -40,7 +40,7 @@ drop_option = click.option(
     help="Largest drop of the metric to accept.",
 )
 overrides_option = click.option(
-    "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe."
+    "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe; may be repeated."
 )
 
 
@@ -56,7 +56,7 @@ def _named(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) 
 
 columns_option = click.option(
     "--column", "columns", metavar="NAME=COLUMN", multiple=True, callback=_named,
-    help="Map an input to a column of the file, e.g. text=body.",
+    help="Map an input to a column of the file, e.g. text=body; may be repeated.",
 )  # fmt: skip
 signature_option = click.option(
     "--trust",
@@ -163,7 +163,7 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("-o", "--output", type=path_type, metavar="DIR", help="Folder of the search.  [default: searches/NAME]")
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-    help="ray: run trials side by side on the cluster that RAY_ADDRESS names, each with --gpus or --ranks.",
+    help="ray: run trials side by side on the cluster that RAY_ADDRESS names, each with the --gpus or --ranks given.",
 )  # fmt: skip
 @json_option
 def search(recipe: Path, as_json: bool, **options: Any) -> None:
@@ -197,7 +197,7 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Also optimize for batches of this size."
 )
 @click.option("--only", metavar="NAME", multiple=True, help="Try this candidate only; may be repeated.")
-@click.option("--quick", is_flag=True, help="Try only the usual winners, timed once.")
+@click.option("--quick", is_flag=True, help="Try only the usual winners of ONNX Runtime, timed once.")
 @click.option("--allow-fp32", is_flag=True, help="Accept the fp32 model if no other passes.")
 @click.option(
     "--calibration",
@@ -213,7 +213,11 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
     show_default=True,
     help="triton: BUNDLE is a model of a Triton model repository, by default triton/NAME.",
 )
-@click.option("--data", type=path_type, help="Labelled examples to measure on.  [default: the run's validation split]")
+@click.option(
+    "--data",
+    type=path_type,
+    help="Labelled examples to measure on; required without a run.  [default: the run's validation split]",
+)
 @columns_option
 @click.option(
     "--trim-vocabulary",
@@ -243,11 +247,17 @@ def export(source: str, output: Path | None, as_json: bool, **options: Any) -> N
 @drop_option
 @click.option(
     "--unlabelled",
-    metavar="FILE",
+    metavar="TEXTS",
     help="More texts for the students to learn from, labelled by RUN: file, glob or hub id.",
 )
 @click.option("-o", "--output", type=path_type, metavar="BUNDLE", help="Folder to make.  [default: bundles/NAME-small]")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the students' recipe.")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a key of the students' recipe; may be repeated.",
+)
 @gpus_option
 @ranks_option
 @hostfile_option
@@ -297,7 +307,7 @@ def gather(checkpoint: Path, output: Path, model: str | None, trust: bool, as_js
     "--against",
     metavar="MODEL|BUNDLE",
     multiple=True,
-    help="Run, model or bundle to compare with.  [default: the reference model of BUNDLE]",
+    help="Run, model or bundle to compare with; may be repeated.  [default: the reference model of BUNDLE]",
 )
 @click.option("--data", type=path_type, help="Labelled examples to score.  [default: the run's test split]")
 @columns_option
@@ -361,14 +371,14 @@ def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
     "origins",
     metavar="ORIGIN",
     multiple=True,
-    help="Allow cross-origin requests from ORIGIN.  [default: none]",
+    help="Allow cross-origin requests from ORIGIN; may be repeated.  [default: none]",
 )
 @click.option(
     "--limit",
     "limits",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Limit per request: body_bytes, texts, characters or seconds.",
+    help="Limit per request: body_bytes, texts, characters or seconds; may be repeated.",
 )
 @signature_option
 def serve(bundles: tuple[Path, ...], **options: Any) -> None:

@@ -101,8 +101,8 @@ def words(exported: dict[str, Any], bundle: Path, page: Path) -> str:
     real, here = RECIPE.resolve(), Path.cwd()
     own = real.relative_to(here) if real.is_relative_to(here) else real
     return (
-        f"{exported['chosen']} was the fastest of {len(exported['candidates'])} candidates shown to be within "
-        f"{MAX_DROP} of PyTorch's {exported['metric']}.\n\n"
+        f"{exported['chosen']} was chosen from {len(exported['candidates'])} candidates: the fastest one that is shown "
+        f"to lose at most {MAX_DROP} of PyTorch's {exported['metric']}.\n\n"
         "Next:\n"
         f'  {command} predict {bundle} "The best two hours of my year."\n'
         f"  {command} inspect {bundle}\n"

@@ -52,7 +52,7 @@ class Tried:
     """Metric of its bundle, or in PyTorch if there is no bundle."""
     drop: float
     p50_ms: dict[str, float] | None
-    """Median latency by BATCHxLENGTH; None, as is `speedup`, if it was not exported."""
+    """Median latency by BATCHxLENGTH; None, as is `speedup`, unless it passed."""
     speedup: float | None
     """Relative to the teacher in PyTorch, timed in turns with it, so that it is comparable between exports."""
     why: str

@@ -40,7 +40,7 @@ class Regression:
 
 @dataclass(frozen=True)
 class Entity:
-    """A labeled span of a text, counted in characters."""
+    """A labelled span of a text, counted in characters."""
 
     label: str
     score: float

@@ -302,9 +302,11 @@ def _check_answer(text: Any, start: Any, context: str, where: str) -> dict[str, 
         raise InputError(
             f"{where}: answer {text!r:.60} starts at {start!r:.60}; a character of the context is expected"
         )
-    stands = context[start : start + len(text)]
-    if stands != text:
+    found = context[start : start + len(text)]
+    if found != text:
         at = context.find(text)
-        hint = f"it stands at {at}" if at >= 0 else "it stands nowhere in the context"
-        raise InputError(f"{where}: answer {text!r:.60} starts at {start}, where {stands!r:.60} stands; {hint}")
+        hint = f"it occurs at {at}" if at >= 0 else "it does not occur in the context"
+        raise InputError(
+            f"{where}: answer {text!r:.60} starts at {start}, but the context has {found!r:.60} there; {hint}"
+        )
     return {"text": text, "start": start}

@@ -101,4 +101,4 @@ def _reason(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
     unreached = isinstance(cause, OSError) and getattr(cause, "response", None) is None
     words = getattr(cause, "server_message", None) or str(cause)
-    return f"{'was not reached' if unreached else 'says no'}: {' '.join(words.split())}"
+    return f"{'was not reached' if unreached else 'refused it'}: {' '.join(words.split())}"

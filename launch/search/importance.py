@@ -27,14 +27,14 @@ def draw(study: Study, recipe: Recipe, path: Path) -> str:
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("folds")]
     scores = [trial.user_attrs["folds"][0] for trial in trials]
     if len(trials) < ENOUGH:
-        return f"which keys mattered is not drawn: {len(trials)} trials are too few, at least {ENOUGH} are needed"
+        return f"importance.svg is not drawn: {len(trials)} trials are too few, at least {ENOUGH} are needed"
     first = optuna.create_study()
     for trial, score in zip(trials, scores, strict=True):
         first.add_trial(optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=score))
     try:
         shares = get_param_importances(first, evaluator=FanovaImportanceEvaluator(seed=recipe.training.seed))
     except RuntimeError:  # the scores are equal, or all but equal
-        return "which keys mattered is not drawn: all trials score alike"
+        return "importance.svg is not drawn: all trials score alike"
     bars = [plots.Bar(key, 1, share, f"{share:.0%}") for key, share in shares.items()]
     title = f"variance of {recipe.metric}, {len(trials)} trials"
     files.write_text(path, _alone(plots.bars("importance", [(title, bars)])))

@@ -27,7 +27,7 @@ class Keys:
 
         Raises:
             InputError: the file cannot be read, the file or the variable holds no key, or a key is not printable ASCII
-                without blanks.
+                without spaces.
         """
         found = []
         if (named := os.environ.get(ENVIRONMENT)) is not None:
@@ -60,7 +60,7 @@ def _strip(keys: list[str], where: str) -> list[str]:
     if not found:
         raise InputError(f"{where} holds no key; leave it out to require none")
     if not all(key.isascii() and key.isprintable() and " " not in key for key in found):
-        raise InputError(f"{where} holds a key that is not printable ASCII without blanks, which a header cannot carry")
+        raise InputError(f"{where} holds a key that is not printable ASCII without spaces, which a header cannot carry")
     return found
 
 

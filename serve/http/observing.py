@@ -51,11 +51,11 @@ class Observing:
         try:
             await self.app(scope, receive, told)
         except Exception:
-            LOGGER.exception("the server failed at a request", extra={"fields": {"request": identity}})
+            LOGGER.exception("the server failed on a request", extra={"fields": {"request": identity}})
             if status:
                 status = 500
                 raise  # uvicorn ends the connection
-            failed = {"error": "the server failed at this request; its log says why"}
+            failed = {"error": "the server failed on this request; its log says why"}
             await JSONResponse(failed, 500)(scope, receive, told)
         finally:
             ended = perf_counter()

@@ -157,10 +157,10 @@ def test_a_folder_of_another_name_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     Path("runs/tickets").mkdir(parents=True)
-    told = r"no such folder \(did you mean runs/tickets\?\); and the hub did not give it"
+    told = r"no such folder \(did you mean runs/tickets\?\); and it could not be downloaded from the hub"
     with pytest.raises(InputError, match=rf"^runs/tikets: {told}"):
         places.model_folder("runs/tikets")
-    with pytest.raises(InputError, match=r"^runs/other: no such folder; and the hub did not give it"):
+    with pytest.raises(InputError, match=r"^runs/other: no such folder; and it could not be downloaded from the hub"):
         places.model_folder("runs/other")
     with pytest.raises(
         InputError, match=r"^./runs/tikets: no such model folder \(did you mean runs/tickets\?\); name a"
@@ -170,14 +170,14 @@ def test_a_folder_of_another_name_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="not a local folder, and the hub did not give it"):
+    with pytest.raises(InputError, match="not a local folder, and it could not be downloaded from the hub"):
         places.model_folder("no-such-organization/no-such-model")
 
 
 CONVERTS = (
     "found pytorch_model.bin, and weights load from safetensors alone; transformers converts them: "
     "BertForSequenceClassification.from_pretrained({called}).save_pretrained(FOLDER), and AutoTokenizer likewise; then "
-    "name FOLDER. Or a pull request on the hub has converted it: org/old@refs/pr/N"
+    "name FOLDER. If a pull request on the hub has converted them, name org/old@refs/pr/N"
 )
 
 

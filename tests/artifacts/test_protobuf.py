@@ -85,7 +85,7 @@ def nested(depth: int) -> bytes:
         (b"\x08" + b"\xff" * 9 + b"\x02", "more than 64 bits"),
         (b"\x38\x01", r"Model\.graph has the wire type 0"),
         (b"\x3b", r"Model\.graph has the wire type 3"),
-        (b"\x3a\x00\x3a\x00", r"Model\.graph stands twice"),
+        (b"\x3a\x00\x3a\x00", r"Model\.graph occurs twice"),
         (nested(40), "more than 100 deep"),
         (b"\x42\x00" * (protobuf.MAX_FIELDS + 1), "more than 1,000,000 fields"),
     ],

@@ -359,7 +359,7 @@ def test_an_override_that_is_none_is_refused(write: Callable[..., Path], overrid
         ("- a\n- b\n", "not a mapping"),
         ("name: [", "not readable as YAML"),
         ("", "nothing"),
-        ("name: a\ntask: b\nname: c", "key 'name' stands twice in \"<unicode string>\", line 3"),
+        ("name: a\ntask: b\nname: c", "key 'name' occurs twice in \"<unicode string>\", line 3"),
         ("name: 2024-02-30", "day is out of range"),
     ],
 )

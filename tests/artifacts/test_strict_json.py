@@ -15,8 +15,8 @@ def test_what_json_is_is_read() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"a": 1, "a": 2}', "key 'a' stands twice"),
-        (b'[{"a": {"b": 1, "\\u0062": 2}}]', "key 'b' stands twice"),
+        (b'{"a": 1, "a": 2}', "key 'a' occurs twice"),
+        (b'[{"a": {"b": 1, "\\u0062": 2}}]', "key 'b' occurs twice"),
         (b"[NaN]", "NaN is no number"),
         (b"[-Infinity]", "-Infinity is no number"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),

@@ -171,7 +171,7 @@ def test_a_compressed_file_that_is_not_whole_is_told_after_its_rows(tmp_path: Pa
     )
     path.write_bytes(packed[:-20])
     found: list[str] = []
-    with pytest.raises(InputError, match="not whole, or not what") as caught:
+    with pytest.raises(InputError, match="truncated, damaged or not a") as caught:
         found.extend(where for where, _ in tables.rows(path))
     assert len(found) > 3000  # extend keeps what came before the error
     assert str(caught.value).startswith(str(path))
@@ -186,7 +186,7 @@ def test_a_compressed_file_that_is_not_whole_is_told_after_its_rows(tmp_path: Pa
 def test_a_plain_file_with_the_suffix_of_a_compressed_one_is_told(tmp_path: Path, compression: str) -> None:
     path = tmp_path / f"a.csv{compression}"
     path.write_bytes(CSV)
-    with pytest.raises(InputError, match=rf"not whole, or not what \{compression} says"):
+    with pytest.raises(InputError, match=rf"truncated, damaged or not a \{compression} file"):
         read(path)
 
 
@@ -283,11 +283,11 @@ def test_the_name_of_a_single_column_may_hold_another_delimiter(
         ("a.jsonl", b'{"text": "a"}\n{"text": ', "line 2: not JSON"),
         ("a.jsonl", b'{"text":' * 100_000, "line 1: not JSON"),
         ("a.jsonl", b"[1]\n", "line 1: a list where an object"),
-        ("a.parquet", b"PAR1 but not really", "not whole, or not what .parquet says"),
-        ("a.parquet", b"", "not whole, or not what .parquet says"),
-        ("a.arrow", b"", "not whole, or not what .arrow says"),
-        ("a.arrow", b"ARROW1 but not really", "not whole, or not what .arrow says"),
-        ("a.arrow", CSV, "not whole, or not what .arrow says"),
+        ("a.parquet", b"PAR1 but not really", "truncated, damaged or not a .parquet file"),
+        ("a.parquet", b"", "truncated, damaged or not a .parquet file"),
+        ("a.arrow", b"", "truncated, damaged or not a .arrow file"),
+        ("a.arrow", b"ARROW1 but not really", "truncated, damaged or not a .arrow file"),
+        ("a.arrow", CSV, "truncated, damaged or not a .arrow file"),
         ("a.parquet.gz", b"", "Parquet is compressed inside, .gz is not read; decompress the file"),
         ("a.arrow.zst", b"", "Arrow is compressed inside"),
         ("a.xlsx", b"PK", "unknown kind of file '.xlsx'; data is read from .csv, .tsv"),
@@ -311,7 +311,7 @@ def test_an_arrow_stream_that_is_cut_short_is_told_after_its_rows(tmp_path: Path
     path.write_bytes(path.read_bytes()[:-100])
     rows = tables.rows(path)
     assert [next(rows)[1]["text"] for _ in range(1000)][-1] == "999"
-    with pytest.raises(InputError, match=r"a\.arrow: not whole, .*; download or make the file again$"):
+    with pytest.raises(InputError, match=r"a\.arrow: truncated, .*; download or make the file again$"):
         next(rows)
 
 
@@ -321,7 +321,7 @@ def test_a_damaged_parquet_file_is_told(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4:2000] = b"\xff" * 1996
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.parquet: not whole, .*; download or make the file again$"):
+    with pytest.raises(InputError, match=r"a\.parquet: truncated, .*; download or make the file again$"):
         read(path)
 
 

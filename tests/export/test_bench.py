@@ -76,7 +76,7 @@ def test_a_bundle_that_is_another_after_it_was_measured_is_refused(
         return {}
 
     monkeypatch.setattr("bertline.bench.compare.bench", exchanged)
-    with pytest.raises(DamagedError, match="not the bundle any more whose signature was verified"):
+    with pytest.raises(DamagedError, match="it changed after its signature was verified"):
         bench.bench(signed, [str(run)], RunFolder(run).split("validation"), None, print, signed=sha256(manifest))
 
 

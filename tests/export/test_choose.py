@@ -103,7 +103,10 @@ def test_fp32_needs_leave_but_no_examples() -> None:
 
 
 def test_what_weighs_too_much_is_out() -> None:
-    assert fault(trial("a", 1.0, size=23_000_000), ExportOptions(0.01, max_size=22.5)) == "23.0 MB, more than 22.5"
+    assert (
+        fault(trial("a", 1.0, size=23_000_000), ExportOptions(0.01, max_size=22.5))
+        == "23.0 MB, more than --max-size 22.5"
+    )
     assert fault(trial("a", 1.0, size=22_000_000), ExportOptions(0.01, max_size=22.5)) is None
 
 

@@ -87,8 +87,11 @@ def test_a_question_may_have_no_answer(row: dict[str, Any]) -> None:
         ({}, "row 2: answers are nothing; a list of objects"),
         ({"answers": "sings"}, "row 2: answers are 'sings'"),
         ({"answers": {"text": ["a"], "answer_start": []}}, "row 2: answers are"),
-        ({"answers": [{"text": "sings", "start": 4}]}, "starts at 4, where ' sing' stands; it stands at 5"),
-        ({"answers": [{"text": "dances", "start": 5}]}, "where 'sings' stands; it stands nowhere"),
+        (
+            {"answers": [{"text": "sings", "start": 4}]},
+            "starts at 4, but the context has ' sing' there; it occurs at 5",
+        ),
+        ({"answers": [{"text": "dances", "start": 5}]}, "has 'sings' there; it does not occur"),
         ({"answers": [{"text": " ", "start": 4}]}, "answer ' ' is no text"),
         ({"answers": [{"text": "Anna", "start": "0"}]}, "starts at '0'; a character"),
         ({"answers": [], "question": None}, "column 'question' holds nothing"),

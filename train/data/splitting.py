@@ -64,7 +64,7 @@ class Splits:
         words = f"{self.duplicates:,} {'row' if self.duplicates == 1 else 'rows'} left out as duplicates"
         if not self.contradicting:
             return words
-        return f"{words}, {self.contradicting:,} of them labeled differently from the row that is kept"
+        return f"{words}, {self.contradicting:,} of them labelled differently from the row that is kept"
 
     def counts(self) -> dict[str, int]:
         """The number of examples in each split."""
@@ -291,11 +291,10 @@ def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, na
     counts = Counter(strata[rows].tolist())
     rarest, count = min(counts.items(), key=lambda item: item[1])
     if count < 2 or min(size, len(rows) - size) < len(counts):
-        kind = "cut with every label in proportion" if rarest else "cut"
+        kind = "split off with every label in proportion" if rarest else "split off"
+        has = f"{rarest!r} has {count:,} of them; add rows of it" if rarest else "add rows"
         raise InputError(
-            f"data.take.{name}: {size:,} of {len(rows):,} rows cannot be {kind}: "
-            f"{repr(rarest) if rarest else 'all'} has {count:,}; give more rows of it, name data.{name}, or "
-            "take more"
+            f"data.take.{name}: {size:,} of {len(rows):,} rows cannot be {kind}: {has}, name data.{name}, or take more"
         )
     chosen, rest = train_test_split(rows, train_size=size, stratify=strata[rows] if rarest else None, random_state=seed)
     return chosen, rest

@@ -155,7 +155,7 @@ def test_a_student_that_is_not_right_alone_asks_its_teacher(
     assert answer["chosen"] == f"{told.student}-cascade"
     assert answer["cascade"] == told.model_dump()
     tried = {one.name: one for one in manifest.candidates}
-    assert tried[told.student].why == "not scored: does not pass without the cascade"
+    assert tried[told.student].why == "not scored: the student is known not to pass alone"
     assert manifest.drop <= 0.05
     assert teacher.comparisons == {str(beginner): {answer["chosen"]: 1}}
     assert told.source is not None

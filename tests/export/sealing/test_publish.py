@@ -88,8 +88,8 @@ def test_a_dry_run_asks_nothing_of_the_network(bundle: Sealed, hub: Hub, monkeyp
     ("environment", "repo", "code", "told"),
     [
         ({"HF_TOKEN": ""}, "org/tiny", 2, "org/tiny: no token to write with: run hf auth login, or set HF_TOKEN"),
-        ({"HF_TOKEN": "hf_wrong"}, "org/tiny", 1, "says no: Invalid username or password."),
-        ({}, "nobody/tiny", 1, 'says no: You don\'t have the rights to create a model under the namespace "nobody"'),
+        ({"HF_TOKEN": "hf_wrong"}, "org/tiny", 1, "refused it: Invalid username or password."),
+        ({}, "nobody/tiny", 1, 'refused it: You don\'t have the rights to create a model under the namespace "nobody"'),
         (
             {"HF_ENDPOINT": "http://127.0.0.1:9"},
             "org/tiny",

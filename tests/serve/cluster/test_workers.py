@@ -261,7 +261,7 @@ def test_a_command_that_is_killed_goes_on_with_either_engine(machines: Machines,
 @pytest.mark.parametrize(
     ("begin", "code", "words"),
     [
-        (OTHER_VERSION, 2, f"bertline {__version__} here, but 0 where the command runs"),
+        (OTHER_VERSION, 2, f"bertline is {__version__} here, but 0 where the command runs"),
         (DYING.format(method="load"), 1, "no worker starts: "),
         (DYING.format(method="answer"), 1, "5 workers in a row died on the same texts: "),
     ],

@@ -36,7 +36,7 @@ def server(sealed: Path) -> Iterator[Serving]:
     with serving(sealed) as running:
         yield running
         assert "Traceback" not in running.log.read_text()
-        assert not running.lines("the server failed at a request")
+        assert not running.lines("the server failed on a request")
 
 
 def exchange(server: Serving, sent: bytes, shut: bool = False) -> Answer:

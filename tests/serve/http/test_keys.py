@@ -43,8 +43,8 @@ def test_without_keys_none_is_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", "holds no key; leave it out"),
         ("# only a comment\n", "holds no key; leave it out"),
-        ("two words\n", "not printable ASCII without blanks"),
-        ("schlüssel\n", "not printable ASCII without blanks"),
+        ("two words\n", "not printable ASCII without spaces"),
+        ("schlüssel\n", "not printable ASCII without spaces"),
     ],
 )
 def test_what_is_no_key_is_refused(tmp_path: Path, content: str, told: str) -> None:

@@ -164,7 +164,7 @@ def test_a_folder_that_takes_the_place_of_a_verified_one_is_not_loaded(
 ) -> None:
     public, other = signed(tiny_bundle, tmp_path)
     exchange_once_verified(monkeypatch, other)
-    with pytest.raises(DamagedError, match="not the bundle any more whose signature was verified"):
+    with pytest.raises(DamagedError, match="it changed after its signature was verified"):
         Shelf([tiny_bundle], Lanes(1), Limits(), public)
 
 

@@ -120,10 +120,10 @@ def test_a_failure_is_answered_and_logged_with_its_id(sealed: Path, tmp_path: Pa
     with serving(sealed, script=script) as running:
         status, headers, body = ask(running, "/openapi.json", x_request_id="mine-8")
         assert (status, headers["x-request-id"], headers["x-content-type-options"]) == (500, "mine-8", "nosniff")
-        assert json.loads(body) == {"error": "the server failed at this request; its log says why"}
+        assert json.loads(body) == {"error": "the server failed on this request; its log says why"}
         wait_for(lambda: "mine-8" in logged(running))
         assert logged(running)["mine-8"]["status"] == 500
-        (told,) = running.lines("the server failed at a request")
+        (told,) = running.lines("the server failed on a request")
         assert told["request"] == "mine-8"
         assert "RuntimeError: broken" in told["traceback"]
         assert metrics(running)["bertline_requests_total  GET /openapi.json 500"] == 1

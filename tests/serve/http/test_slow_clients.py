@@ -163,7 +163,7 @@ def test_all_of_them_are_closed_in_time(slow_bundle: Path, tmp_path: Path, each:
     # the other core is for connections: what they take of it is to be seen, not who computes beside whom
     with serving(slow_bundle, "--threads", "1", "--limit", "seconds=60", script=hasty) as server:
         found = [asyncio.run(crowd(server, KINDS, each)) for _ in range(rounds)]
-        assert not server.lines("the server failed at a request")
+        assert not server.lines("the server failed on a request")
         assert server.end() == 0
     if rounds > 1:  # two milliseconds are the measurement's own; a machine has its moments, whoever is there
         assert median((crowded - 2) / usual for usual, crowded in found) < 1.2

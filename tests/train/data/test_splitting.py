@@ -107,7 +107,7 @@ def test_duplicates_with_another_label_are_counted(tmp_path: Path) -> None:
     others = [{**row, "label": "negative"} for row in rows[:8]]  # every second one already has this label
     splits = load(tmp_path, rows + others)
     assert (splits.duplicates, splits.contradicting) == (8, 4)
-    assert splits.left_out == "8 rows left out as duplicates, 4 of them labeled differently from the row that is kept"
+    assert splits.left_out == "8 rows left out as duplicates, 4 of them labelled differently from the row that is kept"
     held_out = write(tmp_path / "test.jsonl", [*others, *rows[20:30]])
     assert load(tmp_path, rows, test=str(held_out)).contradicting == 4
     assert load(tmp_path, rows + rows[:7]).contradicting == 0
@@ -273,7 +273,7 @@ def test_labels_come_from_the_data_where_absent(tmp_path: Path) -> None:
         ({"label": "neutral"}, {"labels": ["negative", "positive"]}, r"rows.jsonl line 8: unknown label 'neutral'"),
         ({"label": None}, {}, r"rows.jsonl line 8: no label in column 'label'"),
         ({"text": 3.5}, {}, r"rows.jsonl line 8: column 'text' holds a float \(3.5\)"),
-        ({"label": "neutral"}, {}, r"'neutral' has 1; give more rows of it"),
+        ({"label": "neutral"}, {}, r"'neutral' has 1 of them; add rows of it"),
         (
             {},
             {"take": {"train": 50}},
