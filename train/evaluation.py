@@ -1,6 +1,6 @@
 """A model's outputs for texts, computed in shares on all ranks and returned in full on each; and their mean loss."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import deepspeed.comm as dist
@@ -16,6 +16,9 @@ from bertline.tasks.tokens import Encoded, Tokenizer, by_length
 from bertline.train import preemption, ranks, watchdog
 from bertline.train.losses import Loss
 from bertline.train.progress import Progress
+
+TOGETHER = 64
+"""Rounds whose outputs are gathered together and leave the device: those of a whole split could fill it."""
 
 
 @torch.no_grad()  # not inference_mode: the next step may use parameters that ZeRO 3 gathers here
@@ -46,10 +49,39 @@ def outputs(
         PreemptedError: on all ranks, one round after any rank was asked to stop, if `stoppable`.
     """
     model.eval()
-    rank, count, device = dist.get_rank(), dist.get_world_size(), ranks.device()
+    rank, count = dist.get_rank(), dist.get_world_size()
     lengths = [len(window.input_ids) for window in windows]
     batches = by_length(lengths, batch_size)
-    gathered: torch.Tensor | None = None  # in the order of the batches
+    found: dict[int, Output] = {}
+    gathered: torch.Tensor | None = None  # the outputs of `held`, in its order
+    start, held = 0, batches[:0]
+    for first, computed in _rounds(model, windows, batches, name, tokenizer, progress, stoppable):
+        if gathered is None:
+            start, held = first, batches[first : first + TOGETHER * count]
+            per_token = (lengths[held[0][0]],) if computed.ndim == 3 else ()  # the longest windows come first
+            gathered = torch.zeros(sum(map(len, held)), *per_token, computed.shape[-1], device=ranks.device())
+        own = gathered[(first - start + rank) * batch_size :][: len(computed)]  # empty for an idle rank
+        own = own[:, : computed.shape[1]] if computed.ndim == 3 else own
+        own[:] = computed[: len(own)]
+        if first + count >= start + len(held):
+            whole = ranks.sum_over_ranks(gathered).cpu().numpy()
+            found.update(zip(chain.from_iterable(held), whole, strict=True))
+            gathered = None
+    is_padded = found[0].ndim == 2
+    return [found[index][:length] if is_padded else found[index] for index, length in enumerate(lengths)]
+
+
+def _rounds(
+    model: nn.Module,
+    windows: Sequence[Encoded],
+    batches: Sequence[Sequence[int]],
+    name: str,
+    tokenizer: Tokenizer,
+    progress: Progress,
+    stoppable: bool,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield, for each round, the index of rank 0's batch and what this rank has computed for its own."""
+    rank, count, device = dist.get_rank(), dist.get_world_size(), ranks.device()
     asks: ranks.Figures | None = None
     rounds = range(0, len(batches), count)
     for first in progress.track(rounds, len(rounds), name):
@@ -58,24 +90,10 @@ def outputs(
             raise PreemptedError(f"{name}: stopped as asked in round {first // count + 1} of {len(rounds)}")
         asked = torch.full((1,), float(stoppable and preemption.asked.is_set()), device=device)
         asks = ranks.Figures(ranks.sum_over_ranks(asked))
-        mine = batches[first + rank] if first + rank < len(batches) else None
-        some = mine or batches[first]  # an idle rank computes too: under ZeRO 3 the others need its weights
+        # an idle rank computes the first batch too: under ZeRO 3 the others need its weights
+        some = batches[first + rank] if first + rank < len(batches) else batches[first]
         inputs = tokenizer.pad([windows[index] for index in some])
-        computed = pytorch.outputs(model, {name: _moved(array, device) for name, array in inputs.items()})
-        if gathered is None:  # the longest windows come first
-            per_token = (max(lengths),) if computed.ndim == 3 else ()
-            gathered = torch.zeros(len(lengths), *per_token, computed.shape[-1], device=device)
-        if mine is None:
-            continue
-        place = gathered[(first + rank) * batch_size :][: len(mine)]
-        if computed.ndim == 3:
-            place[:, : computed.shape[1]] = computed
-        else:
-            place[:] = computed
-    assert gathered is not None, "at least one window"
-    whole = ranks.sum_over_ranks(gathered).cpu().numpy()
-    found = dict(zip(chain.from_iterable(batches), whole, strict=True))
-    return [found[index][:length] if whole.ndim == 3 else found[index] for index, length in enumerate(lengths)]
+        yield first, pytorch.outputs(model, {name: _moved(array, device) for name, array in inputs.items()})
 
 
 def mean_loss(loss: Loss, targets: Sequence[Target], computed: Sequence[Output]) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bertline.tasks.tokens import Tokenizer
-from bertline.train import metrics, ranks
+from bertline.train import evaluation, metrics, ranks
 from bertline.train.loop import Trainer
 from tests.train.conftest import train_here
 
@@ -26,6 +26,7 @@ def keep_answers(path: Path, trainer: Trainer) -> None:
 def main(recipe: Path, folder: Path, bundle: Path) -> None:
     """Train with each ZeRO stage, with a run and a bundle as teacher, stopped and resumed, and in bf16."""
     ranks.start()
+    evaluation.TOGETHER = 2  # of the four rounds of a split
     encode = Tokenizer.encode
     if not ranks.is_first():
         Tokenizer.encode = forbidden  # type: ignore[assignment,method-assign]
