@@ -1,10 +1,11 @@
 """`bertline shrink`: makes a bundle of the fastest student of a run that is shown to stay within --max-drop.
 
-Sizes are tried from the smallest up: a student is cut from the run, distilled from it and exported, its drop measured
-against the run itself. The first student that passes on its own has the fewest layers that suffice; it is then pruned
-to half the heads and feed-forward units of each layer. Students that do not pass alone are tried in a cascade, where
-they defer to a larger model when unsure: the fastest student that passes alone or, if there is none, the run itself.
-The student of the fastest cascade is pruned to half as well. The fastest of all that pass becomes the bundle.
+The largest student is cut from the run, each smaller one from the student before it, and all are distilled from the
+run. They are then exported from the smallest up, their drop measured against the run itself. The first that passes on
+its own has the fewest layers that suffice; it is then pruned to half the heads and feed-forward units of each layer.
+Students that do not pass alone are tried in a cascade, where they defer to a larger model when unsure: the fastest
+student that passes alone or, if there is none, the run itself. The student of the fastest cascade is pruned to half as
+well. The fastest of all that pass becomes the bundle.
 
 Each student is a run beside the teacher's. When the same command is given again, finished students are reused and
 unfinished ones resumed; exports are repeated.
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, NamedTuple
@@ -35,7 +37,7 @@ from bertline.export.options import ExportOptions
 from bertline.export.teacher import Teacher
 from bertline.launch import train
 
-SIXTHS = range(1, 6)
+SIXTHS = (4, 3, 2, 1)
 """The sizes that are tried, in sixths of the model's layers."""
 
 
@@ -87,41 +89,42 @@ class Shrinking:
     ranks: dict[str, Any]
     say: Say
 
-    def students(self, smallest_first: Sequence[Student]) -> list[Attempt]:
+    def students(self, largest_first: Sequence[Student]) -> list[Attempt]:
         """Try students alone, those that do not pass in cascades, and then the fastest cascade's student, halved."""
-        alone = list(self.alone(smallest_first))
+        learned: list[Tried] = []
+        for kept in largest_first:
+            learned.append(self.learned(kept, learned[-1] if learned else None))
+        alone = list(self.alone(learned[::-1]))
         larger = self.larger(alone)
         if larger is None:
             return alone
         tried = [one if one.made else self.cascaded(one.tried, larger) for one in alone]
         return [*tried, *self.halved_asking(tried, larger)]
 
-    def alone(self, smallest_first: Sequence[Student]) -> Iterator[Attempt]:
+    def alone(self, smallest_first: Sequence[Tried]) -> Iterator[Attempt]:
         """Try students from the smallest up to the first that passes, then that one halved."""
-        for kept in smallest_first:
-            tried = self.learned(kept)
+        for tried in smallest_first:
             yield (attempt := self.told(self.attempt(tried)))
             if attempt.made is not None:
                 if (less := halved(tried)) is not None:
-                    yield self.told(self.attempt(self.learned(less, tried.run)))
+                    yield self.told(self.attempt(self.learned(less, tried)))
                 return
 
     def halved_asking(self, tried: Sequence[Attempt], larger: Larger) -> Iterator[Attempt]:
         """Try the student of the fastest cascade, halved: it may defer hardly more often."""
         asking = [(speedup(one.made), one.tried) for one in tried if one.made and one.made["cascade"]]
         if asking and (less := halved(whole := max(asking, key=lambda one: one[0])[1])) is not None:
-            yield self.cascaded(self.learned(less, whole.run), larger)
+            yield self.cascaded(self.learned(less, whole), larger)
 
-    def learned(self, kept: Student, layers_of: str | None = None) -> Tried:
+    def learned(self, kept: Student, base: Tried | None = None) -> Tried:
         """Distill a student and score it in PyTorch.
 
         Args:
             kept: what the student keeps of the run.
-            layers_of: the run of a trained student with the same layers, unpruned, to prune and train further. None:
-                the student is cut from the run.
+            base: the student that it is cut or pruned from; None if that is the run itself.
         """
         self.say(f"{named(kept)}: distilling")
-        folder = distilled(self.student(kept, layers_of), self.place, self.say, self.ranks)
+        folder = distilled(self.student(kept, base), self.place, self.say, self.ranks)
         teacher, student = (runs.read_summary(one) for one in (self.place, folder))
         best, value = (float(one.validation[teacher.held_to]) for one in (teacher, student))
         drop = round(best - value, 6)
@@ -189,12 +192,14 @@ class Shrinking:
         digest = hashlib.sha256(run.name.encode()).hexdigest()
         return self.bundle.with_name(files.temporary_prefix(self.bundle) + digest[:8])
 
-    def student(self, kept: Student, layers_of: str | None = None) -> Path:
+    def student(self, kept: Student, base: Tried | None = None) -> Path:
         """Write a student's recipe beside the teacher's run, where its own run will be; returns the recipe's path.
+
+        A student of a student has learned before, and trains for half as many epochs: see docs/benchmarks.md.
 
         Args:
             kept: what the student keeps of the run.
-            layers_of: as for `learned`.
+            base: as for `learned`.
         """
         raw = recipes.read(RunFolder(self.place).recipe).model_dump(mode="json")
         short = named(kept).replace(", ", "-").replace(" ", "-")
@@ -207,8 +212,12 @@ class Shrinking:
         raw["training"] |= {"label_smoothing": 0.0, "class_weights": None}  # for labels; it learns from the teacher
         recipes.save(Recipe.model_validate(raw), path)
         recipe = recipes.load(path, self.overrides)
-        if layers_of is not None:
-            recipe = recipes.with_settings(recipe, {"model": layers_of, "student.layers": None})
+        if base is not None:
+            theirs, ours = base.kept["layers"], kept.layers or []
+            layers = None if ours == theirs else [theirs.index(layer) for layer in ours]
+            epochs = ceil(recipe.training.epochs / 2)
+            changed = {"model": base.run, "student.layers": layers, "training.epochs": epochs}
+            recipe = recipes.with_settings(recipe, changed)
         recipes.save(recipe, path)
         return path
 
@@ -258,11 +267,11 @@ def shrink(
     runs.verify(place)
     with _locked(place), _at_work(bundle):
         shrinking = Shrinking(place, bundle, ExportOptions(max_drop), unlabelled, overrides, ranks, say)
-        smallest_first = sizes(encoder.check(RunFolder(place).best))
+        largest_first = sizes(encoder.check(RunFolder(place).best))
         origin = sources.read(str(place), None)
         check_examples(origin, shrinking.options)
         check_answers(origin, shrinking.options, shrinking.teacher.answers)  # otherwise no student could pass
-        attempts = shrinking.students(smallest_first)
+        attempts = shrinking.students(largest_first)
         curve = [one.tried for one in attempts]
         passed = [(tried, made) for tried, made in attempts if made is not None]
         if not passed:
@@ -304,7 +313,7 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 def sizes(config: dict[str, Any]) -> list[Student]:
-    """The students to try: one to five sixths of the layers, spread over the model, fewest first.
+    """The students to try: four to one sixths of the layers, each of them spread over those of the one before it.
 
     Raises:
         InputError: the model has a single layer, an unknown number of layers, or layers that share their weights.
@@ -317,7 +326,11 @@ def sizes(config: dict[str, Any]) -> list[Student]:
     counts = {max(1, round(layers * part / 6)) for part in SIXTHS} & set(range(1, layers))
     if not counts:
         raise InputError(f"{config['model_type']} with {layers} layers: there are none to remove")
-    return [Student(layers=spread(count, config)) for count in sorted(counts)]
+    kept, students = list(range(layers)), []
+    for count in sorted(counts, reverse=True):
+        kept = [kept[place] for place in spread(count, config, len(kept))]
+        students.append(Student(layers=kept))
+    return students
 
 
 def halved(tried: Tried) -> Student | None:

@@ -3,9 +3,9 @@
     python -m bertline.benchmarks.distill [--seed N]... [--work DIR] [--json FILE]
 
 For each seed there is a teacher trained on 4,000 labelled reviews; a student of half its layers, fine-tuned on the same
-labels alone; the same student, distilled with the other 9,400 reviews as unlabelled texts; and the bundle that `shrink`
-finds, timed in turns with the teacher in PyTorch. Finished parts in DIR are reused, so an interrupted benchmark can be
-resumed.
+labels alone; the same student as `shrink` distills it, with the other 9,400 reviews as unlabelled texts; and the bundle
+that `shrink` finds, timed in turns with the teacher in PyTorch. Finished parts in DIR are reused, so an interrupted
+benchmark can be resumed.
 """
 
 import json
@@ -21,12 +21,11 @@ from rich.table import Table
 from bertline.artifacts import encoder, files, places, tables
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
-from bertline.artifacts.recipe_schema import Student
+from bertline.artifacts.run import RunFolder
 from bertline.artifacts.say import Say
 from bertline.benchmarks.report import Command, dated, say
-from bertline.export.options import ExportOptions
 from bertline.launch import train
-from bertline.launch.shrink import Shrinking, distilled, shrink, speedup
+from bertline.launch.shrink import shrink, sizes, speedup
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
 KEPT = 3
@@ -61,26 +60,18 @@ def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
     teacher = folder / "teacher"
     sets = [f"training.seed={seed}"]
     train.finished(RECIPE, teacher, say, sets)
-    kept = layers()
-    alone = [*sets, f"student.layers={kept}", *STUDENTS]
+    kept = next(one for one in sizes(encoder.check(RunFolder(teacher).best)) if len(one.layers or []) == KEPT)
+    alone = [*sets, f"student.layers={kept.layers}", *STUDENTS]
     labels = train.finished(RECIPE, folder / "labels-alone", say, alone)
-    shrinking = Shrinking(teacher, folder / "bundle", ExportOptions(MAX_DROP), str(texts), STUDENTS, {}, say)
-    student = shrinking.student(Student(layers=kept))
-    taught = runs.read_summary(distilled(student, teacher, say, {}))
+    found = shrunk(teacher, folder / "bundle", texts, say)
+    taught = next(Path(one["run"]) for one in found["curve"] if one["kept"] == kept.model_dump())
     return {
         "seed": seed,
         "teacher": runs.read_summary(teacher).test["accuracy"],
         "labels": labels.test["accuracy"],
-        "distilled": taught.test["accuracy"],
-        "shrunk": shrunk(teacher, folder / "bundle", texts, say),
+        "distilled": runs.read_summary(taught).test["accuracy"],
+        "shrunk": found,
     }
-
-
-def layers() -> list[int]:
-    """The layers that the student keeps."""
-    from bertline.train.distillation.student import spread
-
-    return spread(KEPT, encoder.check(runs.model(recipes.load(RECIPE).model)))
 
 
 def shrunk(teacher: Path, bundle: Path, texts: Path, say: Say) -> dict[str, Any]:

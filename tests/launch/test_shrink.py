@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -22,7 +23,7 @@ from bertline.artifacts.run import RunFolder
 from bertline.export.candidates import cascade
 from bertline.export.options import ExportOptions
 from bertline.launch import shrink, train
-from bertline.launch.shrink import Shrinking
+from bertline.launch.shrink import Shrinking, Tried
 from tests.conftest import make_model, make_texts
 from tests.export.conftest import measure_briefly
 from tests.train.conftest import train_here
@@ -82,6 +83,11 @@ def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: 
     assert shrunk["curve"][1]["kept"] == {"layers": [0], "attention_heads": 2, "intermediate_size": 32}
     pruned = recipes.read(RunFolder(folder / shrunk["curve"][1]["run"]).recipe)
     assert (pruned.model, pruned.student.layers) == (shrunk["curve"][0]["run"], None)  # it learns on
+    cut = recipes.read(RunFolder(folder / shrunk["curve"][0]["run"]).recipe)
+    assert (cut.model, cut.teacher, cut.student.layers) == ("runs/films-2-layers", "runs/films", [0])
+    largest = recipes.read(RunFolder(folder / cut.model).recipe)
+    assert (largest.model, largest.student.layers) == ("runs/films", [0, 1])
+    assert [run.training.epochs for run in (largest, cut, pruned)] == [3, 2, 2]
     (passed,) = (one for one in shrunk["curve"] if one["student"] == shrunk["student"])
     assert passed["speedup"] == max(one["speedup"] for one in shrunk["curve"] if one["speedup"] is not None)
     ratios = [shrunk["pytorch_p50_ms"][point] / ms for point, ms in passed["p50_ms"].items()]
@@ -184,16 +190,19 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
     assert not (tmp_path / "bundle").exists()
     assert not list(tmp_path.glob(".bundle.*"))
     monkeypatch.setattr(cascade, "SHARES", (0.5, 0.95))
-    monkeypatch.setattr(shrink, "sizes", lambda config: [Student(layers=[0]), Student(layers=[0, 2])])
+    monkeypatch.setattr(shrink, "sizes", lambda config: [Student(layers=[0, 2]), Student(layers=[0])])
     halved = shrink.halved
     monkeypatch.setattr(shrink, "halved", lambda tried: halved(tried) if tried.student == "1 layer" else None)
     monkeypatch.setattr(shrink, "speedup", lambda made: float(made["cascade"] is not None))
     student = Shrinking.student
-    monkeypatch.setattr(
-        Shrinking,
-        "student",
-        lambda self, kept, whole: student(self if kept.layers == [0] else replace(self, overrides=()), kept, whole),
-    )
+
+    def as_before(self: Shrinking, kept: Student, base: Tried | None = None) -> Path:
+        """The recipe of a student: the single layer's has not changed, and those of others let them learn."""
+        if kept.layers != [0]:
+            return student(replace(self, overrides=()), kept, base)
+        return student(self, kept, base if kept.is_pruned else None)
+
+    monkeypatch.setattr(Shrinking, "student", as_before)
     found = shrink.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
     assert 0.4 < found["cascade"]["share"] <= 0.95  # less than was asked for, where texts are alike
     asking, asked, half = found["curve"]
@@ -241,13 +250,14 @@ def test_too_few_examples_are_told_before_a_student_is_made(
 
 @pytest.mark.parametrize(
     ("layers", "expected"),
-    [(2, [1]), (3, [1, 2]), (6, [1, 2, 3, 4, 5]), (12, [2, 4, 6, 8, 10]), (24, [4, 8, 12, 16, 20])],
+    [(2, [1]), (3, [2, 1]), (6, [4, 3, 2, 1]), (12, [8, 6, 4, 2]), (24, [16, 12, 8, 4])],
 )
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_layers"])
 def test_sizes(key: str, layers: int, expected: list[int]) -> None:
     found = [kept.layers or [] for kept in shrink.sizes({"model_type": "bert", key: layers})]
     assert [len(kept) for kept in found] == expected
     assert all(kept[0] == 0 and kept[-1] < layers for kept in found)
+    assert all({*kept} < {*before} for before, kept in pairwise(found))
 
 
 def test_a_model_whose_layers_share_their_weights_is_refused_before_it_answers(

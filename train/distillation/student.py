@@ -80,13 +80,13 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
     return make_once(place(cache, "student", made_of), fill)
 
 
-def spread(count: int, config: dict[str, Any]) -> list[int]:
-    """Choose `count` evenly spaced layers of a model, including the first, as `cut` takes them.
+def spread(count: int, config: dict[str, Any], layers: int) -> list[int]:
+    """Choose `count` evenly spaced layers of a model that has `layers`, including the first, as `cut` takes them.
 
     Where kinds of layers alternate, whole periods of the pattern are kept.
     """
     period = _period(config)
-    periods, kept = -(-encoder.layers(config) // period), -(-count // period)
+    periods, kept = -(-layers // period), -(-count // period)
     first = [number * periods // kept * period for number in range(kept)]
     return [first[number // period] + number % period for number in range(count)]
 
