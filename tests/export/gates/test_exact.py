@@ -1,32 +1,42 @@
 """The fp32 graphs: a fused one that answers differently is left out, with the reason."""
 
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
+import onnx
 import pytest
 
-from bertline.artifacts.bundle import Fidelity
-from bertline.bench import compare
-from bertline.export import sources
-from bertline.export.conversion import convert, graphs
+from bertline.bench.worker import Worker
+from bertline.export import sources, systems
+from bertline.export.conversion import graphs
 from bertline.export.conversion.graphs import Graph
-from bertline.export.gates import exact, fidelity
+from bertline.export.gates import exact
+from tests.export.gates.test_fidelity import perturb
 
-PROOF = Fidelity(max_abs_logit_diff=0.0, texts=1)
 
-
-@pytest.mark.parametrize("faults", [[], ["differs from the PyTorch model"]])
+@pytest.mark.parametrize("right", [True, False])
 def test_a_fused_graph_that_differs_is_left_out(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str]
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool
 ) -> None:
-    fused = Graph("fp32-fused", tmp_path / "fused.onnx")
-    monkeypatch.setattr(convert, "to_onnx", lambda *_: tmp_path / "model.onnx")
-    monkeypatch.setattr(graphs, "fuse", lambda *_: fused)
-    monkeypatch.setattr(compare, "started", lambda systems, threads: nullcontext(systems))
-    monkeypatch.setattr(fidelity, "gates", lambda *_: (PROOF, faults))
+    fuse = graphs.fuse
+
+    def fuse_wrongly(graph: Graph, name: str) -> Graph | None:
+        fused = fuse(graph, name)
+        assert fused is not None
+        model = onnx.load(fused.path)
+        perturb(model.graph)
+        onnx.save(model, fused.path)
+        return fused
+
+    if not right:
+        monkeypatch.setattr(graphs, "fuse", fuse_wrongly)
     origin = sources.read(str(run), None)
-    reference: Any = None  # none is asked
-    made = exact.make(origin, origin, reference, tmp_path, lambda line: None)
-    assert made.fused == (None if faults else fused)
-    assert made.why_not_fused == ("the fused graph differs from the PyTorch model" if faults else None)
+    with Worker(systems.pytorch(origin), 1) as reference:
+        made = exact.make(origin, origin, reference, tmp_path, lambda line: None)
+    assert made.fidelity.max_abs_logit_diff < 1e-4
+    assert made.fp32.path.is_file()
+    if right:
+        assert made.fused is not None
+        assert made.why_not_fused is None
+    else:
+        assert made.fused is None
+        assert str(made.why_not_fused).startswith("the fused graph differs from the PyTorch model: largest |Δlogit|")
