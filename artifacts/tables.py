@@ -432,7 +432,7 @@ def _zstd(path: Path, raw: BufferedReader) -> Any:
     try:
         import pyarrow as pa
     except ImportError:
-        advice = f"decompress the file with unzstd, or {install_advice('parquet')}"
+        advice = f"decompress the file with unzstd, or install it: {install_advice('parquet')}"
         raise InputError(f"{path}: reading .zst needs pyarrow; {advice}") from None
     return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
 

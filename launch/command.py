@@ -364,7 +364,11 @@ def predict(bundle: Path, public_key: Path | None, **options: Any) -> None:
 )
 @click.option("--threads", type=click.IntRange(1), help="Cores to compute on.  [default: all physical cores]")
 @click.option(
-    "--api-keys", "keys", type=path_type, metavar="FILE", help="Require an API key listed in FILE, one per line."
+    "--api-keys",
+    "keys",
+    type=path_type,
+    metavar="FILE",
+    help="Require an API key listed in FILE, one per line; lines that start with # are comments.",
 )
 @click.option(
     "--cors",

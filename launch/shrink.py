@@ -49,7 +49,7 @@ class Tried:
     """Its name."""
     run: str
     kept: dict[str, Any]
-    """The `student` section of its recipe."""
+    """What it keeps of the teacher's run, as in the `student` section of a recipe."""
     value: float
     """Metric of its bundle, or in PyTorch if there is no bundle."""
     drop: float
@@ -95,11 +95,13 @@ class Shrinking:
         for kept in largest_first:
             learned.append(self.learned(kept, learned[-1] if learned else None))
         alone = list(self.alone(learned[::-1]))
+        reached = {one.tried.run for one in alone}
+        rest = [Attempt(one, None) for one in learned[::-1] if one.run not in reached]  # larger than one that passes
         larger = self.larger(alone)
         if larger is None:
-            return alone
+            return [*alone, *rest]
         tried = [one if one.made else self.cascaded(one.tried, larger) for one in alone]
-        return [*tried, *self.halved_asking(tried, larger)]
+        return [*tried, *self.halved_asking(tried, larger), *rest]
 
     def alone(self, smallest_first: Sequence[Tried]) -> Iterator[Attempt]:
         """Try students from the smallest up to the first that passes, then that one halved."""
@@ -257,11 +259,14 @@ def shrink(
 
     Raises:
         InputError: `place` is not a finished run, or its model has no layers to remove; its data has changed; a
-            student's run beside it has another recipe or teacher; or another process is shrinking it.
+            student's run beside it has another recipe or teacher; an override is of what students keep; or another
+            process is shrinking it.
         GateError: no student is shown to stay within `max_drop`; the message lists them in a table.
         PreemptedError: training was asked to stop.
     """
     files.check_new(bundle)
+    if chosen := [one for one in overrides if one.startswith("student")]:
+        raise InputError(f"--set {chosen[0]}: what students keep is chosen here; a recipe of your own can set it")
     if place.name in ("", ".."):  # students are named after the run and stored beside it
         place = place.resolve()
     runs.verify(place)

@@ -37,7 +37,8 @@ def load(
         public_key: PEM file of the key that the bundle must be signed with, which is checked first; None accepts any.
 
     Raises:
-        InputError: the folder is not a bundle, the file holds no such key, or `threads` is less than 1.
+        InputError: the folder is not a bundle, the file holds no such key, model-signing is not installed, or `threads`
+            is less than 1.
         DamagedError: the bundle is not signed with the key, a file differs from its recorded hash, or this CPU's logits
             differ from the recorded ones.
 

@@ -1,11 +1,14 @@
-"""What setup.py adds to pyproject.toml, on a package of the same layout."""
+"""What setup.py adds to pyproject.toml, on a package of the same layout; and pins that pyproject.toml allows."""
 
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = """
@@ -51,3 +54,12 @@ def test_what_an_earlier_build_left_is_not_installed(checkout: Path) -> None:
     done = build(checkout)
     assert done.returncode == 0, done.stderr
     assert {path.relative_to(built).as_posix() for path in built.rglob("*.py")} == {"__init__.py", "launch/__init__.py"}
+
+
+def test_every_pin_is_allowed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    lines = (Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1].isalpha())
+    pins = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in lines}
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement

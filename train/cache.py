@@ -20,7 +20,8 @@ FOLDER = ".bertline-cache"
 CODE = ("artifacts", "models", "serve", "tasks", "train")
 """Our folders that make what is cached: all of each, because a list of modules would miss one some day."""
 PACKAGES = (
-    "numpy", "onnxruntime", "openvino", "pyarrow", "safetensors", "scikit-learn", "tokenizers", "torch", "transformers",
+    "datasets", "numpy", "onnxruntime", "openvino", "pyarrow", "safetensors", "scikit-learn", "tokenizers", "torch",
+    "transformers",
 )  # fmt: skip
 """The packages that make it."""
 

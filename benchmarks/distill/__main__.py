@@ -64,7 +64,7 @@ def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
     alone = [*sets, f"student.layers={kept.layers}", *STUDENTS]
     labels = train.finished(RECIPE, folder / "labels-alone", say, alone)
     found = shrunk(teacher, folder / "bundle", texts, say)
-    taught = next(Path(one["run"]) for one in found["curve"] if one["kept"] == kept.model_dump())
+    taught = teacher.with_name(f"{teacher.name}-{KEPT}-layers")
     return {
         "seed": seed,
         "teacher": runs.read_summary(teacher).test["accuracy"],

@@ -162,7 +162,7 @@ def largest_allowed(task: Task, pytorch: Sequence[Output]) -> float:
     """MAX_ABS_LOGIT_DIFF in the unit of PyTorch's outputs."""
     if task.settings.problem_type != "regression":
         return MAX_ABS_LOGIT_DIFF
-    return MAX_ABS_LOGIT_DIFF * max(1.0, float(np.std(np.concatenate(pytorch))))
+    return MAX_ABS_LOGIT_DIFF * max(1.0, float(np.std(np.concatenate(pytorch), dtype=np.float64)))
 
 
 def differences(asked: Asked, ones: Sequence[Output], others: Sequence[Output]) -> npt.NDArray[np.float64]:

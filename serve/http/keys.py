@@ -34,7 +34,7 @@ class Keys:
             found += _strip(named.split(","), f"the variable {ENVIRONMENT}")
         if file is not None:
             try:
-                lines = file.read_text().splitlines()
+                lines = file.read_text("utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError):
                 raise InputError(f"{file}: not readable; a file of API keys, one per line, is expected") from None
             found += _strip([line for line in lines if not line.lstrip().startswith("#")], str(file))

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -79,14 +78,14 @@ def shrunk(teacher: RunFolder) -> dict[str, Any]:
 
 def test_the_smallest_student_that_passes_is_sealed(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
     folder = teacher.path.parents[1]
-    assert [one["student"] for one in shrunk["curve"]] == ["1 layer", "1 layer, halved"]
+    assert [one["student"] for one in shrunk["curve"]] == ["1 layer", "1 layer, halved", "2 layers"]
     assert shrunk["curve"][1]["kept"] == {"layers": [0], "attention_heads": 2, "intermediate_size": 32}
     pruned = recipes.read(RunFolder(folder / shrunk["curve"][1]["run"]).recipe)
     assert (pruned.model, pruned.student.layers) == (shrunk["curve"][0]["run"], None)  # it learns on
     cut = recipes.read(RunFolder(folder / shrunk["curve"][0]["run"]).recipe)
     assert (cut.model, cut.teacher, cut.student.layers) == ("runs/films-2-layers", "runs/films", [0])
     largest = recipes.read(RunFolder(folder / cut.model).recipe)
-    assert (largest.model, largest.student.layers) == ("runs/films", [0, 1])
+    assert (largest.model, largest.student.layers) == ("runs/films", [0, 2])
     assert [run.training.epochs for run in (largest, cut, pruned)] == [3, 2, 2]
     (passed,) = (one for one in shrunk["curve"] if one["student"] == shrunk["student"])
     assert passed["speedup"] == max(one["speedup"] for one in shrunk["curve"] if one["speedup"] is not None)
@@ -250,14 +249,16 @@ def test_too_few_examples_are_told_before_a_student_is_made(
 
 @pytest.mark.parametrize(
     ("layers", "expected"),
-    [(2, [1]), (3, [2, 1]), (6, [4, 3, 2, 1]), (12, [8, 6, 4, 2]), (24, [16, 12, 8, 4])],
+    [
+        (2, [[0]]),
+        (3, [[0, 2], [0]]),
+        (6, [[0, 2, 3, 5], [0, 3, 5], [0, 5], [0]]),
+        (12, [[0, 2, 3, 5, 6, 8, 9, 11], [0, 2, 5, 6, 9, 11], [0, 5, 6, 11], [0, 11]]),
+    ],
 )
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_layers"])
-def test_sizes(key: str, layers: int, expected: list[int]) -> None:
-    found = [kept.layers or [] for kept in shrink.sizes({"model_type": "bert", key: layers})]
-    assert [len(kept) for kept in found] == expected
-    assert all(kept[0] == 0 and kept[-1] < layers for kept in found)
-    assert all({*kept} < {*before} for before, kept in pairwise(found))
+def test_sizes(key: str, layers: int, expected: list[list[int]]) -> None:
+    assert [kept.layers for kept in shrink.sizes({"model_type": "bert", key: layers})] == expected
 
 
 def test_a_model_whose_layers_share_their_weights_is_refused_before_it_answers(
@@ -290,6 +291,11 @@ def test_a_run_may_be_where_one_is(teacher: RunFolder, tmp_path: Path, monkeypat
     with pytest.raises(GateError, match="films"):
         shrink.shrink(Path(), tmp_path / "bundle", DROP, None, (), print)
     assert (teacher.path.parent / ".films.lock").exists()
+
+
+def test_what_students_keep_is_no_setting(teacher: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--set student\.attention_heads=2: what students keep is chosen here"):
+        shrink.shrink(teacher.path, tmp_path / "bundle", DROP, None, ["student.attention_heads=2"], print)
 
 
 def test_names() -> None:

@@ -292,7 +292,7 @@ def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, na
     rarest, count = min(counts.items(), key=lambda item: item[1])
     if count < 2 or min(size, len(rows) - size) < len(counts):
         kind = "split off with every label in proportion" if rarest else "split off"
-        has = f"{rarest!r} has {count:,} of them; add rows of it" if rarest else "add rows"
+        has = f"add rows of the rarest, {rarest!r} ({count:,})" if rarest else "add rows"
         raise InputError(
             f"data.take.{name}: {size:,} of {len(rows):,} rows cannot be {kind}: {has}, name data.{name}, or take more"
         )

@@ -273,7 +273,7 @@ def test_labels_come_from_the_data_where_absent(tmp_path: Path) -> None:
         ({"label": "neutral"}, {"labels": ["negative", "positive"]}, r"rows.jsonl line 8: unknown label 'neutral'"),
         ({"label": None}, {}, r"rows.jsonl line 8: no label in column 'label'"),
         ({"text": 3.5}, {}, r"rows.jsonl line 8: column 'text' holds a float \(3.5\)"),
-        ({"label": "neutral"}, {}, r"'neutral' has 1 of them; add rows of it"),
+        ({"label": "neutral"}, {}, r"add rows of the rarest, 'neutral' \(1\), name data\.validation"),
         (
             {},
             {"take": {"train": 50}},

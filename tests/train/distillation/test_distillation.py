@@ -162,13 +162,18 @@ def test_layers_that_would_compute_otherwise_in_another_place_are_not_moved(tmp_
 
 
 def test_layers_are_spread_over_the_model() -> None:
-    assert [student.spread(count, {"model_type": "bert"}, 6) for count in (1, 2, 3)] == [[0], [0, 3], [0, 2, 4]]
+    assert [student.spread(count, {"model_type": "bert"}, 6) for count in (1, 2, 3, 4)] == [
+        [0],
+        [0, 5],
+        [0, 2, 5],
+        [0, 2, 3, 5],
+    ]
 
 
 def test_evenly_spaced_layers_take_turns_where_the_models_do() -> None:
     modern = {"model_type": "modernbert"}
     assert student.spread(2, modern, 22) == [0, 1]
-    assert student.spread(7, modern, 22) == [0, 1, 2, 6, 7, 8, 15]
+    assert student.spread(7, modern, 22) == [0, 1, 2, 12, 13, 14, 21]
     for layers in range(1, 29):
         for every in (1, 2, 3, 4):
             config = {**modern, "global_attn_every_n_layers": every}
