@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 from bertline.artifacts import imports
 from bertline.artifacts import recipe as recipes
@@ -99,5 +100,14 @@ def tell(faults: str) -> None:
         print(faults, file=sys.stderr, flush=True)
 
 
+def leave(code: int) -> NoReturn:
+    """Exit; after a failure at once, since NCCL may wait for ranks that are gone when its process groups are freed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)
+    sys.exit()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

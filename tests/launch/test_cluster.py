@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from bertline.artifacts.run import RunFolder, read_summary
 from tests.conftest import make_model
@@ -78,3 +79,13 @@ def test_a_job_of_two_nodes_is_queued_again_and_goes_on(job: dict[str, str], tmp
     assert f"resumed at step {taken}" in words
     summary = read_summary(run.path)
     assert (summary.ranks, summary.steps, len(losses(run))) == (2, 360, 360)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_ranks_without_a_gpu_end_instead_of_training_on_the_cpu(job: dict[str, str], tmp_path: Path) -> None:
+    del job["DS_ACCELERATOR"]
+    done = submit(job, write_recipe(make_model(tmp_path / "model"), tmp_path), RunFolder(tmp_path / "run"))
+    _, words = done.communicate(timeout=600)
+    assert done.returncode == 2, words
+    assert "cannot use this machine's GPUs" in words
+    assert not (tmp_path / "run").exists()

@@ -69,10 +69,15 @@ def test_only_a_pod_that_was_asked_to_stop_is_started_again(tmp_path: Path, ends
 def start(work: Path, pods: int, ranks: int) -> list["subprocess.Popen[str]"]:
     """Start pods of so many ranks each: their containers' command, as the operator's envvar.go sets it up."""
     given = {variable["name"]: variable["value"] for variable in CONTAINER["env"]}
-    given |= {"PYTHONUNBUFFERED": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(machine.free_port())}
+    given |= {
+        "DS_ACCELERATOR": "cpu",
+        "PYTHONUNBUFFERED": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(machine.free_port()),
+    }
     given |= {"WORLD_SIZE": str(pods * ranks), "PET_NPROC_PER_NODE": str(ranks), "PET_NNODES": str(pods)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    here = {**os.environ, "PATH": path, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    here = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
             [*CONTAINER["command"], *CONTAINER["args"]],
