@@ -80,14 +80,16 @@ def prune(folder: Path, recipe: Recipe, ready: Prepared, tokenizer: Path, cache:
     return make_once(place(cache, "student", made_of), fill)
 
 
-def spread(count: int, config: dict[str, Any], layers: int) -> list[int]:
-    """Choose `count` evenly spaced layers of a model of `layers`, from the first to the last, as `cut` takes them.
+def spread(count: int, config: dict[str, Any]) -> list[int]:
+    """Choose `count` evenly spaced layers of a model, from the first to the last, as `cut` takes them.
 
     Where kinds of layers alternate, whole periods of the pattern are kept, and the last one may lack its last layers.
     """
     period = _period(config)
     whole = (count - 1) // period
-    last = (layers - count + whole * period) // period  # the last period that has as many layers as are needed of it
+    last = (
+        encoder.layers(config) - count + whole * period
+    ) // period  # the last period that has as many layers as are needed of it
     first = [round(number * last / max(whole, 1)) * period for number in range(whole + 1)]
     return [first[number // period] + number % period for number in range(count)]
 
