@@ -320,9 +320,9 @@ def _locked(place: Path) -> Iterator[None]:
 def sizes(config: dict[str, Any]) -> list[Student]:
     """The students to try: four to one sixths of the layers, the largest first.
 
-    Its layers are spread over the model. Each smaller one lacks the top layers of the one before it: a student that
-    learns on without its top layer loses less than one without a layer in the middle (see docs/benchmarks.md, and for
-    trained models arXiv:2004.03844).
+    Its layers are spread over the model. Each smaller one lacks the top layers of the one before it: three layers of
+    four were better without the top one than without one in the middle (docs/benchmarks.md), as are models that are
+    fine-tuned with fewer layers (arXiv:2004.03844).
 
     Raises:
         InputError: the model has a single layer, an unknown number of layers, or layers that share their weights.
