@@ -306,9 +306,7 @@ def test_a_graph_that_differs_from_pytorch_leaves_no_bundle(
 
 def test_too_few_examples_are_told_before_any_candidate_is_timed(run: Path, tmp_path: Path, quick: Path) -> None:
     said: list[str] = []
-    expected = (
-        r"200 examples cannot show a drop of at most 0\.01, .*: about 367 would suffice; .* --max-drop 0\.0183"
-    )
+    expected = r"200 examples cannot show a drop of at most 0\.01, .*: about 367 would suffice; .* --max-drop 0\.0183"
     with pytest.raises(GateError, match=expected):
         export(str(run), tmp_path / "bundles/tiny", ExportOptions(0.01), say=said.append)
     assert not [line for line in said if "timed" in line]
