@@ -265,8 +265,7 @@ def shrink(
         PreemptedError: training was asked to stop.
     """
     files.check_new(bundle)
-    if chosen := [one for one in overrides if one.startswith("student")]:
-        raise InputError(f"--set {chosen[0]}: what students keep is chosen here; a recipe of your own can set it")
+    _refuse_chosen(overrides)
     if place.name in ("", ".."):  # students are named after the run and stored beside it
         place = place.resolve()
     runs.verify(place)
@@ -285,6 +284,12 @@ def shrink(
         say(f"{bundle}: {fastest.student}")
         files.publish(Path(sealed["bundle"]), bundle)
         return {**sealed, "bundle": str(bundle), "student": fastest.student, "curve": [asdict(one) for one in curve]}
+
+
+def _refuse_chosen(overrides: Sequence[str]) -> None:
+    """Refuse overrides of what students keep, which is chosen here."""
+    if chosen := [one for one in overrides if one.startswith("student")]:
+        raise InputError(f"--set {chosen[0]}: what students keep is chosen here; a recipe of your own can set it")
 
 
 def _none_passed(max_drop: float, curve: Sequence[Tried]) -> str:

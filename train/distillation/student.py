@@ -87,9 +87,8 @@ def spread(count: int, config: dict[str, Any]) -> list[int]:
     """
     period = _period(config)
     whole = (count - 1) // period
-    last = (
-        encoder.layers(config) - count + whole * period
-    ) // period  # the last period that has as many layers as are needed of it
+    left = count - whole * period  # layers of the last period that are kept: it must have as many
+    last = (encoder.layers(config) - left) // period
     first = [round(number * last / max(whole, 1)) * period for number in range(whole + 1)]
     return [first[number // period] + number % period for number in range(count)]
 
