@@ -97,8 +97,8 @@ class Cascade(Part):
     """Share of the validation texts (windows, where tokens.long is windows) that the larger model answered."""
     student: str
     """Candidate that answers first."""
-    teacher: str
-    """Candidate that answers where the student is unsure, as its own bundle named it."""
+    larger: str
+    """Candidate of the larger model, which answers where the student is unsure, as its own bundle named it."""
     source: Source | None = None
     """What the larger model was made from: the student's teacher, or a larger student of that teacher."""
 

@@ -292,7 +292,7 @@ class Contest:
         )
         if found is None:
             return None
-        both = Cascade(**found._asdict(), student=plan.name, teacher=asked.name)
+        both = Cascade(**found._asdict(), student=plan.name, larger=asked.name)
         asking = [replace(plan, name=name, cascade=both)]
         self._make(asking, processes)
         self._time(asking, ROUNDS)  # it is compared with other students

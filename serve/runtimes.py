@@ -33,7 +33,7 @@ class Tally:
     def __init__(self) -> None:
         self.texts = 0
         self.asked = 0
-        """Of them, those that the student was not sure of, so that the teacher answered."""
+        """Of them, those that the student was not sure of, so that the larger model answered."""
         self._lock = Lock()
 
     def add(self, asked: Output) -> None:

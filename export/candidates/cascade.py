@@ -1,6 +1,6 @@
 """A cascade: a student answers the texts it is sure of, and a larger model the rest, in one ONNX file.
 
-The larger model is called the teacher here, even if it is a larger student of the same teacher.
+The larger model is the student's teacher, or a larger student of the same teacher.
 
 The choice is a branch of the graph itself, so any ONNX runtime computes it, and a text that the student is sure of
 costs only the student. The student is sure if its largest probability is at least a threshold (the maximum softmax
@@ -24,8 +24,8 @@ from bertline.tasks.task import Output
 
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 13))
 """The shares of the texts to try sending to the larger model; with more than these, the student would hardly pay."""
-TEACHER = "teacher/"
-"""The prefix of the names of the teacher's tensors."""
+LARGER = "larger/"
+"""The prefix of the names of the larger model's tensors."""
 
 
 class Setting(NamedTuple):
@@ -45,7 +45,7 @@ def read_asked(folder: Path) -> Graph:
 
 
 def lowest(
-    student: Sequence[Output], teacher: Sequence[Output], passes: Callable[[list[Output]], bool]
+    student: Sequence[Output], larger: Sequence[Output], passes: Callable[[list[Output]], bool]
 ) -> Setting | None:
     """The lowest threshold such that the cascade passes with it and with all higher ones tried; None if there is none.
 
@@ -53,13 +53,13 @@ def lowest(
     the order of the hypotheses is fixed beforehand (Maurer, Hothorn and Lehmacher, 1995).
 
     Args:
-        student, teacher: logits (labels,) of each window.
+        student, larger: logits (labels,) of each window.
         passes: whether outputs pass the gate.
     """
     sure, found = np.array([sureness(logits) for logits in student]), None
     for share in reversed(SHARES):
         threshold = float(np.float32(np.quantile(sure, share)))
-        both = [own if one >= threshold else other for one, own, other in zip(sure, student, teacher, strict=True)]
+        both = [own if one >= threshold else other for one, own, other in zip(sure, student, larger, strict=True)]
         if not passes(both):
             break
         found = Setting(threshold, round(float(np.mean(sure < threshold)), 4))
@@ -72,15 +72,15 @@ def sureness(logits: Output) -> np.float32:
     return np.float32(odds.max() / odds.sum())
 
 
-def join(student: Path, teacher: Path, threshold: float, path: Path) -> None:
+def join(student: Path, larger: Path, threshold: float, path: Path) -> None:
     """Join two models with the same tokenizer and labels into one.
 
     Args:
-        student, teacher: ONNX files with the output logits (batch, labels).
+        student, larger: ONNX files with the output logits (batch, labels).
         threshold: see `Setting`.
-        path: the file to write, with the outputs `logits` and `asked`, (batch,): whether the logits are the teacher's.
+        path: the file to write, with the outputs `logits` and `asked`, (batch,): whether the larger answered.
     """
-    model, other = onnx.load(student), onnx.load(teacher)
+    model, other = onnx.load(student), onnx.load(larger)
     known = {(one.domain, one.version) for one in model.opset_import}
     model.opset_import.extend(one for one in other.opset_import if (one.domain, one.version) not in known)
     graph = model.graph
@@ -117,16 +117,16 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
         node.output[:] = [new if name == old else name for name in node.output]
 
 
-def _inside(teacher: onnx.GraphProto, student: onnx.GraphProto) -> onnx.GraphProto:
-    """The teacher's graph as a branch, which shares the student's inputs and any identical weights."""
+def _inside(larger: onnx.GraphProto, student: onnx.GraphProto) -> onnx.GraphProto:
+    """The larger model's graph as a branch, which shares the student's inputs and any identical weights."""
     held = {_content(one): one.name for one in student.initializer}
-    names = {one.name: held.get(_content(one), TEACHER + one.name) for one in teacher.initializer}
-    own = [one for one in teacher.initializer if names[one.name].startswith(TEACHER)]
+    names = {one.name: held.get(_content(one), LARGER + one.name) for one in larger.initializer}
+    own = [one for one in larger.initializer if names[one.name].startswith(LARGER)]
     branch = onnx.GraphProto()
-    branch.CopyFrom(teacher)
+    branch.CopyFrom(larger)
     del branch.initializer[:], branch.input[:], branch.value_info[:]
     branch.initializer.extend(own)
-    return onnx.compose.add_prefix_graph(branch, TEACHER, name_map=names, inplace=True)
+    return onnx.compose.add_prefix_graph(branch, LARGER, name_map=names, inplace=True)
 
 
 def _content(tensor: onnx.TensorProto) -> tuple[int, tuple[int, ...], bytes]:

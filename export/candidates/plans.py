@@ -33,7 +33,7 @@ class Plan:
     fp32_share: float = 0.0
     """The share of the layers, the most sensitive ones, that stay in fp32."""
     cascade: Cascade | None = None
-    """For a cascade, its student candidate and teacher."""
+    """For a cascade, its student candidate and the larger model."""
 
     @property
     def quantized(self) -> bool:

@@ -124,7 +124,7 @@ def notices(origin: Origin, found: Findings, cascade: Cascade | None, target: st
     if cascade is not None:
         assert cascade.source is not None, "which model is asked is known"
         yield (
-            f"a cascade: {cascade.teacher} of {cascade.source.place} answered {cascade.share:.1%} of the validation "
+            f"a cascade: {cascade.larger} of {cascade.source.place} answered {cascade.share:.1%} of the validation "
             f"{origin.settings.tokens.unit}, those for which the student gave no label a probability of at least "
             f"{cascade.threshold:.3f}; milliseconds are weighted by that share, which differs for other texts: a "
             "server's metrics report it"

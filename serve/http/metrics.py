@@ -57,7 +57,7 @@ class Metrics(Collector):
             if entry.bundle.is_cascade:
                 tally = entry.bundle.tally
                 cascades.add_metric([entry.name, "student"], tally.texts - tally.asked)
-                cascades.add_metric([entry.name, "teacher"], tally.asked)
+                cascades.add_metric([entry.name, "larger"], tally.asked)
         return [family, cascades]
 
     def exposition(self) -> bytes:

@@ -206,7 +206,7 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
     assert 0.4 < found["cascade"]["share"] <= 0.95  # less than was asked for, where texts are alike
     asking, asked, half = found["curve"]
     assert asking["why"].startswith(f"passes: {found['chosen']}, which asks 2 layers about ")
-    assert asked["why"] == f"passes: {found['cascade']['teacher']}"
+    assert asked["why"] == f"passes: {found['cascade']['larger']}"
     assert half["student"] == "1 layer, halved"
     assert re.match(r"passes: int8-\S+-cascade, which asks 2 layers about ", half["why"])
     assert half["kept"] == {"layers": [0], "attention_heads": 2, "intermediate_size": 32}

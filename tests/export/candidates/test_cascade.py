@@ -73,18 +73,18 @@ def test_each_text_is_answered_by_who_should(
     onnx.checker.check_model(path, full_check=name == "fp32")
     check(path.read_bytes(), "text-classification", [])
     both, own = OnnxRuntime(path, 1), OnnxRuntime(student.path, 1)
-    teacher = OnnxRuntime(quantized[name].path, 1)
+    larger = OnnxRuntime(quantized[name].path, 1)
     both.tally = Tally()
     sure = np.array([cascade.sureness(one) for one in own.run(batch)]) >= middle
     assert 0 < sure.sum() < len(sure)
-    expected = np.where(sure[:, None], own.run(batch), teacher.run(batch))
+    expected = np.where(sure[:, None], own.run(batch), larger.run(batch))
     np.testing.assert_allclose(both.run(batch), expected, atol=1e-5)
     assert (both.tally.texts, both.tally.asked) == (len(sure), (~sure).sum())
     np.testing.assert_allclose(both.run(batch, threshold=0.0), own.run(batch), atol=1e-5)
-    np.testing.assert_allclose(both.run(batch, threshold=2.0), teacher.run(batch), atol=1e-5)
+    np.testing.assert_allclose(both.run(batch, threshold=2.0), larger.run(batch), atol=1e-5)
     for row in range(4):  # alone, as engines compute
         one = {key: array[row : row + 1, : batch["attention_mask"][row].sum()] for key, array in batch.items()}
-        alone = own if sure[row] else teacher
+        alone = own if sure[row] else larger
         np.testing.assert_allclose(both.run(one), alone.run(one), atol=1e-5)
 
 
@@ -107,18 +107,18 @@ def logits(probability: float, label: int) -> Output:
 def test_the_lowest_threshold_that_passes() -> None:
     """The student is wrong where it is least sure, of six texts in twenty."""
     student = [logits(0.5 + 0.02 * (n + 1), 0 if n < 6 else 1) for n in range(20)]
-    teacher = [logits(0.99, 1)] * 20
+    larger = [logits(0.99, 1)] * 20
     right = [20, 17]
 
     def passes(outputs: list[Output]) -> bool:
         return sum(int(one.argmax()) for one in outputs) >= right[0]
 
-    found = cascade.lowest(student, teacher, passes)
+    found = cascade.lowest(student, larger, passes)
     assert found is not None
     assert found.share == 0.3
     assert 0.5 + 0.02 * 6 < found.threshold <= 0.5 + 0.02 * 7 + 1e-6
     right.pop(0)
-    assert (again := cascade.lowest(student, teacher, passes)) is not None
+    assert (again := cascade.lowest(student, larger, passes)) is not None
     assert again.share == 0.15
     assert cascade.lowest(student, student, lambda outputs: False) is None
 
@@ -160,9 +160,9 @@ def test_a_student_that_is_not_right_alone_asks_its_teacher(
     assert teacher.comparisons == {str(beginner): {answer["chosen"]: 1}}
     assert told.source is not None
     assert (folder / told.source.place).resolve() == run.resolve()
-    assert f"{told.teacher}: answering" in " ".join(said)
+    assert f"{told.larger}: answering" in " ".join(said)
     assert any("milliseconds are weighted by that share" in notice for notice in manifest.notices)
-    assert all(f"a cascade: {told.teacher} of " in (folder / name).read_text() for name in ("README.md", "report.html"))
+    assert all(f"a cascade: {told.larger} of " in (folder / name).read_text() for name in ("README.md", "report.html"))
     assert manifest.packing is None
 
 
@@ -174,7 +174,7 @@ def test_a_server_counts_who_answered(sealed: tuple[Path, dict[str, Any], list[s
     (family,) = (one for one in Metrics(shelf).collect() if one.name == "bertline_cascade_texts")
     found = {sample.labels["by"]: sample.value for sample in family.samples}
     assert {sample.labels["bundle"] for sample in family.samples} == {"cascade"}
-    assert set(found) == {"student", "teacher"}
+    assert set(found) == {"student", "larger"}
     assert all(found.values())
     assert sum(found.values()) == 60
 
@@ -205,7 +205,7 @@ def test_a_manifest_that_calls_another_model_a_cascade_is_refused(
     bundle: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(bundle[0], tmp_path / "tiny"))
-    told = bundles.Cascade(threshold=0.9, share=0.1, student="a", teacher="b")
+    told = bundles.Cascade(threshold=0.9, share=0.1, student="a", larger="b")
     manifest = bundles.read(folder).model_copy(update={"cascade": told})
     files.write_json(folder / bundles.MANIFEST, manifest.model_dump(mode="json"))
     with pytest.raises(DamagedError, match=r"golden text 0: .*asked"):

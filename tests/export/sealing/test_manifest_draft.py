@@ -75,7 +75,7 @@ def model(**settings: object) -> Origin:
 @pytest.mark.parametrize(("long", "unit"), [("head", "texts"), ("windows", "windows")])
 def test_a_cascade_is_told_by_what_it_counts(long: Long, unit: str) -> None:
     asked = Source(kind="run", place="../runs/a", model="b", weights_sha256="0" * 64)
-    cascade = Cascade(threshold=0.9, share=0.25, student="int8-signed", teacher="int8-signed", source=asked)
+    cascade = Cascade(threshold=0.9, share=0.25, student="int8-signed", larger="int8-signed", source=asked)
     (notice,) = told(model(tokens=Tokens(max_length=8, long=long)), cascade)
     assert f"answered 25.0% of the validation {unit}, those for which" in notice
 
