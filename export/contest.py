@@ -193,7 +193,8 @@ class Contest:
 
     def _choose_alone(self, processes: ExitStack) -> Trial | None:
         """The best candidate that passes; if none does, the best of those that are slower but lose less."""
-        if (chosen := self._best(lambda plan: plan.quantized)) is None:
+        chosen = self._best(lambda plan: plan.quantized)
+        if chosen is None and not self._is_given_up():
             self._retry_mixed_precision(processes)
             chosen = self._best_preferring_quantized()
         if self.options.prefer == "accuracy":
@@ -211,8 +212,12 @@ class Contest:
             # ranked without the labels: the best score of several would be the luckiest one
             trials = list(self._measure_each(trials, self._answer))
         ordered = sorted(trials, key=lambda trial: choose.order(trial, self.options))
-        scored = self._measure_each(ordered, self._score)
-        return next((trial for trial in scored if not choose.fault(trial, self.options)), None)
+        for trial in self._measure_each(ordered, self._score):
+            if not choose.fault(trial, self.options):
+                return trial
+            if self._is_given_up():
+                return None
+        return None
 
     def _measure_each(self, trials: Iterable[Trial], measure: Callable[[str], Trial]) -> Iterator[Trial]:
         """Yield what `measure` returns for each trial, leaving out those whose worker fails."""
@@ -252,12 +257,20 @@ class Contest:
         failed = [trial for trial in self._trials.values() if trial.score and trial.plan.quantized]
         if not failed or self.options.only:
             return
-        self._answer("fp32")
-        if self._judge.passes(self._counts["fp32"], len(self._comparisons) + 1):
+        if self._passes_in_fp32():
             self.say("none passes: trying candidates that are slower, but lose less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
             self._make(slower := remedies(fastest), processes)
             self._time(slower, self._rounds)
+
+    def _is_given_up(self) -> bool:
+        """Whether it is a student that would not even pass in fp32, so that no quantized candidate is expected to."""
+        return self._teacher is not None and not self._passes_in_fp32()
+
+    def _passes_in_fp32(self) -> bool:
+        """Whether fp32 would pass as the next candidate to be scored; it is not counted as one."""
+        self._answer("fp32")
+        return self._judge.passes(self._counts["fp32"], len(self._comparisons) + 1)
 
     def _choose_cascade(self, asked: Graph, processes: ExitStack) -> Trial | None:
         """The fastest candidate, asking a larger model whenever it is unsure; None if that does not pass either.

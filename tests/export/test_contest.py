@@ -108,8 +108,8 @@ def hold(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hold:
     ) -> tuple[ContestResult, list[str]]:
         said = [] if said is None else said
         reference, bench = worker(systems.pytorch(origin), 1), Bench(tmp_path, broken)
-        if teacher is not None:
-            bench.asked = Graph("larger", tmp_path / "larger.onnx")
+        if teacher is not None and teacher.asked is not None:
+            bench.asked = Graph("larger", teacher.asked)
         outcome = Contest(origin, reference, bench, options, said.append, teacher).hold(CONTENDING)
         return outcome, [line.partition(":")[0] for line in said if line.endswith("answering 200 texts")]
 
@@ -184,8 +184,20 @@ def test_a_cascade_is_given_up_where_its_student_alone_is_no_faster_than_what_it
     with pytest.raises(
         GateError, match=r"^int8-signed alone is 9\.0 times as fast as PyTorch, the larger .* 9\.5 times"
     ):
-        hold(ExportOptions(0.05), said=said, teacher=Teacher("films", to_beat=9.5))
+        hold(ExportOptions(0.05), said=said, teacher=Teacher("films", Path("larger.onnx"), to_beat=9.5))
     assert not any(line.startswith(("larger", "int8-signed: answering")) for line in said)
+
+
+def test_a_student_that_fails_in_fp32_is_given_up_after_its_first_candidate(
+    hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, answered = hold(ExportOptions(0.05), teacher=Teacher("films"))
+    assert answered == ["pytorch", "int8-signed", "fp32", "int8-unsigned"]
+    monkeypatch.setitem(FIGURES, "fp32", (4.0, 60))
+    said: list[str] = []
+    with pytest.raises(GateError, match=r"no candidate is shown to lose at most 0\.05"):
+        hold(ExportOptions(0.05), said=said, teacher=Teacher("films"))
+    assert [line.partition(":")[0] for line in said if ": answering" in line] == answered[:-1]
 
 
 @pytest.mark.parametrize("question", ["time", "outputs"])
