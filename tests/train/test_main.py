@@ -49,7 +49,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_in_a_line(recipe: Path, tmp_path: P
     answer = ask(str(recipe), folder=tmp_path, accelerator="cuda")
     assert answer.returncode == 2
     (line,) = answer.stderr.splitlines()
-    assert re.match(r"torch \S+ cannot use this machine's GPUs: .*CUDA.*; `bertline doctor` shows", line)
+    assert re.match(r"torch \S+ cannot use this machine's GPUs: .*(CUDA|NVIDIA).*; `bertline doctor` shows", line)
     assert not (tmp_path / "runs").exists()
 
 
