@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 from bertline.artifacts import machine
@@ -85,7 +86,7 @@ def _torch_on_gpus() -> str:
 
 def _ops() -> dict[str, str]:
     """DeepSpeed's ops, and whether each can be built here; CPU ranks need none."""
-    with redirect_stdout(sys.stderr):  # DeepSpeed logs to stdout, which is reserved for --json
+    with redirect_stdout(StringIO()):  # DeepSpeed logs to stdout that it found no GPU, which `gpus` says as well
         from deepspeed.ops.op_builder.all_ops import ALL_OPS
         from deepspeed.ops.op_builder.builder import probe_is_compatible  # with a GPU and no nvcc, ops raise
 
