@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from math import isclose
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -257,7 +258,8 @@ def _cut(
     """
     sizes = {name: _size(getattr(take, name), len(unique)) for name in splits}
     left = len(unique) - sum(sizes.values())
-    sizes["train"] = left if take.train is None else _size(take.train, len(unique))
+    share = _training_share(take, splits)
+    sizes["train"] = left if share is None else _size(share, len(unique))
     if sizes["train"] > left or left < 1:
         asked = ", ".join(f"{size:,} for {name}" for name, size in sizes.items())
         raise InputError(f"data.take: {len(unique):,} rows without duplicates are too few: {asked}; take less")
@@ -271,26 +273,50 @@ def _cut(
             after = len(splits) - number
             chosen, left_over = _drawn_whole(left_over, strata, whole, sizes[name], seed, name, after)
         cut[name] = unique[chosen]
-    if take.train is not None and sizes["train"] < len(left_over):
-        if whole is None:
-            left_over, _ = _drawn(left_over, strata, sizes["train"], seed, "train")
-        else:  # at random: the excess may be a single row, too few to stratify
-            left_over = np.random.default_rng(seed).permutation(left_over)[: sizes["train"]]
+    if share is not None and sizes["train"] < len(left_over):
+        left_over = _fewer(left_over, strata, sizes["train"], seed, together=whole is not None)
     cut["train"] = unique[left_over]
     return cut
+
+
+def _training_share(take: Take, splits: Sequence[str]) -> int | float | None:
+    """The share of the training split; None if it gets all that remain: by default, or since fractions sum to 1.
+
+    Each fraction is rounded, so together they may come to a row more or less than there are.
+    """
+    shares = [take.train, *(getattr(take, name) for name in splits)]
+    fractions = [one for one in shares if isinstance(one, float)]
+    return None if len(fractions) == len(shares) and isclose(sum(fractions), 1) else take.train
 
 
 def _size(share: int | float, rows: int) -> int:
     return share if isinstance(share, int) else round(share * rows)
 
 
+def _fewer(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, together: bool) -> Indices:
+    """`size` of the rows: stratified where the rest has room for every label, too, and `together` is False.
+
+    Otherwise they are drawn at random, but with a row of each label, if there is room.
+    """
+    if not together and _can_stratify(rows, strata, size):
+        return _drawn(rows, strata, size, seed, "train")[0]
+    order = np.random.default_rng(seed).permutation(rows)
+    _, first = np.unique(strata[order], return_index=True)
+    return np.concatenate([order[first], np.delete(order, first)])[:size]
+
+
+def _can_stratify(rows: Indices, strata: npt.NDArray[np.str_], size: int) -> bool:
+    """Whether `size` of the rows and the rest can both have every label in proportion."""
+    counts = Counter(strata[rows].tolist())
+    return min(counts.values()) >= 2 and min(size, len(rows) - size) >= len(counts)
+
+
 def _drawn(rows: Indices, strata: npt.NDArray[np.str_], size: int, seed: int, name: str) -> tuple[Indices, Indices]:
     """Split rows into `size` of them, shuffled by the seed and stratified, and the rest."""
     from sklearn.model_selection import train_test_split
 
-    counts = Counter(strata[rows].tolist())
-    rarest, count = min(counts.items(), key=lambda item: item[1])
-    if count < 2 or min(size, len(rows) - size) < len(counts):
+    rarest, count = min(Counter(strata[rows].tolist()).items(), key=lambda item: item[1])
+    if not _can_stratify(rows, strata, size):
         kind = "split off with every label in proportion" if rarest else "split off"
         has = f"add rows of the rarest, {rarest!r} ({count:,})" if rarest else "add rows"
         raise InputError(

@@ -56,6 +56,28 @@ def test_splits_are_stratified_disjoint_and_repeatable(tmp_path: Path) -> None:
     assert splits.fingerprint != load(tmp_path, rows, seed=2, take=take).fingerprint
 
 
+@pytest.mark.parametrize(
+    ("take", "train"),
+    [
+        ({"train": 0.8, "validation": 0.1, "test": 0.1}, None),
+        ({"train": 0.7, "validation": 0.15, "test": 0.15}, None),
+        ({"train": 0.75, "validation": 0.1, "test": 0.1}, 0.75),
+        ({"train": 70, "validation": 10, "test": 10}, 70),
+        ({"train": 3, "validation": 10, "test": 10}, 3),
+    ],
+)
+def test_any_number_of_rows_can_be_cut(tmp_path: Path, take: dict[str, Any], train: float | None) -> None:
+    """Also where rounded fractions come to a row more than there are, or where few rows are left out."""
+    labels = ["negative", "positive", "neutral"]
+    for count in range(91, 121):
+        rows = [{**row, "label": labels[index % 3]} for index, row in enumerate(make_texts(count))]
+        splits = load(tmp_path, rows, take=take)
+        held_out = len(splits.validation) + len(splits.test)
+        expected = train if isinstance(train, int) else count - held_out if train is None else round(train * count)
+        assert len(splits.train) == expected
+        assert {example.gold for example in splits.train} == set(labels)
+
+
 def test_held_out_splits_are_written_with_names(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "label": int(row["label"] == "positive")} for row in make_texts(60)]
     splits = load(tmp_path, rows, labels=["negative", "positive"])
