@@ -17,6 +17,7 @@ from bertline.models import tokenizer_json
 from bertline.tasks import bootstrap
 from bertline.tasks.task import NUMBER, Example, Task
 from bertline.tasks.tokens import Tokenizer
+from bertline.tasks.words import words
 from bertline.train.data import splitting
 from bertline.train.data.mapped import ROWS
 from bertline.train.data.splitting import Splits
@@ -162,6 +163,8 @@ def _warnings(splits: Splits, lengths: Sequence[int], recipe: Recipe) -> Iterato
         yield from _held_out_warnings(name, examples, splits, recipe)
     if recipe.problem_type == "regression":
         yield from _scale_warnings(splits)
+    if recipe.task == "token-classification":
+        yield from _entity_warnings(splits)
     longer = float(np.mean(np.asarray(lengths) > recipe.tokens.max_length))
     if longer > 0.05 and recipe.settings([]).tokens.long != "windows":
         yield f"{longer:.0%} of the texts are longer than max_length {recipe.tokens.max_length} and are cut off"
@@ -180,6 +183,25 @@ def _spelling_warnings(labels: Iterable[str], recipe: Recipe) -> Iterator[str]:
         one = recipe.settings([]).problem_type == "single_label_classification"
         advice = f"; data.where: {{{recipe.data.label}: [the others]}} leaves such rows out" if one else ""
         yield f"{alike[name][0]!r} counts as a label, though it may mean that there is none{advice}"
+
+
+def _entity_warnings(splits: Splits) -> Iterator[str]:
+    """Warn of entities that no answer can match, because only whole words have labels."""
+    count, inside = 0, []
+    for example in chain(splits.train, splits.validation, splits.test):
+        spans = words(example.text) if example.gold else []
+        edges = set(chain.from_iterable(spans))
+        for entity in example.gold:
+            start, end = entity["start"], entity["end"]
+            count += 1
+            if not {start, end} <= edges:
+                own = [span for span in spans if span[0] < end and start < span[1]]
+                inside.append((example.text[start:end], example.text[own[0][0] : own[-1][1]]))
+    if inside:
+        yield (
+            f"{len(inside):,} of {count:,} entities begin or end inside a word, like {inside[0][0]!r} in "
+            f"{inside[0][1]!r}: only whole words have labels, so these cannot be found exactly"
+        )
 
 
 def _held_out_warnings(name: str, examples: Sequence[Example], splits: Splits, recipe: Recipe) -> Iterator[str]:

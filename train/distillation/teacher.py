@@ -55,14 +55,14 @@ def find(recipe: Recipe, student: Task, cache: Path) -> Teacher:
         cache: where the teacher's tokenizer is kept.
 
     Raises:
-        InputError: it does not exist, or its task, problem type or labels differ from the student's.
+        InputError: it does not exist, or its task, problem type, inputs or labels differ from the student's.
         DamagedError: a bundle's files have changed.
     """
     assert recipe.teacher is not None
     teacher = _found(recipe.teacher, student.settings, cache)
     faults = [
         f"teacher: {recipe.teacher} has {name} {theirs!r}; the student is to learn {own!r}"
-        for name in ("task", "problem_type", "labels")
+        for name in ("task", "problem_type", "inputs", "labels")
         if (theirs := getattr(teacher.task.settings, name)) != (own := getattr(student.settings, name))
     ]
     if faults:
@@ -138,9 +138,12 @@ def _found(place: str, student: TaskSettings, cache: Path) -> Teacher:
     if RunFolder(local).summary.exists():
         return Teacher(place, folder, catalog.make(runs.read_summary(local).alone), sha256, _tokenizer(folder, cache))
     length = min(student.tokens.max_length, encoder.max_tokens(config))
+    labels = encoder.label_names(config) if student.labels else []
+    if student.problem_type == "regression" and len(labels) == 1:  # whatever it is called
+        labels = student.labels
     settings = student.model_copy(
         update={
-            "labels": encoder.label_names(config) if student.labels else [],
+            "labels": labels,
             "tokens": student.tokens.model_copy(update={"max_length": length}),
         }
     )

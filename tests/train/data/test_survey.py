@@ -191,6 +191,15 @@ def test_other_tasks_are_counted_in_their_own_words(
     assert shown in capsys.readouterr().out
 
 
+def test_entities_that_are_parts_of_words_are_counted(model: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": f"The Paris-based firm, {number}", "entities": []} for number in range(40)]
+    for row in rows[::4]:
+        row["entities"] = [{"start": 4, "end": 9, "label": "C"}, {"start": 16, "end": 20, "label": "C"}]
+    recipe = write(tmp_path, model, rows[:30], rows[30:], task="token-classification")
+    (told,) = (one for one in survey(recipes.load(recipe))["warnings"] if "inside a word" in one)
+    assert told.startswith("10 of 20 entities begin or end inside a word, like 'Paris' in 'Paris-based': only whole")
+
+
 @pytest.mark.parametrize(
     ("kind", "words", "weighed"),
     [

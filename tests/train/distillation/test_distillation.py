@@ -26,11 +26,13 @@ from bertline.export.export import export
 from bertline.export.options import ExportOptions
 from bertline.models import pytorch
 from bertline.serve.engine import Engine
+from bertline.tasks import catalog
 from bertline.tasks.task import IGNORED, Output
 from bertline.tasks.tokens import Encoded
 from bertline.train import evaluation, preemption
 from bertline.train.distillation import answers, student
 from bertline.train.distillation.relations import Relations
+from bertline.train.distillation.teacher import find
 from bertline.train.loop import Trainer
 from bertline.train.losses import Loss, Normalizers, Objective, TeacherLoss
 from tests import encoders
@@ -393,6 +395,15 @@ class TestRuns:
         )
         with pytest.raises(InputError, match=r"only a model that was fine-tuned ForSequenceClassification will do"):
             train_here(write(tmp_path, teacher.path, teacher=str(bare)), tmp_path / "run")
+        pairs: Any = {"text_pair": "label"}
+        with pytest.raises(InputError, match=r"has inputs \['text'\]; the student is to learn \['text', 'text_pair'\]"):
+            train_here(write(tmp_path, teacher.path, teacher=str(teacher.path), data=pairs), tmp_path / "run")
+
+    def test_the_output_of_a_regression_may_have_any_name(self, tmp_path: Path) -> None:
+        place = make_model(tmp_path / "model", labels=("LABEL_0",))
+        recipe = recipes.load(write(tmp_path, place, teacher=str(place), problem_type="regression"))
+        own = catalog.make(recipe.settings(["score"]))
+        assert find(recipe, own, tmp_path).task.settings.labels == ["score"]
 
 
 @pytest.mark.usefixtures("rank")
