@@ -83,8 +83,8 @@ def layers(config: dict[str, Any]) -> int:
 
 
 def label_names(config: dict[str, Any]) -> list[str]:
-    """Names of the head's outputs 0, 1, …; transformers writes none for the default two labels."""
-    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    """Names of the head's outputs 0, 1, …; without any, there are `num_labels`, by default two, as in transformers."""
+    names = config.get("id2label") or {str(index): f"LABEL_{index}" for index in range(config.get("num_labels", 2))}
     return [str(names[index]) for index in sorted(names, key=int)]
 
 
@@ -187,7 +187,7 @@ def _kernels_fault() -> Iterator[str]:
 
 
 def _number_faults(path: Path, config: dict[str, Any]) -> Iterator[str]:
-    for key in ("max_position_embeddings", "pad_token_id", *LAYERS):
+    for key in ("max_position_embeddings", "num_labels", "pad_token_id", *LAYERS):
         value = config.get(key, 0)
         if type(value) is not int and (key, value) != ("pad_token_id", None):
             yield f"{path}: {key}: found {value!r:.60}; expected a whole number"

@@ -1,7 +1,7 @@
 """Closes connections whose request does not arrive in time, and those whose client does not read its answers.
 
-uvicorn bounds only the pause between two requests. Here a request must arrive whole within SECONDS of its first byte
-(the first request: of the connection; a pipelined one: of the previous answer), and a client must read TAKEN_BYTES of
+uvicorn bounds only the pause between two requests. Here that before the first is bounded as well; a request must arrive
+whole within SECONDS of its first byte (a pipelined one: of the previous answer), and a client must read TAKEN_BYTES of
 an answer every SECONDS until it has read all of it.
 
 Offers of another protocol (`Upgrade: h2c`, by Java's HttpClient and `curl --http2`) are ignored, as RFC 9110 lets a
@@ -23,7 +23,7 @@ SECONDS = 6
 LOOK_SECONDS = 1
 """Seconds between two checks of how much a client has read."""
 IDLE_SECONDS = 75
-"""Seconds that a connection may be idle between two requests: load balancers (AWS's, ingress-nginx) keep theirs for
+"""Seconds that a connection may be idle before a request: load balancers (AWS's, ingress-nginx) keep theirs for
 60 s, and with a shorter time here would send requests on connections that are just being closed."""
 TAKEN_BYTES = 1 << 12
 """Bytes of an answer that a client must read in SECONDS: one that reads a byte a second would hold it for days."""
@@ -68,7 +68,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]  # a TCP transport
-        self._expect()
+        self._begin_idling()  # load balancers and browsers open connections before they need them
 
     def connection_lost(self, exc: Exception | None) -> None:
         _cancel(self._arrival_timer)
@@ -151,11 +151,12 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         if _unread_bytes(self.transport):  # a long answer is still being read, which `_look` limits
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._begin_idling()
         else:
             super().timeout_keep_alive_handler()
+
+    def _begin_idling(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _parse(self, data: memoryview) -> None:
         """Parse what has arrived. Raises HttpParserError."""
@@ -186,9 +187,7 @@ class Connection(HttpToolsProtocol):
         """Start the idle timer if the request that has just arrived whole was answered before that."""
         answered = self.cycle is not None and self.cycle.response_complete and self._arrival_timer is None
         if answered and self.timeout_keep_alive_task is None and not self.transport.is_closing():
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._begin_idling()
 
     def _expect(self) -> None:
         _cancel(self._arrival_timer)

@@ -10,7 +10,7 @@ See huggingface.co/docs/inference-providers/tasks.
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
 
 from bertline.artifacts.bundle import Manifest
@@ -26,21 +26,29 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
-class Classify(_Part):
+class _Parameters(_Part):
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """Drop what is null: typed clients write every parameter of Hugging Face's, known here or not."""
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+class Classify(_Parameters):
     """Parameters of text classification."""
 
     top_k: Annotated[int, Field(ge=1), WHOLE] | None = None
     """How many labels to return, best first; all by default."""
 
 
-class Group(_Part):
+class Group(_Parameters):
     """Parameters of token classification."""
 
     aggregation_strategy: Literal["simple", "first", "average", "max"] | None = None
     """All values have the same effect: entities are whole words."""
 
 
-class Find(_Part):
+class Find(_Parameters):
     """Parameters of question answering."""
 
     top_k: Annotated[int, Field(ge=1, le=TOLD), WHOLE] = 1
@@ -52,7 +60,7 @@ MANY = 1000
 
 PAIR = "Inputs"
 """Name of the pydantic model for an input of two texts."""
-PARAMETERS: dict[str, type[_Part]] = {
+PARAMETERS: dict[str, type[_Parameters]] = {
     "text-classification": Classify,
     "token-classification": Group,
     "question-answering": Find,

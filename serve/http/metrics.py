@@ -33,6 +33,8 @@ class Metrics(Collector):
             ["why"],
             registry=self.registry,
         )
+        for why in ("full", "late", "gone"):
+            self.rejected.labels(why)  # from 0 on, because Prometheus sees no increase from nothing
         Gauge("bertline_queue_texts", "Texts in the queue.", registry=self.registry).set_function(
             lambda: shelf.lanes.waiting
         )

@@ -76,11 +76,13 @@ def run(
     logs.set_up()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every open connection takes one
-    with _listen(host, port) as listening:
+    with _bind(host, port) as listening:
         lanes = Lanes(threads or machine.cores())
         shelf = Shelf(folders, lanes, limits, public_key)
         _log_bundles(shelf)
         application, routes = app.make(shelf, keys, origins, spans)
+        with _refusing(host, port):
+            listening.listen(BACKLOG)  # not before: whoever balances load would count on a server that is still loading
         config = uvicorn.Config(
             application, http=Connection, loop="uvloop", lifespan="off", log_config=None, access_log=False,
             server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=IDLE_SECONDS, backlog=BACKLOG,
@@ -93,14 +95,30 @@ def run(
     LOGGER.info("ended")
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket with this address, which does not listen yet."""
+    with _refusing(host, port):
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        bound = socket.socket(family)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)  # accepted sockets inherit it
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind((host, port))
+        except BaseException:
+            bound.close()
+            raise
+    return bound
+
+
+@contextlib.contextmanager
+def _refusing(host: str, port: int) -> Iterator[None]:
+    """Raise InputError where the server cannot have this address."""
+    try:
+        yield
     except (OSError, OverflowError, UnicodeError) as error:
         raise InputError(f"cannot listen on {host}:{port} ({error}); name another --host or --port") from None
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)  # accepted sockets inherit it
-    return listening
 
 
 def _url(address: str, port: int) -> str:

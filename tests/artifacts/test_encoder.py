@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from bertline.artifacts import encoder
 from bertline.artifacts.errors import InputError
@@ -195,3 +196,9 @@ def test_a_config_that_is_no_object_is_refused(tiny_model: Path, content: str) -
 )
 def test_positions_hold_as_many_tokens_as_the_models_say(config: dict[str, Any], tokens: int) -> None:
     assert encoder.max_tokens(config) == tokens
+
+
+def test_labels_without_names_are_as_many_as_transformers_makes() -> None:
+    for config in ({}, {"num_labels": 1}, {"num_labels": 3}):
+        expected = list(transformers.BertConfig(**config).id2label.values())
+        assert encoder.label_names(config) == expected

@@ -11,9 +11,10 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
+from bertline.artifacts.errors import InputError
 from bertline.serve.http import connections
 from bertline.serve.http.connections import TAKEN_BYTES, Connection
-from bertline.serve.http.server import _listen
+from bertline.serve.http.server import _bind
 
 LONG = 1 << 20
 """Bytes of an answer, more than the buffers of both systems hold."""
@@ -73,7 +74,7 @@ async def talking(answer: Callable[[], Awaitable[bytes]]) -> AsyncIterator[Talk]
         made.append(Connection(config, ServerState(), {}))
         return made[0]
 
-    listening = await asyncio.get_running_loop().create_server(make, sock=_listen("127.0.0.1", 0))
+    listening = await asyncio.get_running_loop().create_server(make, sock=_bind("127.0.0.1", 0))
     small = socket.socket()
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     small.connect(listening.sockets[0].getsockname())
@@ -97,6 +98,24 @@ def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def long() -> bytes:
     return bytes(LONG)
+
+
+def test_nobody_can_connect_before_the_server_is_ready() -> None:
+    with _bind("127.0.0.1", 0) as bound, socket.socket() as client:
+        with pytest.raises(ConnectionRefusedError):
+            client.connect(bound.getsockname())
+        bound.listen()
+        with pytest.raises(InputError, match=r"^cannot listen on .*Address already in use\); name another --host"):
+            _bind(*bound.getsockname())
+
+
+def test_a_connection_may_be_opened_long_before_its_first_request() -> None:
+    async def wait() -> None:
+        async with talking(long) as talk:
+            assert talk.connection._arrival_timer is None
+            assert talk.connection.timeout_keep_alive_task is not None
+
+    uvloop.run(asyncio.wait_for(wait(), 60))
 
 
 def test_an_answer_that_is_read_slowly_but_steadily_is_sent_whole() -> None:

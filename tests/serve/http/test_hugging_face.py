@@ -1,8 +1,10 @@
 """Requests of another shape are told so in plain words."""
 
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from bertline.serve.http.hugging_face import Format
@@ -33,6 +35,27 @@ def test_another_shape_is_told_with_what_is_expected(task: str, inputs: list[str
     assert raised.value.status == 422
     assert raised.value.sentence.startswith(words)
     assert "Inputs" not in raised.value.sentence
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        huggingface_hub.TextClassificationParameters(top_k=1),
+        huggingface_hub.TokenClassificationParameters(),
+        huggingface_hub.QuestionAnsweringParameters(),
+    ],
+    ids=["text-classification", "token-classification", "question-answering"],
+)
+def test_parameters_that_are_null_are_the_servers_own(request: pytest.FixtureRequest, parameters: Any) -> None:
+    """Those of Hugging Face's own classes, which hold every parameter there is."""
+    task = request.node.callspec.id
+    inputs = ["question", "context"] if task == "question-answering" else ["text"]
+    manifest: Any = SimpleNamespace(task=task, inputs=inputs, labels=[])
+    given = asdict(parameters)
+    assert None in given.values()
+    body = {"inputs": dict.fromkeys(inputs, "good") if len(inputs) > 1 else "good", "parameters": given}
+    _, asked = Format(manifest, Limits()).read(body)
+    assert asked.parameters.model_dump(exclude_unset=True) == {k: v for k, v in given.items() if v is not None}
 
 
 def test_a_number_is_called_as_the_bundle_calls_it() -> None:

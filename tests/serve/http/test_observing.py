@@ -192,8 +192,9 @@ def test_a_client_that_has_gone_frees_its_place(slow_bundle: Path) -> None:
                 one.cancel()
 
     with serving(slow_bundle, "--threads", "2", "--limit", "seconds=120") as running:
+        assert metrics(running)["bertline_rejected_total gone"] == 0  # not absent: rate() needs a first value
         asyncio.run(crowd(running))
-        wait_for(lambda: metrics(running).get("bertline_rejected_total gone", 0) > 60)
+        wait_for(lambda: metrics(running)["bertline_rejected_total gone"] > 60)
         gone = metrics(running)["bertline_rejected_total gone"]
         assert metrics(running)["bertline_queue_texts"] <= 120 - gone
         assert running.end() == 0
