@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import HistogramCalibrater
@@ -14,6 +15,7 @@ from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.candidates.plans import PLANS, dynamic
 from bertline.export.conversion import onnx_files
 from bertline.export.conversion.graphs import Graph
+from bertline.serve.runtimes import OpenVino
 
 
 def rounded(zero_point: np.ndarray) -> onnx.ModelProto:
@@ -88,6 +90,11 @@ def test_attention_and_logits_stay_in_fp32_and_activations_are_unsigned(quantize
     rounded_to = {weights[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"}
     assert rounded_to == {TensorProto.UINT8}
     assert made_by["logits"] in ("Gemm", "Add")
+
+
+def test_openvino_computes_what_is_not_int8_alike_on_every_cpu(quantized: dict[str, Graph]) -> None:
+    runtime = OpenVino(quantized["int8-nncf-openvino"].path, threads=1)
+    assert runtime._model.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
 
 
 def test_calibration_holds_the_activations_of_one_text(
