@@ -6,6 +6,7 @@ Candidates slower than the first that passes are not scored: most of the time go
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -100,6 +101,7 @@ class Contest:
         """PyTorch's medians, timed in turns with each candidate."""
         self._workers: dict[str, Worker] = {}
         self._comparisons: dict[str, int] = {} if teacher is None else teacher.comparisons.setdefault(origin.place, {})
+        self._first_comparison = 1
         self._notices: list[str] = []
         self._counts: dict[str, Counts] = {}
         """By candidate, the counts that its scores are computed from."""
@@ -209,8 +211,8 @@ class Contest:
         """The best candidate that fits and passes, scoring no more than necessary."""
         trials = [trial for trial in self._trials.values() if fit(trial.plan) and not choose.fault(trial, self.options)]
         if self.options.prefer == "accuracy":
-            # ranked without the labels: the best score of several would be the luckiest one
             trials = list(self._measure_each(trials, self._answer))
+            self._first_comparison = max(self._first_comparison, first_comparison(len(trials)))
         ordered = sorted(trials, key=lambda trial: choose.order(trial, self.options))
         for trial in self._measure_each(ordered, self._score):
             if not choose.fault(trial, self.options):
@@ -249,8 +251,12 @@ class Contest:
         return trial
 
     def _comparison(self, name: str) -> int:
-        """The number of candidates compared on the examples so far, this one included."""
-        return self._comparisons.setdefault(name, len(self._comparisons) + 1)
+        """The number of this candidate's comparison, as `bootstrap.drop_interval` takes it."""
+        return self._comparisons.setdefault(name, self._next_comparison)
+
+    @property
+    def _next_comparison(self) -> int:
+        return len(self._comparisons) + self._first_comparison
 
     def _retry_mixed_precision(self, processes: ExitStack) -> None:
         """If fp32 passes alone, try other calibrations, and leave the most sensitive layers in fp32."""
@@ -270,7 +276,7 @@ class Contest:
     def _passes_in_fp32(self) -> bool:
         """Whether fp32 would pass as the next candidate to be scored; it is not counted as one."""
         self._answer("fp32")
-        return self._judge.passes(self._counts["fp32"], len(self._comparisons) + 1)
+        return self._judge.passes(self._counts["fp32"], self._next_comparison)
 
     def _choose_cascade(self, asked: Graph, processes: ExitStack) -> Trial | None:
         """The fastest candidate, asking a larger model whenever it is unsure; None if that does not pass either.
@@ -348,6 +354,15 @@ class Contest:
         self.say(f"{worker.system.name}: answering {len(texts):,} texts")
         later = worker.outputs_later(texts)
         return lambda: self._answers.setdefault(model, later())
+
+
+def first_comparison(ranked: int) -> int:
+    """The number of the first comparison of candidates that were ranked by their answers to the same examples.
+
+    The first of them is the luckiest: each may spend only 1/`ranked` of the error (Bonferroni), and of that half, since
+    slower candidates may follow that are ranked as well.
+    """
+    return next(number for number in count(1) if number * (number + 1) >= 2 * ranked)
 
 
 def remedies(plan: Plan) -> list[Plan]:

@@ -148,6 +148,14 @@ def test_where_accuracy_is_preferred_the_closest_to_pytorch_is_taken_not_the_luc
     assert [trial.plan.name for trial in outcome.trials if trial.score] == ["fp32", "int8-static-minmax"]
 
 
+def test_what_was_ranked_on_the_same_examples_is_held_to_a_stricter_bound(hold: Hold) -> None:
+    """Each of three may pass wrongly with a third of 2.5 %; the bound of 200 right answers is Clopper and Pearson's."""
+    score = hold(ExportOptions(0.05, prefer="accuracy"))[0].chosen.score
+    assert score is not None
+    assert score.interval[1] == pytest.approx(1 - (0.025 / 3) ** (1 / 200), abs=1e-3)
+    assert [contest.first_comparison(ranked) for ranked in (1, 2, 3, 6, 7, 12)] == [1, 2, 2, 3, 4, 5]
+
+
 def test_where_accuracy_is_preferred_fp32_is_asked_last_and_what_is_too_large_never(hold: Hold) -> None:
     outcome, answered = hold(ExportOptions(0.05, prefer="accuracy"))
     assert outcome.chosen.plan.name == "int8-unsigned"
