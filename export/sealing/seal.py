@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bertline.artifacts import files
 from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, RuntimeSpec
 from bertline.artifacts.signature import Sign
 from bertline.artifacts.tables import evenly_spaced
 from bertline.bench.report import candidates
+from bertline.export.candidates import cascade
 from bertline.export.conversion import onnx_files
 from bertline.export.conversion.graphs import Graph
 from bertline.export.gates import emulation
@@ -18,13 +21,15 @@ from bertline.export.sealing.card import card
 from bertline.export.sealing.manifest_draft import ManifestDraft
 from bertline.export.sources import Origin
 from bertline.serve.engine import Engine
-from bertline.serve.runtimes import RUNTIMES
+from bertline.serve.runtimes import RUNTIMES, OnnxRuntime
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.tasks.tokens import Text
 
 GOLDEN_TEXTS = 6
 GOLDEN_WORDS = 12
+WEIGHED_TEXTS = 256
+"""How many texts those of a cascade are chosen from."""
 
 
 def seal(
@@ -49,7 +54,7 @@ def seal(
     with files.new_folder(bundle) as folder:
         split = _write_models(folder, draft.graphs)
         hugging_face.write(folder, origin.tokenizer, draft.manifest, split)
-        manifest = with_golden(folder, draft.manifest, golden_texts(origin.examples))
+        manifest = with_golden(folder, draft.manifest, golden_texts(folder, draft.manifest, origin.examples))
         _write_papers(folder, manifest, result)
         manifest = manifest.model_copy(update={"files": files.listing(folder)})
         files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
@@ -81,11 +86,30 @@ def _write_papers(folder: Path, manifest: Manifest, result: dict[str, Any]) -> N
     files.write_text(folder / "report.html", candidates.html(result, manifest.model_dump(mode="json")))
 
 
-def golden_texts(examples: Sequence[Example]) -> list[Text]:
-    """The first words of a few examples, evenly spaced over all of them."""
-    chosen = evenly_spaced(examples, GOLDEN_TEXTS)
+def golden_texts(folder: Path, manifest: Manifest, examples: Sequence[Example]) -> list[Text]:
+    """The first words of a few examples, evenly spaced over all of them; in a cascade, both models answer some."""
+    if manifest.cascade is None:
+        return _first_words(examples, GOLDEN_TEXTS)
+    return _for_both_models(folder, manifest, _first_words(examples, WEIGHED_TEXTS))
+
+
+def _first_words(examples: Sequence[Example], count: int) -> list[Text]:
+    chosen = evenly_spaced(examples, count)
     texts = [(cut(text, GOLDEN_WORDS), None if pair is None else cut(pair, GOLDEN_WORDS)) for text, pair, _ in chosen]
     return list(dict.fromkeys(texts))
+
+
+def _for_both_models(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> list[Text]:
+    """The texts that a cascade's student is least and most sure of.
+
+    Of one near the threshold, rounding on another CPU would decide which model answers.
+    """
+    tokenizer = catalog.make(manifest).tokenizer(folder)
+    model = OnnxRuntime(folder / manifest.runtime.model, manifest.threads)
+    alone = [model.run(tokenizer.pad(tokenizer.encode([text])), threshold=0.0) for text in texts]
+    order = np.argsort([min(map(cascade.sureness, logits)) for logits in alone], kind="stable")
+    half = GOLDEN_TEXTS // 2
+    return [texts[index] for index in dict.fromkeys((*order[:half].tolist(), *order[-half:].tolist()))]
 
 
 def with_golden(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> Manifest:

@@ -166,6 +166,16 @@ def test_a_student_that_is_not_right_alone_asks_its_teacher(
     assert manifest.packing is None
 
 
+def test_both_models_answer_golden_texts(sealed: tuple[Path, dict[str, Any], list[str]]) -> None:
+    """Otherwise nothing would be noticed on a CPU that computes one of them wrongly."""
+    manifest = bundles.verify(sealed[0])
+    model, tokenizer = OnnxRuntime(sealed[0] / manifest.runtime.model), Tokenizer(sealed[0], manifest.tokens)
+    model.tally = Tally()
+    for one in manifest.golden:
+        model.run(tokenizer.pad(tokenizer.encode([(one.text, one.text_pair)])))
+    assert (model.tally.texts, model.tally.asked) == (6, 3)
+
+
 def test_a_server_counts_who_answered(sealed: tuple[Path, dict[str, Any], list[str]]) -> None:
     lanes = Lanes(2)
     shelf = Shelf([sealed[0]], lanes, Limits())
