@@ -27,6 +27,8 @@ class Score:
     examples: int
     unseen: float
     """The upper end that the interval would have if every answer were the same as PyTorch's."""
+    r2_drop: float = 0.0
+    """For regression, the upper end of the drop of R²; correlations do not see a shift or a scale of all numbers."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,21 @@ def doubt(score: Score, max_drop: float) -> str | None:
     """Why a drop of at most `max_drop` has not been shown; None if it has."""
     most = score.interval[1]
     if most <= max_drop + ROUNDING:
-        return None
+        return _shifted(score, max_drop)
     if score.drop > max_drop + ROUNDING:
         return f"loses {score.drop:.4f}, more than {max_drop:g}"
     known = f"loses {score.drop:.4f}, but with {score.examples:,} examples it may be {most:.4f}"
     return f"{known}: {enough(score, max_drop)}"
+
+
+def _shifted(score: Score, max_drop: float) -> str | None:
+    """Why the numbers of a regression are too far off, though they correlate; None if they are not.
+
+    R² is about the square of Pearson's correlation where nothing is shifted, and falls about twice as fast.
+    """
+    if score.r2_drop <= 2 * max_drop + ROUNDING:
+        return None
+    return f"R² may be {score.r2_drop:.4f} lower, more than {2 * max_drop:g}: its numbers are shifted or scaled"
 
 
 def enough(score: Score, max_drop: float) -> str:

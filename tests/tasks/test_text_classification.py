@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, classification_report, f1_score, matthews_corrcoef, mean_squared_error
+from sklearn.metrics import (
+    accuracy_score,
+    classification_report,
+    f1_score,
+    matthews_corrcoef,
+    mean_squared_error,
+    r2_score,
+)
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision, ProblemType, TaskSettings, Tokens
@@ -387,6 +394,7 @@ def test_a_regression_is_scored_as_scipy_does() -> None:
     assert found["pearson"] == pytest.approx(pearsonr(gold, told).statistic, abs=1e-5)
     assert found["spearman"] == pytest.approx(spearmanr(gold, told).statistic, abs=1e-9)
     assert found["mse"] == pytest.approx(mean_squared_error(gold, told))
+    assert found["r2"] == pytest.approx(r2_score(gold, told), abs=1e-5)
     assert task.agreement(answer(task, told[:, None]), answer(task, told[:, None])) == pytest.approx(1)
 
 
@@ -394,6 +402,8 @@ def test_a_constant_correlates_with_nothing() -> None:
     task = make(["score"], "regression")
     found = task.score([Example("", None, 1.0), Example("", None, 2.0)], answer(task, np.ones((2, 1), np.float32)))
     assert (found["pearson"], found["spearman"]) == (0, 0)
+    found = task.score([Example("", None, 1.0), Example("", None, 1.0)], answer(task, np.ones((2, 1), np.float32)))
+    assert found["r2"] == 0
 
 
 def test_agreement_is_in_labels_not_in_scores() -> None:
