@@ -150,8 +150,19 @@ def read(place: str, data: Path | None, gathered: Path | None = None, columns: M
 
 
 def with_tokenizer(origin: Origin, folder: Path) -> Origin:
-    """The same with the tokenizer that `make_tokenizer` returns; a run keeps the one it was trained with."""
-    return origin if origin.kind == "run" else replace(origin, tokenizer=make_tokenizer(origin.folder, folder))
+    """The same with the tokenizer that `make_tokenizer` returns; a run keeps the one it was trained with.
+
+    Raises:
+        InputError: as `make_tokenizer`; or it has ids that the model has no embeddings for.
+    """
+    made = origin if origin.kind == "run" else replace(origin, tokenizer=make_tokenizer(origin.folder, folder))
+    largest, rows = made.task.tokenizer(made.tokenizer).largest_id(), made.config.get("vocab_size")
+    if rows is not None and largest >= rows:
+        raise InputError(
+            f"{origin.place}: its tokenizer has ids up to {largest:,}, but the model has embeddings for {rows:,}; call "
+            "resize_token_embeddings of transformers, and save the model"
+        )
+    return made
 
 
 def make_tokenizer(model: Path, folder: Path) -> Path:

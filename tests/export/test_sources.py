@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import transformers
 
 from bertline.artifacts import files
 from bertline.artifacts.errors import DamagedError, InputError
@@ -175,6 +176,17 @@ def test_a_hub_clients_folder_named_by_its_path_is_copied(tiny_classifier: Path,
     change_config(cached, id2label={"0": "fits"})
     with pytest.raises(InputError, match=re.escape(f"of it, in a copy: cp -rL {cached} FOLDER") + "$"):
         sources.read(str(cached), data)
+
+
+def test_a_token_without_an_embedding_is_told_before_anything_is_converted(
+    tiny_classifier: Path, data: Path, tmp_path: Path
+) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_classifier)
+    tokenizer.add_tokens(["unheard-of"])
+    tokenizer.save_pretrained(tiny_classifier)
+    origin = sources.read(str(tiny_classifier), data)
+    with pytest.raises(InputError, match=r"its tokenizer has ids up to (\d+), but the model has embeddings for \1;"):
+        sources.with_tokenizer(origin, tmp_path / "made")
 
 
 def test_data_that_names_what_the_model_does_not_is_told_where_to(tiny_classifier: Path, data: Path) -> None:
