@@ -6,20 +6,25 @@ After the last step to measure, the run is asked to stop as a scheduler would do
 saves a checkpoint and ends with the exit code of a preempted run.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from bertline.benchmarks.train import job as jobs
-from bertline.train import loop, preemption, setup
-from bertline.train.__main__ import main
-from bertline.train.data.batches import Batch
+from bertline.train.__main__ import ENVIRONMENT, main
+
+if TYPE_CHECKING:
+    from bertline.train.data.batches import Batch
 
 
 def watch(job: jobs.Job) -> None:
     """Make the runs of this process record their steps."""
+    import torch
+
+    from bertline.train import loop, preemption, setup
 
     class Timed(loop.Trainer):
         clock = jobs.Clock(job)
@@ -41,5 +46,7 @@ def watch(job: jobs.Job) -> None:
 
 
 if __name__ == "__main__":
+    for name, value in ENVIRONMENT.items():  # torch, imported next, reads it on import
+        os.environ.setdefault(name, value)
     watch(jobs.read(Path(sys.argv.pop())))
     sys.exit(main())

@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,13 @@ from tests.train.conftest import write_recipe
 
 STEPS = WARM_UP + 1
 BERT_BASE = {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072}
+
+
+def test_ranks_choose_how_threads_wait_before_torch_is_imported() -> None:
+    """As those of `bertline train` do: torch's OpenMP reads it once, on import."""
+    modules = "from bertline.benchmarks.train import random_batches, timed"
+    done = subprocess.run([sys.executable, "-c", f"import sys; {modules}; assert 'torch' not in sys.modules"])
+    assert done.returncode == 0
 
 
 def test_figures_are_of_the_steps_after_the_warm_up() -> None:
