@@ -102,7 +102,7 @@ def attempts(
 
     Raises:
         InputError: the file is empty, damaged or of an unknown kind, so that no further row can be read. A bad row of a
-            .json or CoNLL file counts as damage.
+            .json or CoNLL file counts as damage, as does one of a CSV or TSV file that takes several lines.
     """
     empty = True
     try:
@@ -224,26 +224,36 @@ def _read_delimited(stream: TextIO, path: Path) -> Iterator[Attempt]:
     first = next(records, None)
     if first is None:
         return
-    _, header = first
+    _, _, header = first
     if isinstance(header, InputError):
         raise header
     if not any(name.strip() for name in header):
         raise InputError(f"{path} row 1: blank; the first row names the columns")
     _check_names(header, f"{path} row 1")
-    for number, (line, fields) in enumerate(records, start=2):
+    for number, (line, last, fields) in enumerate(records, start=2):
         where = f"{path} row {number}"
+        row: dict[str, Any] | InputError
         if isinstance(fields, InputError):
-            yield Attempt(where, number, fields, line)
-        elif len(fields) not in (0, len(header)):  # a blank line is no row
+            row = fields
+        elif not fields:  # a blank line is no row
+            continue
+        elif len(fields) != len(header):
             found = f"{len(fields)} fields where the header has {len(header)}"
             advice = f"quote a field that holds a {'comma' if delimiter == ',' else 'tab'} or a line end"
-            yield Attempt(where, number, InputError(f"{where}: {found} (line {line}); {advice}"), line)
+            row = InputError(f"{where}: {found} ({_lines_of(line, last)}); {advice}")
         elif delimiter == "\t" and any(map(_swallows, fields)):
-            found = f"a quoted field (line {line}) holds a tab and a line end, as if it had swallowed rows"
+            found = f"a quoted field ({_lines_of(line, last)}) holds a tab and a line end, as if it had swallowed rows"
             advice = 'a text that begins with a quote is quoted itself: """so"" he said"; what holds both is for CSV'
-            yield Attempt(where, number, InputError(f"{where}: {found}; {advice}"), line)
-        elif fields:
-            yield Attempt(where, number, dict(zip(header, fields, strict=True)), line)
+            row = InputError(f"{where}: {found}; {advice}")
+        else:
+            row = dict(zip(header, fields, strict=True))
+        if isinstance(row, InputError) and last > line:  # a stray quote may have swallowed good rows, for pages
+            raise row
+        yield Attempt(where, number, row, line)
+
+
+def _lines_of(line: int, last: int) -> str:
+    return f"line {line}" if line == last else f"lines {line} to {last}"
 
 
 def _check_delimiter(top: str, path: Path, delimiter: str) -> None:
@@ -270,8 +280,8 @@ def _swallows(field: str) -> bool:
     return "\t" in field and ("\n" in field or "\r" in field)
 
 
-def _records(stream: Iterable[str], path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | InputError]]:
-    """Yield, for each record, the line on which it begins, and its fields or what is wrong with them."""
+def _records(stream: Iterable[str], path: Path, delimiter: str) -> Iterator[tuple[int, int, list[str] | InputError]]:
+    """Yield, for each record, the lines on which it begins and ends, and its fields or what is wrong with them."""
     csv.field_size_limit(LONGEST_FIELD)
     faults: list[InputError] = []
     reader = csv.reader(_lines(stream, path, faults.append), delimiter=delimiter, strict=True)
@@ -282,13 +292,14 @@ def _records(stream: Iterable[str], path: Path, delimiter: str) -> Iterator[tupl
             found = next(reader, None)
         except csv.Error as error:  # the reader continues with the next line
             advice = 'a field with quotes in it is quoted itself, and those are doubled: "say ""so"""'
-            found = InputError(f"{path} line {begin}: {error} in the row that begins here; {advice}")
+            ends = "" if reader.line_num == begin else f" and ends on line {reader.line_num}"
+            found = InputError(f"{path} line {begin}: {error} in the row that begins here{ends}; {advice}")
         if faults:
             found = faults[0]
             faults.clear()
         if found is None:
             return
-        yield begin, found
+        yield begin, reader.line_num, found
 
 
 def _read_json_lines(stream: TextIO, path: Path) -> Iterator[Attempt]:

@@ -242,6 +242,31 @@ def test_the_name_of_a_single_column_may_hold_another_delimiter(
 
 
 @pytest.mark.parametrize(
+    ("name", "stray", "words"),
+    [
+        ("a.csv", '2,"Twas great', r"line 3: unexpected end of data in the row that begins here and ends on line 53;"),
+        ("a.csv", '2,"Twas great"', None),
+        ("a.csv", '2,"Twas great\n4,so "great" it was', r"line 3: ',' expected after '\"' .* and ends on line 4;"),
+        ("a.csv", '2,"Twas great\n4,he said","x"', r"row 3: 3 fields where the header has 2 \(lines 3 to 4\);"),
+        ("a.tsv", '2\t"Twas great\n4\tgreat"', r"row 3: a quoted field \(lines 3 to 4\) holds a tab and a line end"),
+    ],
+)
+def test_rows_that_a_stray_quote_swallows_are_not_one_bad_row(
+    tmp_path: Path, name: str, stray: str, words: str | None
+) -> None:
+    """Whoever goes on after bad rows would lose them without a word."""
+    (tmp_path / name).write_text(
+        "\n".join(["id,text", "1,a", stray, *["3,b"] * 50]).replace(",", ",\t"[name == "a.tsv"])
+    )
+    with tables.opened(tmp_path / name) as raw:
+        if words is None:
+            assert sum(not isinstance(one.row, InputError) for one in tables.attempts(tmp_path / name, raw)) == 52
+            return
+        with pytest.raises(InputError, match=words):
+            list(tables.attempts(tmp_path / name, raw))
+
+
+@pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("a.csv", b"", "empty, it has no rows"),
@@ -264,7 +289,7 @@ def test_the_name_of_a_single_column_may_hold_another_delimiter(
         ),
         ("a.tsv", b"text,label\na,x\n", "fields are separated by ',', and .tsv is read by tabs; name the file .csv"),
         ("a.tsv", b"text\tlabel\na\tx\tz\n", "quote a field that holds a tab"),
-        ("a.tsv", b'text\tlabel\na\tx\n"so\tx\nhe said"\ty\n', "row 3: a quoted field (line 3) holds a tab and"),
+        ("a.tsv", b'text\tlabel\na\tx\n"so\tx\nhe said"\ty\n', "row 3: a quoted field (lines 3 to 4) holds a tab and"),
         ("a.csv", b'text\na\n"never\nclosed\n', "line 3: unexpected end of data in the row that begins here"),
         ("a.csv", b'text\n"a"b\n', "line 2: ',' expected after '\"'"),
         ("a.csv", b"text\na\nb\0c\n", "line 3: holds a NUL"),
