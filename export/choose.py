@@ -27,8 +27,6 @@ class Score:
     examples: int
     unseen: float
     """The upper end that the interval would have if every answer were the same as PyTorch's."""
-    r2_drop: float = 0.0
-    """For regression, the upper end of the drop of R²; correlations do not see a shift or a scale of all numbers."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,8 @@ class Trial:
     score: Score | None = None
     agreement: float | None = None
     """Agreement with PyTorch's answers to the examples: see `Task.agreement`."""
+    distortion: float = 0.0
+    """Distortion of PyTorch's numbers: see `Task.distortion`."""
 
     @property
     def milliseconds(self) -> float:
@@ -65,7 +65,19 @@ def fault(trial: Trial, options: ExportOptions) -> str | None:
         return FP32
     if not trial.plan.quantized and trial.plan.runtime == "onnxruntime":
         return None  # its logits were compared with PyTorch's, so it needs no examples
-    return doubt(trial.score, options.max_drop) if trial.score else None
+    if trial.score is None:
+        return None
+    return doubt(trial.score, options.max_drop) or _distorted(trial, options.max_drop)
+
+
+def _distorted(trial: Trial, max_drop: float) -> str | None:
+    """Why the numbers of a regression are too far off, however well they correlate; None if they are not.
+
+    The square of a correlation falls twice as fast as the correlation, hence twice `max_drop`.
+    """
+    if trial.distortion <= 2 * max_drop + ROUNDING:
+        return None
+    return f"shifts or scales PyTorch's numbers by {trial.distortion:.4f} of their variance, more than {2 * max_drop:g}"
 
 
 def too_large(trial: Trial, options: ExportOptions) -> str | None:
@@ -79,21 +91,11 @@ def doubt(score: Score, max_drop: float) -> str | None:
     """Why a drop of at most `max_drop` has not been shown; None if it has."""
     most = score.interval[1]
     if most <= max_drop + ROUNDING:
-        return _shifted(score, max_drop)
+        return None
     if score.drop > max_drop + ROUNDING:
         return f"loses {score.drop:.4f}, more than {max_drop:g}"
     known = f"loses {score.drop:.4f}, but with {score.examples:,} examples it may be {most:.4f}"
     return f"{known}: {enough(score, max_drop)}"
-
-
-def _shifted(score: Score, max_drop: float) -> str | None:
-    """Why the numbers of a regression are too far off, though they correlate; None if they are not.
-
-    R² is about the square of Pearson's correlation where nothing is shifted, and falls about twice as fast.
-    """
-    if score.r2_drop <= 2 * max_drop + ROUNDING:
-        return None
-    return f"R² may be {score.r2_drop:.4f} lower, more than {2 * max_drop:g}: its numbers are shifted or scaled"
 
 
 def enough(score: Score, max_drop: float) -> str:

@@ -195,7 +195,7 @@ class Contest:
 
     def _choose_alone(self, processes: ExitStack) -> Trial | None:
         """The best candidate that passes; if none does, the best of those that are slower but lose less."""
-        chosen = self._best(lambda plan: plan.quantized)
+        chosen = self._best(lambda plan: plan.quantized, self._is_given_up)
         if chosen is None and not self._is_given_up():
             self._retry_mixed_precision(processes)
             chosen = self._best_preferring_quantized()
@@ -207,8 +207,8 @@ class Contest:
         """The best quantized candidate that fits and passes; if there is none, the best of any kind."""
         return self._best(lambda plan: plan.quantized and fit(plan)) or self._best(fit)
 
-    def _best(self, fit: Callable[[Plan], bool]) -> Trial | None:
-        """The best candidate that fits and passes, scoring no more than necessary."""
+    def _best(self, fit: Callable[[Plan], bool], stop: Callable[[], bool] = lambda: False) -> Trial | None:
+        """The best candidate that fits and passes, scoring no more than necessary; none if `stop` after a failure."""
         trials = [trial for trial in self._trials.values() if fit(trial.plan) and not choose.fault(trial, self.options)]
         if self.options.prefer == "accuracy":
             trials = list(self._measure_each(trials, self._answer))
@@ -217,7 +217,7 @@ class Contest:
         for trial in self._measure_each(ordered, self._score):
             if not choose.fault(trial, self.options):
                 return trial
-            if self._is_given_up():
+            if stop():
                 return None
         return None
 
@@ -238,8 +238,9 @@ class Contest:
             outputs = self._workers[name].outputs(self.origin.texts)
             answers = self.origin.task.decode(self.origin.texts, self._windows, outputs)
             self._counts[name] = self.origin.task.counts(self.origin.examples, answers)
-            agreement = self.origin.task.agreement(self._judge.answers, answers)
-            self._trials[name] = replace(self._trials[name], agreement=agreement)
+            both = self._judge.answers, answers
+            agreement, distortion = self.origin.task.agreement(*both), self.origin.task.distortion(*both)
+            self._trials[name] = replace(self._trials[name], agreement=agreement, distortion=distortion)
         return self._trials[name]
 
     def _score(self, name: str) -> Trial:

@@ -83,10 +83,8 @@ class Judge:
             bootstrap.drop_interval(task, metric, self.before, each, self.loss, comparison)
             for each in (after, self.before)
         )
-        other, r2_drop = value(self.origin, after), 0.0
-        if self.origin.settings.problem_type == "regression":
-            _, r2_drop = bootstrap.drop_interval(task, "r2", self.before, after, self.loss, comparison)
-        return Score(other, round(self.baseline - other, 6), interval, len(self.origin.examples), unseen, r2_drop)
+        other = value(self.origin, after)
+        return Score(other, round(self.baseline - other, 6), interval, len(self.origin.examples), unseen)
 
     def passes(self, after: Counts, comparison: int) -> bool:
         """Whether answers with these counts are shown to lose at most `max_drop`."""

@@ -247,6 +247,13 @@ class Task(ABC):
         alike = [self.comparable(one) == self.comparable(other) for one, other in zip(answers, others, strict=True)]
         return float(np.mean(alike))
 
+    def distortion(self, answers: Sequence[Answer], others: Sequence[Answer]) -> float:
+        """For regression, how much the other numbers are shifted and scaled as a whole, which no correlation shows.
+
+        It is what this adds to their mean squared difference, relative to the variance of the first; 0 for other tasks.
+        """
+        return 0.0
+
 
 def sort_labels(names: Iterable[str]) -> list[str]:
     """Labels in default order: by value if all are numbers, else as strings."""

@@ -183,8 +183,8 @@ class TextClassification(Task):
 
     def values(self, counts: Counts) -> dict[str, Counts]:
         """accuracy (all labels right), precision, recall and f1 (of labels[1] if there are two, else macro), macro_f1,
-        weighted_f1; micro_f1 for multi-label, else matthews_correlation. Regression: pearson, spearman, mse, r2. A
-        share of 0 items is 0.
+        weighted_f1; micro_f1 for multi-label, else matthews_correlation. Regression: pearson, spearman, mse. A share of
+        0 items is 0.
         """
         if self.regression:
             return _correlations(counts)
@@ -217,6 +217,15 @@ class TextClassification(Task):
             return super().agreement(answers, others)
         one, other = ([answer["value"] for answer in each] for each in (answers, others))
         return float(_correlations(_moments(one, other).sum(axis=0))["pearson"])
+
+    def distortion(self, answers: Sequence[Answer], others: Sequence[Answer]) -> float:
+        """As `Task.distortion`: the squared differences of the means and of the standard deviations."""
+        if not self.regression:
+            return super().distortion(answers, others)
+        one, other = (np.array([answer["value"] for answer in each], np.float64) for each in (answers, others))
+        varies = float(one.var())
+        added = float((other.mean() - one.mean()) ** 2 + (other.std() - one.std()) ** 2)
+        return added / varies if varies > 0 else 0.0
 
     def pooled(self, texts: int, windows: Sequence[Encoded], outputs: Sequence[Output]) -> list[Output]:
         """The logits of each text: the mean over its windows."""
@@ -438,15 +447,7 @@ def _correlations(sums: Counts) -> dict[str, Counts]:
         "pearson": _correlation(sums[..., :6]),
         "spearman": _correlation(sums[..., 6:12]),
         "mse": sums[..., 12] / sums[..., 0],
-        "r2": _determination(sums),
     }
-
-
-def _determination(sums: Counts) -> Counts:
-    """R², the share of the variance of x that y explains, from summed moments; 0 if x does not vary."""
-    n, x, xx = sums[..., 0], sums[..., 1], sums[..., 3]
-    varies = np.maximum(xx - x * x / n, 0)
-    return np.asarray(np.where(varies > 1e-12, 1 - sums[..., 12] / np.maximum(varies, 1e-12), 0.0))
 
 
 def _correlation(sums: Counts) -> Counts:

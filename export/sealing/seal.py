@@ -90,7 +90,9 @@ def golden_texts(folder: Path, manifest: Manifest, examples: Sequence[Example]) 
     """The first words of a few examples, evenly spaced over all of them; in a cascade, both models answer some."""
     if manifest.cascade is None:
         return _first_words(examples, GOLDEN_TEXTS)
-    return _for_both_models(folder, manifest, _first_words(examples, WEIGHED_TEXTS))
+    weighed = list(evenly_spaced(examples, WEIGHED_TEXTS))
+    whole = [(text, pair) for text, pair, _ in weighed]
+    return _for_both_models(folder, manifest, _first_words(weighed, WEIGHED_TEXTS), whole)
 
 
 def _first_words(examples: Sequence[Example], count: int) -> list[Text]:
@@ -99,17 +101,22 @@ def _first_words(examples: Sequence[Example], count: int) -> list[Text]:
     return list(dict.fromkeys(texts))
 
 
-def _for_both_models(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> list[Text]:
-    """The texts that a cascade's student is least and most sure of.
+def _for_both_models(folder: Path, manifest: Manifest, *choices: Sequence[Text]) -> list[Text]:
+    """The texts that a cascade's student is least and most sure of, of the first choice in which both models answer.
 
-    Of one near the threshold, rounding on another CPU would decide which model answers.
+    Of a text near the threshold, rounding on another CPU would decide which model answers.
     """
+    assert manifest.cascade is not None
     tokenizer = catalog.make(manifest).tokenizer(folder)
-    model = OnnxRuntime(folder / manifest.runtime.model, manifest.threads)
-    alone = [model.run(tokenizer.pad(tokenizer.encode([text])), threshold=0.0) for text in texts]
-    order = np.argsort([min(map(cascade.sureness, logits)) for logits in alone], kind="stable")
-    half = GOLDEN_TEXTS // 2
-    return [texts[index] for index in dict.fromkeys((*order[:half].tolist(), *order[-half:].tolist()))]
+    model, half = OnnxRuntime(folder / manifest.runtime.model, manifest.threads), GOLDEN_TEXTS // 2
+    for texts in choices:
+        alone = [model.run(tokenizer.pad(tokenizer.encode([text])), threshold=0.0) for text in texts]
+        sure = np.array([min(map(cascade.sureness, logits)) for logits in alone])
+        order = np.argsort(sure, kind="stable")
+        found = [texts[index] for index in dict.fromkeys((*order[:half].tolist(), *order[-half:].tolist()))]
+        if sure.min() < manifest.cascade.threshold <= sure.max():
+            break
+    return found
 
 
 def with_golden(folder: Path, manifest: Manifest, texts: Sequence[Text]) -> Manifest:

@@ -175,7 +175,7 @@ def make(shelf: Shelf, keys: Keys, origins: Sequence[str] = (), spans: Spans | N
     Args:
         shelf: bundles that answer.
         keys: API keys, one of which a request must show.
-        origins: other sites whose scripts may send requests; none by default.
+        origins: other sites whose scripts may read answers; none by default.
         spans: records each request, if traces are asked for.
     """
     routes = Routes(shelf, keys)

@@ -65,7 +65,7 @@ def run(
         limits: limits of a request.
         keys: API keys, one of which a request must show.
         threads: cores to compute on; None for all physical cores that this process may use.
-        origins: other sites whose pages may send requests.
+        origins: other sites whose pages may read answers.
         spans: records each request, if traces are asked for.
         public_key: key with which every bundle must be signed.
 

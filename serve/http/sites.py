@@ -1,4 +1,4 @@
-"""Sites whose pages may send requests (CORS), spelled exactly as browsers spell them in the Origin header."""
+"""Sites whose pages may read answers (CORS), spelled exactly as browsers spell them in the Origin header."""
 
 import re
 from collections.abc import Sequence

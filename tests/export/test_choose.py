@@ -102,6 +102,13 @@ def test_fp32_needs_leave_but_no_examples() -> None:
     )  # by bf16, it may be
 
 
+def test_numbers_that_are_shifted_or_scaled_do_not_pass() -> None:
+    right = Trial(plan("int8-signed"), 10, {"1x16": 1.0}, Score(0.9, 0.0, (0.0, 0.001), 2000, 0.0), distortion=0.02)
+    assert fault(right, ExportOptions(0.01)) is None
+    shifted = "shifts or scales PyTorch's numbers by 0.0201 of their variance, more than 0.02"
+    assert fault(replace(right, distortion=0.0201), ExportOptions(0.01)) == shifted
+
+
 def test_what_weighs_too_much_is_out() -> None:
     assert (
         fault(trial("a", 1.0, size=23_000_000), ExportOptions(0.01, max_size=22.5))

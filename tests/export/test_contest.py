@@ -5,6 +5,7 @@ passes, on a model that int8 breaks in one layer.
 import errno
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -206,6 +207,19 @@ def test_a_student_that_fails_in_fp32_is_given_up_after_its_first_candidate(
     with pytest.raises(GateError, match=r"no candidate is shown to lose at most 0\.05"):
         hold(ExportOptions(0.05), said=said, teacher=Teacher("films"))
     assert [line.partition(":")[0] for line in said if ": answering" in line] == answered[:-1]
+
+
+def test_what_is_sealed_beside_a_student_that_passes_is_not_given_up(
+    hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two candidates fail, and fp32 would, too, but the student has passed on OpenVINO already."""
+    wrong = {"int8-nncf-openvino": 0, "int8-unsigned": 60, "int8-static-minmax": 0, "fp32": 60}
+    for name, lost in wrong.items():
+        monkeypatch.setitem(FIGURES, name, (FIGURES.get(name, (0.5, 0))[0], lost))
+    monkeypatch.setattr(sys.modules[__name__], "CONTENDING", [plan for plan in PLANS if plan.name in FIGURES])
+    outcome, _ = hold(ExportOptions(0.05), teacher=Teacher("films"))
+    assert outcome.chosen.plan.name == "int8-nncf-openvino"
+    assert [trial.plan.name for trial in outcome.others] == ["int8-static-minmax"]
 
 
 @pytest.mark.parametrize("question", ["time", "outputs"])

@@ -260,7 +260,7 @@ def _cut(
     left = len(unique) - sum(sizes.values())
     share = _training_share(take, splits)
     sizes["train"] = left if share is None else _size(share, len(unique))
-    if sizes["train"] > left or left < 1:
+    if not 1 <= sizes["train"] <= left:
         asked = ", ".join(f"{size:,} for {name}" for name, size in sizes.items())
         raise InputError(f"data.take: {len(unique):,} rows without duplicates are too few: {asked}; take less")
     strata = np.array([task.stratum(rows[index]) or "" for index in unique])

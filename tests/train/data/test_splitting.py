@@ -78,6 +78,12 @@ def test_any_number_of_rows_can_be_cut(tmp_path: Path, take: dict[str, Any], tra
         assert {example.gold for example in splits.train} == set(labels)
 
 
+def test_no_row_for_training_is_refused(tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "label": float(number)} for number, row in enumerate(make_texts(40))]
+    with pytest.raises(InputError, match="too few: 4 for validation, 4 for test, 0 for train; take"):
+        load(tmp_path, rows, recipe={"problem_type": "regression"}, take={"train": 0.01})
+
+
 def test_held_out_splits_are_written_with_names(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "label": int(row["label"] == "positive")} for row in make_texts(60)]
     splits = load(tmp_path, rows, labels=["negative", "positive"])
