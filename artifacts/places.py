@@ -114,7 +114,8 @@ def data_files(place: str | Sequence[str], split: str = "train") -> list[Path]:
         files += [match for match in found if match.is_file()]
         if not any(match.is_file() for match in found):
             unnamed = _unnamed(name, path, split) if path.is_dir() else None
-            faults.append(unnamed or f"{name}: no such file; name a file, a glob, pkg://PACKAGE/PATH or a hub id")
+            hub = " or a hub id" if isinstance(place, str) else "; a hub id stands alone, not in a list"
+            faults.append(unnamed or f"{name}: no such file; name a file, a glob or pkg://PACKAGE/PATH{hub}")
     if faults:
         raise InputError(*faults)
     return files

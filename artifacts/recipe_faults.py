@@ -271,6 +271,9 @@ def _of_teacher(raw: dict[str, Any]) -> Iterator[str]:
     """Yield the keys that need a teacher, or a teacher that leaves the labels a share of the loss."""
     if raw.get("teacher"):
         yield from _of_labels_loss(raw)
+        temperature, usual = _part(raw, "distillation").get("temperature"), Distillation().temperature
+        if raw.get("problem_type") == "regression" and temperature not in (None, usual):
+            yield f"distillation.temperature: found {temperature!r}; it has no effect on a regression: leave it out"
         return
     asked = {"data.unlabelled": _part(raw, "data").get("unlabelled"), "distillation": raw.get("distillation")}
     for key, found in asked.items():
@@ -336,12 +339,16 @@ def _reads_lists(raw: dict[str, Any], name: str, columns: Sequence[str]) -> bool
 def _needed(raw: dict[str, Any], name: str, path: Path, columns: Sequence[str]) -> dict[str, str | None]:
     """The columns that a file must have, by recipe key; None where a key names no column.
 
-    For JSON only the first row's columns are known: columns that a row may lack are not required.
+    For JSON only the first row's columns are known: columns that a row may lack are not required, nor are labels where
+    `data.where` may leave that row out.
     """
     sparse = tables.kind(path)[0] in SPARSE
+    may_lack = sparse and bool(raw["data"].get("where"))
     data, asked = raw["data"], raw.get("task", "")
     *texts, gold = COLUMNS.get(asked, (None,))
-    whole = data.get("text", "text") in columns and (name == "unlabelled" or "entities" in columns)
+    whole = data.get("text", "text") in columns and (
+        name == "unlabelled" or "entities" in columns or (may_lack and data.get("tokens", "tokens") not in columns)
+    )
     if asked == "token-classification" and whole:  # whole texts, with entities marked in them
         texts, gold = ["text"], None
     if asked == "question-answering" and sparse and "is_impossible" in columns:
@@ -349,7 +356,7 @@ def _needed(raw: dict[str, Any], name: str, path: Path, columns: Sequence[str]) 
     needed = {f"data.{key}": data.get(key, key) for key in texts} | {"data.text_pair": data.get("text_pair")}
     if name == "unlabelled":
         return needed
-    golden = [] if gold is None else data.get(gold, gold)
+    golden = [] if gold is None or may_lack else data.get(gold, gold)
     if isinstance(golden, list):
         needed |= {f"data.{gold}.{number}": column for number, column in enumerate(golden)}
     else:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 from bertline.artifacts import task
 from bertline.artifacts.task import Input, Long, ProblemType, TaskName, TaskSettings
 
-Places = StrictStr | list[StrictStr]
+Places = StrictStr | Annotated[list[StrictStr], Field(min_length=1)]
 
 
 def _is_share(value: object) -> int | float:

@@ -46,7 +46,7 @@ def _questions(articles: list[Any], path: Path) -> Iterator[tuple[str, dict[str,
                         "title": article.get("title", ""),
                         "question": question["question"],
                         "context": paragraph["context"],
-                        "answers": question.get("answers", []),
+                        "answers": question.get("answers", [] if question.get("is_impossible") is True else None),
                         "is_impossible": question.get("is_impossible", False),
                     }
                     yield f"{path} question {row['id']}", row

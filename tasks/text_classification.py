@@ -269,8 +269,9 @@ class TextClassification(Task):
         if any(NUMBER.fullmatch(label) for label in self.labels):
             advice = "as labels are numbers, an index would be ambiguous: spell it as one, or name them by words"
             raise InputError(f"{where}: unknown label {name!r}; known are {known}; {advice}")
-        if name.isdecimal() and int(name) < len(self.labels):
-            return self.labels[int(name)]
+        index = {"False": "0", "True": "1"}.get(name, name) if len(self.labels) == 2 else name
+        if index.isdecimal() and int(index) < len(self.labels):
+            return self.labels[int(index)]
         raise InputError(f"{where}: unknown label {name!r}; known are {known}, or 0 to {len(self.labels) - 1}")
 
     def _gold(self, examples: Sequence[Example]) -> npt.NDArray[np.bool_]:
@@ -367,7 +368,11 @@ def _best_cut(ranked: Output, worth: Counts) -> tuple[int, float]:
 
 def _name(gold: Any, where: str) -> str:
     if not isinstance(gold, (str, int)):
-        advice = "a name or an integer is expected; for a measured number set problem_type: regression"
+        whole = isinstance(gold, float) and gold.is_integer()  # as pandas writes integers if some are missing
+        number = (
+            f"write {gold:.0f} if it names a label" if whole else "for a measured number set problem_type: regression"
+        )
+        advice = f"a name or an integer is expected; {number}"
         raise InputError(f"{where}: label {gold!r:.60} is a {type(gold).__name__}; {advice}")
     refuse_lone_surrogates(str(gold), f"{where}: the label")
     return str(gold)
@@ -401,7 +406,7 @@ def _is_one(value: Any, where: str) -> bool:
 
 def _number(gold: Any, where: str) -> float:
     try:
-        number = float(gold)
+        number = float("nan" if isinstance(gold, bool) or "_" in str(gold) else gold)  # Python reads 1_0 as 10
     except (TypeError, ValueError):
         number = float("nan")
     if not np.isfinite(number):

@@ -102,6 +102,8 @@ def test_all_faults_are_told_at_once(write: Callable[..., Path]) -> None:
         ("task", "translation", "'text-classification'"),
         ("name", "../escape", "pattern"),
         ("data__train", "nowhere.csv", "no such file"),
+        ("data__train", [], "found list []; expected"),
+        ("data__train", ["org/hub-data"], "no such file; name a file, a glob or pkg://PACKAGE/PATH; a hub id stands"),
         ("data__train", "pkg://no_such_package/file.csv", "not installed"),
         ("data__train", "pkg://json/../../../etc/passwd", "leads out"),
         ("data__labels", ["only"], "needs two labels"),
@@ -244,6 +246,10 @@ def test_a_key_that_another_leaves_without_effect_is_told(write: Callable[..., P
     for changes, words in (
         (taught, "training.label_smoothing: found 0.1; labels have no share in the loss"),
         ({"teacher": str(tiny_model), "training__class_weights": {"yes": 2.0}}, "training.class_weights: found {'yes'"),
+        (
+            {"teacher": str(tiny_model), "problem_type": "regression", "distillation__temperature": 3.0},
+            "distillation.temperature: found 3.0; it has no effect on a regression",
+        ),
         ({"mlflow": {"experiment": "mine"}}, "mlflow.experiment: found 'mine'; without mlflow.tracking_uri"),
         ({"deepspeed": {"wandb": {"project": "mine"}}}, "deepspeed.wandb: has no effect without enabled: true"),
         ({"tokens__stride": 8}, "tokens.stride: found 8; it needs tokens.long: windows"),
@@ -261,6 +267,14 @@ def test_a_key_that_another_leaves_without_effect_is_told(write: Callable[..., P
     ):
         recipe.save(recipe.load(write(**sound)), path := write())
         recipe.load(path)
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_a_first_row_without_a_label_may_be_left_out(write: Callable[..., Path], tmp_path: Path, task: str) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "not yet", "done": false}\n')
+    assert recipe.load(write(task=task, data__train=str(rows), data__where={"done": True})).data.where == {"done": True}
+    assert all("has no column" in fault for fault in faults(write(task=task, data__train=str(rows))))
 
 
 def test_columns_are_looked_for_in_every_file(write: Callable[..., Path], tmp_path: Path, tiny_model: Path) -> None:

@@ -28,6 +28,12 @@ def test_every_question_is_a_row_with_its_context() -> None:
     assert (second["is_impossible"], second["answers"]) == (True, [])
 
 
+def test_a_question_without_answers_is_not_one_that_has_none() -> None:
+    """Otherwise a test set whose answers are kept secret would say that no question has any."""
+    secret = V2.replace('"answers": [{"text": "a city", "answer_start": 8}], ', "").replace('"answers": [], ', "")
+    assert [row["answers"] for _, row in read(secret)] == [None, []]  # the second is impossible
+
+
 def test_a_list_of_objects_is_rows() -> None:
     assert read('[{"text": "a"}, {"text": "b"}]') == [
         ("a.json item 1", {"text": "a"}),

@@ -91,7 +91,8 @@ def test_a_number_may_be_spelled(label: object, number: float) -> None:
         ("single_label_classification", {"review": "fine"}, "row 2: no label in column 'stars'"),
         ("single_label_classification", {"review": "fine", "stars": ""}, "row 2: no label"),
         ("single_label_classification", {"review": "fine", "stars": None}, "row 2: no label"),
-        ("single_label_classification", {"review": "fine", "stars": 0.5}, "row 2: label 0.5 is a float"),
+        ("single_label_classification", {"review": "fine", "stars": 0.5}, "0.5 is a float; .* set problem_type: regr"),
+        ("single_label_classification", {"review": "fine", "stars": 1.0}, "1.0 is a float; .* write 1 if it names a"),
         ("single_label_classification", {"review": 5, "stars": "a"}, "row 2: column 'review' holds a int"),
         ("single_label_classification", {"review": None, "stars": "a"}, "row 2: column 'review' holds nothing"),
         ("single_label_classification", {"review": "\ud800", "stars": "a"}, "'review' holds a lone surrogate"),
@@ -112,6 +113,8 @@ def test_a_number_may_be_spelled(label: object, number: float) -> None:
         ),
         ("multi_label_classification", {"review": "a", "stars": "[]"}, "row 2: .*: a list, written as text"),
         ("regression", {"review": "a", "stars": "many"}, "row 2: label 'many' is no number"),
+        ("regression", {"review": "a", "stars": "1_0"}, "row 2: label '1_0' is no number"),
+        ("regression", {"review": "a", "stars": True}, "row 2: label True is no number"),
         ("regression", {"review": "a", "stars": "nan"}, "row 2: label 'nan' is no number"),
     ],
 )
@@ -131,6 +134,8 @@ def test_a_pair_needs_both_texts() -> None:
 def test_labels_may_be_names_or_indices(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": "bad"}\n')
+    assert [example.gold for example in make().read_file(path)] == ["good", "bad"]
+    path.write_text('{"text": "a", "label": true}\n{"text": "b", "label": false}\n')
     assert [example.gold for example in make().read_file(path)] == ["good", "bad"]
     path.write_text('{"text": "a", "label": [1, "bad"]}\n')
     assert make(problem="multi_label_classification").read_file(path)[0].gold == ["bad", "good"]
