@@ -73,9 +73,10 @@ def fault(trial: Trial, options: ExportOptions) -> str | None:
 def _distorted(trial: Trial, max_drop: float) -> str | None:
     """Why the numbers of a regression are too far off, however well they correlate; None if they are not.
 
-    The square of a correlation falls twice as fast as the correlation, hence twice `max_drop`.
+    The square of a correlation falls twice as fast as the correlation, hence twice `max_drop`. If all of it may be
+    lost, nothing is asked of the numbers.
     """
-    if trial.distortion <= 2 * max_drop + ROUNDING:
+    if max_drop >= 1 or trial.distortion <= 2 * max_drop + ROUNDING:
         return None
     return f"shifts or scales PyTorch's numbers by {trial.distortion:.4f} of their variance, more than {2 * max_drop:g}"
 

@@ -27,6 +27,8 @@ class _Part(BaseModel):
 
 
 class _Parameters(_Part):
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": {"type": "null"}})
+
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, given: Any) -> Any:
@@ -51,8 +53,8 @@ class Group(_Parameters):
 class Find(_Parameters):
     """Parameters of question answering."""
 
-    top_k: Annotated[int, Field(ge=1, le=TOLD), WHOLE] = 1
-    """How many answers to return, best first; as a list if more than 1."""
+    top_k: Annotated[int, Field(ge=1, le=TOLD), WHOLE] | None = None
+    """How many answers to return, best first, by default 1; as a list if more than 1."""
 
 
 MANY = 1000
@@ -167,12 +169,13 @@ def _entities(answer: Answer, *_: Any) -> Any:
 def _answers(answer: Answer, parameters: Any, *_: Any) -> Any:
     truncated = _truncated(answer)
     best = {name: answer[name] for name in ("answer", "score", "start", "end")} | truncated
-    if parameters.top_k == 1:
+    count = parameters.top_k or 1
+    if count == 1:
         return best
     others = [
         one | truncated for one in answer["n_best"] if one["answer"] != best["answer"] or one["start"] != best["start"]
     ]
-    return [best, *others][: parameters.top_k]
+    return [best, *others][:count]
 
 
 _WRITERS: dict[str, Callable[[Answer, Any, Sequence[str]], Any]] = {

@@ -107,6 +107,7 @@ def test_numbers_that_are_shifted_or_scaled_do_not_pass() -> None:
     assert fault(right, ExportOptions(0.01)) is None
     shifted = "shifts or scales PyTorch's numbers by 0.0201 of their variance, more than 0.02"
     assert fault(replace(right, distortion=0.0201), ExportOptions(0.01)) == shifted
+    assert fault(replace(right, distortion=200.0), ExportOptions(1.0)) is None
 
 
 def test_what_weighs_too_much_is_out() -> None:

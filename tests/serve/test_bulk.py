@@ -311,7 +311,7 @@ BAD = {
          (8, "not UTF-8 (byte 0xe9)"), (9, "holds a NUL")],
     ),
     "in.csv": (
-        b'text,more\na,b\nc\n"two\nlines",d,e\n"f"g,h\n\xe9,i\nz,j\n',
+        b'text,more\n"two\nlines",b\nc\nx,d,e\n"f"g,h\n\xe9,i\nz,j\n',
         [2, 7],
         [(3, "1 fields where the header has 2"), (4, "3 fields where"), (5, "expected after"), (6, "not UTF-8")],
     ),
@@ -328,7 +328,7 @@ def test_bad_rows_are_told_and_the_rest_goes_on(predict: Predict, tmp_path: Path
     assert [fault["row"] for fault in told] == [row for row, _ in bad]
     assert all(words in fault["reason"] for fault, (_, words) in zip(told, bad, strict=True))
     assert {fault["file"] for fault in told} == {str(tmp_path / name)}
-    assert [fault["line"] for fault in told] == ([row for row, _ in bad] if name == "in.jsonl" else [3, 4, 6, 7])
+    assert [fault["line"] for fault in told] == ([row for row, _ in bad] if name == "in.jsonl" else [4, 5, 6, 7])
     assert predict.said == [
         f"{tmp_path / 'out.jsonl'}: 2 answers; bad rows: {len(bad)}, listed in {tmp_path / 'bad.jsonl'}"
     ]
