@@ -78,7 +78,7 @@ def join(student: Path, larger: Path, threshold: float, path: Path) -> None:
     Args:
         student, larger: ONNX files with the output logits (batch, labels).
         threshold: see `Setting`.
-        path: the file to write, with the outputs `logits` and `asked`, (batch,): whether the larger answered.
+        path: the file to write, with the outputs `logits` and `asked`, (batch,): whether the larger model answered.
     """
     model, other = onnx.load(student), onnx.load(larger)
     known = {(one.domain, one.version) for one in model.opset_import}

@@ -1,6 +1,6 @@
 """Seals the bundle folder: written under a temporary name, verified, then renamed, so it is complete or absent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +89,14 @@ def _write_papers(folder: Path, manifest: Manifest, result: dict[str, Any]) -> N
 def golden_texts(folder: Path, manifest: Manifest, examples: Sequence[Example]) -> list[Text]:
     """The first words of a few examples, evenly spaced over all of them; in a cascade, both models answer some."""
     if manifest.cascade is None:
-        return _first_words(examples, GOLDEN_TEXTS)
+        return _first_words(evenly_spaced(examples, GOLDEN_TEXTS))
     weighed = list(evenly_spaced(examples, WEIGHED_TEXTS))
     whole = [(text, pair) for text, pair, _ in weighed]
-    return _for_both_models(folder, manifest, _first_words(weighed, WEIGHED_TEXTS), whole)
+    return _for_both_models(folder, manifest, _first_words(weighed), whole)
 
 
-def _first_words(examples: Sequence[Example], count: int) -> list[Text]:
-    chosen = evenly_spaced(examples, count)
-    texts = [(cut(text, GOLDEN_WORDS), None if pair is None else cut(pair, GOLDEN_WORDS)) for text, pair, _ in chosen]
+def _first_words(examples: Iterable[Example]) -> list[Text]:
+    texts = [(cut(text, GOLDEN_WORDS), None if pair is None else cut(pair, GOLDEN_WORDS)) for text, pair, _ in examples]
     return list(dict.fromkeys(texts))
 
 
