@@ -2,8 +2,9 @@
 
     python -m bertline.benchmarks.train [--steps N] [--rounds N] [--json FILE]
 
-Systems take turns, each alone in its own processes, with the same texts, token ids, model, optimizer, learning rate,
-precision, batch size and number of steps. Figures are medians over the rounds. The machine should be otherwise idle.
+Systems take turns, each alone in its own processes, with the same texts (each of them once), token ids, model, optimizer,
+learning rate, precision, batch size and number of steps. Figures are medians over the rounds. The machine should be
+otherwise idle.
 """
 
 import tempfile
@@ -23,7 +24,7 @@ RECIPE = Path(__file__).with_name("reviews.yaml")
 
 
 @click.command(cls=Command)
-@click.option("--steps", type=click.IntRange(4), default=24, show_default=True, help="Optimizer steps of each run.")
+@click.option("--steps", type=click.IntRange(4), default=32, show_default=True, help="Optimizer steps of each run.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Number of runs of each system.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this new file.")
 def main(steps: int, rounds: int, report: Path | None) -> None:

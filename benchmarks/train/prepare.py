@@ -1,6 +1,6 @@
 """Prepares the data of the benchmark once, so that all systems get the same texts and token ids.
 
-    python -m bertline.benchmarks.train.prepare RECIPE WORK DEVICE PRECISION...
+    python -m bertline.benchmarks.train.prepare RECIPE WORK DEVICE STEPS PRECISION...
 
 The folder WORK then holds a resolved recipe for each precision, `runs/` with the data in bertline's cache format,
 `examples.json` with the rows that the other systems read, and `counts.json` with the tokens of bertline's batches by
@@ -27,19 +27,20 @@ from bertline.train.progress import Progress
 RANKS = (1, 2)
 
 
-def prepare(path: Path, work: Path, device: Device, precisions: list[str]) -> None:
+def prepare(path: Path, work: Path, device: Device, steps: int, precisions: list[str]) -> None:
     """Fill the folder.
 
     Args:
         path: the recipe.
         work: an empty folder.
         device: on a GPU the model is BERT-base.
+        steps: what is measured; an epoch has as many.
         precisions: those to write a resolved recipe for.
 
     Raises:
         InputError: as `recipes.load` and `splitting.make`.
     """
-    recipe = recipes.load(path)
+    recipe = _of(steps, recipes.load(path))
     if device == "cuda":
         recipe = recipe.model_copy(update={"model": str(bert_base(places.model_folder(recipe.model), work / "model"))})
     for precision in precisions:
@@ -86,6 +87,12 @@ def bert_base(tokenizer: Path, folder: Path) -> Path:
     return folder
 
 
+def _of(steps: int, recipe: Recipe) -> Recipe:
+    """The recipe with an epoch of so many steps."""
+    take = recipe.data.take.model_copy(update={"train": steps * recipe.training.batch_size})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"take": take})})
+
+
 def _row(ready: Prepared, index: int) -> dict[str, Any]:
     """An example in the form of transformers' tokenizers, without padding."""
     window = ready.train.windows[index]
@@ -98,4 +105,4 @@ def _row(ready: Prepared, index: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    prepare(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:])  # type: ignore[arg-type]
+    prepare(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5:])  # type: ignore[arg-type]
