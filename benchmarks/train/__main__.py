@@ -2,8 +2,8 @@
 
     python -m bertline.benchmarks.train [--steps N] [--rounds N] [--json FILE]
 
-Systems take turns, each alone in its own processes, with the same texts (each once), token ids, model, optimizer, learning
-rate, precision, batch size and number of steps. Figures are medians over the rounds. The machine should be
+Systems take turns, each alone in its own processes, with the same texts (each once), token ids, model, optimizer,
+learning rate, precision, batch size and number of steps. Figures are medians over the rounds. The machine should be
 otherwise idle.
 """
 
