@@ -238,7 +238,7 @@ class _Inside:
         from bertline.models.pytorch import PyTorchRuntime, input_names
 
         assert isinstance(self.runtime, PyTorchRuntime), "only PyTorch systems have transformers"
-        typed = "token_type_ids" in input_names(type(self.runtime.model).forward)
+        typed = "token_type_ids" in input_names(self.runtime.model)
         # a question too long to leave room for its context is cut first: transformers would refuse it
         texts_with_room, _ = self.task.tokenizer(self.system.tokenizer).with_room(texts)
         return transformers_tokens.read(self.system.model, self.task, texts_with_room, typed)

@@ -93,7 +93,7 @@ def outputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         2) for question answering: start and end.
     """
     inner: nn.Module = getattr(model, "module", model)
-    known = input_names(type(inner).forward)
+    known = input_names(inner)
     output = model(**{name: tensor for name, tensor in inputs.items() if name in known})
     if "start_logits" in output:
         return torch.stack([output.start_logits, output.end_logits], dim=-1).float()
@@ -101,9 +101,17 @@ def outputs(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     return computed
 
 
+def input_names(model: nn.Module) -> frozenset[str]:
+    """The inputs that a model takes: some families have no token types, and in some models all tokens have the same.
+
+    A tokenizer may give types nevertheless, as BERT's does, which some models of the RoBERTa family have.
+    """
+    names = _parameters(type(model).forward)
+    return names - {"token_type_ids"} if getattr(model.config, "type_vocab_size", None) == 1 else names
+
+
 @cache
-def input_names(forward: Callable[..., Any]) -> frozenset[str]:
-    """The inputs that a model's forward takes: some families have no token types."""
+def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)
 
 

@@ -172,7 +172,9 @@ class Tokenizer:
             return int(padding["pad_id"])
         token = json.loads(settings.decode()).get("pad_token")
         token = token.get("content") if isinstance(token, dict) else token
-        return self._tokenizer.token_to_id(token or "[PAD]") or 0
+        names = [token] if token else ["[PAD]", "<pad>"]  # transformers' classes have one of these by default
+        known = (self._tokenizer.token_to_id(name) for name in names)
+        return next((found for found in known if found is not None), 0)
 
 
 def refuse_lone_surrogates(text: str, where: str) -> None:

@@ -37,6 +37,7 @@ ENCODERS = {
         "DistilBertConfig", "wordpiece-distilbert", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
     ),
     "roberta": Encoder("RobertaConfig", "bpe", {**SMALL, "type_vocab_size": 1}),
+    "roberta-wordpiece": Encoder("RobertaConfig", "wordpiece", {**SMALL, "type_vocab_size": 1}),
     "xlm-roberta": Encoder("XLMRobertaConfig", "unigram", {**SMALL, "type_vocab_size": 1}),
     "albert": Encoder("AlbertConfig", "unigram-albert", {**SMALL, "embedding_size": 16}),
     "electra": Encoder("ElectraConfig", "wordpiece", {**SMALL, "embedding_size": 16}),
@@ -65,7 +66,7 @@ def make(name: str, folder: Path) -> Path:
     family = ENCODERS[name]
     tokenizer = make_tokenizer(family.tokenizer)
     tokenizer.save_pretrained(folder)
-    offset = 2 if tokenizer.pad_token == "<pad>" and name != "mpnet" else 0
+    offset = tokenizer.pad_token_id + 1 if "roberta" in name else 0
     config = getattr(transformers, family.config)(
         **family.settings, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
         cls_token_id=tokenizer.cls_token_id, sep_token_id=tokenizer.sep_token_id, bos_token_id=tokenizer.cls_token_id,
@@ -109,6 +110,12 @@ def _wordpiece(special: Sequence[str], variant: str) -> Any:
 
 
 def _bpe(special: Sequence[str], variant: str) -> Any:
+    if variant == "suffix":
+        tokenizer = tokenizers.Tokenizer(models.BPE(unk_token=special[3], end_of_word_suffix="</w>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return _train(
+            tokenizer, trainers.BpeTrainer(vocab_size=500, special_tokens=list(special), end_of_word_suffix="</w>")
+        )
     tokenizer = tokenizers.Tokenizer(models.BPE())
     if variant == "modernbert":
         tokenizer.normalizer = normalizers.NFC()

@@ -33,6 +33,26 @@ def test_it_is_made_where_there_is_a_vocabulary_alone(tmp_path: Path) -> None:
         pass
 
 
+def test_it_is_made_of_a_sentencepiece_model_alone(tmp_path: Path) -> None:
+    """As deberta-v3-base has it on the hub."""
+    import sentencepiece
+
+    model = tmp_path / "spm.model"
+    with model.open("wb") as stream:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(encoders.TEXTS), model_writer=stream, vocab_size=100, minloglevel=2,
+            pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]",
+            unk_piece="[UNK]",
+        )  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
+    transformers.DebertaV2Config(vocab_size=101).save_pretrained(tmp_path)
+    text = ("Anna Müller works in Berlin", "near Paris")
+    expected = transformers.DebertaV2Tokenizer(str(model), do_lower_case=False)(*text)["input_ids"]
+    with tokenizer_json.temporary(tmp_path) as made:
+        assert read(made, *text) == expected
+        assert transformers.AutoTokenizer.from_pretrained(made)(*text)["input_ids"] == expected
+
+
 def test_one_that_transformers_reads_otherwise_is_written_as_it_reads_it(tmp_path: Path) -> None:
     """BertTokenizerFast makes small letters unless tokenizer_config.json says no, whatever tokenizer.json says."""
     source = encoders.make("bert-cased", tmp_path / "cased")

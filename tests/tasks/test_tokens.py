@@ -143,6 +143,17 @@ def test_the_padding_token_comes_from_the_tokenizer(tiny_model: Path) -> None:
     )
 
 
+def test_where_a_tokenizer_names_no_padding_token_it_is_that_of_its_class(tmp_path: Path) -> None:
+    """Like roberta-base on the hub, whose settings have only a length."""
+    encoders.make_tokenizer("bpe").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    (tmp_path / "special_tokens_map.json").unlink(missing_ok=True)
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
+    expected = AutoTokenizer.from_pretrained(tmp_path)
+    assert expected.pad_token == "<pad>"
+    assert Tokenizer(tmp_path, Tokens(max_length=8)).pad_id == expected.pad_token_id != 0
+
+
 @pytest.mark.parametrize("content", [None, "", "{}"])
 def test_a_folder_without_a_tokenizer_is_refused(tiny_model: Path, content: str | None) -> None:
     path = tiny_model / "tokenizer.json"
