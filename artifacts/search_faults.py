@@ -5,8 +5,9 @@ are reported.
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations_with_replacement, product
+from itertools import combinations_with_replacement, permutations, product
 from typing import Any
 
 from bertline.artifacts import dotted, recipe_faults
@@ -17,7 +18,7 @@ FIXED = ("name", "task", "problem_type", "data", "training.seed", "training.best
 """Keys that must be the same in all trials: by these, trials are named, split and compared."""
 OF_LOSS = ("training.label_smoothing", "training.class_weights")
 """Keys that define the loss: they must be the same too, if trials are compared by it."""
-OF_WINDOWS = ("tokens.long", "tokens.max_length", "tokens.stride")
+OF_WINDOWS = ("model", "tokens.long", "tokens.max_length", "tokens.stride")
 """Keys that define the windows: they must be the same too, if the loss is a mean over windows."""
 
 Raw = dict[str, Any]
@@ -49,6 +50,10 @@ def of(raw: Raw, asked: bool) -> Iterator[str]:
                 found[_of_fixed(f"search.{kind}.{key}", fixed[0])] = None
             else:
                 found |= dict.fromkeys(_of_key(raw, f"search.{kind}", key, value, _find_values(kind, value)))
+    nested = [pair for pair in permutations(values, 2) if pair[1].startswith(f"{pair[0]}.")]
+    if nested and not found:
+        outer, inner = nested[0]
+        found[f"search: {outer} and {inner}: one is part of the other; search only one of them"] = None
     yield from found or _of_pairs(raw, values)
 
 
@@ -59,7 +64,7 @@ def _find_values(kind: str, value: Any) -> list[Any]:
     if kind == "grid" or not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
         return []
     low, high, log = value["low"], value["high"], value.get("log", False)
-    sound = all(type(each) in (int, float) for each in (low, high)) and type(log) is bool
+    sound = all(type(each) in (int, float) and math.isfinite(each) for each in (low, high)) and type(log) is bool
     return [low, high] if sound and low < high and (low > 0 or not log) else []
 
 

@@ -210,6 +210,7 @@ class Shrinking:
         raw["model"] = raw["teacher"] = str(self.place)
         raw["student"] = kept.model_dump()
         raw["data"]["unlabelled"] = self.unlabelled
+        raw["search"] = {}  # its values may suit the teacher alone
         raw["training"]["freeze"]["layers"] = 0  # they would be other layers in the student
         raw["training"] |= {"label_smoothing": 0.0, "class_weights": None}  # for labels; it learns from the teacher
         recipes.save(Recipe.model_validate(raw), path)

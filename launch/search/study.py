@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Mapping
 from itertools import product, takewhile
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import numpy as np
 import optuna
@@ -128,12 +128,20 @@ def _choose(trial: Trial, key: str, value: list[Any] | Mapping[str, Any]) -> Non
 
 
 def _takes_fractions(key: str) -> bool:
-    """Whether a recipe key is a float."""
+    """Whether a recipe key is a float, or a value of a mapping to floats, as class weights are."""
     kind: Any = Recipe
     for part in key.split("."):
-        field = getattr(kind, "model_fields", {}).get(part)
+        if not hasattr(kind, "model_fields"):
+            return any(float in _kinds(value) for one in _kinds(kind) for value in get_args(one)[1:])
+        field = kind.model_fields.get(part)
         kind = None if field is None else field.annotation
-    return float in (kind, *get_args(kind))
+    return float in _kinds(kind)
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """An annotation and what it is a union of, or annotates."""
+    found = (annotation, *get_args(annotation))
+    return (*found, *(each for one in found if get_origin(one) is Annotated for each in get_args(one)))
 
 
 def _repair(journal: Path) -> None:

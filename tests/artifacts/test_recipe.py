@@ -1,6 +1,7 @@
 """A recipe is checked whole, and all faults are told at once."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -464,6 +465,7 @@ def test_trials_that_are_compared_by_a_loss_have_the_same_loss(write: Callable[.
         ("head", {"tokens.long": ["head", "windows"]}, ["tokens.long", "tokens.max_length"]),
         ("windows", {"tokens.long": ["head", "tail"]}, ["tokens.long", "tokens.max_length"]),
         ("windows", {}, ["tokens.max_length"]),
+        ("windows", {"model": ["another"]}, ["model", "tokens.max_length"]),
     ],
 )
 def test_a_loss_over_windows_is_of_as_many_in_all_trials(
@@ -498,6 +500,11 @@ def test_of_an_unknown_task_no_windows_are_told(write: Callable[..., Path]) -> N
         ({"space": {"training.epochs": []}}, "found []; expected a list of values, or {low"),
         ({"space": {"training.epochs": {"low": 3, "high": 1}}}, "found {'high': 1, 'low': 3}; expected"),
         ({"space": {"training.dropout": {"low": 0, "high": 0.5, "log": True}}}, "expected a list of values, or {low"),
+        ({"space": {"training.max_grad_norm": {"low": 0.1, "high": math.inf}}}, "expected a list of values, or {low"),
+        (
+            {"grid": {"training.freeze.layers": [0, 1], "training.freeze": [{"embeddings": True}]}},
+            "search: training.freeze and training.freeze.layers: one is part of the other",
+        ),
         ({"space": {"training.epochs": {"low": 1, "high": 2.5}}}, "search.space.training.epochs: found float 2.5"),
         ({"space": {"training.dropout": {"low": 0.1, "high": 1.5}}}, "search.space.training.dropout: found float 1.5"),
         (

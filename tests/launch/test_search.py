@@ -98,6 +98,10 @@ def test_an_unpromising_trial_is_given_up_and_a_failed_one_told(rank: None, plai
     assert best["mean"] == pytest.approx(sum(best["folds"]) / 2)
     assert best["std"] == pytest.approx(abs(best["folds"][0] - best["folds"][1]) / 2**0.5)
     assert best["seconds"] > 0
+    for row in found["trials"]:
+        for number, score in enumerate(row["folds"], 1):
+            fold = runs.read_summary(tmp_path / f"search/runs/trial-{row['trial']}-fold-{number}")
+            assert score == fold.test["loss"] != fold.validation["loss"]  # validation has chosen the checkpoint
     shown = "\n".join(map(str, results.table(found).columns[1].cells))
     assert "0.003" in shown
     assert found["estimate"] == {"value": best["mean"], "optimism": 0.0}
@@ -242,11 +246,24 @@ def test_a_sampler_goes_on_as_if_it_had_not_been_interrupted(plain: Path, tmp_pa
     assert scored(other, tmp_path / "other.log") != found
 
 
+def test_a_logarithmic_range_is_drawn_so(plain: Path, tmp_path: Path) -> None:
+    space = {"training.learning_rate": {"low": 1e-6, "high": 1e-2, "log": True}}
+    recipe = asked(plain, space=space, trials=20, sampler="random")
+    kept, rates = study.opened(recipe, tmp_path / "study.log"), []
+    while (trial := study.following(kept, recipe)) is not None:
+        rates.append(study.settings(trial)["training.learning_rate"])
+        kept.tell(trial, 0.5)
+    assert sum(rate < 1e-4 for rate in rates) > 4  # drawn evenly, it would be one in a hundred
+
+
 def test_a_range_is_of_whole_numbers_where_its_key_is(plain: Path, tmp_path: Path) -> None:
     ranges = SPACE | {"training.weight_decay": {"low": 0, "high": 1}, "training.epochs": {"low": 1, "high": 9}}
     found = scored(asked(plain, space=ranges, trials=6), tmp_path / "study.log")
     assert len({one["training.weight_decay"] for one in found} - {0, 1}) == 6
     assert {type(one["training.epochs"]) for one in found} == {int}
+    fractions = ["training.class_weights.positive", "training.max_grad_norm", "distillation.temperature"]
+    whole = ["training.batch_size", "training.freeze.layers", "student.intermediate_size"]
+    assert [study._takes_fractions(key) for key in [*fractions, *whole]] == [True] * 3 + [False] * 3
 
 
 def test_a_sampler_learns_from_trials_that_fail(plain: Path, tmp_path: Path) -> None:

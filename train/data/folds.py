@@ -16,7 +16,8 @@ import json
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ from bertline.train.data.mapped import Examples
 from bertline.train.data.sources import UNLABELLED
 from bertline.train.data.splitting import SPLITS, Indices
 
+MOST_PARTS = 20
+"""Parts into which the rows of a fold are cut at most, to choose some of them for validation."""
 FACTS, TEXTS = "folds.json", f"{UNLABELLED}.jsonl"
 Names = npt.NDArray[np.str_]
 
@@ -53,6 +56,13 @@ def make(recipe: Recipe, folder: Path) -> None:
     """
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
+    facts = _write(recipe, folder, scratch)
+    shutil.rmtree(scratch)
+    files.write_json(folder / FACTS, {**facts, "content": sources.content(recipe.data)})
+
+
+def _write(recipe: Recipe, folder: Path, scratch: Path) -> dict[str, Any]:
+    """Write the folds. The rows in `scratch` are mapped only meanwhile: NFS keeps a folder whose files are in use."""
     splits = splitting.make(recipe, scratch)
     rows = chain(splits.train, splits.validation)
     pool = Examples.write(scratch / "pool.arrow", splitting.new(rows, splits.test))
@@ -65,9 +75,7 @@ def make(recipe: Recipe, folder: Path) -> None:
         counts.append({name: len(getattr(fold, name)) for name in SPLITS})
     if splits.unlabelled:
         splitting.write(folder / TEXTS, splits.unlabelled, splits.task)
-    shutil.rmtree(scratch)
-    facts = {"labels": _labels(recipe, splits.task, pool), "put_aside": len(splits.test), "folds": counts}
-    files.write_json(folder / FACTS, {**facts, "content": sources.content(recipe.data)})
+    return {"labels": _labels(recipe, splits.task, pool), "put_aside": len(splits.test), "folds": counts}
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -98,12 +106,14 @@ def cut(recipe: Recipe, task: Task, pool: Sequence[Example], validation: int) ->
         InputError: there are too few rows or groups for the number of folds.
     """
     folds, seed = recipe.search.folds, recipe.training.seed
-    strata = np.array([task.stratum(example) or "" for example in pool])
+    named = [task.named(example) for example in pool]
+    count = Counter(chain.from_iterable(map(set, named)))
+    strata = np.array([task.stratum(example) or min(found, key=count.__getitem__, default="")
+                       for example, found in zip(pool, named, strict=True)])  # fmt: skip
     column = recipe.search.groups
     groups = splitting.units(pool, task) if column is None else _groups(recipe, column, pool)
-    _check(strata, groups, recipe.search)
-    named = [task.named(example) for example in pool]
-    labels = set(chain.from_iterable(named))
+    labels = set(count) if task.labels else set()  # whether a question has an answer is no label
+    _check({name: count[name] for name in labels} or {"": len(pool)}, groups, recipe.search)
     everything = np.arange(len(pool))
     for number, held_out in enumerate(_parts(everything, strata, groups, folds, seed), 1):
         rest = np.setdiff1d(everything, held_out)
@@ -129,18 +139,34 @@ def _parts(rows: Indices, strata: Names, groups: Indices | None, count: int, see
 
 
 def _part(rows: Indices, strata: Names, groups: Indices | None, share: float, seed: int) -> Indices:
-    """Choose about `share` of the rows; with groups, the part whose size comes nearest."""
+    """Choose about `share` of the rows, as one part or several; with groups, those whose size comes nearest."""
     most = max(Counter(strata[rows].tolist()).values())  # scikit-learn allows no more parts than a label has rows
     most = most if groups is None else min(most, len(np.unique(groups[rows])))
     if most < 2:
         raise InputError("search.folds: a fold leaves one row of each label to train on; add rows, or use fewer folds")
-    parts = _parts(rows, strata, groups, min(max(2, round(1 / share)), most), seed)
-    return min((part for part in parts if len(part)), key=lambda part: abs(len(part) - share * len(rows)))
+    parts, wanted = _fraction(share, min(most, MOST_PARTS))
+    cut = [part for part in _parts(rows, strata, groups, parts, seed) if len(part)]
+    chosen = (np.sort(np.concatenate(cut[start : start + wanted])) for start in range(len(cut) - wanted + 1))
+    return min(chosen, key=lambda part: abs(len(part) - share * len(rows)))
 
 
-def _check(strata: Names, groups: Indices | None, search: Search) -> None:
-    """Reject data with too few rows of a label, or too few groups."""
-    few = {name: count for name, count in Counter(strata.tolist()).items() if count < search.folds}
+def _fraction(share: float, most: int) -> tuple[int, int]:
+    """Into how many parts to cut, at most, and how many of them are about such a share; at least one is left."""
+    near = Fraction(share).limit_denominator(most)
+    if near <= 0:
+        return most, 1
+    return (most, most - 1) if near >= 1 else (near.denominator, near.numerator)
+
+
+def _check(counts: Mapping[str, int], groups: Indices | None, search: Search) -> None:
+    """Reject data with too few rows of a label, or too few groups.
+
+    Args:
+        counts: the number of rows of each label; of all rows, if there are no labels.
+        groups: a group ID for each row, or None.
+        search: the recipe's.
+    """
+    few = {name: count for name, count in counts.items() if count < search.folds}
     if few:
         found = ", ".join(f"{name!r} has {count}" if name else f"there are {count}" for name, count in few.items())
         raise InputError(f"search.folds: {search.folds} folds need at least as many rows of each label, but {found}")
@@ -163,7 +189,7 @@ def _groups(recipe: Recipe, column: str, pool: Sequence[Example]) -> Indices:
     places = sources.named(recipe.data)
     for name in ("validation", "train"):
         for where, row in sources.kept(places[name], name, recipe.data, task, set()) if name in places else ():
-            if row.get(column) is None:
+            if row.get(column) in (None, ""):  # as JSON or CSV has it
                 raise InputError(f"search.groups: {where}: column {column!r} is empty")
             found.setdefault(splitting.digest(task.read(row, columns, where).texts), str(row[column]))
     names = [found[splitting.digest(example.texts)] for example in pool]

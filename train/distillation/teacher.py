@@ -144,7 +144,9 @@ def _found(place: str, student: TaskSettings, cache: Path) -> Teacher:
     settings = student.model_copy(
         update={
             "labels": labels,
-            "tokens": student.tokens.model_copy(update={"max_length": length}),
+            "tokens": student.tokens.model_copy(
+                update={"max_length": length, "stride": min(student.tokens.stride, length // 4)}
+            ),
         }
     )
     return Teacher(place, folder, catalog.make(settings), sha256, _tokenizer(folder, cache))

@@ -221,3 +221,59 @@ def test_what_cannot_be_cut_is_told(tmp_path: Path, rows: Rows, search: dict[str
     asked = recipe(tmp_path, rows, search, task=task)
     with pytest.raises(InputError, match=message):
         folds.make(asked, tmp_path / "folds")
+
+
+def test_nothing_that_is_removed_is_still_in_use(nfs: None, tmp_path: Path) -> None:
+    found = cut(recipe(tmp_path, [*make_texts(60)], {"folds": 2}), tmp_path)
+    assert len(found) == 2
+    assert sorted(path.name for path in (tmp_path / "folds").iterdir()) == ["1", "2", "folds.json"]
+
+
+def test_a_kind_of_question_may_have_fewer_rows_than_there_are_folds(tmp_path: Path) -> None:
+    answers: Rows = [{"text": ["red"], "answer_start": [0]}, {"text": [], "answer_start": []}]
+    rows: Rows = [{"question": f"{i}?", "context": f"red {i}", "answers": answers[i < 2]} for i in range(60)]
+    take = {"validation": 0.2, "test": str(tmp_path / "test.jsonl")}
+    (tmp_path / "test.jsonl").write_text(json.dumps({**rows[5], "context": "red none"}) + "\n")
+    data = {"take": {"validation": take["validation"]}, "test": take["test"]}
+    found = cut(recipe(tmp_path, rows, {"folds": 3}, task="question-answering", data=data), tmp_path)
+    assert sum(len(fold["test"]) for fold in found) == 60
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_fold_learns_every_kind_of_entity(tmp_path: Path, seed: int) -> None:
+    rows: Rows = [
+        {"tokens": [str(index), "Berlin"], "tags": ["O", "B-rare" if index in (3, 7, 20) else "B-city"]}
+        for index in range(60)
+    ]
+    (tmp_path / "test.jsonl").write_text(json.dumps({"tokens": ["a", "Berlin"], "tags": ["O", "B-city"]}) + "\n")
+    changes = {
+        "task": "token-classification",
+        "training": {"seed": seed},
+        "data": {"test": str(tmp_path / "test.jsonl")},
+    }
+    for fold in cut(recipe(tmp_path, rows, {"folds": 3}, **changes), tmp_path):
+        rare = {name: sum(str(row).count("rare") for row in part) for name, part in fold.items()}
+        assert rare["test"] == 1
+        assert rare["train"] > 0
+
+
+@pytest.mark.parametrize(("validation", "share"), [(0.2, 2 / 9), (0.4, 4 / 9), (0.6, 2 / 3)])
+@pytest.mark.parametrize("groups", [None, "author"])
+def test_a_fold_validates_on_the_share_of_rows_that_a_run_does(
+    tmp_path: Path, validation: float, share: float, groups: str | None
+) -> None:
+    rows: Rows = [{**row, "author": index // 3} for index, row in enumerate(make_texts(600))]
+    search = {"folds": 3} | ({} if groups is None else {"groups": groups})
+    found = cut(recipe(tmp_path, rows, search, data={"take": {"validation": validation, "test": 0.1}}), tmp_path)
+    for fold in found:
+        validated, learned = len(fold["validation"]), len(fold["train"])
+        assert validated / (validated + learned) == pytest.approx(share, abs=0.03)
+
+
+def test_an_empty_cell_is_no_group(tmp_path: Path) -> None:
+    rows = make_texts(60)
+    lines = [f"{row['text']},{row['label']},{index // 3 if index != 30 else ''}" for index, row in enumerate(rows)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label,author", *lines]))
+    asked = recipe(tmp_path, [*rows], {"folds": 2, "groups": "author"}, data={"train": str(tmp_path / "rows.csv")})
+    with pytest.raises(InputError, match=r"row 32: column 'author' is empty"):
+        folds.make(asked, tmp_path / "folds")

@@ -15,7 +15,7 @@ import yaml
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from bertline.artifacts import files, machine
+from bertline.artifacts import encoder, files, machine
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.errors import InputError, PreemptedError
@@ -398,6 +398,17 @@ class TestRuns:
         pairs: Any = {"text_pair": "label"}
         with pytest.raises(InputError, match=r"has inputs \['text'\]; the student is to learn \['text', 'text_pair'\]"):
             train_here(write(tmp_path, teacher.path, teacher=str(teacher.path), data=pairs), tmp_path / "run")
+
+    def test_a_teacher_that_reads_less_has_windows_that_share_less(self, tmp_path: Path) -> None:
+        place = make_model(tmp_path / "model", labels=("negative", "positive"))
+        recipe = recipes.load(write(tmp_path, place, teacher=str(place)))
+        reads = Tokens(max_length=2048, stride=512, long="windows")
+        own = recipe.settings(["negative", "positive"]).model_copy(update={"tokens": reads})
+        teacher = find(recipe, catalog.make(own), tmp_path)
+        tokens = teacher.task.settings.tokens
+        assert tokens.max_length == encoder.max_tokens(encoder.check(place)) < 512
+        windows = teacher.task.tokenizer(teacher.tokenizer).encode([("good " * 300, None)])
+        assert len(windows) > 1
 
     def test_the_output_of_a_regression_may_have_any_name(self, tmp_path: Path) -> None:
         place = make_model(tmp_path / "model", labels=("LABEL_0",))
