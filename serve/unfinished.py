@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any
@@ -124,11 +124,10 @@ class Unfinished:
             self._answers = _open_after(self.folder / "answers.jsonl", self.journal.answers_bytes)
             self._errors = _open_after(self.folder / "errors.jsonl", self.journal.errors_bytes)
         except BaseException:
-            if not (self.folder / "journal.json").exists():
-                shutil.rmtree(self.folder)
-            self._held.close()
+            self._release(keep=(self.folder / "journal.json").exists())
             raise
         self._saved = monotonic()
+        self._published = False
 
     def answer(self, answer: dict[str, Any]) -> None:
         """Record the answer to the next row."""
@@ -147,7 +146,7 @@ class Unfinished:
         )
 
     def end(self) -> None:
-        """Publish the outputs, each by one rename, and remove the folder.
+        """Publish the outputs, each by one rename; the folder is removed when the block is left.
 
         Raises:
             InputError: the input has changed meanwhile.
@@ -160,25 +159,32 @@ class Unfinished:
             with files.new_file(self.errors) as stream, (self.folder / "errors.jsonl").open("rb") as found:
                 shutil.copyfileobj(found, stream)
         files.publish(formats.made(self.folder / "answers.jsonl", self.target), self.target)
-        shutil.rmtree(self.folder)
+        self._published = True
 
     def __enter__(self) -> Unfinished:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *reason: object) -> None:
-        """Save what is done, or remove the folder if nothing is."""
+        """Save what is done; remove the folder if that is nothing, or if it is published."""
+        keep = self.journal.rows > 0 and not self._published
         try:
             with self._answers, self._errors:  # closing writes as well
-                if self.folder.exists():
-                    if self.journal.rows:
-                        self._save()
-                    else:
-                        shutil.rmtree(self.folder)
+                if keep and self.folder.exists():
+                    self._save()
         except OSError:
             if kind is None:  # otherwise an error, such as a full disk, is already being raised; the last save is valid
                 raise
         finally:
-            self._held.close()
+            self._release(keep)
+
+    def _release(self, keep: bool) -> None:
+        """Release the lock, and remove the folder unless it is to be kept."""
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)  # on NFS, what is open stays until it is closed
+        self._held.close()
+        if not keep:
+            with suppress(OSError):  # gone already, or another process is at work in it
+                self.folder.rmdir()
 
     def _read(self, identity: Identity, say: Callable[[str], None]) -> Journal:
         path = self.folder / "journal.json"

@@ -1,11 +1,13 @@
 """Tiny encoders made on the spot, so that a test takes seconds and needs no download."""
 
+import errno
 import json
 import os
 import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from string import printable, whitespace
 
@@ -35,6 +37,33 @@ def torchs_own_linear() -> Iterator[None]:
         import torch
 
         torch.nn.functional.linear = torch._C._nn.linear
+
+
+@pytest.fixture
+def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on NFS, a file that this process has open or mapped is not removed but renamed, so that its folder stays.
+
+    NFS removes it when it is closed; here it remains.
+    """
+    unlink = os.unlink
+
+    def removed(path: str | Path, *, dir_fd: int | None = None) -> None:
+        inode = os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_ino
+        if inode not in used():
+            unlink(path, dir_fd=dir_fd)
+        elif Path(path).name.startswith(".nfs"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        else:
+            os.rename(path, Path(path).with_name(f".nfs{inode}"), src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    def used() -> set[int]:
+        mapped = {int(line.split()[4]) for line in Path("/proc/self/maps").read_text().splitlines()}
+        for handle in os.listdir("/proc/self/fd"):
+            with suppress(OSError):  # of the listing itself
+                mapped.add(os.fstat(int(handle)).st_ino)
+        return mapped
+
+    monkeypatch.setattr(os, "unlink", removed)
 
 
 def make_texts(count: int, seed: int = 0) -> list[dict[str, str]]:

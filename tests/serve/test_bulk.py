@@ -276,6 +276,18 @@ def test_a_disk_may_have_no_locks(predict: Predict, tmp_path: Path, monkeypatch:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "in.jsonl", "out.jsonl"]
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_an_output_is_made_on_nfs_and_nothing_of_it_left(
+    nfs: None, predict: Predict, tmp_path: Path, name: str
+) -> None:
+    """But the lock, which NFS removes with its folder once it is closed."""
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    predict(source, tmp_path / name, tmp_path / "errors.jsonl")
+    assert [path.name[:4] for path in (tmp_path / f".{name}.unfinished").iterdir()] == [".nfs"]
+    with pytest.raises(InputError, match="exists already"):
+        predict(source, tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("source", "errors"),
     [("caf\udce9/in.jsonl", None), ("link-\udce9.jsonl", None), ("in.jsonl", "caf\udce9/bad.jsonl")],
