@@ -90,10 +90,12 @@ def command(
         program, which = "deepspeed.launcher.runner", f"--hostfile={hostfile}"
     line = [sys.executable, "-m", program, "--log_level=critical"]
     line += [f"--master_port={machine.free_port()}", which]
+    if hostfile is not None:
+        line.append("--force_multi")  # else the ranks of a hostfile with one machine would be started here
     rank = [str(recipe)]
     for override in sets:
         rank += ["--set", override]
-    far = hostfile is not None and len(_slots(hostfile)) > 1
+    far = hostfile is not None
     if run is not None:
         rank += ["--run", str(run.absolute() if far else run)]  # `stop_command` finds the ranks by it
     if resume:
@@ -135,9 +137,9 @@ def stop_command(hostfile: Path | None, run: Path) -> list[str]:
 
     DeepSpeed's launcher cannot do that: it can only kill every run on those machines, without letting them save.
     """
-    hosts = list(_slots(hostfile)) if hostfile is not None else []
-    if len(hosts) < 2:
+    if hostfile is None:
         return []
+    hosts = _slots(hostfile)
     ranks = rf"bertline\.train --local_rank=.* --run {re.escape(str(run.absolute()))}( |$)"
     return ["pdsh", "-R", "ssh", "-w", ",".join(hosts), f"pkill -USR1 -f {shlex.quote(ranks)}".replace("%", "%%")]
 
@@ -225,8 +227,7 @@ def where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[s
     if hostfile is not None:
         if not hostfile.is_file():
             raise InputError(f"{hostfile}: no such file; a hostfile has a line `HOST slots=N` for each machine")
-        if not (slots := _slots(hostfile)):
-            raise InputError(f"{hostfile}: names no slots; a hostfile has a line `HOST slots=N` for each machine")
+        slots = _slots(hostfile)
         return "hosts", sum(slots.values())
     if ranks is not None:
         return "cpu", ranks
@@ -246,9 +247,26 @@ def _world(kind: str, count: int) -> str:
 
 
 def _slots(hostfile: Path) -> dict[str, int]:
-    """The number of ranks on each machine."""
-    lines = re.findall(r"^[ \t]*([^#\s]+)[ \t][^#\n]*\bslots=(\d+)", hostfile.read_text(), re.MULTILINE)
-    return {host: int(count) for host, count in lines}
+    """The number of ranks on each machine.
+
+    Raises:
+        InputError: DeepSpeed would not read the file, or only in part.
+    """
+    slots: dict[str, int] = {}
+    for number, line in enumerate(hostfile.read_text().splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        found = re.match(r"(\S+)\s+slots=(\d+)", line.strip())
+        if found is None:
+            raise InputError(f"{hostfile}: line {number}: found {line.strip():.60}; expected `HOST slots=N`")
+        if found[1] in slots:
+            raise InputError(
+                f"{hostfile}: line {number}: {found[1]} is named before; give it all its slots in one line"
+            )
+        slots[found[1]] = int(found[2])
+    if not slots:
+        raise InputError(f"{hostfile}: names no machine; a hostfile has a line `HOST slots=N` for each")
+    return slots
 
 
 def _quoted(word: str) -> str:

@@ -59,6 +59,8 @@ def start(
     if code != 0:
         kind = InputError if code == InputError.exit_code else BertlineError
         raise kind(f"{folder}: training ended with exit code {code}; the reason is above")
+    if not RunFolder(folder).summary.exists():  # DeepSpeed's launcher ends with 0 if pdsh was killed
+        raise BertlineError(f"{folder}: the ranks have ended, but the run is not finished; continue it with --resume")
     return folder
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, PreemptedError
+from bertline.train import preemption
 from bertline.train.checkpoints import TAG
 
 CONFIG = {"checkpoint": {"load_universal": True}}
@@ -25,6 +26,7 @@ def convert(checkpoint: Path) -> Path:
 
     Raises:
         InputError: DeepSpeed's converter fails, for example because the disk is full.
+        PreemptedError: the run was asked to stop; the signal has ended the converter, too.
     """
     folder = checkpoint.with_name(f".universal-{checkpoint.name}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -32,6 +34,8 @@ def convert(checkpoint: Path) -> Path:
     line += ["--output_folder", str(folder / TAG), "--num_extract_workers", "1", "--num_merge_workers", "1"]
     variables = {**os.environ, "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(line, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode < 0 and preemption.asked.is_set():
+        raise PreemptedError(f"{checkpoint}: stopped as asked while it was converted for another number of ranks")
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise InputError(f"{checkpoint}: could not be converted for another number of ranks: {reason}")

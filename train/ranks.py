@@ -10,6 +10,7 @@ import socket
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import deepspeed
@@ -23,6 +24,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from bertline.artifacts import machine
 from bertline.artifacts.errors import BertlineError, InputError
 
+DEVICES = Path("/dev")
 Made = TypeVar("Made")
 WAIT = timedelta(days=7)
 """Effectively no timeout: dead and hanging ranks are left to the watchdog."""
@@ -36,9 +38,13 @@ def check() -> None:
     """Check that torch can use a GPU if this rank needs one.
 
     Raises:
-        InputError: it cannot, for example because the driver is too old.
+        InputError: it cannot, for example because the driver is too old; or there are GPUs, and nobody said that this
+            rank is not to use them.
     """
     if on_cpu():
+        if "DS_ACCELERATOR" not in os.environ and any(DEVICES.glob("nvidia[0-9]*")):
+            what = f"this machine has GPUs that torch {torch.__version__} cannot use"
+            raise InputError(f"{what}; `bertline doctor` shows why, DS_ACCELERATOR=cpu trains on the CPU")
         return
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]

@@ -27,7 +27,10 @@ def connect(**settings: Any) -> None:
         # without an address, Ray first spends minutes looking for an earlier cluster on this machine
         ray.init(address or "local", logging_level="ERROR", **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"{ADDRESS}={address}: {first_line(error)}" if address else first_line(error)) from None
+        words = first_line(error)
+        if words.startswith("No node info found"):
+            words = f"this machine is none of the cluster's, and the command has to run on one of them ({words})"
+        raise InputError(f"{ADDRESS}={address}: {words}" if address else words) from None
     if not machines():
         ray.shutdown()
         raise InputError("the Ray cluster has no machine with a CPU; start one with ray start --address=…")

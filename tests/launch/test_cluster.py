@@ -17,8 +17,9 @@ from tests.train.conftest import losses, write_recipe
 SCRIPT = Path(__file__).parents[2] / "launch" / "cluster" / "slurm.sbatch"
 SRUN = """#!/bin/bash
 [ "$1" = --kill-on-bad-exit=0 ] || exit 64  # with 1, the first that ends with 75 has the others killed
+[ "$2" = --wait=60 ] || exit 66  # else a rank that cannot start is waited for by those that can
 [ "$SRUN_CPUS_PER_TASK" = 2 ] || exit 65  # a core a rank else, whatever the job was given
-shift
+shift 2
 pids=()
 trap 'kill -USR1 "${pids[@]}"' USR1
 for node in 0 1; do

@@ -1,11 +1,13 @@
 """The command line is frozen: what a run needs grows in the recipe, not here."""
 
+import builtins
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -257,6 +259,24 @@ def test_an_op_that_cannot_tell_whether_it_can_be_built_cannot(
     monkeypatch.setitem(ALL_OPS, Op.name, Op())
     assert doctor._ops()[Op.name] == "no"
     assert capsys.readouterr().out == ""
+
+
+def test_doctor_tells_what_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch or ONNX Runtime on a machine without a library that they need."""
+    import_module = builtins.__import__
+
+    def broken(name: str, *arguments: Any, **named: Any) -> Any:
+        if name.startswith(("deepspeed.ops", "onnxruntime")):
+            raise ImportError("libcudart.so.12: cannot open\nshared object file")
+        return import_module(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    told = doctor.facts()
+    why = "ImportError: libcudart.so.12: cannot open shared object file"
+    assert told["training"] == {"ready": False, "why": f"deepspeed cannot be imported: {why}"}
+    assert told["runtimes"]["onnxruntime"] == f"NOT USABLE: {why}"
+    monkeypatch.setattr(doctor, "facts", lambda: told)
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
 
 
 def test_doctor_tells_what_is_here(monkeypatch: pytest.MonkeyPatch) -> None:

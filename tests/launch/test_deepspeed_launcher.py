@@ -90,22 +90,28 @@ def test_hosts(tmp_path: Path) -> None:
     hostfile = tmp_path / "hosts"
     with pytest.raises(InputError, match="no such file"):
         deepspeed_launcher.command(RECIPE, hostfile=hostfile)
-    hostfile.write_text("one\n")
-    with pytest.raises(InputError, match="names no slots"):
-        deepspeed_launcher.where(None, None, hostfile)
-    hostfile.write_text("# spare slots=9\none slots=8\ntwo slots=4 # slots=7\n")
+    for content, words in {
+        "# one slots=8\n": "names no machine",
+        "one slots=8\n\ntwo\n": "line 3: found two; expected `HOST slots=N`",
+        "one port=22 slots=8\n": "line 1: found one port=22 slots=8",
+        "one slots=4\none slots=4\n": "line 2: one is named before",
+    }.items():
+        hostfile.write_text(content)
+        with pytest.raises(InputError, match=words):
+            deepspeed_launcher.where(None, None, hostfile)
+    hostfile.write_text("# spare slots=9\n one slots=8\n\ntwo slots=4 # slots=7\n")
     assert deepspeed_launcher.where(None, None, hostfile) == ("hosts", 12)
     line = deepspeed_launcher.command(RECIPE, hostfile=hostfile)
-    assert arguments(line, "deepspeed.launcher.runner")[:2] == [f"--hostfile={hostfile}", "--module"]
+    assert arguments(line, "deepspeed.launcher.runner")[:3] == [
+        f"--hostfile={hostfile}", "--force_multi", "--module",
+    ]  # fmt: skip
 
 
 def test_words_for_other_machines_come_through_their_shells(tmp_path: Path) -> None:
     hostfile = tmp_path / "hosts"
     run = Path("/runs/it's 100%n")
-    hostfile.write_text("one slots=8\n")
-    assert deepspeed_launcher.command(RECIPE, ["a={b,c}"], run, hostfile=hostfile)[-3:-1] == ["a={b,c}", "--run"]
-    assert deepspeed_launcher.stop_command(hostfile, run) == []
-    hostfile.write_text("spare\none slots=8\n\ntwo slots=4\n")
+    assert deepspeed_launcher.stop_command(None, run) == []
+    hostfile.write_text("one slots=8\n\ntwo slots=4\n")
     assert deepspeed_launcher.command(RECIPE, ["a={b,c}"], run, hostfile=hostfile)[-3:] == [
         "'a={b,c}'", "--run", "/runs/it's 100%%n",
     ]  # fmt: skip

@@ -110,7 +110,11 @@ def test_two_machines_train_one_run(recipe: Path, machines: Path, tmp_path: Path
     assert [len(host.read_text().split()) for host in sorted((tmp_path / "stand-ins").glob("127.*"))] == [1, 1]
 
 
-def test_what_the_ranks_say_and_their_exit_code_come_through(recipe: Path, machines: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hosts", [["127.0.0.1", "127.0.0.2"], ["127.0.0.2"]])
+def test_what_the_ranks_say_and_their_exit_code_come_through(
+    recipe: Path, machines: Path, tmp_path: Path, hosts: list[str]
+) -> None:
+    machines.write_text("".join(f"{host} slots=1\n" for host in hosts))
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     (run.path / "notes.txt").write_text("mine")
@@ -118,6 +122,7 @@ def test_what_the_ranks_say_and_their_exit_code_come_through(recipe: Path, machi
     _, words = training.communicate(timeout=600)
     assert training.returncode == InputError.exit_code, words
     assert words.count("exists but is not a run") == 1
+    assert sorted(started.name for started in (tmp_path / "stand-ins").glob("127.*")) == hosts
 
 
 @pytest.mark.faults

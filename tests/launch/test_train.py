@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bertline.artifacts import run as runs
-from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.errors import BertlineError, DamagedError, InputError
 from bertline.artifacts.run import RunFolder
 from bertline.launch import train
 from tests.conftest import make_model
@@ -24,3 +24,13 @@ def test_a_finished_run_is_used_and_one_of_another_recipe_refused(rank: None, tm
     (RunFolder(run.path).best / "config.json").unlink()
     with pytest.raises(DamagedError, match=r"config\.json: missing"):
         train.finished(recipe, run.path, said.append, sets)
+
+
+def test_a_launcher_that_ends_well_before_the_run_does_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As DeepSpeed's does if pdsh is killed."""
+    recipe = write_recipe(make_model(tmp_path / "model"), tmp_path)
+    monkeypatch.setattr("bertline.launch.deepspeed_launcher.run", lambda *_: 0)
+    with pytest.raises(BertlineError, match="the run is not finished; continue it with --resume"):
+        train.start(recipe, run=tmp_path / "run")

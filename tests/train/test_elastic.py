@@ -1,13 +1,16 @@
 """A run resumes on another number of ranks with the same batches, losses and group settings."""
 
+import signal
+import subprocess
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.run import RunFolder, read_summary
-from bertline.train import elastic
+from bertline.train import elastic, preemption
 from tests.train import elastic_ranks, forked, plain
 from tests.train.conftest import losses, train_here
 from tests.train.elastic_ranks import CHANGES, check_loaded, sets
@@ -49,6 +52,20 @@ def test_each_parameter_counts_its_steps_where_it_is() -> None:
     count += 1
     assert found[0] == 4.0
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_run_that_is_asked_to_stop_while_a_checkpoint_is_converted_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal reaches the converter as well, and ends it."""
+    ended = subprocess.CompletedProcess([], -signal.SIGUSR1, stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(InputError, match="could not be converted"):
+        elastic.convert(tmp_path / "step-4")
+    monkeypatch.setattr(preemption, "asked", preemption.Flag())
+    preemption.asked.set()
+    with pytest.raises(PreemptedError):
+        elastic.convert(tmp_path / "step-4")
 
 
 def test_a_group_smaller_than_the_ranks(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from deepspeed.accelerator import cuda_accelerator
 
 from bertline.artifacts import recipe as recipes
+from bertline.artifacts.errors import InputError
 from bertline.launch import train
 from bertline.train import ranks
 from tests.train import forked, talking_ranks
@@ -31,6 +32,21 @@ def test_bf16_that_a_gpu_emulates_is_not_taken(
     assert ranks.computes_bf16() is native
     config = train.deepspeed_configuration(recipes.load(recipe, ["training.precision=auto"]), "gpu", 1)
     assert ("torch_autocast" in config, "fp16" in config) == (native, not native)
+
+
+def test_a_rank_that_finds_no_use_for_the_gpus_of_its_machine_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed would take the CPU; a hostfile's machines do not get this one's DS_ACCELERATOR."""
+    monkeypatch.setattr(ranks, "DEVICES", tmp_path)
+    (tmp_path / "nvidiactl").touch()  # the driver alone
+    monkeypatch.delenv("DS_ACCELERATOR")
+    ranks.check()
+    (tmp_path / "nvidia0").touch()
+    with pytest.raises(InputError, match=r"this machine has GPUs that torch .* cannot use"):
+        ranks.check()
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    ranks.check()
 
 
 def test_what_the_first_says_all_know(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ray.exceptions import RayTaskError
 from bertline import __version__
 from bertline.artifacts import bundle, files
 from bertline.artifacts.errors import BertlineError, InputError
+from bertline.serve.cluster import connection
 from bertline.serve.cluster.worker import NodeWorker
 from bertline.serve.cluster.workers import Workers, _Seat
 from tests.conftest import make_texts
@@ -49,6 +50,16 @@ def test_a_worker_answers_only_from_the_bundle_and_by_the_version_of_the_command
         worker.load(tmp_path, sha256, __version__, 1)
     assert worker.load(sealed, sha256, __version__, 1) is None
     assert [answer["label"] in ("negative", "positive") for answer in worker.answer([("good", None)] * 3)] == [True] * 3
+
+
+def test_a_command_elsewhere_than_on_the_cluster_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(*_: object, **__: object) -> None:
+        raise RuntimeError("No node info found matching attributes: '' when trying to resolve node to connect to.")
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(InputError, match=r"^RAY_ADDRESS=auto: this machine is none of the cluster's, and the command"):
+        connection.connect()
 
 
 @pytest.fixture

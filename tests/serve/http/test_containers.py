@@ -84,6 +84,8 @@ def test_there_is_time_to_end() -> None:
     (seconds,) = re.findall(r"--stop-timeout (\d+)", (CLUSTER / "serve.Dockerfile").read_text())
     assert int(seconds) >= server.GRACE_SECONDS + TRACES_SECONDS
     assert POD["securityContext"]["runAsNonRoot"] is True
+    told = " ".join((CLUSTER / "kserve.yaml").read_text().replace("#", "").split())  # Knative allows none of it
+    assert f"add terminationGracePeriodSeconds: {POD['terminationGracePeriodSeconds']} to the predictor" in told
 
 
 def test_the_objects_name_each_other() -> None:
