@@ -148,7 +148,7 @@ def _beside(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
     own = _as_labelled(model, manifest) if trained is None else trained.alone
     _demand_comparable(place, own, folder, manifest)
     tokenizer = sources.make_tokenizer(model, made) if trained is None else model
-    return System(f"pytorch {model}", "pytorch", model, tokenizer, own)
+    return System(f"pytorch {place}", "pytorch", model, tokenizer, own)
 
 
 def _demand_comparable(place: str, own: TaskSettings, folder: Path, manifest: Manifest) -> None:

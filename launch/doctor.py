@@ -66,12 +66,16 @@ def _training() -> dict[str, Any]:
         return {"ready": False, "why": f"deepspeed is not installed; {install_advice('train')}"}
     from bertline.launch import deepspeed_launcher
 
+    try:
+        ops = _ops()
+    except Exception as error:  # of any kind, if torch or DeepSpeed does not fit this machine
+        return {"ready": False, "why": f"deepspeed cannot be imported: {_words(error)}"}
     return {
         "ready": True,
         "default_ranks": "{} on the {}".format(*deepspeed_launcher.default_ranks()),
         "gpus": _torch_on_gpus() if _gpus() else "none",
         "compiler": shutil.which("g++") or "none: needed only for DeepSpeed ops that a recipe's deepspeed section uses",
-        "ops": _ops(),
+        "ops": ops,
     }
 
 
@@ -94,12 +98,23 @@ def _ops() -> dict[str, str]:
 
 
 def _runtimes() -> dict[str, Any]:
-    import onnxruntime
-
     return {
-        "onnxruntime": {"version": onnxruntime.__version__, "providers": onnxruntime.get_available_providers()},
+        "onnxruntime": _onnxruntime(),
         "openvino": machine.versions("openvino").get("openvino", "not installed"),
     }
+
+
+def _onnxruntime() -> dict[str, Any] | str:
+    try:
+        import onnxruntime
+    except Exception as error:  # a library that it needs is missing
+        return f"NOT USABLE: {_words(error)}"
+    return {"version": onnxruntime.__version__, "providers": onnxruntime.get_available_providers()}
+
+
+def _words(error: Exception) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _security() -> dict[str, str]:

@@ -407,7 +407,7 @@ def _is_one(value: Any, where: str) -> bool:
 def _number(gold: Any, where: str) -> float:
     try:
         number = float("nan" if isinstance(gold, bool) or "_" in str(gold) else gold)  # Python reads 1_0 as 10
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not np.isfinite(number):
         raise InputError(f"{where}: label {gold!r:.60} is no number, which regression needs")

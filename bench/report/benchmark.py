@@ -193,7 +193,7 @@ def _bars(rows: Sequence[Result], values: Sequence[float]) -> list[Bar]:
 def _rich(table: Table) -> RichTable:
     drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for index, head in enumerate(table.head):
-        drawn.add_column(head, justify="right" if index else "left", no_wrap=True)
+        drawn.add_column(head, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
     for row in table.rows:
         drawn.add_row(*map(Text, row))  # brackets in a system's name are not markup
     return drawn

@@ -239,6 +239,17 @@ def test_the_terminal_shows_all_in_80_columns() -> None:
     assert "4.76 ×" in text
 
 
+def test_a_long_name_takes_no_room_from_the_figures() -> None:
+    systems = [system("pytorch", 1.0), system(f"pytorch /{'x' * 130}", 0.5)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(benchmark.terminal({**RESULT, "systems": systems, "speedup": {}}))
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("x") > 260
+    for row in systems:
+        assert all(plots.figure(point["p50_ms"]) in text for point in row["grid"])
+
+
 def test_names_of_systems_are_shown_as_they_are() -> None:
     name = r"pytorch /data/[/x]/[old]/:joy:/$\bad$"
     odd = {**RESULT, "systems": [system("pytorch", 1.0), system(name, 0.5)], "speedup": {f"{name} over pytorch": 2.0}}

@@ -249,6 +249,23 @@ def test_bundles_that_were_swapped_are_told_anew(page: Page, site: str) -> None:
     expect(page.locator("aside")).to_contain_text(models[0]["version"])
 
 
+def test_an_answer_is_decided_as_the_bundle_that_gave_it_decides(page: Page, site: str) -> None:
+    """Thresholds may be others since a reload."""
+    task = "multi_label_classification"
+    models = page.request.get(f"{site}/models").json()
+    (now,) = [one for one in models if one["name"] == task]
+    before = now | {"version": "of before", "thresholds": dict.fromkeys(now["labels"], 2)}
+    page.route("**/models", lambda route: route.fulfill(json=[before]), times=1)
+    page.goto(site)
+    expect(page.locator("aside")).to_contain_text("of before")
+    with page.expect_response(f"**/models/{task}") as asked:
+        answer(page, REVIEW)
+    told = {one["label"]: one["score"] for one in asked.value.json()[0]}
+    given = [label for label, score in told.items() if score >= now["thresholds"][label]]
+    assert given, "else this test would not see a difference"
+    assert page.locator(".given .label").all_text_contents() == given
+
+
 def test_a_request_ends_with_the_choice_of_another_bundle(page: Page, site: str) -> None:
     """Its answer would stand beside the card of that one."""
     choose(page, site, "text-classification")

@@ -113,6 +113,7 @@ def test_a_number_may_be_spelled(label: object, number: float) -> None:
         ),
         ("multi_label_classification", {"review": "a", "stars": "[]"}, "row 2: .*: a list, written as text"),
         ("regression", {"review": "a", "stars": "many"}, "row 2: label 'many' is no number"),
+        ("regression", {"review": "a", "stars": 10**400}, "row 2: label 1000"),
         ("regression", {"review": "a", "stars": "1_0"}, "row 2: label '1_0' is no number"),
         ("regression", {"review": "a", "stars": True}, "row 2: label True is no number"),
         ("regression", {"review": "a", "stars": "nan"}, "row 2: label 'nan' is no number"),

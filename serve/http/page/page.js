@@ -59,12 +59,15 @@ async function answer() {
   const model = chosen();
   if (model === undefined) return;
   underWay.abort();
-  underWay = new AbortController();
+  const { signal } = (underWay = new AbortController());
   const asked = texts(model);
   byId("answer").setAttribute("aria-busy", "true");
   try {
     const path = `models/${model.name}`;
-    show(model, asked, await ask(path, { ...body(model, asked), parameters: parameters(model) }, underWay.signal));
+    const told = await ask(path, { ...body(model, asked), parameters: parameters(model) }, signal);
+    if (told.headers.get("X-Bundle-Version") !== model.version) await (begun = begin()); // the bundles were reloaded
+    const now = models.find(({ name }) => name === model.name) ?? model;
+    if (!signal.aborted) show(now, asked, told);
   } catch (error) {
     fail(error);
   }
@@ -80,15 +83,13 @@ function cutWords({ long, max_tokens }) {
 function show(model, asked, { content, headers, ms }) {
   clearRefusal();
   const { shown, said } = draw(model, asked, content);
-  const version = headers.get("X-Bundle-Version");
-  const from = element("p", { class: "hint" }, `Answered by ${model.name}, version ${version}`);
+  const from = element("p", { class: "hint" }, `Answered by ${model.name}, version ${headers.get("X-Bundle-Version")}`);
   const cut = cutWords(model);
   const parts = truncated(content) ? [element("p", { class: "note" }, cut), ...shown] : shown;
   byId("answer").replaceChildren(element("h2", {}, "Answer"), ...parts, timing(ms, headers.get("Server-Timing")), from);
   byId("answer").hidden = false;
   byId("answer").removeAttribute("aria-busy");
   byId("said").textContent = `${said}. Answered in ${Math.round(ms)} milliseconds.${truncated(content) ? ` ${cut}` : ""}`;
-  if (version !== model.version) begin(); // the bundles were reloaded
 }
 
 function fail(error) {
