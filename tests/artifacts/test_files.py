@@ -50,6 +50,27 @@ def test_others_may_read_what_a_library_keeps_to_itself(
     assert len(modes) == 1
 
 
+def test_what_gets_its_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[int] = set()
+    named: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.add(os.fstat(handle).st_ino))
+    for move in (Path.rename, Path.replace):
+
+        def moved(path: Path, target: Path, move: Callable[[Path, Path], Path] = move) -> Path:
+            if target.name == "made":
+                assert {one.stat().st_ino for one in (path, *path.rglob("*"))} <= synced
+                named.append(target)
+            return move(path, target)
+
+        monkeypatch.setattr(Path, move.__name__, moved)
+    files.write_text(tmp_path / "file/made", "x")
+    for make, place in ((files.new_folder, "new"), (files.replaced_folder, "replaced")):
+        with make(tmp_path / place / "made") as folder:
+            (folder / "x").write_text("x")
+    assert [path.parent.name for path in named] == ["file", "new", "replaced"]
+    assert {path.parent.stat().st_ino for path in named} <= synced
+
+
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "note.txt"
     files.write_text(path, "old")

@@ -1,6 +1,8 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +84,24 @@ def test_the_default_grid_ends_where_texts_are_cut(
 def test_another_length_is_computed_in_between() -> None:
     grid = [(1, 64), (1, 16), (32, 16)]
     assert [compare._other_point(grid, place) for place in range(3)] == [1, 0, 1]
+
+
+def test_all_rounds_count_and_another_point_is_computed_before_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, object]] = []
+
+    def time(batch: object, between: object) -> list[list[float]]:
+        asked.append((batch, between))
+        return [[1.0, 3.0]]
+
+    worker: Any = SimpleNamespace(
+        ways=1, system=SimpleNamespace(name="a", tokenizer=None, share=None), prepare=lambda: None,
+        load=lambda batch: 0.0, time=time,
+    )  # fmt: skip
+    grid = [(1, 16), (1, 64)]
+    monkeypatch.setattr("bertline.bench.inputs.make", lambda tokenizer, texts, grid: list(grid))
+    (points,) = compare.time([worker], [], grid, 3)
+    assert asked == [(grid[0], grid[1]), (grid[1], grid[0])] * 3
+    assert [one.repetitions for one in points] == [6, 6]
 
 
 def test_percentiles_by_hand() -> None:

@@ -157,6 +157,12 @@ def test_what_was_ranked_on_the_same_examples_is_held_to_a_stricter_bound(hold: 
     assert [contest.first_comparison(ranked) for ranked in (1, 2, 3, 6, 7, 12)] == [1, 2, 2, 3, 4, 5]
 
 
+def test_each_candidate_that_is_scored_is_held_to_a_stricter_bound_than_the_one_before(hold: Hold) -> None:
+    score = hold(ExportOptions(0.05))[0].chosen.score  # int8-signed was scored before it, and failed
+    assert score is not None
+    assert score.interval[1] == pytest.approx(1 - (0.025 / 3) ** (1 / 200), abs=1e-3)
+
+
 def test_where_accuracy_is_preferred_fp32_is_asked_last_and_what_is_too_large_never(hold: Hold) -> None:
     outcome, answered = hold(ExportOptions(0.05, prefer="accuracy"))
     assert outcome.chosen.plan.name == "int8-unsigned"

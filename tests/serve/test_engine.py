@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
 from time import process_time, sleep
@@ -16,7 +17,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from bertline.artifacts import bundle, files, machine
 from bertline.artifacts.errors import DamagedError, InputError
-from bertline.serve.engine import Engine
+from bertline.serve.engine import Engine, tolerance
 from bertline.serve.runtimes import OnnxRuntime
 from bertline.tasks.tokens import Text
 
@@ -64,6 +65,33 @@ def test_a_cpu_that_answers_otherwise_is_noticed(tiny_bundle: Path) -> None:
     manifest["golden"][0]["logits"][0] += 0.3
     files.write_json(tiny_bundle / bundle.MANIFEST, manifest)
     with pytest.raises(DamagedError, match=r"golden text 0: logits differ by 0\.300"):
+        Engine.load(tiny_bundle)
+
+
+@pytest.mark.parametrize(
+    ("off", "expected"),
+    [(0.018, nullcontext()), (0.022, pytest.raises(DamagedError, match=r"logits differ by 0\.022"))],
+)
+def test_golden_logits_may_differ_by_rounding(
+    tiny_bundle: Path, off: float, expected: AbstractContextManager[object]
+) -> None:
+    manifest = json.loads((tiny_bundle / bundle.MANIFEST).read_text())
+    manifest["golden"][0]["logits"][0] += off
+    files.write_json(tiny_bundle / bundle.MANIFEST, manifest)
+    with expected:
+        Engine.load(tiny_bundle)
+
+
+def test_larger_logits_may_differ_by_more() -> None:
+    assert tolerance(np.array([-100.0, 100.0])) == pytest.approx(2)
+    assert tolerance(np.array([-0.1, 0.1])) == pytest.approx(0.02)
+
+
+def test_a_model_that_answers_nan_is_refused(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        OnnxRuntime, "run", lambda _, inputs: np.full((len(inputs["input_ids"]), 2), np.nan, np.float32)
+    )
+    with pytest.raises(DamagedError, match="nan"):
         Engine.load(tiny_bundle)
 
 

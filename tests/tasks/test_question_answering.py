@@ -111,7 +111,8 @@ def test_what_was_learned_is_answered(folder: Path, answer: str, max_length: int
     assert max_length == 64 or len(windows) > 1
     assert all(len(window.input_ids) <= max_length for window in windows)
     if not any(task.target(example, window).any() for window in windows):
-        return  # no window shows all of it
+        assert max_length == 20  # no window shows all of it
+        return
     (found,) = task.decode([example.texts], windows, told(task, example, windows))
     assert (found["answer"], found["start"]) == (answer, example.gold[0]["start"])
     assert found["end"] == found["start"] + len(answer)
@@ -148,6 +149,13 @@ def window(tokens: int, text: int = 0, first: int = 0) -> Encoded:
         np.zeros(count, np.int64), np.zeros(count, np.int64), np.array(offsets), np.array([-1, 0, *[1] * tokens]), text,
         False,
     )  # fmt: skip
+
+
+def test_the_target_is_the_first_and_the_last_token_of_an_answer_that_is_shown_whole() -> None:
+    example = Example("q", "a b c d", [{"text": "b c", "start": 2}])
+    assert make().target(example, window(4)).tolist() == [3, 4]
+    assert make().target(example, window(2, first=2)).tolist() == [0, 0]  # b is not shown
+    assert make().target(example, window(2, first=1)).tolist() == [2, 3]
 
 
 def best_by_force(windows: list[Encoded], outputs: list[Output], longest: int) -> tuple[float, int, int]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ from bertline.artifacts.checkpoint import Index
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.artifacts.run import DataFiles, RunFolder
 from bertline.models import pytorch, tokenizer_json
-from bertline.train import loop, ranks, setup, watchdog
+from bertline.train import checkpoints, evaluation, loop, ranks, setup, watchdog
+from bertline.train import model as train_model
 from bertline.train.data import prepared, splitting
 from bertline.train.data.batches import Batch, Batches
 from bertline.train.loop import Trainer
@@ -152,21 +153,26 @@ def test_a_tokenizer_is_read_once_and_kept_where_nothing_is_left_over(
     train_here(recipe, tmp_path / "again", ["training.epochs=1"], look=look)
 
 
-def test_a_slow_disk_is_no_standstill_when_best_is_loaded(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(checkpoints, "save"), (evaluation, "mean_loss"), (train_model, "save"), (pytorch, "load")],
+)
+def test_what_a_slow_disk_or_a_long_score_takes_is_no_standstill(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
 ) -> None:
+    """best/ is loaded last, for the test split."""
     watch = SimpleNamespace(limit=None, beat=lambda doing: None)
     watch.allow = lambda seconds: setattr(watch, "limit", seconds)
-    load, limits = pytorch.load, []
+    original, limits = getattr(module, name), []
 
-    def loading(folder: Path, *arguments: Any, **settings: Any) -> Any:
-        limits.append((folder.name, watch.limit))
-        return load(folder, *arguments, **settings)
+    def observed(*arguments: Any, **settings: Any) -> Any:
+        limits.append(watch.limit)
+        return original(*arguments, **settings)
 
     monkeypatch.setattr(watchdog, "_watch", watch)
-    monkeypatch.setattr(pytorch, "load", loading)
+    monkeypatch.setattr(module, name, observed)
     train_here(recipe, tmp_path / "run", ["training.epochs=1"])
-    assert limits[-1] == ("best", None)
+    assert limits[-1] is None
 
 
 @pytest.mark.parametrize(
@@ -402,3 +408,14 @@ def files_of_at_most(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_dropout_is_drawn_by_seed_step_and_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(seed: int, step: int, rank: int) -> tuple[float, ...]:
+        monkeypatch.setattr("bertline.train.loop.dist.get_rank", lambda: rank)
+        loop.seed_dropout(seed, step)
+        return tuple(torch.rand(4).tolist())
+
+    drawn = [draw(*each) for each in itertools.product((1, 2), (0, 1), (0, 1))]
+    assert len(set(drawn)) == 8
+    assert draw(1, 0, 0) == drawn[0]

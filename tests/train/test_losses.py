@@ -96,6 +96,15 @@ def test_tokens_count_alike_whatever_their_windows() -> None:
     assert loss.terms(np.array([IGNORED, IGNORED])) == 0
 
 
+def test_tokens_are_weighted_by_how_rare_their_tags_are() -> None:
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(2, 4, 3), [np.array([IGNORED, 0, 0, 2]), np.array([IGNORED, 1])]
+    padded = torch.tensor([[IGNORED, 0, 0, 2], [IGNORED, 1, IGNORED, IGNORED]])
+    loss = make(targets, "token-classification", class_weights="balanced")
+    expected = nn.CrossEntropyLoss(torch.tensor([2, 4, 4]) / 3)(outputs.flatten(0, 1), padded.flatten())
+    assert mean(loss, outputs, targets) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_an_answer_is_the_mean_of_its_start_and_end() -> None:
     torch.manual_seed(0)
     outputs = torch.randn(2, 5, 2)

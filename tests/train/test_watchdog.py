@@ -142,6 +142,20 @@ def test_a_rank_may_stand_still_for_several_times_as_long_as_ever_before(ticks: 
     assert found == Fault(0, 1, "rank 0, step 2: no progress for 51 seconds (training.timeout)")
 
 
+def test_a_pause_that_was_allowed_is_no_standstill_and_no_measure_of_one(ticks: Ticks) -> None:
+    ticks.watch.allow(20)
+    ticks.watch.beat("step 1")
+    ticks.watch.allow(None)
+    assert ticks.pass_by(100) == [None] * 100
+    ticks.watch.allow(20)
+    assert ticks.pass_by(20) == [None] * 20
+    ticks.watch.beat("step 2")  # after 20 ticks, the longest that counts
+    *before, found = ticks.pass_by(watchdog.SLACK * 20 + 1)
+    assert set(before) == {None}
+    assert found is not None
+    assert "step 2: no progress for 101 seconds" in found.words
+
+
 def test_the_first_step_may_take_longer_than_those_after_it(
     rank: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,3 +104,25 @@ def test_however_quick_a_model_is_no_more_texts_wait_than_memory_is_meant_for(mo
         way(lanes).refuse_if_full()
     told.set()
     lanes.close()
+
+
+@pytest.mark.parametrize(("backlog", "expected"), [(150, KeyError), (151, RefusedError)])
+def test_a_request_may_wait_for_half_of_its_time(backlog: float, expected: type[Exception]) -> None:
+    """Of 500 seconds; it takes 200 after the first of its texts, of 100 each, on two lanes 100."""
+
+    def admitted(*_: Any) -> None:
+        raise KeyError
+
+    lanes: Any = SimpleNamespace(waiting=1, backlog=backlog, count=2)
+    model = SimpleNamespace(expected=lambda texts: [100.0] * len(texts), submit=admitted)
+    entry: Any = SimpleNamespace(name="model", model=model)
+    with pytest.raises(expected):
+        asyncio.run(way(lanes).answer(Request({"type": "http"}), entry, [("a", None)] * 3))
+
+
+def test_a_queue_that_takes_more_than_half_of_the_time_is_full() -> None:
+    lanes: Any = SimpleNamespace(waiting=1, backlog=250, count=2)
+    way(lanes).refuse_if_full()
+    lanes.backlog = 251
+    with pytest.raises(RefusedError):
+        way(lanes).refuse_if_full()
