@@ -2,11 +2,12 @@
 
 The token is the first column and the tag the last; columns between them (part of speech, chunk) are ignored. Columns
 are separated by tabs if the line has any, else by spaces, so that a token may hold spaces in a line with tabs. All
-lines have the same number of columns, which tells CoNLL from plain text.
+lines have the same number of columns, which tells CoNLL from plain text. A line before a sentence that begins with #
+and has another number of columns is a comment.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import dropwhile, groupby
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,19 @@ def rows(stream: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any
     first = None
     for inside, group in groupby(lines, lambda line: bool(line[1]) and line[1][0] != DOCUMENT):
         if inside:
-            sentence = list(group)
+            sentence = _without_comments(list(group))
             first = first or sentence[0]
             for number, fields in sentence:
                 if fault := _fault(fields, *first):
                     raise InputError(f"{path} line {number}: {fault}")
             columns = {"tokens": [fields[0] for _, fields in sentence], "tags": [fields[-1] for _, fields in sentence]}
             yield f"{path} line {sentence[0][0]}", columns
+
+
+def _without_comments(sentence: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The lines of a sentence without those before it that begin with # and have other columns than its last line."""
+    columns = len(sentence[-1][1])
+    return list(dropwhile(lambda line: line[1][0].startswith("#") and len(line[1]) != columns, sentence))
 
 
 def _fault(fields: list[str], begin: int, first: list[str]) -> str | None:

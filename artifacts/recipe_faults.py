@@ -39,9 +39,9 @@ FOREIGN = {
     "validation_file": "data.validation",
     "test_file": "data.test",
     "text_column": "data.text",
-    "text_column_name": "data.text",
+    "text_column_name": "data.text, or data.tokens for token classification",
     "label_column": "data.label",
-    "label_column_name": "data.label",
+    "label_column_name": "data.label, or data.tags for token classification",
     "max_train_samples": "data.take.train",
     "max_seq_length": "tokens.max_length",
     "doc_stride": "tokens.stride",
@@ -347,10 +347,12 @@ def _needed(raw: dict[str, Any], name: str, path: Path, columns: Sequence[str]) 
     data, asked = raw["data"], raw.get("task", "")
     *texts, gold = COLUMNS.get(asked, (None,))
     whole = data.get("text", "text") in columns and (
-        name == "unlabelled" or "entities" in columns or (may_lack and data.get("tokens", "tokens") not in columns)
+        name == "unlabelled"
+        or data.get("entities", "entities") in columns
+        or data.get("tokens", "tokens") not in columns
     )
     if asked == "token-classification" and whole:  # whole texts, with entities marked in them
-        texts, gold = ["text"], None
+        texts, gold = ["text"], "entities"
     if asked == "question-answering" and sparse and "is_impossible" in columns:
         gold = None
     needed = {f"data.{key}": data.get(key, key) for key in texts} | {"data.text_pair": data.get("text_pair")}

@@ -74,6 +74,7 @@ class Data(Section):
     )
     tokens: StrictStr = Field("tokens", description="Column of a sentence's tokens. Default: tokens.")
     tags: StrictStr = Field("tags", description="Column of the tokens' tags. Default: tags.")
+    entities: StrictStr = Field("entities", description="Column of the entities of a text. Default: entities.")
     question: StrictStr = Field("question", description="Column of the question. Default: question.")
     context: StrictStr = Field("context", description="Column of the text that is searched. Default: context.")
     answers: StrictStr = Field("answers", description="Column of the answers. Default: answers.")
@@ -84,7 +85,8 @@ class Data(Section):
     labels: list[StrictStr] | None = Field(
         None,
         min_length=1,
-        description="Names of labels 0, 1, …, or of the entity types. Default: found in the data, sorted.",
+        description="Names of labels 0, 1, …, or of the entity types (or tags 0, 1, …, if O is one of them). Default: "
+        "found in the data, sorted.",
     )
     take: Take = Field(Take(), description="How many examples each split gets.")
 

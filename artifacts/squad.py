@@ -1,4 +1,4 @@
-"""JSON files: SQuAD's own layout (https://rajpurkar.github.io/SQuAD-explorer), or a list of objects."""
+"""JSON files: a list of objects, also under `data`, or SQuAD's layout (https://rajpurkar.github.io/SQuAD-explorer)."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,9 @@ from typing import Any, TextIO
 
 from bertline.artifacts.errors import InputError
 
-EXPECTED = "a list of objects, or SQuAD's {'data': [{'paragraphs': [{'context', 'qas'}]}]}, is expected"
+EXPECTED = (
+    "a list of objects (also under 'data'), or SQuAD's {'data': [{'paragraphs': [{'context', 'qas'}]}]}, is expected"
+)
 
 
 def rows(stream: TextIO, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -23,8 +25,10 @@ def rows(stream: TextIO, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except (ValueError, RecursionError) as error:  # numbers with thousands of digits, or deep nesting
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     if isinstance(content, dict) and isinstance(content.get("data"), list):
-        yield from _questions(content["data"], path)
-        return
+        if any("paragraphs" in item for item in content["data"] if isinstance(item, dict)):
+            yield from _questions(content["data"], path)
+            return
+        content = content["data"]
     if not isinstance(content, list):
         found = f"the keys {', '.join(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise InputError(f"{path}: holds {found:.200}; {EXPECTED}")

@@ -136,8 +136,14 @@ class QuestionAnswering(Task):
     def tune(
         self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output], metric: str
     ) -> Decision:
-        """Tune the "no answer" threshold for exact match, or else F1, if some questions have no answer."""
+        """Let answers be as long as the longest correct one, and tune the "no answer" threshold.
+
+        The threshold is tuned for exact match, or else F1, if some questions have no answer.
+        """
+        targets = [self.target(examples[window.text], window) for window in windows]
+        longest = max(int(last - first) + 1 for first, last in targets)
         decision = self.settings.decision
+        decision = decision.model_copy(update={"max_answer_length": max(decision.max_answer_length, longest)})
         if all(example.gold for example in examples):
             return decision
         always = decision.model_copy(update={"no_answer_threshold": np.inf})

@@ -55,6 +55,7 @@ class Columns(NamedTuple):
     """A list: one column per label, which tells whether the row has it."""
     tokens: str = "tokens"
     tags: str = "tags"
+    entities: str = "entities"
     question: str = "question"
     context: str = "context"
     answers: str = "answers"
@@ -103,6 +104,10 @@ class Task(ABC):
     def name_labels(self, names: Sequence[str]) -> list[str]:
         """The output labels of a model for the `names` that a recipe lists."""
         return list(names)
+
+    def indexed(self, names: Sequence[str]) -> list[str]:
+        """The labels that integers in rows are indices into, for the `names` that a recipe lists."""
+        return self.name_labels(names)
 
     def check(self, example: Example, where: str) -> Example:
         """The example with its labels spelled as in `labels`.
@@ -156,13 +161,14 @@ class Task(ABC):
     def spelling(self, columns: Columns) -> tables.Spell:
         """The rule by which integers are read as the names that a file has for them.
 
-        Only gold labels are, and only if `labels` contain at least one of the names or are still to be found; otherwise
-        the integers are indices into `labels`.
+        Only gold labels are, and only if `labels` contain at least one of the names, whatever its case, or are still to
+        be found; otherwise the integers are indices into `labels`.
         """
         gold, regression = getattr(columns, self.gold), self.settings.problem_type == "regression"
 
         def spell(column: str, names: Sequence[str]) -> bool:
-            related = not self.labels or not set(self.labels).isdisjoint(names)
+            known = {label.casefold() for label in self.labels}
+            related = not known or not known.isdisjoint(name.casefold() for name in names)
             return column == gold and related and not regression
 
         return spell

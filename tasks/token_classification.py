@@ -32,7 +32,7 @@ from bertline.tasks.task import (
     windows_by_text,
 )
 from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
-from bertline.tasks.words import Span, words
+from bertline.tasks.words import UNSPACED, Span, words
 
 NONE = -1
 """Index of a word's token if the window has none."""
@@ -43,12 +43,12 @@ class TokenClassification(Task):
 
     architecture = "ForTokenClassification"
     gold = "tags"
-    instead = ("tokens",)
+    instead = ("tokens", "entities")
 
     @cached_property
     def types(self) -> list[str]:
         """The types of entities, in the order of the labels."""
-        return list(dict.fromkeys(label for tag in self.labels for label, _, _ in spans([tag])))
+        return _types(self.labels)
 
     def read_texts(self, row: Mapping[str, Any], columns: Columns, where: str) -> Text:
         """The text of a row, or its tokens joined by blanks. Raises InputError, see `Task.read_texts`."""
@@ -59,14 +59,16 @@ class TokenClassification(Task):
     def read(self, row: Mapping[str, Any], columns: Columns, where: str) -> Example:
         """The example of a row: a text and its entities, or tokens and their tags. Raises InputError, see `Task.read`.
 
-        Entities are objects with start, end (in characters) and label. Tags are IOB1, IOB2, BIOES or BILOU, or indices
-        into `labels`; tokens are joined by blanks.
+        Entities are objects with start, end (in characters) and label. Tags are IOB1, IOB2, BIOES, BMES or BILOU, or
+        indices into `labels`; tokens are joined by blanks, where the script has any.
         """
-        if row.get("entities") is not None:
+        if row.get(columns.entities) is not None:
             text = string(row, columns.text, where)
-            return Example(text, None, _read_entities(text, row["entities"], where))
+            return Example(
+                text, None, _read_entities(text, row[columns.entities], f"{where}: column {columns.entities!r}")
+            )
         if row.get(columns.tokens) is None:
-            needed = f"columns {columns.text!r} and 'entities', or {columns.tokens!r} and {columns.tags!r}"
+            needed = f"columns {columns.text!r} and {columns.entities!r}, or {columns.tokens!r} and {columns.tags!r}"
             raise InputError(f"{where}: nothing is labelled; {needed}, are expected")
         text, places = _join_tokens(row, columns, where)
         tags = self._spelled_tags(row, columns.tags, where)
@@ -81,7 +83,10 @@ class TokenClassification(Task):
         if not isinstance(value, list) or not value or any(type(tag) is not int for tag in value):
             return _read_strings(row, column, where)
         if not self.labels:
-            advice = "name the types that they stand for: with data.labels [PER, LOC], 1 is B-PER, 2 I-PER, 3 B-LOC"
+            advice = (
+                "name the types that they stand for: with data.labels [PER, LOC], 1 is B-PER, 2 I-PER, 3 B-LOC; or, in "
+                "another order, all tags: [O, B-PER, B-LOC, I-PER, I-LOC]"
+            )
             raise InputError(f"{where}: column {column!r} holds numbers; {advice}")
         if unknown := [tag for tag in value if not 0 <= tag < len(self.labels)]:
             known = f"0 to {len(self.labels) - 1} stand for {', '.join(self.labels)}"
@@ -105,8 +110,13 @@ class TokenClassification(Task):
         return self.name_labels(sort_labels({entity["label"] for example in examples for entity in example.gold}))
 
     def name_labels(self, names: Sequence[str]) -> list[str]:
-        """O, then B- and I- for each type of entity."""
-        return ["O", *(prefix + name for name in names for prefix in ("B-", "I-"))]
+        """O, then B- and I- for each type of entity, or for the types of the tags if O is among `names`."""
+        types = _types(names) if "O" in names else names
+        return ["O", *(prefix + name for name in types for prefix in ("B-", "I-"))]
+
+    def indexed(self, names: Sequence[str]) -> list[str]:
+        """The tags as they are listed, if O is among them; else as for `name_labels`."""
+        return list(names) if "O" in names else self.name_labels(names)
 
     def named(self, example: Example) -> list[str]:
         """The type of each of its entities."""
@@ -210,8 +220,8 @@ class TokenClassification(Task):
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """(label, first, last) of each entity in a sequence of tags, as in conlleval.pl and seqeval (not strict).
 
-    IOB1, IOB2, BIOES and BILOU are read alike: an entity ends where a tag begins another, has another label or is O. A
-    tag without prefix (LOC) is read as I-LOC; a prefix without label (B) has the label _.
+    IOB1, IOB2, BIOES, BMES and BILOU are read alike: an entity ends where a tag begins another, has another label or
+    is O. A tag without prefix (LOC) is read as I-LOC; a prefix without label (B) has the label _.
     """
     found: list[tuple[str, int, int]] = []
     before, of = "O", ""
@@ -256,7 +266,14 @@ def first_tokens(text: str, places: Sequence[Span], window: Encoded) -> Ids:
     return np.where(begun, np.append(indices, NONE)[after], np.where(covered, indices[before], NONE))
 
 
-_TAG = re.compile(r"([OBIESLU])(?:-(.*))?", re.DOTALL)
+_TAG = re.compile(r"([OBIESLU]|M(?=-))(?:-(.*))?", re.DOTALL)
+_CLOSED = re.compile(f"[{UNSPACED}]{{2}}")
+"""Two letters of a script that has no blanks between words."""
+
+
+def _types(tags: Iterable[str]) -> list[str]:
+    """The types of entities that tags are of, in their order."""
+    return list(dict.fromkeys(label for tag in tags for label, _, _ in spans([tag])))
 
 
 def _read_strings(row: Mapping[str, Any], column: str, where: str) -> list[str]:
@@ -274,16 +291,19 @@ def _read_strings(row: Mapping[str, Any], column: str, where: str) -> list[str]:
 
 
 def _join_tokens(row: Mapping[str, Any], columns: Columns, where: str) -> tuple[str, list[Span]]:
-    """The tokens of a row joined by blanks, and the span of each token."""
-    tokens = _read_strings(row, columns.tokens, where)
-    ends = np.cumsum([len(token) + 1 for token in tokens], dtype=int) - 1
-    return " ".join(tokens), [(end - len(token), end) for token, end in zip(tokens, ends.tolist(), strict=True)]
+    """The tokens of a row joined by blanks, where their script has any, and the span of each token."""
+    text, places = "", []
+    for token in _read_strings(row, columns.tokens, where):
+        text += " " if text and not _CLOSED.fullmatch(text[-1] + token[0]) else ""
+        places.append((len(text), len(text) + len(token)))
+        text += token
+    return text, places
 
 
 def _read_entities(text: str, value: Any, where: str) -> list[dict[str, Any]]:
     """Check and sort the entities of a row."""
     if not isinstance(value, list):
-        raise InputError(f"{where}: column 'entities' holds {value!r:.60}; a list of objects is expected")
+        raise InputError(f"{where} holds {value!r:.60}; a list of objects is expected")
     faults = [f"{where}: entity {each!r:.120}: {fault}" for each in value if (fault := _fault(text, each))]
     if faults:
         raise InputError(*faults)

@@ -22,7 +22,8 @@ def words(text: str) -> list[Span]:
     """The spans of the words of a text, which are the units that get labels.
 
     A word is letters, digits and underscores, also joined by one of -'’.& (O'Brien, U.S, co-op, 3.5), or any other
-    non-blank character alone; each with the accents and joiners that follow it.
+    non-blank character alone; each with the accents and joiners that follow it. The English possessive (Germany's) is
+    none of the word's, as corpora have it.
     """
     return [match.span() for match in _word().finditer(text)]
 
@@ -33,7 +34,7 @@ def _word() -> re.Pattern[str]:
     codes = [code for plane in PLANES for code in plane]
     marks = _class(code for code in codes if unicodedata.category(chr(code)) in ("Mn", "Mc", "Me", "Cf"))
     letters = rf"[^\W{UNSPACED}](?:[^\W{UNSPACED}]|[{marks}])*"
-    return re.compile(rf"{letters}(?:[-‐‑'’.&]{letters})*|\S[{marks}]*")
+    return re.compile(rf"{letters}(?:(?!['’]s\b)[-‐‑'’.&]{letters})*|\S[{marks}]*")
 
 
 def _class(codes: Iterable[int]) -> str:

@@ -52,3 +52,9 @@ def test_plain_text_is_refused(blank: str) -> None:
     words = f"line {3 + 2 * len(blank)}: 3 columns where line {2 + len(blank)} has 4; .*plain text"
     with pytest.raises(InputError, match=words):
         read(text)
+
+
+def test_comments_before_a_sentence_are_left_out() -> None:
+    """A # that is a token has as many columns as the others."""
+    text = "# id 7\tdomain=en\n# more\ndoris _ _ B-PER\n# _ _ O\n\n# _ _ O\nBonn _ _ B-LOC\n"
+    assert [row["tokens"] for _, row in read(text)] == [["doris", "#"], ["#", "Bonn"]]

@@ -215,7 +215,8 @@ def test_every_key_that_the_docs_translate_is_known() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"task": "token-classification"}, ["data.tokens: ", "data.tags: "]),
+        ({"task": "token-classification"}, ["data.entities: "]),
+        ({"task": "token-classification", "data__text": "body"}, ["data.tokens: ", "data.tags: "]),
         ({"task": "question-answering"}, ["data.question: ", "data.context: ", "data.answers: "]),
         ({"tokens__long": "windows", "data__text_pair": "lang"}, ["tokens.long: found 'windows'; pairs"]),
         ({"tokens__long": "head+tail", "data__text_pair": "lang"}, ["tokens.long: found 'head+tail'; pairs"]),
@@ -303,6 +304,11 @@ def test_entities_are_marked_in_texts_or_told_by_tags(write: Callable[..., Path]
     entities: dict[str, Any] = {"task": "token-classification", "data__train": str(rows)}
     assert recipe.load(write(**entities, data__text="body")).data.text == "body"
     assert len(faults(write(**entities))) == 2
+    rows.write_text(json.dumps({"text": "in Paris", "spans": []}) + "\n")
+    recipe.load(write(**entities, data__entities="spans"))
+    (fault,) = faults(write(**entities))
+    assert "data.entities: " in fault
+    assert "no column 'entities'; it has text, spans" in fault
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv"])

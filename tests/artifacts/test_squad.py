@@ -1,6 +1,7 @@
 """SQuAD's layout, lists of objects, and what is neither."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_a_list_of_objects_is_rows() -> None:
     ("content", "words"),
     [
         ('{"text": "a"}\n{"text": "b"}', r"a\.json line 2: not JSON .*one object a line is \.jsonl"),
-        ('{"rows": []}', r"a\.json: holds the keys rows; a list of objects, or SQuAD's"),
+        ('{"rows": []}', r"a\.json: holds the keys rows; a list of objects \(also under 'data'\), or SQuAD's"),
         ("3", r"a\.json: holds a int"),
         ("[1]", r"a\.json item 1: a int where an object is expected"),
         ('{"data": [{"paragraphs": [{"qas": [{"question": "a"}]}]}]}', r"article 1, question 1: .*'context'"),
@@ -55,3 +56,9 @@ def test_a_list_of_objects_is_rows() -> None:
 def test_what_is_neither_is_told(content: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         read(content)
+
+
+def test_a_list_of_objects_may_be_under_data() -> None:
+    """As transformers' run_qa.py has it."""
+    row = {"id": "7", "question": "who?", "context": "Anna", "answers": {"text": ["Anna"], "answer_start": [0]}}
+    assert [found for _, found in read(json.dumps({"version": "1", "data": [row]}))] == [row]

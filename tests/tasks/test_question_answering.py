@@ -215,6 +215,18 @@ def test_the_threshold_is_the_best_of_all() -> None:
         assert worth(best_threshold(scores, given, silent)) == pytest.approx(max(map(worth, [-99, *scores, 99])))
 
 
+def test_answers_may_be_as_long_as_the_longest_correct_one() -> None:
+    task, context = make(), " ".join("x" * 50)
+    example, windows = Example("q", context, [{"text": context[:79], "start": 0}]), [window(50)]
+    outputs = told(task, example, windows)
+    (cut,) = task.decode([example.texts], windows, outputs)
+    assert len(cut["answer"]) < 79
+    tuned = task.tune([example], windows, outputs, "f1")
+    assert tuned.max_answer_length == 40
+    (found,) = task.with_decision(tuned).decode([example.texts], windows, outputs)
+    assert found["answer"] == context[:79]
+
+
 def test_tuning_needs_questions_without_an_answer() -> None:
     task, windows = make(), [window(2, 0), window(2, 1)]
     sure, unsure = np.array([[0, 0], [0, 0], [5, 5], [0, 0]]), np.array([[4, 4], [0, 0], [1, 1], [0, 0]])

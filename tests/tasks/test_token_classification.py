@@ -139,6 +139,13 @@ def test_spans_of_tags_in_disorder_are_those_of_seqeval() -> None:
         assert spans(alike) == spans(tags)
 
 
+def test_the_middle_of_an_entity_may_be_an_m() -> None:
+    """In BMES, which Chinese corpora have."""
+    tags = ["B-LOC", "M-LOC", "E-LOC", "S-LOC", "M"]
+    assert spans(tags[:4]) == [("LOC", 0, 2), ("LOC", 3, 3)]
+    assert spans(tags)[-1] == ("M", 4, 4)
+
+
 def test_tags_without_prefix_or_label() -> None:
     assert spans(["LOC", "LOC", "O", "corporate-body"]) == [("LOC", 0, 1), ("corporate-body", 3, 3)]
     assert spans(["B", "I", "O", "I"]) == get_entities(["B", "I", "O", "I"]) == [("_", 0, 1), ("_", 3, 3)]
@@ -344,6 +351,31 @@ def test_tags_may_be_indices_into_the_labels() -> None:
     unnamed = TokenClassification(TaskSettings(**{**make_task().settings.model_dump(), "labels": []}))
     with pytest.raises(InputError, match="row: column 'tags' holds numbers; name the types that they stand for"):
         unnamed.read(row, Columns(), "row")
+
+
+def test_tags_may_be_indices_into_tags_in_any_order() -> None:
+    """As those of tner's data sets are."""
+    tags = ["O", "B-PER", "B-LOC", "I-LOC"]
+    task = TokenClassification(TaskSettings(**{**make_task().settings.model_dump(), "labels": []}))
+    assert task.indexed(tags) == tags
+    assert task.name_labels(tags) == task.indexed(["PER", "LOC"]) == ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    reader = TokenClassification(TaskSettings(**{**make_task().settings.model_dump(), "labels": task.indexed(tags)}))
+    row = {"tokens": ["Anna", "in", "New", "York"], "tags": [1, 0, 2, 3]}
+    example = make_example("Anna in New York", ("Anna", "PER"), ("New York", "LOC"))
+    assert reader.check(reader.read(row, Columns(), "row"), "row") == example
+
+
+def test_entities_may_be_in_another_column() -> None:
+    task = make_task()
+    row = {"text": "in Bonn", "spans": [{"start": 3, "end": 7, "label": "LOC", "token_start": 1}]}
+    assert task.read(row, task.columns({"entities": "spans"}), "row") == make_example("in Bonn", ("Bonn", "LOC"))
+    assert task.missing(row, {"entities": "spans"}, labelled=True) == []
+    assert task.missing(row, {}, labelled=True) == ["entities"]
+
+
+def test_scripts_without_blanks_get_none_between_their_tokens() -> None:
+    row = {"tokens": ["我", "在", "北京", "EU", "的"], "tags": ["O", "O", "B-LOC", "B-ORG", "O"]}
+    assert make_task().read(row, Columns(), "row") == make_example("我在北京 EU 的", ("北京", "LOC"), ("EU", "ORG"))
 
 
 def test_a_row_without_entities_is_an_example_of_none() -> None:

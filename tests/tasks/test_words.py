@@ -10,6 +10,7 @@ from bertline.tasks.words import words
     [
         ("O'Brien left the U.S. co-op: 3.5%", ["O'Brien", "left", "the", "U.S", ".", "co-op", ":", "3.5", "%"]),
         ("(AT&T) don’t -- @x_1 a--b", ["(", "AT&T", ")", "don’t", "-", "-", "@", "x_1", "a", "-", "-", "b"]),
+        ("Germany's it’s O'Seas 'S's.", ["Germany", "'", "s", "it", "’", "s", "O'Seas", "'", "S", "'", "s", "."]),
         ("e\u0301te\u0301 हिन्दी co\u00adop", ["e\u0301te\u0301", "हिन्दी", "co\u00adop"]),
         ("👩\u200d👧 ok☕\ufe0f", ["👩\u200d", "👧", "ok", "☕\ufe0f"]),
         ("東京 in日本 ไทย", ["東", "京", "in", "日", "本", "ไ", "ท", "ย"]),

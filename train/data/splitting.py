@@ -138,7 +138,7 @@ def make(recipe: Recipe, folder: Path) -> Splits:
 def reader(recipe: Recipe) -> Task:
     """The task that reads a recipe's rows, with the labels that the recipe names, since rows may hold their indices."""
     task, names = catalog.make(recipe.settings([])), recipe.data.label_names
-    return catalog.make(recipe.settings(task.name_labels(names))) if names else task
+    return catalog.make(recipe.settings(task.indexed(names))) if names else task
 
 
 def load(recipe: Recipe, folder: Path) -> Splits:
