@@ -200,8 +200,18 @@ def bench(
     rounds: int,
     threads: int,
     say: Say = lambda line: None,
+    metric: str | None = None,
 ) -> dict[str, Any]:
     """Measure and score systems, as `bertline bench` does; all are compared with the first.
+
+    Args:
+        systems: what is compared.
+        examples: labelled examples.
+        grid: (batch, length) of what is timed.
+        rounds: in each of which every system is timed once.
+        threads: of each system.
+        say: receives lines of progress.
+        metric: a score to show besides, before those that are always shown.
 
     Returns:
         What `bertline bench --json` prints; plain values only.
@@ -209,7 +219,7 @@ def bench(
     with started(systems, threads) as workers:
         measured = measure(workers, [example.texts for example in examples], grid, rounds, say)
     answered = [answers(system, examples, each.outputs) for system, each in zip(systems, measured, strict=True)]
-    return summarize(catalog.make(systems[0].settings), measured, examples, answered, rounds, threads)
+    return summarize(catalog.make(systems[0].settings), measured, examples, answered, rounds, threads, metric)
 
 
 def answers(system: System, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Answer]:
@@ -225,14 +235,19 @@ def summarize(
     answered: Sequence[list[Answer]],
     rounds: int,
     threads: int,
+    metric: str | None = None,
 ) -> dict[str, Any]:
     """The result that `bench` returns: all systems scored, and compared with the first."""
-    first = measured[0]
+    first, metrics = measured[0], list(task.settings.shown)
+    if metric is not None:
+        metrics = [metric, *(name for name in metrics if name != metric)]
     return {
         "machine": machine.describe().model_dump(mode="json"),
         "task": task.settings.task,
-        "metrics": list(task.settings.shown),
-        "systems": [_row(task, each, examples, own, answered[0]) for each, own in zip(measured, answered, strict=True)],
+        "metrics": metrics,
+        "systems": [
+            _row(task, metrics, each, examples, own, answered[0]) for each, own in zip(measured, answered, strict=True)
+        ],
         "speedup": {f"{each.name} over {first.name}": geometric_mean_speedup(each, first) for each in measured[1:]},
         "threads": threads,
         "texts": len(examples),
@@ -243,15 +258,20 @@ def summarize(
 
 
 def _row(
-    task: Task, each: Measured, examples: Sequence[Example], own: list[Answer], first: list[Answer]
+    task: Task,
+    metrics: Sequence[str],
+    each: Measured,
+    examples: Sequence[Example],
+    own: list[Answer],
+    first: list[Answer],
 ) -> dict[str, Any]:
-    counts, main = task.counts(examples, own), task.settings.shown[0]
+    counts, main = task.counts(examples, own), metrics[0]
     scores = task.values(counts.sum(axis=0))
     loss = bootstrap.worst_case_loss(task, main, examples, counts)
     return {
         "name": each.name,
         "grid": [asdict(point) for point in each.grid],
-        **{metric: float(scores[metric]) for metric in task.settings.shown},
+        **{metric: float(scores[metric]) for metric in metrics},
         "interval": list(bootstrap.interval(task, main, counts, loss)),
         "agreement": task.agreement(own, first),
         "size_bytes": each.size_bytes,

@@ -19,6 +19,9 @@ from bertline.tasks import bootstrap
 from bertline.tasks.task import Answer, Counts, Output
 from bertline.tasks.tokens import Encoded
 
+RELATED = 0.3
+"""Correlation of PyTorch's answers with the labels (Matthews) above which they clearly mean the same."""
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -61,14 +64,16 @@ class Judge:
     def suspicion(self) -> str | None:
         """A warning if PyTorch's accuracy is below that of always answering the most frequent label.
 
-        The labels of `--data` may be numbered in another order than the model's, or mean something else.
+        The labels of `--data` may be numbered in another order than the model's, or mean something else. A good model
+        may give false alarms of a label that hardly ever occurs, but its answers go with the labels.
         """
         settings, examples = self.origin.settings, self.origin.examples
         if self.origin.kind == "run" or settings.problem_type != "single_label_classification":
             return None
         label, most = Counter(str(example.gold) for example in examples).most_common(1)[0]
-        accuracy = float(self.origin.task.values(self.before.sum(axis=0))["accuracy"])
-        if accuracy >= most / len(examples):
+        scores = self.origin.task.values(self.before.sum(axis=0))
+        accuracy = float(scores["accuracy"])
+        if accuracy >= most / len(examples) or scores["matthews_correlation"] > RELATED:
             return None
         names = ", ".join(f"{index} is {name}" for index, name in enumerate(settings.labels[:5]))
         return (

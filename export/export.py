@@ -78,6 +78,8 @@ def export(
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as work:
         gathered = _gather_checkpoint(source, data, Path(work, "gathered"), model, trust, say)
         origin = sources.read(source, data, gathered, columns)
+        if options.metric is not None:
+            origin = sources.held_to(origin, options.metric)
         check_examples(origin, options)
         say(f"{source}: measuring {origin.metric} on {len(origin.examples):,} texts")
         origin = sources.with_tokenizer(origin, Path(work, "tokenizer"))

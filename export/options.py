@@ -33,6 +33,8 @@ class ExportOptions:
     """Whether an fp32 model may be chosen."""
     calibration: int = 100
     """The number of calibration texts for static quantization."""
+    metric: str | None = None
+    """The score that candidates are held to; None for the run's, or the task's first one."""
     layout: str = "huggingface"
     """With "triton", the bundle is also a model of a Triton model repository."""
 

@@ -23,6 +23,7 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Text
 
+_NAMELESS = re.compile(r"LABEL_\d+|\d+")
 UNTUNED = Decision(no_answer_threshold=0.0)
 """For a model without a run, if some questions have no answer: "no answer" is given when it scores higher than any
 span, as in transformers' run_qa."""
@@ -237,6 +238,13 @@ def _model(
     )
 
 
+def held_to(origin: Origin, metric: str) -> Origin:
+    """The origin with another metric. Raises InputError if its task has none of that name."""
+    if metric not in origin.settings.scores:
+        raise InputError(f"--metric: found {metric!r}; this task is measured in {', '.join(origin.settings.scores)}")
+    return replace(origin, metric=metric)
+
+
 def _settings(config: dict[str, Any], data: Path, columns: Mapping[str, str]) -> TaskSettings:
     """The task settings of a model's head, untuned; for pairs of texts if the data has them."""
     task = _task(config)
@@ -308,6 +316,8 @@ def _answer_faults(task: TaskName, config: dict[str, Any]) -> Iterator[str]:
         yield f"id2label: {twice[0]!r:.60} occurs twice; answers are told apart by the names of their labels"
     if task == "token-classification" and set(names) == {"O"}:
         yield "id2label: only O; a tagger without entity labels finds nothing"
+    if task == "token-classification" and all(_NAMELESS.fullmatch(name) for name in names):
+        yield f"id2label: found {', '.join(names):.60}; name the tags (O, B-PER, …), or O would be taken for an entity"
     if task == "text-classification" and problem not in (None, *get_args(ProblemType)):
         yield f"problem_type: found {problem!r:.60}; expected one of {', '.join(get_args(ProblemType))}"
     if task == "text-classification" and problem == "regression" and len(names) > 1:

@@ -20,6 +20,7 @@ from bertline.bench.report import benchmark
 from bertline.bench.systems import System
 from bertline.export import sources
 from bertline.export.conversion import convert
+from bertline.serve import engine
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 
@@ -53,19 +54,21 @@ def bench(
 
     Raises:
         InputError: the bundle's source is gone or changed and nothing else is named; or as the readers raise.
-        DamagedError: a bundle is damaged or not the signed one, before or after it was measured.
+        DamagedError: a bundle is damaged, answers differently on this CPU, or is not the signed one, before or after it
+            was measured.
     """
     if columns and data is None:
         raise InputError("--column names columns of labelled examples: add --data FILE")
     if html is not None:
         files.check_new(html)
     manifest = _manifest(folder, signed)
+    engine.Bundle(folder).engine()  # refuses a bundle that answers differently on this CPU
     held_to = against or [_source(folder, manifest)]
     examples = _examples(folder, manifest, data, columns)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
         compared = [*_systems_beside(folder, manifest, held_to, Path(work), say), systems.from_bundle(folder, manifest)]
         grid = compare.default_grid(compared)
-        result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), say)
+        result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), say, manifest.metric)
     _manifest(folder, signed)  # again, because another process loaded what was measured
     if html is not None:
         files.write_text(html, benchmark.html(result, shlex.join(["bertline", *sys.argv[1:]])))
@@ -142,6 +145,7 @@ def _beside(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
     """
     if (other := places.expanded(place)).joinpath(bundle.MANIFEST).is_file():
         sealed = bundle.verify(other)
+        engine.Bundle(other).engine()
         _demand_comparable(place, sealed, folder, manifest)
         return replace(systems.from_bundle(other, sealed), name=f"bundle {other}")
     model, trained = run.find(place)

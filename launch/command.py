@@ -197,6 +197,9 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
     "--batch", type=click.IntRange(1), default=1, show_default=True, help="Also optimize for batches of this size."
 )
 @click.option("--only", metavar="NAME", multiple=True, help="Try this candidate only; may be repeated.")
+@click.option(
+    "--metric", metavar="NAME", help="Score to hold candidates to.  [default: the run's, or the task's first]"
+)
 @click.option("--quick", is_flag=True, help="Try only the usual winners of ONNX Runtime, timed once.")
 @click.option("--allow-fp32", is_flag=True, help="Accept the fp32 model if no other passes.")
 @click.option(

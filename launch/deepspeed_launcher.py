@@ -256,7 +256,7 @@ def _slots(hostfile: Path) -> dict[str, int]:
     for number, line in enumerate(hostfile.read_text().splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        found = re.match(r"(\S+)\s+slots=(\d+)", line.strip())
+        found = re.match(r"(\S+)\s+slots=([1-9]\d*)", line.strip())
         if found is None:
             raise InputError(f"{hostfile}: line {number}: found {line.strip():.60}; expected `HOST slots=N`")
         if found[1] in slots:

@@ -49,7 +49,7 @@ def facts() -> dict[str, Any]:
 def _int8(cpu_class: str) -> str:
     if cpu_class in ("avx512_vnni", "arm64"):
         return "native dot products: signed and unsigned weights are exact"
-    return "no VNNI: signed eight-bit weights would saturate, so bundles made here use seven bits"
+    return "no AVX-512 VNNI: signed eight-bit weights may saturate, so bundles made here use seven bits"
 
 
 def _gpus() -> list[str]:

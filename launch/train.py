@@ -52,15 +52,16 @@ def start(
         raise InputError(f"deepspeed is not installed; {install_advice('train')}")
     variables = deepspeed_launcher.environment(gpus, ranks, hostfile)
     code = deepspeed_launcher.run(line, variables, deepspeed_launcher.stop_command(hostfile, folder))
+    begun = ["--resume"] if RunFolder(folder).recipe.exists() else []
     if code == PreemptedError.exit_code:
-        begun = ["--resume"] if RunFolder(folder).recipe.exists() else []
         again = shlex.join(["bertline", "train", str(path), "--run", str(folder), *begun])
         raise PreemptedError(f"{folder}: stopped as asked; resume with {again} and the same --set, --gpus or --ranks")
     if code != 0:
         kind = InputError if code == InputError.exit_code else BertlineError
         raise kind(f"{folder}: training ended with exit code {code}; the reason is above")
     if not RunFolder(folder).summary.exists():  # DeepSpeed's launcher ends with 0 if pdsh was killed
-        raise BertlineError(f"{folder}: the ranks have ended, but the run is not finished; continue it with --resume")
+        ended = f"{folder}: the launcher has ended, but the run is not finished; see that none of its ranks is left"
+        raise BertlineError(f"{ended}, and start it again{' with --resume' if begun else ''}")
     return folder
 
 

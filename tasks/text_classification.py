@@ -67,8 +67,8 @@ class TextClassification(Task):
         """The example of a row. Raises InputError, see `Task.read`.
 
         A label may be a string, an integer or a bool; its name is its spelling. Several labels may be a list of these,
-        a string of names separated by commas, a 0 or 1 for each of `labels`, or a 0 or 1 in one column per label (used
-        without being named if there is no label column). A number may be a string.
+        a string of names separated by commas, a 0 or 1 for each of `labels` (by itself if there is only one), or a 0 or
+        1 in one column per label (used without being named if there is no label column). A number may be a string.
         """
         if isinstance(columns.label, list):
             return Example(*self.read_texts(row, columns, where), _given(columns.label, row, where))
@@ -79,6 +79,8 @@ class TextClassification(Task):
             advice = f"; a recipe keeps only rows that have one by data.where: {{{columns.label}: [NAME, ...]}}"
             one = not (self.multi_label or self.regression)
             raise InputError(f"{where}: no label in column {columns.label!r}{advice if one else ''}")
+        if self._is_yes_or_no(gold):
+            return Example(*self.read_texts(row, columns, where), self.labels * _is_one(gold, where))
         if self.multi_label and self._is_vector(gold):
             gold = [name for name, right in zip(self.labels, gold, strict=True) if right]
         reader = _number if self.regression else _names if self.multi_label else _name
@@ -251,6 +253,11 @@ class TextClassification(Task):
         """Whether it is a 0 or 1 for each of three or more labels, which no list of distinct indices can look like."""
         return isinstance(gold, list) and len(gold) == len(self.labels) > 2 and all(one in (0, 1) for one in gold)
 
+    def _is_yes_or_no(self, gold: Any) -> bool:
+        """Whether it says if a text has the only label of a multi-label task: a 0 or 1, true or false."""
+        only = self.multi_label and len(self.labels) == 1 and self.labels[0].lower() not in (*ONE, *ZERO)
+        return only and str(gold).strip().lower() in (*ONE, *ZERO)
+
     def _in_columns(self, names: Container[str]) -> bool:
         """Whether the task is multi-label and each label is the name of a column."""
         return self.multi_label and bool(self.labels) and all(label in names for label in self.labels)
@@ -368,11 +375,12 @@ def _best_cut(ranked: Output, worth: Counts) -> tuple[int, float]:
 
 def _name(gold: Any, where: str) -> str:
     if not isinstance(gold, (str, int)):
-        whole = isinstance(gold, float) and gold.is_integer()  # as pandas writes integers if some are missing
-        number = (
-            f"write {gold:.0f} if it names a label" if whole else "for a measured number set problem_type: regression"
-        )
-        advice = f"a name or an integer is expected; {number}"
+        meant = "for a measured number set problem_type: regression"
+        if isinstance(gold, list):
+            meant = "for several labels set problem_type: multi_label_classification (of a model, in its config.json)"
+        elif isinstance(gold, float) and gold.is_integer():  # as pandas writes integers if some are missing
+            meant = f"write {gold:.0f} if it names a label"
+        advice = f"a name or an integer is expected; {meant}"
         raise InputError(f"{where}: label {gold!r:.60} is a {type(gold).__name__}; {advice}")
     refuse_lone_surrogates(str(gold), f"{where}: the label")
     return str(gold)

@@ -166,6 +166,19 @@ def test_the_json_of_a_bench(bench: Bench) -> None:
         }
 
 
+def test_a_score_that_is_asked_for_comes_first(bench: Bench) -> None:
+    answered = [
+        compare.answers(system, bench.examples, each.outputs)
+        for system, each in zip(bench.systems, bench.measured, strict=True)
+    ]
+    given = (catalog.make(classifier()), bench.measured, bench.examples, answered, 2, 1)
+    found = compare.summarize(*given, metric="matthews_correlation")
+    assert found["metrics"] == ["matthews_correlation", "accuracy", "macro_f1"]
+    for row in found["systems"]:
+        assert row["interval"][0] <= row["matthews_correlation"] <= row["interval"][1]
+    assert compare.summarize(*given, metric="macro_f1")["metrics"] == ["macro_f1", "accuracy"]
+
+
 def test_agreement_is_the_share_of_labels_like_the_first_systems() -> None:
     both = [measured(name, (1, 16, 1.0)) for name in "ab"]
     answered = [[{"label": LABELS[one]} for one in told] for told in ((1, 0, 1, 1), (1, 1, 0, 1))]

@@ -175,3 +175,13 @@ def test_a_model_that_is_no_text_classifier_is_refused(tiny_model: Path) -> None
     config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "vitmatte"'))
     with pytest.raises(InputError, match="transformers has no 'vitmatte' ForSequenceClassification"):
         PyTorchRuntime(tiny_model, "ForSequenceClassification", threads=1)
+
+
+def test_what_comes_before_a_repetition_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def spend(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(worker, "perf_counter", lambda: clock[0])
+    assert worker.repeat(lambda: spend(1), 0.0, 0.0, lambda: spend(10)) == [1, 1]

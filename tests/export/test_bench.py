@@ -169,3 +169,13 @@ def test_one_with_other_labels_is_refused_before_anything_is_converted(
     assert f"{other}: single_label_classification of text, bad, fair, good" in str(refused.value)
     assert "they cannot be compared" in str(refused.value)
     assert not said
+
+
+def test_a_bundle_that_answers_otherwise_here_is_not_measured(run: Path, bundle: Exported, tmp_path: Path) -> None:
+    other = shutil.copytree(bundle[0], tmp_path / "other")
+    manifest = json.loads((other / manifests.MANIFEST).read_text())
+    manifest["golden"][0]["logits"][0] += 1
+    (other / manifests.MANIFEST).write_text(json.dumps(manifest))
+    for folder, against in ((other, run), (bundle[0], other)):
+        with pytest.raises(DamagedError, match="golden text 0: logits differ by"):
+            bench.bench(folder, [str(against)], RunFolder(run).split("validation"), None, lambda line: None)

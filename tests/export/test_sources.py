@@ -151,6 +151,10 @@ def test_a_models_own_config_says_what_its_head_is_for(
             "id2label: 'good' occurs twice; answers are told apart by",
         ),
         ({"architectures": ["BertForTokenClassification"], "id2label": {"0": "O"}}, "id2label: only O; a tagger"),
+        (
+            {"architectures": ["BertForTokenClassification"], "id2label": {"0": "LABEL_0", "1": "LABEL_1"}},
+            "id2label: found LABEL_0, LABEL_1; name the tags (O, B-PER, …), or O would be taken for an entity",
+        ),
     ],
 )
 def test_a_head_that_bertline_has_no_answer_for_is_refused(
@@ -301,3 +305,10 @@ def test_data_without_labels_is_told_with_its_columns(run: Path, tmp_path: Path)
         InputError, match=r"texts.csv has no column 'label'; it has text, queue; labelled examples have"
     ):
         sources.read(str(run), tmp_path / "texts.csv")
+
+
+def test_a_model_may_be_held_to_another_score(tiny_classifier: Path, data: Path) -> None:
+    origin = sources.read(str(tiny_classifier), data)
+    assert (origin.metric, sources.held_to(origin, "f1").metric) == ("accuracy", "f1")
+    with pytest.raises(InputError, match="--metric: found 'spearman'; this task is measured in accuracy, "):
+        sources.held_to(origin, "spearman")

@@ -30,6 +30,7 @@ FLAGS = {
         "--max-size",
         "--batch",
         "--only",
+        "--metric",
         "--quick",
         "--allow-fp32",
         "--calibration",

@@ -191,6 +191,19 @@ def test_many_examples_that_all_differ_take_no_more_memory() -> None:
     assert most < 20e6
 
 
+def test_many_labels_take_no_more_memory() -> None:
+    """All draws of these 500 at once would take 480 MB."""
+    task = catalog.make(classifier(labels=[str(number) for number in range(500)]))
+    examples = [Example("", None, str(number % 500)) for number in range(1000)]
+    before = task.counts(examples, [{"label": example.gold} for example in examples])
+    none = bootstrap.worst_case_loss(task, "accuracy", examples[:2], before)
+    tracemalloc.start()
+    bootstrap.drop_interval(task, "macro_f1", before, before, none)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 80e6
+
+
 QUESTIONS: list[Input] = ["question", "context"]
 TASKS: dict[str, tuple[TaskSettings, list[Any], str]] = {
     "one label": (classifier(labels="ab"), ["a", "b"], "accuracy"),

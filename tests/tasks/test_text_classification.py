@@ -80,6 +80,14 @@ def test_several_labels_may_have_a_column_each(yes: object, no: object) -> None:
         task.read({"review": "a", "sad": no, "dull": yes}, columns, "row 2")
 
 
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), (1, 0), (True, False), ("true", "false")])
+def test_the_only_label_may_be_a_yes_or_no(yes: object, no: object) -> None:
+    """As for a cross-encoder with a sigmoid."""
+    task = make(["fits"], "multi_label_classification")
+    for stars, names in ((yes, ["fits"]), (no, []), ("fits", ["fits"]), (["fits"], ["fits"]), ("", [])):
+        assert task.read({"review": "a", "stars": stars}, COLUMNS, "row 2").gold == names
+
+
 @pytest.mark.parametrize(("label", "number"), [("2.5", 2.5), (3, 3.0), (-1.5, -1.5)])
 def test_a_number_may_be_spelled(label: object, number: float) -> None:
     assert make(problem="regression").read({"review": "a", "stars": label}, COLUMNS, "row 2").gold == number
@@ -92,6 +100,11 @@ def test_a_number_may_be_spelled(label: object, number: float) -> None:
         ("single_label_classification", {"review": "fine", "stars": ""}, "row 2: no label"),
         ("single_label_classification", {"review": "fine", "stars": None}, "row 2: no label"),
         ("single_label_classification", {"review": "fine", "stars": 0.5}, "0.5 is a float; .* set problem_type: regr"),
+        (
+            "single_label_classification",
+            {"review": "fine", "stars": ["a", "b"]},
+            "is a list; .*multi_label_classification",
+        ),
         ("single_label_classification", {"review": "fine", "stars": 1.0}, "1.0 is a float; .* write 1 if it names a"),
         ("single_label_classification", {"review": 5, "stars": "a"}, "row 2: column 'review' holds a int"),
         ("single_label_classification", {"review": None, "stars": "a"}, "row 2: column 'review' holds nothing"),
@@ -185,6 +198,13 @@ def test_numbers_are_read_as_the_files_names_if_the_model_knows_one(
 ) -> None:
     path = write_classes(tmp_path / "data.parquet", ["good", "bad"], "label")
     assert [example.gold for example in make(labels).read_file(path)] == expected
+
+
+def test_names_that_differ_in_case_are_no_indices(tmp_path: Path) -> None:
+    """roberta-large-mnli has the labels of MNLI in capitals and in another order."""
+    path = write_classes(tmp_path / "data.parquet", ["good", "bad"], "label")
+    with pytest.raises(InputError, match="unknown label 'good'; known are BAD, GOOD"):
+        make(["BAD", "GOOD"]).read_file(path)
 
 
 def test_numbers_that_a_file_names_are_quantities_or_a_column_of_a_label(tmp_path: Path) -> None:

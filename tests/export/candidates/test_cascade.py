@@ -244,3 +244,12 @@ def test_the_threshold_is_an_input_with_a_default(fp32: Graph, tmp_path: Path) -
     cascade.join(fp32.path, fp32.path, 0.75, path)
     (default,) = (one for one in onnx.load(path).graph.initializer if one.name == THRESHOLD)
     assert onnx.numpy_helper.to_array(default) == 0.75
+
+
+def test_no_threshold_below_one_that_fails_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cascade, "SHARES", (0.2, 0.4, 0.6))
+    student = [logits(0.52 + 0.02 * number, 1) for number in range(20)]
+    verdicts = iter([True, False, *[True] * 20])
+    found = cascade.lowest(student, student, lambda outputs: next(verdicts))
+    assert found is not None
+    assert found.share == 0.6
