@@ -48,20 +48,23 @@ def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
     unlink = os.unlink
 
     def removed(path: str | Path, *, dir_fd: int | None = None) -> None:
-        inode = os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_ino
-        if inode not in used():
+        whole = path if dir_fd is None else Path(os.readlink(f"/proc/self/fd/{dir_fd}"), path)
+        if not is_used(Path(whole).absolute()):
             unlink(path, dir_fd=dir_fd)
         elif Path(path).name.startswith(".nfs"):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
         else:
+            inode = os.stat(path, dir_fd=dir_fd).st_ino
             os.rename(path, Path(path).with_name(f".nfs{inode}"), src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
-    def used() -> set[int]:
-        mapped = {int(line.split()[4]) for line in Path("/proc/self/maps").read_text().splitlines()}
+    def is_used(path: Path) -> bool:
+        if any(line.endswith(f" {path}") for line in Path("/proc/self/maps").read_text().splitlines()):
+            return True
+        opened = []
         for handle in os.listdir("/proc/self/fd"):
             with suppress(OSError):  # of the listing itself
-                mapped.add(os.fstat(int(handle)).st_ino)
-        return mapped
+                opened.append(os.readlink(f"/proc/self/fd/{handle}"))
+        return str(path) in opened
 
     monkeypatch.setattr(os, "unlink", removed)
 

@@ -42,15 +42,24 @@ def check() -> None:
             rank is not to use them.
     """
     if on_cpu():
-        if "DS_ACCELERATOR" not in os.environ and any(DEVICES.glob("nvidia[0-9]*")):
+        if _are_gpus_expected() and any(DEVICES.glob("nvidia[0-9]*")):
             what = f"this machine has GPUs that torch {torch.__version__} cannot use"
-            raise InputError(f"{what}; `bertline doctor` shows why, DS_ACCELERATOR=cpu trains on the CPU")
+            advice = (
+                "`bertline doctor` shows why, DS_ACCELERATOR=cpu (for a hostfile: in .deepspeed_env) trains on the CPU"
+            )
+            raise InputError(f"{what}; {advice}")
         return
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except Exception as error:  # its type depends on the cause: torch without CUDA, the driver
         why = f"torch {torch.__version__} cannot use this machine's GPUs: {' '.join(str(error).split()):.300}"
         raise InputError(f"{why}; `bertline doctor` shows what is here, --ranks N trains on the CPU") from error
+
+
+def _are_gpus_expected() -> bool:
+    """Whether neither the environment nor the build of torch says that this rank is to compute on the CPU."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return "DS_ACCELERATOR" not in os.environ and torch.version.cuda is not None and not hidden
 
 
 def start() -> None:

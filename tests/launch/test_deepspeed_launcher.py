@@ -94,6 +94,7 @@ def test_hosts(tmp_path: Path) -> None:
         "# one slots=8\n": "names no machine",
         "one slots=8\n\ntwo\n": "line 3: found two; expected `HOST slots=N`",
         "one port=22 slots=8\n": "line 1: found one port=22 slots=8",
+        "one slots=0\n": "line 1: found one slots=0; expected",
         "one slots=4\none slots=4\n": "line 2: one is named before",
     }.items():
         hostfile.write_text(content)

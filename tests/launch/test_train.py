@@ -32,5 +32,7 @@ def test_a_launcher_that_ends_well_before_the_run_does_is_a_failure(
     """As DeepSpeed's does if pdsh is killed."""
     recipe = write_recipe(make_model(tmp_path / "model"), tmp_path)
     monkeypatch.setattr("bertline.launch.deepspeed_launcher.run", lambda *_: 0)
-    with pytest.raises(BertlineError, match="the run is not finished; continue it with --resume"):
+    with pytest.raises(
+        BertlineError, match=r"the run is not finished; see that none of its ranks is left, and start it again$"
+    ):
         train.start(recipe, run=tmp_path / "run")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.comm import ReduceOp
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from torch import nn
 
@@ -167,3 +168,16 @@ def test_the_heaviest_micro_batch_has_the_longest_texts(model: Path) -> None:
     assert heaviest.inputs["input_ids"].shape == (8, int(split.windows.lengths.max()))
     lengths = heaviest.inputs["attention_mask"].sum(dim=1)
     assert torch.equal(lengths, torch.from_numpy(split.windows.lengths).sort().values[-8:])
+
+
+def test_all_ranks_take_what_fits_on_each(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(batch_size=8)
+    task, loss, make_batches = trial(model, training)
+
+    def reduce(size: torch.Tensor, op: Any) -> None:
+        assert op == ReduceOp.MIN
+        size.fill_(3)
+
+    monkeypatch.setattr("bertline.train.memory.dist.all_reduce", reduce)
+    fitted = memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, loss, "fp32")
+    assert fitted.micro_batch_size == 3

@@ -39,13 +39,18 @@ def test_a_rank_that_finds_no_use_for_the_gpus_of_its_machine_ends(
 ) -> None:
     """DeepSpeed would take the CPU; a hostfile's machines do not get this one's DS_ACCELERATOR."""
     monkeypatch.setattr(ranks, "DEVICES", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     (tmp_path / "nvidiactl").touch()  # the driver alone
     monkeypatch.delenv("DS_ACCELERATOR")
     ranks.check()
     (tmp_path / "nvidia0").touch()
     with pytest.raises(InputError, match=r"this machine has GPUs that torch .* cannot use"):
         ranks.check()
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    for name, value in {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            ranks.check()
+    monkeypatch.setattr(torch.version, "cuda", None)
     ranks.check()
 
 

@@ -35,8 +35,20 @@ def test_several_labels(model: Path, tmp_path: Path) -> None:
     texts += [f"{one} {other}" for one, other in zip(texts[::2], texts[1::2], strict=True)] + ["the film", "a plot"] * 8
     rows = [{"text": f"{text} {number}", "label": moods(text)} for number, text in enumerate(texts)]
     recipe = write(tmp_path, model, rows, task="text-classification", problem_type="multi_label_classification")
-    run = train_here(recipe, tmp_path / "run", ["training.epochs=60", "tokens.max_length=64"])
+    scored: list[Any] = []
+
+    def look(trainer: Any) -> None:
+        score = trainer.score
+
+        def observed(model: Any, split: Any, task: Any, *rest: Any, **named: Any) -> Any:
+            scored.append((split.name, task.settings.decision))
+            return score(model, split, task, *rest, **named)
+
+        trainer.score = observed
+
+    run = train_here(recipe, tmp_path / "run", ["training.epochs=60", "tokens.max_length=64"], look=look)
     summary = runs.read_summary(run.path)
+    assert scored[-1] == ("test", summary.decision)
     assert (summary.metric, summary.labels) == ("micro_f1", ["negative", "positive"])
     assert summary.decision == summary.best.decision
     assert summary.decision.thresholds is not None

@@ -35,7 +35,7 @@ from bertline.train.data.sources import UNLABELLED
 from bertline.train.data.splitting import SPLITS, Indices
 
 MOST_PARTS = 20
-"""Parts into which the rows of a fold are cut at most, to choose some of them for validation."""
+"""Parts into which the rows of a fold are cut at most, to choose several of them for validation."""
 FACTS, TEXTS = "folds.json", f"{UNLABELLED}.jsonl"
 Names = npt.NDArray[np.str_]
 
@@ -114,6 +114,8 @@ def cut(recipe: Recipe, task: Task, pool: Sequence[Example], validation: int) ->
     groups = splitting.units(pool, task) if column is None else _groups(recipe, column, pool)
     labels = set(count) if task.labels else set()  # whether a question has an answer is no label
     _check({name: count[name] for name in labels} or {"": len(pool)}, groups, recipe.search)
+    if max(Counter(strata.tolist()).values()) < folds:  # scikit-learn refuses what has no stratum of enough rows
+        strata = np.full(len(pool), "")
     everything = np.arange(len(pool))
     for number, held_out in enumerate(_parts(everything, strata, groups, folds, seed), 1):
         rest = np.setdiff1d(everything, held_out)
@@ -139,23 +141,37 @@ def _parts(rows: Indices, strata: Names, groups: Indices | None, count: int, see
 
 
 def _part(rows: Indices, strata: Names, groups: Indices | None, share: float, seed: int) -> Indices:
-    """Choose about `share` of the rows, as one part or several; with groups, those whose size comes nearest."""
+    """Choose about `share` of the rows, as one part or several.
+
+    They are those that leave most strata something to train on and, with groups, whose size comes nearest.
+    """
     most = max(Counter(strata[rows].tolist()).values())  # scikit-learn allows no more parts than a label has rows
     most = most if groups is None else min(most, len(np.unique(groups[rows])))
     if most < 2:
         raise InputError("search.folds: a fold leaves one row of each label to train on; add rows, or use fewer folds")
-    parts, wanted = _fraction(share, min(most, MOST_PARTS))
-    cut = [part for part in _parts(rows, strata, groups, parts, seed) if len(part)]
-    chosen = (np.sort(np.concatenate(cut[start : start + wanted])) for start in range(len(cut) - wanted + 1))
-    return min(chosen, key=lambda part: abs(len(part) - share * len(rows)))
+    count, wanted = _fraction(share, most)
+    parts = [part for part in _parts(rows, strata, groups, count, seed) if len(part)]
+    wanted = max(1, min(wanted, len(parts) - 1))
+    # not neighbors: scikit-learn puts the rows of a rare stratum into parts that are
+    spread = [[(first + n * len(parts) // wanted) % len(parts) for n in range(wanted)] for first in range(len(parts))]
+    names, codes = np.unique(strata[rows], return_inverse=True)
+    all_of = np.bincount(codes)
+
+    def cost(chosen: Indices) -> tuple[int, float]:
+        lost = np.bincount(codes[np.searchsorted(rows, chosen)], minlength=len(names)) == all_of
+        return int(lost.sum()), abs(len(chosen) - share * len(rows))
+
+    return min((np.sort(np.concatenate([parts[index] for index in each])) for each in spread), key=cost)
 
 
 def _fraction(share: float, most: int) -> tuple[int, int]:
     """Into how many parts to cut, at most, and how many of them are about such a share; at least one is left."""
-    near = Fraction(share).limit_denominator(most)
+    if share < 1 / MOST_PARTS:
+        return min(round(1 / share), most), 1
+    near = Fraction(share).limit_denominator(min(most, MOST_PARTS))
     if near <= 0:
         return most, 1
-    return (most, most - 1) if near >= 1 else (near.denominator, near.numerator)
+    return (near.denominator, near.numerator) if near < 1 else (min(most, MOST_PARTS), min(most, MOST_PARTS) - 1)
 
 
 def _check(counts: Mapping[str, int], groups: Indices | None, search: Search) -> None:

@@ -137,16 +137,16 @@ def _found(place: str, student: TaskSettings, cache: Path) -> Teacher:
     config, sha256 = encoder.check(folder), encoder.weights_sha256(folder)
     if RunFolder(local).summary.exists():
         return Teacher(place, folder, catalog.make(runs.read_summary(local).alone), sha256, _tokenizer(folder, cache))
-    length = min(student.tokens.max_length, encoder.max_tokens(config))
+    tokens, most = student.tokens, encoder.max_tokens(config)
+    if most < tokens.max_length:
+        tokens = tokens.model_copy(update={"max_length": most, "stride": min(tokens.stride, most // 4)})
     labels = encoder.label_names(config) if student.labels else []
     if student.problem_type == "regression" and len(labels) == 1:  # whatever it is called
         labels = student.labels
     settings = student.model_copy(
         update={
             "labels": labels,
-            "tokens": student.tokens.model_copy(
-                update={"max_length": length, "stride": min(student.tokens.stride, length // 4)}
-            ),
+            "tokens": tokens,
         }
     )
     return Teacher(place, folder, catalog.make(settings), sha256, _tokenizer(folder, cache))

@@ -172,3 +172,10 @@ done.set()
 watcher.join()
 print(most - before)
 """
+
+
+def test_windows_say_which_text_they_are_of(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "TEXTS", 5)
+    recipe = recipes.load(write(tmp_path, model, make_texts(60)))
+    ready = prepared.load(recipe, prepared.prepare(recipe, model, tmp_path / "cache", SILENT))
+    assert [window.text for window in ready.train.windows] == list(range(48))

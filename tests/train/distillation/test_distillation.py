@@ -410,6 +410,32 @@ class TestRuns:
         windows = teacher.task.tokenizer(teacher.tokenizer).encode([("good " * 300, None)])
         assert len(windows) > 1
 
+    @pytest.mark.parametrize(("sets", "length"), [("training.seed=7", 32), ("tokens.max_length=8", 8)])
+    def test_other_texts_or_lengths_are_asked_anew(
+        self, teacher: RunFolder, tmp_path: Path, sets: str, length: int
+    ) -> None:
+        recipe = write(tmp_path, teacher.path, teacher=str(teacher.best))
+        train_here(recipe, tmp_path / "before")
+        seen: dict[str, Output] = {}
+        train_here(recipe, tmp_path / "after", [sets], look=teaching(seen))
+        expected = plain_logits(teacher.best, [*seen], length).numpy()
+        np.testing.assert_allclose(np.stack([*seen.values()]), expected, atol=1e-5)
+
+    def test_a_teacher_of_another_problem_is_refused(self, teacher: RunFolder, tmp_path: Path) -> None:
+        recipe = recipes.load(write(tmp_path, teacher.path, teacher=str(teacher.path)))
+        several = {"problem_type": "multi_label_classification"}
+        own = recipe.settings(["negative", "positive"]).model_copy(update=several)
+        with pytest.raises(InputError, match="has problem_type 'single_label_classification'; the student"):
+            find(recipe, catalog.make(own), tmp_path)
+
+    def test_a_teacher_that_reads_as_much_has_the_same_windows(self, tmp_path: Path) -> None:
+        place = make_model(tmp_path / "model", labels=("negative", "positive"))
+        recipe = recipes.load(write(tmp_path, place, teacher=str(place)))
+        own = recipe.settings(["negative", "positive"]).model_copy(
+            update={"tokens": Tokens(max_length=32, stride=16, long="windows")}
+        )
+        assert find(recipe, catalog.make(own), tmp_path).task.settings.tokens == own.tokens
+
     def test_the_output_of_a_regression_may_have_any_name(self, tmp_path: Path) -> None:
         place = make_model(tmp_path / "model", labels=("LABEL_0",))
         recipe = recipes.load(write(tmp_path, place, teacher=str(place), problem_type="regression"))

@@ -199,3 +199,14 @@ def test_a_pruned_student_is_distilled(teacher: RunFolder, tmp_path: Path) -> No
     untrained = write(tmp_path, encoders.make("bert", tmp_path / "bare"), student={"attention_heads": 2})
     with pytest.raises(InputError, match="only a model that was fine-tuned ForSequenceClassification will do"):
         train_here(untrained, tmp_path / "bare-run")
+
+
+@pytest.mark.usefixtures("rank")
+def test_a_student_that_keeps_other_parts_is_another(teacher: RunFolder, tmp_path: Path) -> None:
+    made = [student.cut(teacher.best, Student(layers=[layer]), tmp_path / "cache") for layer in (0, 1)]
+    assert made[0] != made[1]
+    recipe = write(tmp_path, teacher.path, student={"attention_heads": 2})
+    for heads in (2, 3):
+        run = train_here(recipe, tmp_path / f"run-{heads}", [f"student.attention_heads={heads}"])
+        gone = json.loads((run.best / "config.json").read_text())["pruned_heads"]
+        assert {len(own) for own in gone.values()} == {4 - heads}
