@@ -202,3 +202,15 @@ def test_labels_without_names_are_as_many_as_transformers_makes() -> None:
     for config in ({}, {"num_labels": 1}, {"num_labels": 3}):
         expected = list(transformers.BertConfig(**config).id2label.values())
         assert encoder.label_names(config) == expected
+
+
+def test_every_shard_counts(tiny_model: Path) -> None:
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    (tiny_model / "model.safetensors").rename(tiny_model / names[0])
+    index = {"weight_map": dict(zip("ab", names, strict=True))}
+    (tiny_model / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = set()
+    for content in (b"one", b"other"):
+        (tiny_model / names[1]).write_bytes(content)
+        found.add(encoder.weights_sha256(tiny_model))
+    assert len(found) == 2

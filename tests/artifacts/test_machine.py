@@ -86,3 +86,9 @@ def test_the_class_follows_from_the_instruction_sets(
 
 def test_absent_packages_have_no_version() -> None:
     assert list(machine.versions("numpy", "no-such-package")) == ["numpy"]
+
+
+@pytest.mark.parametrize("name", ["aarch64", "arm64"])
+def test_arm_has_a_class_of_its_own(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("platform.machine", lambda: name)
+    assert machine.cpu_class() == "arm64"

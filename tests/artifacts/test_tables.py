@@ -138,6 +138,7 @@ def test_rows_of_many_batches_are_counted_through(tmp_path: Path) -> None:
     rows = [{"text": str(i)} for i in range(3000)]
     write_arrow(tmp_path / "stream.arrow", rows, max_chunksize=700)
     feather.write_feather(pa.Table.from_pylist(rows), str(tmp_path / "file.arrow"), chunksize=700)
+    feather.write_feather(pa.Table.from_pylist(rows), str(tmp_path / "whole.arrow"))
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=700)
     for path in tmp_path.iterdir():
         assert list(tables.rows(path)) == [(f"{path} row {i}", row) for i, row in enumerate(rows, start=1)]

@@ -456,7 +456,10 @@ def test_a_kill_while_the_outputs_are_made_loses_nothing(
     assert len(predict(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl")) == 5
 
 
-def test_every_kind_of_output_has_the_same_answers(predict: Predict, tmp_path: Path) -> None:
+def test_every_kind_of_output_has_the_same_answers(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "ROWS", 2)  # the last batch of Parquet has no truncated text
     source = tmp_path / "in.jsonl"
     texts = ["a good film", "good " * 99, 'say "so"']  # only the second is truncated
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from bertline import __version__
 from bertline.artifacts import bundle, files
@@ -50,6 +50,30 @@ def test_a_worker_answers_only_from_the_bundle_and_by_the_version_of_the_command
         worker.load(tmp_path, sha256, __version__, 1)
     assert worker.load(sealed, sha256, __version__, 1) is None
     assert [answer["label"] in ("negative", "positive") for answer in worker.answer([("good", None)] * 3)] == [True] * 3
+
+
+def test_texts_of_a_worker_that_died_go_to_another(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    killed: list[object] = []
+
+    def get(name: str) -> list[dict[str, object]]:
+        asked.append(name)
+        if name == "a":
+            raise RayError("died")
+        return [{"label": "x"}]
+
+    workers._keeper.join()
+    workers._fault = None
+    for name in "ab":
+        remote = SimpleNamespace(remote=lambda texts, name=name: name)
+        workers._seats[name] = _Seat(name, name, SimpleNamespace(answer=remote))
+    for name in "aab":
+        workers._idle.put(workers._seats[name])
+    monkeypatch.setattr("bertline.serve.cluster.workers.ray.get", get)
+    monkeypatch.setattr("bertline.serve.cluster.workers.ray.kill", killed.append)
+    (found,) = workers.submit([("text", None)])
+    assert found.result(60).answer == {"label": "x"}
+    assert (asked, list(workers._seats), len(killed)) == (["a", "b"], ["b"], 1)
 
 
 def test_a_command_elsewhere_than_on_the_cluster_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
