@@ -43,6 +43,12 @@ def place(cache: Path, kind: str, made_of: Mapping[str, Any]) -> Path:
     return cache / f"{kind}-{hashlib.sha256(whole.encode()).hexdigest()[:32]}"
 
 
+def lock_of(run: Path) -> Path:
+    """The file that rank 0 locks while a run is trained, outside of its folder, which may not exist yet."""
+    run = run.absolute()
+    return run.parent / FOLDER / f"{run.name}.lock"
+
+
 def make_once(folder: Path, fill: Callable[[Path], None]) -> Path:
     """The folder, filled if it does not exist; another process may make the same at the same time.
 

@@ -1,9 +1,11 @@
 """Preemption: a scheduler that wants the machine back sends a signal, and the run stops after the current step.
 
+A launcher that is killed with SIGKILL sends none; its ranks notice that it is gone, and stop in the same way.
 An evaluation stops after the current batch. Before the first step the signal is checked after every few thousand texts
 tokenized and every few hundred texts that a teacher has scored.
 """
 
+import os
 import signal
 
 
@@ -12,19 +14,20 @@ class Flag:
 
     def __init__(self) -> None:
         self._is_set = False
+        self._launcher = os.getppid()
 
     def set(self) -> None:
         """Set the flag."""
         self._is_set = True
 
     def is_set(self) -> bool:
-        """Whether the flag is set."""
-        return self._is_set
+        """Whether the flag is set, or the launcher of this process is gone."""
+        return self._is_set or os.getppid() != self._launcher
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 asked = Flag()
-"""Set once this process was asked to stop. The signal may reach one rank only, so the ranks exchange it in each step;
+"""Set once this process is to stop. The signal may reach one rank only, so the ranks exchange it in each step;
 while rank 0 prepares the data for all, only its flag counts."""
 
 

@@ -22,12 +22,11 @@ def alone(run: RunFolder) -> Iterator[None]:
     Raises:
         InputError: another process holds the lock.
     """
-    folder = run.path.absolute()
     busy = f"{run.path}: another process is training it; wait for it and its ranks, or name another folder with --run"
     with ExitStack() as held:
 
         def lock() -> None:
-            held.enter_context(files.locked(folder.parent / cache.FOLDER / f"{folder.name}.lock", busy))
+            held.enter_context(files.locked(cache.lock_of(run.path), busy))
 
         ranks.from_first(lock)
         yield

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from optuna import Study, Trial
@@ -33,6 +33,7 @@ from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.say import Say
 from bertline.launch.search import importance, results, study
+from bertline.train import cache
 from bertline.train.data import folds, sources
 
 Train = Callable[[Path, Path, bool], object]
@@ -117,19 +118,28 @@ def do(job: Job, train: Train) -> None:
 
     The recipe's file is locked meanwhile, and DeepSpeed's launcher inherits the lock: a new process waits for the ranks
     that a killed one has left, and two trials with the same settings do not run side by side. The file is written in
-    place, because a replaced file would have a lock of its own.
+    place, because a replaced file would have a lock of its own. If the launcher was killed, too (Ray does so on a
+    machine that it has given up), its ranks save a checkpoint and end; the lock of their rank 0 is waited for.
     """
     run = RunFolder(job.run)
     job.path.parent.mkdir(parents=True, exist_ok=True)
     with job.path.open("a+", encoding="utf-8") as stream:
         os.set_inheritable(stream.fileno(), True)
-        with suppress(OSError):  # the file system has no locks
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        _wait_for(stream)
+        if (held := cache.lock_of(job.run)).exists():
+            with held.open("a") as by_rank_0:
+                _wait_for(by_rank_0)
         if not run.summary.exists():
             stream.truncate(0)
             stream.write(recipes.dump(job.recipe))
             stream.flush()
             train(job.path, job.run, run.recipe.exists())
+
+
+def _wait_for(lock: IO[str]) -> None:
+    """Take a lock once no other process holds it."""
+    with suppress(OSError):  # the file system has no locks
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 @dataclass

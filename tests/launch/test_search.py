@@ -4,12 +4,14 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -22,6 +24,7 @@ from bertline.artifacts.recipe_schema import Recipe, Search
 from bertline.artifacts.run import RunFolder
 from bertline.launch.command import main
 from bertline.launch.search import importance, results, study, trials
+from bertline.train import cache
 from tests.conftest import make_model
 from tests.train.conftest import train_here, write_recipe
 
@@ -382,21 +385,42 @@ def test_the_command_is_stopped_and_goes_on(rank: None, plain: Path, tmp_path: P
 
 
 @pytest.mark.faults
-def test_ranks_that_a_kill_has_left_are_waited_for(plain: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [False, True])
+def test_ranks_that_a_kill_has_left_are_waited_for(plain: Path, tmp_path: Path, launcher: bool) -> None:
+    """They finish the run; if their launcher was killed, too, they leave a checkpoint."""
     arguments = command(tmp_path, plain, grid={"training.learning_rate": [LEARNS]})
     run = RunFolder(tmp_path / "out/runs/trial-1-fold-1")
     line = [str(Path(sys.executable).with_name("bertline")), *arguments, "--set", "training.epochs=400"]
     searching = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while searching.poll() is None and not (run.metrics.exists() and run.metrics.stat().st_size):
         time.sleep(0.05)
+    (launching,) = psutil.Process(searching.pid).children()
     searching.kill()
     searching.wait()
+    if launcher:
+        launching.kill()
     again = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
     assert again.returncode == 0, again.stderr
     steps = [json.loads(text)["step"] for text in run.metrics.read_text().splitlines()]
     assert steps == sorted(steps), "one process at a time wrote them"
-    assert "trial-1-fold-1: test" not in again.stderr, "the ranks that were left have finished the run"
+    finished = "trial-1-fold-1: test" not in again.stderr  # by the ranks that were left
+    assert finished != launcher
+    assert ("resumed at step" in again.stderr) == launcher
     assert "trial 1/1, fold 2/2" in again.stderr
+
+
+def test_a_run_that_ranks_without_a_launcher_finish_is_not_made_again(plain: Path, tmp_path: Path) -> None:
+    job = trials.Job(tmp_path / "recipe.yaml", tmp_path / "run", recipes.load(plain))
+    made: list[Path] = []
+    with files.locked(cache.lock_of(job.run), "busy"):
+        doing = threading.Thread(target=trials.do, args=(job, lambda path, run, resume: made.append(run)))
+        doing.start()
+        doing.join(0.5)
+        assert doing.is_alive()
+        files.write_json(RunFolder(job.run).summary, {})
+    doing.join(60)
+    assert not doing.is_alive()
+    assert not made
 
 
 @pytest.mark.faults

@@ -47,7 +47,7 @@ def test_trials_run_side_by_side_are_stopped_and_go_on_though_a_machine_is_lost(
 ) -> None:
     lost, _ = (machines.add_node(num_cpus=1) for _ in range(2))
     arguments = command(tmp_path, plain, grid={"training.learning_rate": [LEARNS, DOES_NOT]})
-    arguments += ["--engine", "ray", "--set", "training.epochs=300"]
+    arguments += ["--engine", "ray", "--set", "training.epochs=800"]  # long enough to be stopped
     both = [RunFolder(tmp_path / f"out/runs/trial-{number}-fold-1") for number in (1, 2)]
 
     def begun(steps: int) -> "subprocess.Popen[str]":

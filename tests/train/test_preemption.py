@@ -134,6 +134,23 @@ assert lines > 3 and preemption.asked.is_set()
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
 
 
+@pytest.mark.faults
+def test_ranks_whose_launcher_is_gone_leave_a_checkpoint(recipe: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    training = start(recipe, run, "--set", "training.micro_batch_size=1")
+    wait_for(lambda: training.poll() is not None or steps(run) >= 5, 600)
+    (launcher,) = psutil.Process(training.pid).children()
+    ranks = launcher.children()
+    assert len(ranks) == 2
+    training.kill()
+    launcher.kill()
+    training.communicate(timeout=60)  # once the ranks, too, have closed stderr
+    wait_for(lambda: not any(rank.is_running() for rank in ranks))
+    (checkpoint,) = run.checkpoints.glob("step-*")
+    assert int(checkpoint.name.removeprefix("step-")) == steps(run) < 120
+    assert not run.summary.exists()
+
+
 def test_how_to_go_on_is_said_as_far_as_the_run_has_come(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
