@@ -7,7 +7,8 @@
     0   done
     1   a rank died, hung or failed, or the loss was no longer finite
     2   the input is wrong; stderr says what
-    75  stopped as asked by SIGTERM or SIGUSR1: run again with --resume, or without if it stopped before its first step
+    75  stopped as asked by SIGTERM or SIGUSR1, or because DeepSpeed's launcher was killed: run again with --resume, or
+        without if it stopped before its first step
 """
 
 import argparse
@@ -38,8 +39,10 @@ ENVIRONMENT = {
 def main() -> int:
     """Parse the command line and train; returns the exit code."""
     preemption.watch()
+    parent = os.getppid()
     arguments = parse(sys.argv[1:])
-    if arguments.local_rank is not None:
+    if arguments.local_rank is not None:  # DeepSpeed's launcher is the parent; any other may end before the run
+        preemption.asked.set_without(parent)
         os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
     try:
         recipe = recipes.load(arguments.recipe, arguments.set)  # before the heavy imports, so faults show at once

@@ -1,6 +1,6 @@
 """Preemption: a scheduler that wants the machine back sends a signal, and the run stops after the current step.
 
-A launcher that is killed with SIGKILL sends none; its ranks notice that it is gone, and stop in the same way.
+DeepSpeed's launcher sends none if it is killed itself; its ranks notice that it is gone, and stop in the same way.
 An evaluation stops after the current batch. Before the first step the signal is checked after every few thousand texts
 tokenized and every few hundred texts that a teacher has scored.
 """
@@ -14,15 +14,19 @@ class Flag:
 
     def __init__(self) -> None:
         self._is_set = False
-        self._launcher = os.getppid()
+        self._launcher: int | None = None
 
     def set(self) -> None:
         """Set the flag."""
         self._is_set = True
 
+    def set_without(self, launcher: int) -> None:
+        """Set the flag once the process of this number is no longer the parent of this one."""
+        self._launcher = launcher
+
     def is_set(self) -> bool:
         """Whether the flag is set, or the launcher of this process is gone."""
-        return self._is_set or os.getppid() != self._launcher
+        return self._is_set or self._launcher not in (None, os.getppid())
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

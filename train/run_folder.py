@@ -8,10 +8,10 @@ from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.checkpoint import State
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
-from bertline.train import cache, checkpoints, metrics, ranks
+from bertline.train import cache, checkpoints, metrics, preemption, ranks
 from bertline.train.data.splitting import Splits
 
 
@@ -21,11 +21,14 @@ def alone(run: RunFolder) -> Iterator[None]:
 
     Raises:
         InputError: another process holds the lock.
+        PreemptedError: the launcher is gone, and another one may want the run.
     """
     busy = f"{run.path}: another process is training it; wait for it and its ranks, or name another folder with --run"
     with ExitStack() as held:
 
         def lock() -> None:
+            if preemption.asked.is_set():
+                raise PreemptedError(f"{run.path}: stopped as asked, before anything was done")
             held.enter_context(files.locked(cache.lock_of(run.path), busy))
 
         ranks.from_first(lock)

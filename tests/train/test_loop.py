@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import re
 import resource
 import shutil
@@ -23,10 +24,10 @@ from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts import run as runs
 from bertline.artifacts.checkpoint import Index
-from bertline.artifacts.errors import BertlineError, InputError
+from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.artifacts.run import DataFiles, RunFolder
 from bertline.models import pytorch, tokenizer_json
-from bertline.train import checkpoints, evaluation, loop, ranks, setup, watchdog
+from bertline.train import cache, checkpoints, evaluation, loop, preemption, ranks, run_folder, setup, watchdog
 from bertline.train import model as train_model
 from bertline.train.data import prepared, splitting
 from bertline.train.data.batches import Batch, Batches
@@ -60,6 +61,17 @@ def test_a_run_is_trained_by_one_process_at_a_time(recipe: Path, tmp_path: Path)
     run = train_here(recipe, tmp_path / "run", ["training.epochs=1"], look=again)
     with pytest.raises(InputError, match="holds a finished run"):
         train_here(recipe, run.path)
+
+
+def test_a_rank_that_has_lost_its_launcher_does_not_take_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another launcher may be about to start ranks of its own."""
+    monkeypatch.setattr(preemption, "asked", preemption.Flag())
+    preemption.asked.set_without(os.getpid())
+    with pytest.raises(PreemptedError, match="before anything was done"), run_folder.alone(RunFolder(tmp_path / "run")):
+        raise AssertionError
+    assert not cache.lock_of(tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("stage", "micro_batch_size"), [(0, 16), (1, 5), (2, 5), (3, 5)])

@@ -60,6 +60,28 @@ def test_the_flags() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("arguments", "missed"), [([], False), (["--local_rank=0"], True)])
+def test_the_launcher_is_missed_but_no_shell(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], missed: bool
+) -> None:
+    """A run that was started by hand, with nohup, say, goes on when its shell ends."""
+    monkeypatch.setattr(preemption, "watch", lambda: None)
+    monkeypatch.setattr(preemption, "asked", preemption.Flag())
+    monkeypatch.setattr(sys, "argv", ["bertline.train", *arguments, str(recipe)])
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    asked: list[bool] = []
+
+    def train(*_: object) -> int:
+        asked.append(preemption.asked.is_set())
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        asked.append(preemption.asked.is_set())
+        return 0
+
+    monkeypatch.setattr(program, "train", train)
+    assert program.main() == 0
+    assert asked == [False, missed]
+
+
 @pytest.mark.parametrize(("rank", "local", "lines"), [(0, 0, 1), (1, 1, 0), (8, 0, 1), (9, 1, 0)])
 def test_a_fault_that_all_have_is_told_once_a_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int, local: int, lines: int

@@ -317,7 +317,7 @@ class TestRuns:
         assert answered == [answers.ASKING] * 3
         monkeypatch.setattr(evaluation, "outputs", asked)
         monkeypatch.setattr(answers, "_model", lambda *_: None)
-        assert losses(train_here(recipe, tmp_path / "run", sets)) == pytest.approx(whole, abs=1e-6)
+        assert losses(train_here(recipe, tmp_path / "run", sets)) == pytest.approx(whole, abs=1e-5)
         assert not list((tmp_path / ".bertline-cache").glob("*-part-*"))
 
     def test_what_another_run_is_about_to_remove_is_asked_again(self, tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ class TestRuns:
         with pytest.raises(KeyboardInterrupt):
             train_here(recipe, tmp_path / "run", ["training.save_steps=2"], stop=3)
         resumed = train_here(recipe, tmp_path / "run", ["training.save_steps=2"], resume=True)
-        assert losses(resumed) == pytest.approx(whole, abs=1e-6)
+        assert losses(resumed) == pytest.approx(whole, abs=1e-5)
 
     def test_a_teacher_may_read_more_of_a_text(self, teacher: RunFolder, tmp_path: Path) -> None:
         """The student reads windows of 4 tokens, one or more per text; the teacher reads all 32."""
