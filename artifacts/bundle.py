@@ -114,7 +114,7 @@ class Candidate(Part):
     """Value of PyTorch minus the value of this candidate."""
     drop_interval: tuple[float, float] | None
     """95 % interval of the drop, by a paired bootstrap over the validation examples; its upper end is wider for each
-    candidate that was scored on the same examples before."""
+    candidate that failed on the same examples before."""
     size_bytes: int
     p50_ms: dict[str, float]
     """Median latency in milliseconds by BATCHxLENGTH; for a cascade, the mean of the medians with and without the

@@ -31,7 +31,7 @@ from bertline.bench.systems import System
 from bertline.bench.worker import Worker
 from bertline.tasks import bootstrap, catalog
 from bertline.tasks.task import Answer, Example, Output, Task
-from bertline.tasks.tokens import Text
+from bertline.tasks.tokens import Batch, Text
 
 GRID = ((1, 16), (1, 64), (1, 128), (1, 512), (32, 128))
 
@@ -85,16 +85,17 @@ def time(
     rounds: int,
     say: Say = lambda line: None,
 ) -> list[list[Point]]:
-    """Load every system, then time it at every point (batch, length) of the grid in each round, in turns.
+    """Time every system at every point (batch, length) of the grid in each round, in turns.
 
     `say` receives each step. Systems with the same tokenizer folder get the same token ids.
 
     Raises:
         BertlineError, InputError: a system failed; the message names it.
     """
-    steps = _Steps(len(workers) + rounds * len(grid), say)
-    timed = _time_in_turns(workers, texts, grid, rounds, steps)
-    return [one.points(grid, worker.system.share) for worker, one in zip(workers, timed, strict=True)]
+    steps = _Steps(rounds * len(grid), say)
+    _prepare(workers)
+    timed = _time_in_turns(workers, _batches(workers, texts, grid), grid, rounds, steps)
+    return [_points(grid, one, worker.system.share) for worker, one in zip(workers, timed, strict=True)]
 
 
 def measure(
@@ -104,48 +105,65 @@ def measure(
     rounds: int,
     say: Say = lambda line: None,
 ) -> list[Measured]:
-    """Time every system as `time` does, and compute its outputs for every text; `Worker` defines load time and memory.
+    """Load and time every system as `time` does, and compute its outputs for every text.
+
+    `Worker` defines load time and memory.
 
     Raises:
         BertlineError, InputError: a system failed; the message names it.
     """
     steps = _Steps(2 * len(workers) + rounds * len(grid), say)
+    batches = _batches(workers, texts, grid)
+    loads = []
+    _prepare(workers)
+    for worker, own in zip(workers, batches, strict=True):
+        loads.append(worker.load(own[0]))
+        steps.did(f"{worker.system.name}: loaded")
     measured = []
-    for worker, timed in zip(workers, _time_in_turns(workers, texts, grid, rounds, steps), strict=True):
+    turns = _time_in_turns(workers, batches, grid, rounds, steps)
+    for worker, load, timed in zip(workers, loads, turns, strict=True):
         system, memory = worker.system, worker.peak_rss_bytes()  # read first: only what is timed counts
         found = worker.outputs(texts)
         share = None if system.share is None else worker.asked_share()  # measured on these texts
-        points, size = timed.points(grid, share), system.size_bytes
-        measured.append(Measured(system.name, found, points, timed.load_seconds, memory, size, share))
+        points, size = _points(grid, timed, share), system.size_bytes
+        measured.append(Measured(system.name, found, points, load, memory, size, share))
         steps.did(f"{system.name}: {len(texts):,} texts scored")
     return measured
 
 
-@dataclass(frozen=True)
-class _Timed:
-    load_seconds: float
-    seconds: list[list[list[float]]]
-    """The seconds of each repetition, by point of the grid and path."""
+def _points(grid: Sequence[tuple[int, int]], timed: list[list[list[float]]], share: float | None) -> list[Point]:
+    """The figures at each point.
 
-    def points(self, grid: Sequence[tuple[int, int]], share: float | None) -> list[Point]:
-        """The figures at each point; `share` is the share of texts that a cascade's larger model answers."""
-        return [
-            point(*at, *ways) if share is None else mixed(*at, share, *ways)
-            for at, ways in zip(grid, self.seconds, strict=True)
-        ]
+    Args:
+        grid: the points (batch, length).
+        timed: the seconds of each repetition, by point and path.
+        share: the share of texts that a cascade's larger model answers; None if it is no cascade.
+    """
+    return [
+        point(*at, *ways) if share is None else mixed(*at, share, *ways) for at, ways in zip(grid, timed, strict=True)
+    ]
+
+
+def _prepare(workers: Sequence[Worker]) -> None:
+    """Wait until all have imported their libraries, which would disturb those that are timed."""
+    for worker in workers:
+        worker.prepare()
+
+
+def _batches(workers: Sequence[Worker], texts: Sequence[Text], grid: Sequence[tuple[int, int]]) -> list[list[Batch]]:
+    """For each system, a batch for each point of the grid."""
+    made = {tokenizer: inputs.make(tokenizer, texts, grid) for tokenizer in {one.system.tokenizer for one in workers}}
+    return [made[worker.system.tokenizer] for worker in workers]
 
 
 def _time_in_turns(
-    workers: Sequence[Worker], texts: Sequence[Text], grid: Sequence[tuple[int, int]], rounds: int, steps: _Steps
-) -> list[_Timed]:
-    made = {tokenizer: inputs.make(tokenizer, texts, grid) for tokenizer in {one.system.tokenizer for one in workers}}
-    batches = [made[worker.system.tokenizer] for worker in workers]
-    for worker in workers:
-        worker.prepare()
-    loads = []
-    for worker, own in zip(workers, batches, strict=True):
-        loads.append(worker.load(own[0]))
-        steps.did(f"{worker.system.name}: loaded")
+    workers: Sequence[Worker],
+    batches: Sequence[Sequence[Batch]],
+    grid: Sequence[tuple[int, int]],
+    rounds: int,
+    steps: _Steps,
+) -> list[list[list[list[float]]]]:
+    """For each system, the seconds of each repetition, by point of the grid and path."""
     seconds: list[list[list[list[float]]]] = [[[[] for _ in range(worker.ways)] for _ in grid] for worker in workers]
     for turn in range(rounds):
         for place, (batch, length) in enumerate(grid):
@@ -154,7 +172,7 @@ def _time_in_turns(
                 for so_far, more in zip(points[place], worker.time(own[place], between), strict=True):
                     so_far += more
             steps.did(f"round {turn + 1} of {rounds}: {batch} x {length} tokens timed")
-    return [_Timed(load, points) for load, points in zip(loads, seconds, strict=True)]
+    return seconds
 
 
 def _other_point(grid: Sequence[tuple[int, int]], place: int) -> int:

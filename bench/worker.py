@@ -1,4 +1,4 @@
-"""Runs one system in a process of its own, which answers one question at a time over a pipe.
+"""Runs one system in a process of its own, which answers questions over a pipe, one after another.
 
 Two runtimes in one process disturb each other (threads may spin after a run), and memory can only be measured per
 process. Between questions a worker is blocked on its pipe. After a run, PyTorch's threads spin for about 10 ms, longer
@@ -8,7 +8,7 @@ CPU time stands still, so that the next one has the machine to itself.
 A worker always ends with its parent: leaving the `with` block kills it, and if the parent dies the pipe closes and the
 worker returns. An error inside is reported to the parent as one line that names the system.
 
-Cost: importing ONNX Runtime takes 0.4 s, PyTorch and transformers about 4 s.
+Cost: importing ONNX Runtime takes 0.4 s, PyTorch and transformers about 4 s; a worker begins with that by itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import multiprocessing
 import re
 import resource
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
@@ -35,7 +36,7 @@ from bertline.serve.engine import Engine
 from bertline.serve.runtimes import RUNTIMES, OnnxRuntime, Runtime, Tally
 from bertline.tasks import catalog
 from bertline.tasks.task import Output
-from bertline.tasks.tokens import Batch, Text, by_length
+from bertline.tasks.tokens import Batch, Encoded, Text, by_length
 
 PROCESSES = multiprocessing.get_context("spawn")
 """Spawned rather than forked, so that a worker's memory is only its own."""
@@ -59,6 +60,7 @@ class Worker:
         self._process = PROCESSES.Process(target=_answer, args=(theirs, system, threads), daemon=True)
         self._process.start()
         theirs.close()  # so that the pipe closes when the process ends
+        self._asking = ThreadPoolExecutor(1)  # a question may be asked before the one before it is answered
 
     def __enter__(self) -> Worker:
         return self
@@ -70,6 +72,7 @@ class Worker:
         """Kill the process; may be called again."""
         self._process.kill()
         self._process.join()
+        self._asking.shutdown(cancel_futures=True)
         self._pipe.close()
 
     def prepare(self) -> None:
@@ -105,48 +108,51 @@ class Worker:
         return float(self._ask("asked_share"))
 
     def outputs_later(self, texts: Sequence[Text]) -> Callable[[], list[Output]]:
-        """Start computing `outputs` in the background; call the result, before any other question, to wait for them."""
-        return self._begin("outputs", list(texts))
+        """Start computing `outputs` in the background; call the result to wait for them."""
+        return self._later("outputs", list(texts))
+
+    def alone_later(self, windows: Sequence[Encoded]) -> Callable[[], list[Output]]:
+        """Start computing the output for each window, alone, in the background; call the result to wait for them."""
+        return self._later("alone", list(windows))
 
     def run(self, batch: Batch) -> Output:
         """Compute a batch as `Runtime.run` does, so that a worker can serve as a runtime."""
         output: Output = self._ask("run", batch)
         return output
 
-    def read(self, texts: Sequence[Text]) -> transformers_tokens.Reading:
-        """How transformers reads the texts, if the system is PyTorch. See `transformers_tokens.read`."""
-        reading: transformers_tokens.Reading = self._ask("read", list(texts))
-        return reading
+    def read_later(self, texts: Sequence[Text]) -> Callable[[], transformers_tokens.Reading]:
+        """Start reading texts by transformers, if the system is PyTorch; call the result to wait for what
+        `transformers_tokens.read` returns.
+        """
+        return self._later("read", list(texts))
 
     def peak_rss_bytes(self) -> int:
         """The process's peak memory so far, including the interpreter and all libraries."""
         return int(self._ask("peak_rss_bytes"))
 
     def _ask(self, question: str, *arguments: object) -> Any:
-        return self._begin(question, *arguments)()
+        return self._later(question, *arguments)()
 
-    def _begin(self, question: str, *arguments: object) -> Callable[[], Any]:
-        with self._alive():
+    def _later(self, question: str, *arguments: object) -> Callable[[], Any]:
+        return self._asking.submit(self._exchange, question, arguments).result
+
+    def _exchange(self, question: str, arguments: tuple[object, ...]) -> Any:
+        """Ask a question and wait for the answer."""
+        try:
             self._pipe.send((question, arguments))
-        return self._receive
-
-    def _receive(self) -> Any:
-        with self._alive():
             answer = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._ended() from None
         if isinstance(answer, _Failure):
             self.failed = True
             raise answer.kind(f"{self.system.name}: {answer.line}")
         return answer
 
-    @contextmanager
-    def _alive(self) -> Iterator[None]:
-        """Report how the process ended, if it has."""
-        try:
-            yield
-        except (EOFError, OSError):
-            self.failed = True
-            self._process.join()
-            raise BertlineError(f"{self.system.name}: its process ended {_ending(self._process.exitcode)}") from None
+    def _ended(self) -> BertlineError:
+        """How the process ended, as an error."""
+        self.failed = True
+        self._process.join()
+        return BertlineError(f"{self.system.name}: its process ended {_ending(self._process.exitcode)}")
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,8 @@ def _answer(pipe: Connection, system: System, threads: int) -> None:
     """The child's side: answer questions until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     inside = _Inside(system, threads)
+    with suppress(Exception):  # the first question reports it
+        inside.prepare()
     with suppress(EOFError, ConnectionError):
         while True:
             question, arguments = pipe.recv()
@@ -230,6 +238,9 @@ class _Inside:
         if self.system.kind == "pytorch":  # batching is faster, and does not change fp32 answers
             return engine.outputs_of(windows, by_length([len(window.input_ids) for window in windows], BATCH))
         return engine.outputs(windows)
+
+    def alone(self, windows: list[Encoded]) -> list[Output]:
+        return Engine(self.task, self.task.tokenizer(self.system.tokenizer), self.runtime).outputs(windows)
 
     def run(self, batch: Batch) -> Output:
         return self.runtime.run(batch)

@@ -18,14 +18,15 @@ from bertline.artifacts.errors import FULL, BertlineError, GateError
 from bertline.artifacts.say import Say
 from bertline.bench import compare
 from bertline.bench.compare import Point
+from bertline.bench.systems import System
 from bertline.bench.worker import Worker
 from bertline.export import choose
 from bertline.export.candidates import cascade
 from bertline.export.candidates.builder import CandidateBuilder
-from bertline.export.candidates.plans import Plan
+from bertline.export.candidates.plans import Plan, dynamic
 from bertline.export.choose import Trial
 from bertline.export.conversion.graphs import Graph
-from bertline.export.examples import Judge, count_answers
+from bertline.export.examples import Judge, ask, count_answers
 from bertline.export.options import ExportOptions
 from bertline.export.sources import Origin
 from bertline.export.systems import system
@@ -71,6 +72,7 @@ class Contest:
         self,
         origin: Origin,
         reference: Worker,
+        answered: Callable[[], list[Output]],
         builder: CandidateBuilder,
         options: ExportOptions,
         say: Say,
@@ -81,13 +83,14 @@ class Contest:
         Args:
             origin: the model that candidates are made from, and the examples.
             reference: the PyTorch model whose answers candidates are compared with.
+            answered: waits for its outputs for the examples.
             builder: makes the candidates.
             options: the options of the export.
             say: receives progress messages.
             teacher: the teacher, if `origin` is a student; `reference` then runs the teacher's model.
         """
         self.origin, self.builder, self.options, self.say = origin, builder, options, say
-        self._reference = reference
+        self._reference, self._answered = reference, answered
         self._teacher = teacher
         self._answers: dict[Path, list[Output]] = {} if teacher is None else teacher.answers
         self._windows = origin.task.tokenizer(origin.tokenizer).encode(origin.texts)
@@ -115,9 +118,8 @@ class Contest:
                 any to pass.
         """
         with ExitStack() as processes:
-            answered = self._ask_once(self._reference)  # most quantizers compute on one core
-            self._make(plans, processes)
-            self._judge = Judge.of(self.origin, self.options, self._reference.system, answered())
+            self._make(plans, processes)  # most quantizers compute on one core: PyTorch answers meanwhile
+            self._judge = Judge.of(self.origin, self.options, self._reference.system, self._answered())
             if suspicion := self._judge.suspicion:
                 self._notices.append(suspicion)
                 self.say(f"note: {suspicion}")
@@ -129,6 +131,8 @@ class Contest:
                 table = choose.table(list(self._trials.values()), self.options)
                 raise GateError("\n".join([none, table, *self._notices]))
             others = self._choose_others(chosen)
+            if self.options.prefer == "accuracy":
+                self._score("fp32")  # for comparison only, and last: if it fails, the next must meet a stricter bound
         return self._outcome(self._trials[chosen.plan.name], others)
 
     def _outcome(self, chosen: Trial, others: list[Trial]) -> ContestResult:
@@ -167,9 +171,7 @@ class Contest:
             self.say(f"{plan.name}: making")
             try:
                 graph = self.builder.make(plan)
-                measured = system(self.origin, graph, plan.cascade)
-                worker = processes.enter_context(Worker(measured, machine.cores()))
-                worker.outputs(self.origin.texts[:1])
+                worker = self._start(system(self.origin, graph, plan.cascade), processes)
             except Exception as error:  # third-party quantizers may raise anything
                 if plan.name == "fp32" or (isinstance(error, OSError) and error.errno in FULL):
                     raise
@@ -178,6 +180,14 @@ class Contest:
                 self.say(self._notices[-1])
             else:
                 self._graphs[plan.name], self._workers[plan.name] = graph, worker
+
+    def _start(self, candidate: System, processes: ExitStack) -> Worker:
+        """A candidate's process, once it has answered one text; it ends if that fails."""
+        with ExitStack() as own:
+            worker = own.enter_context(Worker(candidate, machine.cores()))
+            worker.outputs(self.origin.texts[:1])
+            processes.push(own.pop_all())
+        return worker
 
     def _drop(self, error: BertlineError) -> None:
         """Leave out each candidate whose worker has failed, with a notice; re-raise if it cannot be done without.
@@ -199,8 +209,6 @@ class Contest:
         if chosen is None and not self._is_given_up():
             self._retry_mixed_precision(processes)
             chosen = self._best_preferring_quantized()
-        if self.options.prefer == "accuracy":
-            self._score("fp32")  # for comparison only, and last: each further one scored must meet a stricter bound
         return chosen
 
     def _best_preferring_quantized(self, fit: Callable[[Plan], bool] = lambda plan: True) -> Trial | None:
@@ -257,7 +265,15 @@ class Contest:
 
     @property
     def _next_comparison(self) -> int:
-        return len(self._comparisons) + self._first_comparison
+        """Only those that failed count: the error that a comparison may spend is still there if it succeeds
+        (Wiens, "A fixed sequence Bonferroni procedure for testing multiple endpoints", 2003).
+        """
+        return len(self._comparisons) - sum(map(self._is_shown, self._comparisons)) + self._first_comparison
+
+    def _is_shown(self, name: str) -> bool:
+        """Whether a candidate has been shown to lose no more than it may."""
+        trial = self._trials.get(name)
+        return trial is not None and trial.score is not None and not choose.doubt(trial.score, self.options.max_drop)
 
     def _retry_mixed_precision(self, processes: ExitStack) -> None:
         """If fp32 passes alone, try other calibrations, and leave the most sensitive layers in fp32."""
@@ -267,7 +283,8 @@ class Contest:
         if self._passes_in_fp32():
             self.say("none passes: trying candidates that are slower, but lose less")
             fastest = min(failed, key=lambda trial: trial.milliseconds).plan
-            self._make(slower := remedies(fastest), processes)
+            slower = [plan for plan in remedies(fastest) if plan.name not in self._trials]
+            self._make(slower, processes)
             self._time(slower, self._rounds)
 
     def _is_given_up(self) -> bool:
@@ -297,7 +314,7 @@ class Contest:
                 f"{alone} {self._teacher.to_beat:.1f} times: a cascade cannot be faster; no bundle was made"
             )
         with Worker(system(self.origin, asked), machine.cores()) as larger:
-            answered = self._ask_once(larger)()
+            answered = ask(larger, self.origin.texts, self._answers, self.say)()
         student, name = self._workers[plan.name], f"{plan.name}-cascade"
         try:
             own = student.outputs(self.origin.texts)
@@ -347,15 +364,6 @@ class Contest:
             raise GateError(f"{fallback} {doubt}; raise --max-drop")
         return scored
 
-    def _ask_once(self, worker: Worker) -> Callable[[], list[Output]]:
-        """Ask a worker for its outputs unless an earlier contest on the same examples did; calling the result waits."""
-        model, texts = worker.system.model, self.origin.texts
-        if model in self._answers:
-            return lambda: self._answers[model]
-        self.say(f"{worker.system.name}: answering {len(texts):,} texts")
-        later = worker.outputs_later(texts)
-        return lambda: self._answers.setdefault(model, later())
-
 
 def first_comparison(ranked: int) -> int:
     """The number of the first comparison of candidates that were ranked by their answers to the same examples.
@@ -369,6 +377,8 @@ def first_comparison(ranked: int) -> int:
 def remedies(plan: Plan) -> list[Plan]:
     """Candidates that may pass although this one does not."""
     kept = [replace(plan, name=f"{plan.name}-mixed-{share * 100:.0f}", fp32_share=share) for share in FP32_SHARES]
+    if plan.method == "dynamic" and plan.reduce_range:
+        return [dynamic(signed=False, fused=plan.fused), *kept]  # eight bits instead of seven
     if plan.method != "static":
         return kept
     other = [replace(plan, name=f"int8-static-{how}", calibration=how) for how in ("entropy", "percentile")]

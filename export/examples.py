@@ -1,13 +1,14 @@
 """What labelled examples can show: whether there are enough of them, and how much a candidate loses on them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
 from bertline.artifacts import machine
 from bertline.artifacts.errors import GateError
+from bertline.artifacts.say import Say
 from bertline.bench import compare
 from bertline.bench.systems import System
 from bertline.bench.worker import Worker
@@ -17,7 +18,7 @@ from bertline.export.options import ExportOptions
 from bertline.export.sources import Origin
 from bertline.tasks import bootstrap
 from bertline.tasks.task import Answer, Counts, Output
-from bertline.tasks.tokens import Encoded
+from bertline.tasks.tokens import Encoded, Text
 
 RELATED = 0.3
 """Correlation of PyTorch's answers with the labels (Matthews) above which they clearly mean the same."""
@@ -117,6 +118,25 @@ def check_examples(origin: Origin, options: ExportOptions) -> None:
         return
     unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples)
     refuse_too_few(Score(1.0, 0.0, (0.0, unseen), count, unseen), options, "is right and stays")
+
+
+def ask(
+    worker: Worker, texts: Sequence[Text], answers: dict[Path, list[Output]], say: Say
+) -> Callable[[], list[Output]]:
+    """Start computing a worker's outputs for the texts, unless `answers` has them; calling the result waits for them.
+
+    Args:
+        worker: the model's process.
+        texts: of the examples.
+        answers: outputs by model; those computed are added.
+        say: receives progress messages.
+    """
+    model = worker.system.model
+    if model in answers:
+        return lambda: answers[model]
+    say(f"{worker.system.name}: answering {len(texts):,} texts")
+    later = worker.outputs_later(texts)
+    return lambda: answers.setdefault(model, later())
 
 
 def check_answers(origin: Origin, options: ExportOptions, answers: dict[Path, list[Output]]) -> None:

@@ -6,7 +6,7 @@ met, the export raises GateError and makes no bundle.
 
 import importlib.util
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,8 @@ from bertline.export import packing, sources, systems
 from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.candidates.plans import Situation, check_only, select
 from bertline.export.contest import Contest, ContestResult
-from bertline.export.examples import check_examples
-from bertline.export.gates import exact
+from bertline.export.examples import ask, check_examples
+from bertline.export.gates import exact, fidelity
 from bertline.export.gates.exact import Exact
 from bertline.export.options import ExportOptions
 from bertline.export.sealing import manifest_draft
@@ -33,6 +33,7 @@ from bertline.export.sources import Origin
 from bertline.export.teacher import Teacher
 from bertline.export.trimming import vocabulary
 from bertline.serve.runtimes import installed
+from bertline.tasks.task import Output
 
 
 def export(
@@ -123,27 +124,36 @@ def _convert_and_contend(
     """Convert the model, compare it with PyTorch, and hold the contest, against the teacher if there is one."""
     judge = None if teacher is None else teacher.origin(origin.examples)
     with ExitStack() as stack:
-        # started early: importing takes seconds, during which the model is converted
+        # asked early: PyTorch answers while the model is converted, which takes one core
         own = stack.enter_context(Worker(systems.pytorch(origin), machine.cores()))
         reference = own if judge is None else stack.enter_context(Worker(systems.pytorch(judge), machine.cores()))
         served, kept = origin, None
         if texts is not None:
             say(f"trimming the vocabulary to {texts}")
             served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
-        graphs = exact.make(origin, served, own, folder, say)
-        outcome = _hold_contest(served, graphs, reference, teacher, options, say)
+        expected = fidelity.ask(origin, served, own)
+        answers = {} if teacher is None else teacher.answers
+        answered = ask(reference, origin.texts, answers, say)
+        graphs = exact.make(served, expected, folder, say)
+        outcome = _hold_contest(served, graphs, reference, answered, teacher, options, say)
         return Findings(served, judge, kept, graphs.fidelity, outcome)
 
 
 def _hold_contest(
-    origin: Origin, graphs: Exact, reference: Worker, teacher: Teacher | None, options: ExportOptions, say: Say
+    origin: Origin,
+    graphs: Exact,
+    reference: Worker,
+    answered: Callable[[], list[Output]],
+    teacher: Teacher | None,
+    options: ExportOptions,
+    say: Say,
 ) -> ContestResult:
     """Hold the contest of all candidates that can win; the result has notices about those that were left out."""
     plans, notices = select(Situation(options, machine.cpu_class(), graphs.why_not_fused, _has_openvino()))
     texts, notice = sources.calibration(origin)
     asked = None if teacher is None else teacher.graph()
     builder = CandidateBuilder(origin, graphs.fp32, graphs.fused, texts, options.calibration, asked)
-    outcome = Contest(origin, reference, builder, options, say, teacher).hold(plans)
+    outcome = Contest(origin, reference, answered, builder, options, say, teacher).hold(plans)
     if any(trial.plan.calibrated for trial in outcome.trials):
         notices += builder.used() + ([notice] if notice else [])
     packed, lost = _measure_packing(origin, outcome, options)
@@ -156,8 +166,10 @@ def _measure_packing(
     """How the chosen model packs short texts, with notices; None for another target, which cannot be measured here.
 
     A cascade packs none: a single text that its student is unsure of would send the whole batch to the larger model.
+    Nor does dynamic int8, which scales activations over the whole batch.
     """
-    if options.target not in ("auto", machine.cpu_class()) or outcome.chosen.plan.cascade is not None:
+    plan = outcome.chosen.plan
+    if options.target not in ("auto", machine.cpu_class()) or plan.cascade is not None or plan.method == "dynamic":
         return None, []
     chosen = systems.system(origin, outcome.graphs[outcome.chosen.plan.name])
     try:

@@ -28,7 +28,7 @@ class ExportOptions:
     only: tuple[str, ...] = ()
     """Names of the candidates to try; empty means all."""
     quick: bool = False
-    """Whether to try only the usual winners, timed in one round."""
+    """Whether to try only the usual winner, timed in one round."""
     allow_fp32: bool = False
     """Whether an fp32 model may be chosen."""
     calibration: int = 100

@@ -49,6 +49,8 @@ class Origin:
     examples: list[Example]
     data: FileEntry | None
     """The file of the examples; None if they are the run's validation split."""
+    repeated: int = 0
+    """The number of rows of that file that repeat others, and are no examples."""
     recipe: dict[str, Any] | None = None
     """The run's recipe; None without a run."""
     provenance: Provenance | None = None
@@ -142,12 +144,20 @@ def read(place: str, data: Path | None, gathered: Path | None = None, columns: M
     """
     if columns and data is None:
         raise InputError("--column names columns of labelled examples: add --data FILE")
-    if gathered is not None:
-        return _model(place, data, columns, gathered, "checkpoint")
     folder = RunFolder(places.expanded(place))
-    if folder.exists:
-        return _run(place, folder, data, columns)
-    return _model(place, data, columns, places.model_folder(place), "model")
+    if gathered is not None:
+        origin = _model(place, data, columns, gathered, "checkpoint")
+    elif folder.exists:
+        origin = _run(place, folder, data, columns)
+    else:
+        origin = _model(place, data, columns, places.model_folder(place), "model")
+    return origin if data is None else _without_repeats(origin)
+
+
+def _without_repeats(origin: Origin) -> Origin:
+    """The same without examples that repeat others, which would count as evidence of their own."""
+    kept = list({repr(example): example for example in origin.examples}.values())
+    return replace(origin, examples=kept, repeated=len(origin.examples) - len(kept))
 
 
 def with_tokenizer(origin: Origin, folder: Path) -> Origin:

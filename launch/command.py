@@ -200,7 +200,7 @@ def search(recipe: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--metric", metavar="NAME", help="Score to hold candidates to.  [default: the run's, or the task's first]"
 )
-@click.option("--quick", is_flag=True, help="Try only the usual winners of ONNX Runtime, timed once.")
+@click.option("--quick", is_flag=True, help="Try only the usual winner of ONNX Runtime, timed once.")
 @click.option("--allow-fp32", is_flag=True, help="Accept the fp32 model if no other passes.")
 @click.option(
     "--calibration",

@@ -51,15 +51,15 @@ def drop_interval(
     one additional loss is weighted in for the upper end. For accuracy without gains, the result is the exact upper end
     of Clopper and Pearson (1934).
 
-    The first of many candidates that happens to pass is wrong more often than a single one. So the upper end of each
-    comparison spends less error than the one before: 1/2, 1/6, 1/12 … of ERROR, which add up to ERROR.
+    The first of many candidates that happens to pass is wrong more often than a single one. So the upper end spends
+    less error after each one that failed: 1/2, 1/6, 1/12 … of ERROR, which add up to ERROR.
 
     Args:
         task: the task, which computes scores from counts.
         metric: one of its scores.
         before, after: (examples, counts) of the answers.
         loss: one loss, from `worst_case_loss`.
-        comparison: number of candidates scored on the same examples so far, this one included.
+        comparison: 1 plus the number of candidates that failed on the same examples before.
     """
     drawn = [
         (

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from bertline.benchmarks.train.job import WARM_UP, Counts, Told
+from bertline.benchmarks.train.job import WARM_UP, Counts, Device, Told
 
 
 class Figures(NamedTuple):
@@ -41,19 +41,20 @@ RATIOS = (
 )
 
 
-def figures(launched: float, told: Sequence[Told], counts: Counts) -> Figures:
+def figures(launched: float, told: Sequence[Told], counts: Counts, device: Device) -> Figures:
     """The figures of a run.
 
     Args:
         launched: when it was launched, on the clock of the steps.
         told: the report of each rank.
         counts: tokens of each step, over all ranks.
+        device: where it was run.
     """
-    ends = told[0].ends
-    measured = counts[WARM_UP : len(ends)]
+    ends, warm_up = told[0].ends, WARM_UP[device]
+    measured = counts[warm_up : len(ends)]
     real, computed = (sum(column) for column in zip(*measured, strict=True))
     return Figures(
-        tokens_per_second=real / (ends[-1] - ends[WARM_UP - 1]),
+        tokens_per_second=real / (ends[-1] - ends[warm_up - 1]),
         padding_share=1 - real / computed,
         peak_bytes=sum(rank.peak_bytes for rank in told),
         first_step_seconds=ends[0] - launched,

@@ -16,8 +16,10 @@ Kind = Literal["bertline", "bare", "trainer", "grouped", "tutorial"]
 Device = Literal["cpu", "cuda"]
 Counts = list[tuple[int, int]]
 """For each step: real tokens, and all tokens computed, with padding."""
-WARM_UP = 3
-"""Steps that are not measured, because they allocate memory."""
+WARM_UP: dict[Device, int] = {"cpu": 3, "cuda": 30}
+"""Steps that are not measured, because they allocate memory and, on a GPU, load the kernels for every new length."""
+STEPS: dict[Device, int] = {"cpu": 32, "cuda": 330}
+"""Steps of a run by default; a GPU takes milliseconds for each."""
 
 
 class Job(BaseModel):
@@ -76,7 +78,7 @@ class Clock:
         import torch
 
         done = len(self._ends) + 1
-        if self._job.device == "cuda" and done in (1, WARM_UP, self._job.steps):
+        if self._job.device == "cuda" and done in (1, WARM_UP["cuda"], self._job.steps):
             torch.cuda.synchronize()
         self._ends.append(time.monotonic())
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from bertline.artifacts import machine, places
 from bertline.artifacts import recipe as recipes
-from bertline.artifacts.errors import BertlineError, PreemptedError
+from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
 from bertline.artifacts.say import Say
 from bertline.benchmarks.train import figures, flops, ranks
 from bertline.benchmarks.train.figures import Figures
-from bertline.benchmarks.train.job import WARM_UP, Counts, Device, Job, Kind
+from bertline.benchmarks.train.job import STEPS, WARM_UP, Counts, Device, Job, Kind
 from bertline.launch import deepspeed_launcher
 from bertline.train.__main__ import ENVIRONMENT
 
@@ -49,20 +49,24 @@ def systems(device: Device) -> list[System]:
     return found
 
 
-def measure(recipe: Path, work: Path, steps: int, rounds: int, say: Say) -> dict[str, Any]:
+def measure(recipe: Path, work: Path, steps: int | None, rounds: int, say: Say) -> dict[str, Any]:
     """Measure every system in every round.
 
     Args:
         recipe: a recipe for classification of single texts.
         work: an empty folder.
-        steps: number of steps of each run; the first WARM_UP are not measured.
+        steps: number of steps of each run, of which the first WARM_UP are not measured; STEPS if None.
         rounds: number of runs of each system.
         say: receives lines of progress.
 
     Raises:
+        InputError: too few steps.
         BertlineError: a system failed, or the data could not be prepared, for example because it has too few texts.
     """
     device: Device = "cuda" if deepspeed_launcher.default_ranks()[1] == "gpu" else "cpu"
+    steps = STEPS[device] if steps is None else steps
+    if steps <= WARM_UP[device]:
+        raise InputError(f"--steps {steps}: the first {WARM_UP[device]} are not measured; give more")
     compared = systems(device)
     precisions = list(dict.fromkeys(system.precision for system in compared))
     _run([f"{PACKAGE}.prepare", str(recipe), str(work), device, str(steps), *precisions], device)
@@ -100,7 +104,7 @@ def turn(system: System, work: Path, folder: Path, device: Device, steps: int, c
     else:
         _run([f"{PACKAGE}.worker", str(path)], device)
     told = job.told()
-    return figures.figures(job.launched, told, told[0].counts or counts)
+    return figures.figures(job.launched, told, told[0].counts or counts, device)
 
 
 def _run(words: Sequence[str], device: Device) -> None:
@@ -133,7 +137,7 @@ def _result(
         "max_length": recipe.tokens.max_length,
         "batch_size": recipe.training.batch_size,
         "steps": steps,
-        "warm_up_steps": WARM_UP,
+        "warm_up_steps": WARM_UP[device],
         "systems": rows,
         "ratios": figures.ratios(measured),
     }

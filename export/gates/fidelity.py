@@ -6,19 +6,20 @@ must give PyTorch's logits, and neither padding nor the order in a batch may cha
 Cost: PyTorch answers every text once, each graph twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from bertline.artifacts.bundle import Fidelity
-from bertline.artifacts.errors import GateError
+from bertline.artifacts.errors import BertlineError, GateError
 from bertline.artifacts.tables import evenly_spaced
 from bertline.artifacts.task import TaskSettings
 from bertline.bench.worker import Worker
 from bertline.export.gates import adversarial, tokenization
 from bertline.export.sources import Origin
+from bertline.models.transformers_tokens import Reading
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import Runtime
 from bertline.tasks.task import Output, Task, windows_by_text
@@ -89,10 +90,41 @@ class Found:
     """Why the graph does not pass, to follow its name; None if it does."""
 
 
-def gates(origin: Origin, served: Origin, reference: Worker, workers: Sequence[Worker]) -> tuple[Fidelity, list[str]]:
-    """Compare graphs with PyTorch. The first, the converted one, must pass; the others may fail.
+@dataclass(frozen=True)
+class Expected:
+    """What PyTorch is asked, and computes while the model is converted."""
 
-    PyTorch computes `origin`; the graphs compute `served`, the same model or one with a smaller vocabulary.
+    asked: Asked
+    reading: Callable[[], Reading]
+    """Waits for how transformers reads the texts asked."""
+    computed: Asked
+    """The texts whose outputs are compared: those asked that have the same tokens with the served vocabulary."""
+    outputs: Callable[[], list[Output]]
+    """Waits for PyTorch's outputs for the windows computed."""
+    served: Asked
+    """The same texts as the served tokenizer reads them."""
+
+
+def ask(origin: Origin, served: Origin, reference: Worker) -> Expected:
+    """Ask PyTorch, in the background, for all that the gates compare with.
+
+    Args:
+        origin: the model that PyTorch computes.
+        served: the model that is converted: the same, or with a smaller vocabulary.
+        reference: the PyTorch worker.
+
+    Raises:
+        GateError: the tokenizer accepts a text that is not valid.
+    """
+    asked = Asked.of(origin)
+    tokenization.refusal(asked.tokenizer, adversarial.surrogates(len(origin.settings.inputs) == 2))
+    reading = reference.read_later(asked.texts)
+    computed, other = (asked, asked) if served is origin else read_alike(asked, origin, served)
+    return Expected(asked, reading, computed, reference.alone_later(computed.windows), other)
+
+
+def gates(expected: Expected, workers: Sequence[Worker]) -> tuple[Fidelity, list[str]]:
+    """Compare graphs with PyTorch. The first, the converted one, must pass; the others may fail.
 
     Returns:
         The differences measured for the first graph, and the faults of the others.
@@ -101,27 +133,29 @@ def gates(origin: Origin, served: Origin, reference: Worker, workers: Sequence[W
         GateError: texts are not read as transformers reads them, or the first graph's logits differ from PyTorch's, or
             its answers differ between batches.
     """
-    for worker in (reference, *workers):
-        worker.prepare()
-    asked = Asked.of(origin)
-    tokenization.refusal(asked.tokenizer, adversarial.surrogates(len(origin.settings.inputs) == 2))
-    tokens = tokenization.gate(asked.tokenizer, asked.texts, asked.read, reference.read(asked.texts))
-    if served is not origin:
-        asked, served_asked = read_alike(asked, origin, served)
-    else:
-        served_asked = asked
-    pytorch = asked.engine(reference).outputs(asked.windows)
-    first, *others = [hold(served_asked, pytorch, worker) for worker in workers]
+    asked, computed = expected.asked, expected.computed
+    tokens = tokenization.gate(asked.tokenizer, asked.texts, asked.read, expected.reading())
+    pytorch = expected.outputs()
+    first = hold(expected.served, pytorch, workers[0])
     if first.fault:
         raise GateError(f"the fp32 ONNX model {first.fault}; no bundle was made")
     proof = Fidelity(
         max_abs_logit_diff=first.to_pytorch,
         max_abs_padding_diff=first.by_padding,
-        texts=asked.real,
-        adversarial_texts=len(asked.texts) - asked.real,
+        texts=computed.real,
+        adversarial_texts=len(computed.texts) - computed.real,
         tokens_compared=tokens,
     )
-    return proof, [other.fault for other in others if other.fault]
+    faults = [_fault(expected.served, pytorch, worker) for worker in workers[1:]]
+    return proof, [fault for fault in faults if fault]
+
+
+def _fault(asked: Asked, pytorch: Sequence[Output], worker: Worker) -> str | None:
+    """Why a graph does not pass, to follow its name. One that cannot run, or not in this memory, does not either."""
+    try:
+        return hold(asked, pytorch, worker).fault
+    except BertlineError as error:
+        return f"cannot run: {error}"
 
 
 def read_alike(asked: Asked, origin: Origin, served: Origin) -> tuple[Asked, Asked]:

@@ -111,6 +111,13 @@ def notices(origin: Origin, found: Findings, cascade: Cascade | None, target: st
     """
     if found.teacher is not None:
         yield f"a student of {found.teacher.name}: PyTorch's figures are those of the teacher"
+        yield (
+            "its checkpoint was chosen, and other students may have been compared, on the same validation "
+            f"{origin.settings.tokens.unit}, which the interval of the drop does not account for: `bertline bench` "
+            "measures on the test split"
+        )
+    if origin.repeated:
+        yield f"{origin.repeated:,} rows of the data repeat others, and were left out"
     if origin.kind != "run" and origin.settings.decision.no_answer_threshold is not None:
         yield (
             "no answer is given when that scores higher than the best span, since some questions of the data have "

@@ -55,13 +55,10 @@ def seal(
         split = _write_models(folder, draft.graphs)
         hugging_face.write(folder, origin.tokenizer, draft.manifest, split)
         manifest = with_golden(folder, draft.manifest, golden_texts(folder, draft.manifest, origin.examples))
-        _write_papers(folder, manifest, result)
-        manifest = manifest.model_copy(update={"files": files.listing(folder)})
-        files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        manifest = _complete(folder, manifest, result)
         Engine.load(folder, manifest.threads)
         if news := emulation.prove(folder, manifest.target, manifest.machine.cpu_class):
-            manifest = manifest.model_copy(update={"notices": [*manifest.notices, news]})
-            files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+            manifest = _complete(folder, manifest.model_copy(update={"notices": [*manifest.notices, news]}), result)
         if sign is not None:
             sign(folder)
     return manifest
@@ -74,6 +71,15 @@ def _write_models(folder: Path, graphs: Mapping[str, Graph]) -> bool:
         onnx_files.copy(graph.path, folder / place)
         onnx_files.check(folder / place)
     return any(onnx_files.is_external(folder / place) for place in graphs)
+
+
+def _complete(folder: Path, manifest: Manifest, result: dict[str, Any]) -> Manifest:
+    """Write what describes the models, and the manifest with the list of all other files; returns the manifest."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    _write_papers(folder, manifest, result)
+    manifest = manifest.model_copy(update={"files": files.listing(folder)})
+    files.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
 
 
 def _write_papers(folder: Path, manifest: Manifest, result: dict[str, Any]) -> None:

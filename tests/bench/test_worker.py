@@ -139,7 +139,7 @@ def test_transformers_reads_by_the_models_own_folder_whatever_the_systems_tokeni
     words["good"], words["bad"] = words["bad"], words["good"]
     (made / "tokenizer.json").write_text(json.dumps(content))
     with Worker(replace(systems[0], tokenizer=made), threads=1) as worker:
-        (window,) = worker.read([("good", None)]).windows
+        (window,) = worker.read_later([("good", None)])().windows
     assert window.input_ids[1] == words["bad"]
 
 

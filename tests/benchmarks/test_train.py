@@ -12,7 +12,7 @@ import pytest
 
 from bertline.artifacts import files
 from bertline.artifacts import recipe as recipes
-from bertline.artifacts.errors import BertlineError
+from bertline.artifacts.errors import BertlineError, InputError
 from bertline.benchmarks.train import __main__ as command
 from bertline.benchmarks.train import accuracy, figures, flops, job, turns, worker
 from bertline.benchmarks.train.figures import Figures
@@ -21,7 +21,7 @@ from bertline.benchmarks.train.turns import System
 from tests.conftest import make_model
 from tests.train.conftest import write_recipe
 
-STEPS = WARM_UP + 1
+STEPS = WARM_UP["cpu"] + 1
 BERT_BASE = {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072}
 
 
@@ -36,9 +36,14 @@ def test_figures_are_of_the_steps_after_the_warm_up() -> None:
     ends = [12.0, 13.0, 14.0, 16.0, 18.0]
     told = [Told(ends=ends, peak_bytes=5, counts=None), Told(ends=ends, peak_bytes=6, counts=None)]
     counts = [(9, 90), (9, 90), (9, 90), (30, 40), (50, 60), (7, 7)]  # the last is a step that was not measured
-    found = figures.figures(10.0, told, counts)
+    found = figures.figures(10.0, told, counts, "cpu")
     assert found._fields == ("tokens_per_second", "padding_share", "peak_bytes", "first_step_seconds")
     assert found == pytest.approx((20.0, 0.2, 11, 2.0))
+
+
+def test_steps_that_are_all_warm_up_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--steps 3: the first 3 are not measured; give more"):
+        turns.measure(tmp_path / "recipe.yaml", tmp_path, 3, 1, print)
 
 
 def run(speed: float, first: float = 1.0) -> Figures:
@@ -145,7 +150,7 @@ def test_a_turn_of_the_others(kind: Kind, work: Path, tmp_path: Path) -> None:
         assert told.counts == same
     if kind == "tutorial":
         assert {computed for _, computed in told.counts} == {16 * 32}
-    found = figures.figures(launched, [told], told.counts)
+    found = figures.figures(launched, [told], told.counts, "cpu")
     assert found.tokens_per_second > 0
     assert found.peak_bytes > 50e6
 

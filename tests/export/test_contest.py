@@ -30,7 +30,7 @@ from bertline.export.candidates.builder import CandidateBuilder
 from bertline.export.candidates.plans import PLANS, Plan, dynamic
 from bertline.export.contest import Contest, ContestResult, remedies
 from bertline.export.conversion.graphs import Graph
-from bertline.export.examples import check_examples
+from bertline.export.examples import ask, check_examples
 from bertline.export.export import export
 from bertline.export.options import ExportOptions
 from bertline.export.sources import Origin
@@ -82,10 +82,9 @@ class Fake(Worker):
     def close(self) -> None:
         pass
 
-    def _begin(self, question: str, *arguments: Any) -> Callable[[], Any]:
+    def _later(self, question: str, *arguments: Any) -> Callable[[], Any]:
         if DYING.get(self.system.name) == question and arguments[0] != self.origin.texts[:1]:  # not as it is made
-            with self._alive():
-                raise EOFError
+            raise self._ended()
         milliseconds, lost = FIGURES[self.system.name]
         if question == "outputs":
             right = [self.origin.settings.labels.index(example.gold) for example in self.origin.examples]
@@ -111,7 +110,8 @@ def hold(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hold:
         reference, bench = worker(systems.pytorch(origin), 1), Bench(tmp_path, broken)
         if teacher is not None and teacher.asked is not None:
             bench.asked = Graph("larger", teacher.asked)
-        outcome = Contest(origin, reference, bench, options, said.append, teacher).hold(CONTENDING)
+        answered = ask(reference, origin.texts, {} if teacher is None else teacher.answers, said.append)
+        outcome = Contest(origin, reference, answered, bench, options, said.append, teacher).hold(CONTENDING)
         return outcome, [line.partition(":")[0] for line in said if line.endswith("answering 200 texts")]
 
     return held
@@ -161,6 +161,16 @@ def test_each_candidate_that_is_scored_is_held_to_a_stricter_bound_than_the_one_
     score = hold(ExportOptions(0.05))[0].chosen.score  # int8-signed was scored before it, and failed
     assert score is not None
     assert score.interval[1] == pytest.approx(1 - (0.025 / 3) ** (1 / 200), abs=1e-3)
+
+
+def test_one_that_passes_leaves_the_next_no_stricter_bound(hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 right answers can show a drop of 0.0183; after a failure, one of 0.0237."""
+    for name, lost in {"int8-nncf-openvino": 0, "int8-signed": 0}.items():
+        monkeypatch.setitem(FIGURES, name, (FIGURES.get(name, (0.5, 0))[0], lost))
+    monkeypatch.setattr(sys.modules[__name__], "CONTENDING", [plan for plan in PLANS if plan.name in FIGURES])
+    outcome, _ = hold(ExportOptions(0.02))
+    assert outcome.chosen.plan.name == "int8-nncf-openvino"
+    assert [trial.plan.name for trial in outcome.others] == ["int8-signed"]
 
 
 def test_where_accuracy_is_preferred_fp32_is_asked_last_and_what_is_too_large_never(hold: Hold) -> None:
@@ -359,6 +369,10 @@ def test_remedies_are_other_calibrations_and_layers_in_fp32() -> None:
         "int8-static-minmax-mixed-50",
     ]
     assert [plan.fp32_share for plan in remedies(dynamic(True, True))] == [0.25, 0.5]
+    seven = replace(dynamic(True, True), reduce_range=True)
+    assert [plan.name for plan in remedies(seven)] == [
+        "int8-unsigned-fused", "int8-signed-fused-mixed-25", "int8-signed-fused-mixed-50",
+    ]  # fmt: skip
 
 
 def test_what_is_left_in_fp32_is_a_product_of_floats(builder: CandidateBuilder) -> None:

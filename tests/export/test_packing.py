@@ -12,7 +12,7 @@ from bertline.bench.worker import Worker
 from bertline.export import export as exports
 from bertline.export import packing, systems
 from bertline.export.candidates.builder import CandidateBuilder
-from bertline.export.candidates.plans import PLANS
+from bertline.export.candidates.plans import PLANS, dynamic
 from bertline.export.conversion.graphs import Graph
 from bertline.export.options import ExportOptions
 from bertline.serve.runtimes import OnnxRuntime
@@ -61,6 +61,13 @@ def test_nothing_is_measured_for_another_cpu(
     expected = {"auto": measured, here: measured, "avx2" if here == "arm64" else "arm64": None}
     for target, packed in expected.items():
         assert exports._measure_packing(builder.origin, outcome, ExportOptions(0.05, target=target)) == (packed, [])
+
+
+def test_dynamic_int8_is_not_asked(builder: CandidateBuilder, fp32: Graph) -> None:
+    """Its answers change with the batch, however alike they are for the texts that would be measured."""
+    plan = dynamic(signed=True, fused=False)
+    outcome: Any = SimpleNamespace(chosen=SimpleNamespace(plan=plan), graphs={plan.name: fp32})  # which would gain
+    assert exports._measure_packing(builder.origin, outcome, ExportOptions(0.05)) == (None, [])
 
 
 def test_one_whose_scales_are_the_batchs_is_never_packed(

@@ -61,6 +61,15 @@ def test_labels_of_data_may_be_indices(tiny_classifier: Path, tmp_path: Path) ->
     assert [example.gold for example in origin.examples] == ["positive", "negative"]
 
 
+def test_rows_that_repeat_others_are_left_out(tiny_classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("text,label\ngood,1\nbad,0\ngood,1\ngood,0\n")
+    origin = sources.read(str(tiny_classifier), tmp_path / "texts.csv")
+    assert [tuple(one) for one in origin.examples] == [
+        ("good", None, "positive"), ("bad", None, "negative"), ("good", None, "negative"),
+    ]  # fmt: skip
+    assert origin.repeated == 1
+
+
 def test_a_local_place_is_told_relative_to_the_bundle(run: Path, tmp_path: Path) -> None:
     source = sources.read(str(run), None).source(run.parent.parent / "bundles/tiny")
     assert source.place == f"../../{run.parent.name}/tiny"

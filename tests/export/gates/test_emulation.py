@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bertline.artifacts import files
+from bertline.artifacts import bundle as bundles
+from bertline.artifacts import files, machine
 from bertline.artifacts.errors import GateError
 from bertline.export.export import export
 from bertline.export.gates import emulation
@@ -29,6 +30,17 @@ def test_what_cannot_be_emulated_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     said = emulation.prove(tmp_path, "avx2", "avx512_vnni")
     assert said == "answers on a CPU of class avx2 were not checked: qemu-x86_64 is not installed"
+
+
+def test_what_was_not_checked_is_told_by_all_papers(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_briefly(monkeypatch)
+    monkeypatch.setattr(emulation, "EMULATOR", "no-such-program")
+    here = machine.cpu_class()
+    target = "avx2" if here == "arm64" else "arm64"
+    export(str(run), tmp_path / "bundle", ExportOptions(0.05, target=target, only=("int8-signed-fused",)))
+    news = f"answers on a CPU of class {target} were not checked: it cannot be emulated"
+    assert news in bundles.verify(tmp_path / "bundle").notices
+    assert news in (tmp_path / "bundle/README.md").read_text()
 
 
 @needs_emulator
