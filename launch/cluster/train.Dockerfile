@@ -6,6 +6,9 @@
 # When stopped, it finishes the current step and saves a checkpoint; --stop-timeout must allow for both, in seconds,
 # since Docker kills it after 10 by default. On SIGUSR1 it takes as long as that; SIGTERM, the default, leaves 20 s.
 #
+# With --env HF_TOKEN it may read what is private on the hub; --env HF_HOME=/work/.huggingface keeps what it downloads. Other
+# packages, such as tensorboard, go into an image built FROM this one (docs/cluster.md).
+#
 # torch's wheels include CUDA; the machine needs only NVIDIA's driver and container toolkit. nvcc and g++ are left out,
 # because only DeepSpeed ops that a recipe's `deepspeed` section asks for would need them.
 FROM python:3.11-slim

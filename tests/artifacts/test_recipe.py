@@ -212,6 +212,27 @@ def test_every_key_that_the_docs_translate_is_known() -> None:
     assert told <= {*recipe_faults.FOREIGN, *recipe_faults.NEEDLESS, *known}
 
 
+def recipes_in(page: str) -> list[dict[str, Any]]:
+    """The recipes in the YAML blocks of a page, each with a name and a model."""
+    blocks = re.findall("```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    found = [yaml.load(block, recipe._Loader) for block in blocks]
+    return [{"name": "it", "model": "org/model", **raw} for raw in found if "task" in raw]
+
+
+@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/recipe.md", 7), ("docs/migrating.md", 1)])
+def test_recipes_in_the_docs_are_without_fault(page: str, count: int) -> None:
+    found = recipes_in(page)
+    assert len(found) == count
+    for raw in found:
+        assert [*recipe_faults.of_schema(raw), *recipe_faults.of_choices(raw)] == []
+
+
+def test_what_the_docs_show_as_defaults_is_so() -> None:
+    raw, *_ = recipes_in("docs/recipe.md")
+    required = {key: raw[key] for key in ("name", "task", "model")} | {"data": {"train": raw["data"]["train"]}}
+    assert Recipe.model_validate(raw) == Recipe.model_validate(required)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
