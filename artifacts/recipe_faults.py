@@ -229,10 +229,9 @@ def _of_task(raw: dict[str, Any]) -> Iterator[str]:
 
 def _of_columns(raw: dict[str, Any]) -> Iterator[str]:
     """Yield the columns that only other tasks read."""
-    data, own = _part(raw, "data"), {*COLUMNS[raw["task"]], *INPUTS[raw["task"]]}
-    if raw["task"] == "text-classification":
-        own.add("text_pair")
-    for key in sorted({"text_pair", *chain(*COLUMNS.values())} - own):
+    data, optional = _part(raw, "data"), {"text-classification": "text_pair", "token-classification": "entities"}
+    own = {*COLUMNS[raw["task"]], *INPUTS[raw["task"]], optional.get(raw["task"])}
+    for key in sorted({*optional.values(), *chain(*COLUMNS.values())} - own):
         if data.get(key, default := Data.model_fields[key].default) != default:
             yield f"data.{key}: found {data[key]!r:.60}; {raw['task']} reads no such column: leave it out"
 

@@ -54,7 +54,7 @@ class Decision(Part):
     no_answer_threshold: float | None = None
     """Question answering: the margin over the best span's score above which the answer is "no answer"; None: never."""
     max_answer_length: int = 30
-    """Question answering: the longest answer, in tokens; after training, no less than in the validation split."""
+    """Question answering: the longest answer, in tokens; after training, enough for 99 % of the validation split's."""
 
 
 class TaskSettings(Part):

@@ -229,7 +229,7 @@ def bench(
         rounds: in each of which every system is timed once.
         threads: of each system.
         say: receives lines of progress.
-        metric: a score to show besides, before those that are always shown.
+        metric: a score to give first, before the usual ones of the task.
 
     Returns:
         What `bertline bench --json` prints; plain values only.

@@ -111,8 +111,8 @@ def check_examples(origin: Origin, options: ExportOptions) -> None:
     if not bootstrap.shows_losses(origin.task, origin.metric, origin.examples):
         raise GateError(
             f"{count:,} examples cannot show a loss of {origin.metric}, since no answer to them changes it: "
-            "add examples that it counts (texts with an entity, texts of every label), or train by another metric: "
-            "training.best"
+            "add examples that it counts (texts with an entity, texts of every label), or go by another score: "
+            "--metric; in a recipe, training.best"
         )
     if not bootstrap.has_constant_loss(origin.task, origin.metric, origin.examples):
         return

@@ -136,14 +136,13 @@ class QuestionAnswering(Task):
     def tune(
         self, examples: Sequence[Example], windows: Sequence[Encoded], outputs: Sequence[Output], metric: str
     ) -> Decision:
-        """Let answers be as long as the longest correct one, and tune the "no answer" threshold.
+        """Let answers be as long as 99 % of the correct ones need, and tune the "no answer" threshold.
 
         The threshold is tuned for exact match, or else F1, if some questions have no answer.
         """
-        targets = [self.target(examples[window.text], window) for window in windows]
-        longest = max(int(last - first) + 1 for first, last in targets)
         decision = self.settings.decision
-        decision = decision.model_copy(update={"max_answer_length": max(decision.max_answer_length, longest)})
+        longest = max(decision.max_answer_length, self._usual_length(examples, windows))
+        decision = decision.model_copy(update={"max_answer_length": longest})
         if all(example.gold for example in examples):
             return decision
         always = decision.model_copy(update={"no_answer_threshold": np.inf})
@@ -181,6 +180,15 @@ class QuestionAnswering(Task):
     def comparable(self, answer: Answer) -> Any:
         """The text of the answer."""
         return answer["answer"]
+
+    def _usual_length(self, examples: Sequence[Example], windows: Sequence[Encoded]) -> int:
+        """The tokens that 99 % of the correct answers need at most; 0 if no window shows one.
+
+        Not the most that one needs: the spans to compare in each window grow with it.
+        """
+        targets = ((window.text, *self.target(examples[window.text], window)) for window in windows)
+        lengths = {text: int(last - first) + 1 for text, first, last in targets if last > 0}
+        return int(np.quantile(list(lengths.values()) or [0], 0.99, method="inverted_cdf"))
 
     def _answer(self, context: str, seen: Sequence[tuple[Encoded, Output]]) -> Answer:
         threshold = self.settings.decision.no_answer_threshold

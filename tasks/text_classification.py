@@ -107,7 +107,7 @@ class TextClassification(Task):
         return sort_labels({name for example in examples for name in self._names(example)})
 
     def check(self, example: Example, where: str) -> Example:
-        """The example with labels by name: an index into `labels` is replaced by the name.
+        """The example with labels as in `labels`, for which it may have indices, or names in another case.
 
         Raises:
             InputError: a label is neither a name nor an index, or is an index while names are numbers too.
@@ -115,7 +115,7 @@ class TextClassification(Task):
         if self.regression:
             return example
         named = [self._known(name, where) for name in self._names(example)]
-        return example._replace(gold=sorted(named, key=self.labels.index) if self.multi_label else named[0])
+        return example._replace(gold=sorted({*named}, key=self.labels.index) if self.multi_label else named[0])
 
     def named(self, example: Example) -> list[str]:
         """Its label or labels."""
@@ -269,9 +269,12 @@ class TextClassification(Task):
             raise InputError(f"{where}: no label is called {numbers[0]}; {advice}")
 
     def _known(self, name: str, where: str) -> str:
-        """The name of a label given by name or, if no label name is a number, by index."""
+        """The name of a label given by name, in any case if one alone fits, or by index if no label is a number."""
         if name in self.labels:
             return name
+        alike = [label for label in self.labels if label.casefold() == name.casefold()]
+        if len(alike) == 1:
+            return alike[0]
         known = ", ".join(self.labels)
         if any(NUMBER.fullmatch(label) for label in self.labels):
             advice = "as labels are numbers, an index would be ambiguous: spell it as one, or name them by words"

@@ -14,6 +14,7 @@ from bertline.models import pytorch
 from bertline.tasks.task import Output, Target
 from bertline.tasks.tokens import Encoded, Tokenizer, by_length
 from bertline.train import preemption, ranks, watchdog
+from bertline.train.data.mapped import Windows
 from bertline.train.losses import Loss
 from bertline.train.progress import Progress
 
@@ -50,7 +51,7 @@ def outputs(
     """
     model.eval()
     rank, count = dist.get_rank(), dist.get_world_size()
-    lengths = [len(window.input_ids) for window in windows]
+    lengths = windows.lengths.tolist() if isinstance(windows, Windows) else [len(one.input_ids) for one in windows]
     batches = by_length(lengths, batch_size)
     found: dict[int, Output] = {}
     gathered: torch.Tensor | None = None  # the outputs of `held`, in its order

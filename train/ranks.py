@@ -32,6 +32,8 @@ _calls = itertools.count()
 """Numbers the calls of `from_first`, alike on every rank."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """From glibc's malloc.h."""
+OMPI = "OMPI_COMM_WORLD_LOCAL_RANK"
+"""The variable by which Open MPI's mpirun numbers the processes of a machine; those they start inherit it."""
 
 
 def check() -> None:
@@ -73,6 +75,8 @@ def start() -> None:
         _keep_memory()
     else:
         _take_gpu()
+    if OMPI in os.environ:  # DeepSpeed ends a rank where they differ
+        os.environ[OMPI] = os.environ["LOCAL_RANK"]
     # Else DeepSpeed would compile a shared-memory collective that only inference uses (50 seconds, a C++ compiler).
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(get_accelerator().communication_backend_name())

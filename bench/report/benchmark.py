@@ -1,6 +1,7 @@
 """Shows a bench result as two tables in the terminal, and as an HTML page."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -11,10 +12,13 @@ from bertline.bench.report import page, plots
 from bertline.bench.report.page import Plot, Result, Table
 from bertline.bench.report.plots import Bar, Bubble, Line, figure
 
+HEAD = 11
+"""Characters of a line in the head of a terminal's table, so that a score with a long name takes no more room."""
+
 
 def terminal(result: Result) -> RenderableType:
-    """Two tables with a row per system: speed; quality and cost. They fit in 80 columns."""
-    return Group(_rich(_latency_table(result)), _rich(_cost_table(result)))
+    """Two tables with a row per system: speed; quality, by at most two scores, and cost. They fit in 80 columns."""
+    return Group(_rich(_latency_table(result)), _rich(_cost_table({**result, "metrics": result["metrics"][:2]})))
 
 
 def html(result: Result, command: str = "") -> str:
@@ -191,9 +195,9 @@ def _bars(rows: Sequence[Result], values: Sequence[float]) -> list[Bar]:
 
 
 def _rich(table: Table) -> RichTable:
-    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for index, head in enumerate(table.head):
-        drawn.add_column(head, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
+        drawn.add_column(fill(head, HEAD), justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
     for row in table.rows:
         drawn.add_row(*map(Text, row))  # brackets in a system's name are not markup
     return drawn

@@ -2,8 +2,8 @@
 
     … RECIPE --run DIR JOB
 
-After the last step to measure, the run is asked to stop as a scheduler would do: it takes one more step (two on a GPU),
-saves a checkpoint and ends with the exit code of a preempted run.
+After the last step to measure, with which an epoch ends, the run is asked to stop as a scheduler would do: it breaks
+off the evaluation that follows, saves a checkpoint and ends with the exit code of a preempted run.
 """
 
 from __future__ import annotations

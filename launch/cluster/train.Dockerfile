@@ -13,6 +13,11 @@
 # because only DeepSpeed ops that a recipe's `deepspeed` section asks for would need them.
 FROM python:3.11-slim
 
+# NCCL loads these to use InfiniBand; without them it goes by TCP
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libibverbs1 ibverbs-providers \
+    && rm -r /var/lib/apt/lists/*
+
 WORKDIR /opt/bertline
 COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY artifacts/ artifacts/

@@ -249,9 +249,13 @@ def test_what_the_docs_show_as_defaults_is_so() -> None:
         ),
         ({"problem_type": "regression", "training__label_smoothing": 0.1}, ["training.label_smoothing: found 0.1"]),
         ({"problem_type": "regression", "data__labels": ["a", "b"]}, ["data.labels: found ['a', 'b']; this task has"]),
-        ({"data__tags": "lang", "data__context": "text"}, ["data.context: found 'text'", "data.tags: found 'lang'"]),
         (
-            {"task": "token-classification", "data__text_pair": "text", "data__tokens": "text", "data__tags": "lang"},
+            {"data__tags": "lang", "data__context": "text", "data__entities": "spans"},
+            ["data.context: found 'text'", "data.entities: found 'spans'", "data.tags: found 'lang'"],
+        ),
+        (
+            {"task": "token-classification", "data__text_pair": "text", "data__tokens": "text", "data__tags": "lang",
+             "data__entities": "spans"},
             ["data.text_pair: found 'text'; token-classification reads no such column: leave it out"],
         ),
     ],

@@ -228,12 +228,16 @@ def test_labels_of_systems_that_are_alike_stand_over_each_other() -> None:
     assert alone == pytest.approx(first, abs=0.1)
 
 
-def test_the_terminal_shows_all_in_80_columns() -> None:
+@pytest.mark.parametrize("metric", ["accuracy", "weighted_f1", "matthews_correlation"])
+def test_the_terminal_shows_all_in_80_columns(metric: str) -> None:
+    systems = [{**row, metric: 0.7654} for row in RESULT["systems"]]
+    metrics = list(dict.fromkeys([metric, *RESULT["metrics"]]))
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(benchmark.terminal(RESULT))
+    console.print(benchmark.terminal({**RESULT, "systems": systems, "metrics": metrics}))
     text = console.export_text()
     assert "…" not in text
-    for row in RESULT["systems"]:
+    assert text.count("0.7654") == len(systems)
+    for row in systems:
         assert text.count(row["name"]) == 2
         assert all(plots.figure(point["p50_ms"]) in text for point in row["grid"])
     assert "4.76 ×" in text

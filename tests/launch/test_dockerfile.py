@@ -16,7 +16,7 @@ from bertline import __version__
 ROOT = Path(__file__).parents[2]
 INSTRUCTIONS = [
     tuple(line.split(maxsplit=1))
-    for line in (ROOT / "launch" / "cluster" / "train.Dockerfile").read_text().splitlines()
+    for line in (ROOT / "launch" / "cluster" / "train.Dockerfile").read_text().replace("\\\n", "").splitlines()
     if line and not line.startswith("#")
 ]
 
@@ -49,6 +49,11 @@ def test_it_is_built_of_known_instructions() -> None:
     assert json.loads(arguments("ENTRYPOINT")[0]) == ["bertline"]
     assert names.index("USER") > names.index("RUN")
     assert arguments("USER") == ["1000"]
+
+
+def test_nccl_finds_what_it_uses_infiniband_with() -> None:
+    (line,) = (words for words in arguments("RUN") if words.startswith("apt-get"))
+    assert {"libibverbs1", "ibverbs-providers"} <= {*line.split()}
 
 
 def test_each_link_of_the_package_leads_to_a_folder_that_is_copied(image: Path) -> None:

@@ -215,7 +215,7 @@ def test_the_threshold_is_the_best_of_all() -> None:
         assert worth(best_threshold(scores, given, silent)) == pytest.approx(max(map(worth, [-99, *scores, 99])))
 
 
-def test_answers_may_be_as_long_as_the_longest_correct_one() -> None:
+def test_answers_may_be_as_long_as_most_correct_ones() -> None:
     task, context = make(), " ".join("x" * 50)
     example, windows = Example("q", context, [{"text": context[:79], "start": 0}]), [window(50)]
     outputs = told(task, example, windows)
@@ -225,6 +225,9 @@ def test_answers_may_be_as_long_as_the_longest_correct_one() -> None:
     assert tuned.max_answer_length == 40
     (found,) = task.with_decision(tuned).decode([example.texts], windows, outputs)
     assert found["answer"] == context[:79]
+    short = Example("q", context, [{"text": "x x", "start": 0}])
+    many, all_windows = [example, *[short] * 199], [window(50, text) for text in range(200)]
+    assert task.tune(many, all_windows, [outputs[0]] * 200, "f1").max_answer_length == 30
 
 
 def test_tuning_needs_questions_without_an_answer() -> None:

@@ -200,11 +200,15 @@ def test_numbers_are_read_as_the_files_names_if_the_model_knows_one(
     assert [example.gold for example in make(labels).read_file(path)] == expected
 
 
-def test_names_that_differ_in_case_are_no_indices(tmp_path: Path) -> None:
+def test_names_may_differ_in_case_and_are_no_indices(tmp_path: Path) -> None:
     """roberta-large-mnli has the labels of MNLI in capitals and in another order."""
     path = write_classes(tmp_path / "data.parquet", ["good", "bad"], "label")
-    with pytest.raises(InputError, match="unknown label 'good'; known are BAD, GOOD"):
-        make(["BAD", "GOOD"]).read_file(path)
+    assert [example.gold for example in make(["BAD", "GOOD"]).read_file(path)] == ["GOOD", "BAD"]
+    assert make(["Good", "GOOD", "bad"]).check(Example("a", None, "GOOD"), "row 2").gold == "GOOD"
+    with pytest.raises(InputError, match="row 2: unknown label 'good'; known are Good, GOOD, bad"):
+        make(["Good", "GOOD", "bad"]).check(Example("a", None, "good"), "row 2")
+    several = make(["Bad", "Good"], "multi_label_classification")
+    assert several.check(Example("a", None, ["GOOD", "bad", "good"]), "row 2").gold == ["Bad", "Good"]
 
 
 def test_numbers_that_a_file_names_are_quantities_or_a_column_of_a_label(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import deepspeed
 import pytest
 import torch
 from deepspeed.utils import groups
@@ -56,6 +57,14 @@ def start_bound() -> None:
     machine.cores = lambda: 16
     ranks.start()
     assert torch.get_num_threads() == 16
+    ranks.stop()
+
+
+def start_below_mpirun() -> None:
+    """Both are started by a launcher that mpirun has started, as the third process of this machine."""
+    os.environ[ranks.OMPI] = "2"
+    ranks.start()
+    deepspeed.initialize(model=torch.nn.Linear(1, 1), config={"train_batch_size": 2})
     ranks.stop()
 
 

@@ -62,6 +62,10 @@ def test_ranks_that_are_bound_to_cores_compute_on_all_of_theirs(tmp_path: Path) 
     forked.two(tmp_path / "logs", talking_ranks.start_bound)
 
 
+def test_deepspeed_numbers_a_rank_as_its_launcher_does_and_not_mpirun(tmp_path: Path) -> None:
+    forked.two(tmp_path / "logs", talking_ranks.start_below_mpirun)
+
+
 @pytest.mark.parametrize(("visible", "taken"), [(8, 3), (1, 0)])
 def test_a_rank_takes_the_gpu_that_it_is_shown(monkeypatch: pytest.MonkeyPatch, visible: int, taken: int) -> None:
     """Slurm's --gpus-per-task, for example, shows each task only one."""

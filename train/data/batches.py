@@ -148,7 +148,10 @@ class Batches:
     def heaviest(self) -> MicroBatch:
         """A full micro-batch of the longest windows: no other takes more memory."""
         count = micro_batch_size(self._training, self._ranks)
-        return self._micro_batch(np.argsort(self._lengths, kind="stable")[-count:], counts=True)
+        heaviest = self._micro_batch(np.argsort(self._lengths, kind="stable")[-count:], counts=True)
+        # Without padding, transformers passes no mask, and attention needs less memory than where one text is shorter.
+        heaviest.inputs["attention_mask"][0, -1] = 0
+        return heaviest
 
     def _micro_batch(self, indices: Indices, counts: bool) -> MicroBatch:
         split, objective = self._split, self._objective

@@ -96,15 +96,17 @@ def spread(count: int, config: dict[str, Any]) -> list[int]:
 def _check_labels(recipe: Recipe, folder: Path, task: Task) -> None:
     """Reject a head with other labels, or with the same in another order: importance is measured on its outputs.
 
-    Outputs without names of their own take the recipe's names.
+    Outputs without names of their own take the recipe's names, in its order.
     """
     theirs = encoder.label_names(encoder.check(folder))
     if task.settings.problem_type == "regression" and len(theirs) == 1:  # whatever it is called
         return
-    nameless = theirs == [f"LABEL_{number}" for number in range(len(task.labels))]
-    if task.labels and theirs != task.labels and not (nameless and recipe.data.label_names):
+    listed = task.indexed(recipe.data.label_names or [])
+    if theirs == [f"LABEL_{number}" for number in range(len(listed))]:
+        theirs = listed
+    if task.labels and theirs != task.labels:
         learned = f"{recipe.model} has labels {theirs!r}; the student is to learn {task.labels!r}"
-        advice = "list data.labels in the model's order, or name a model trained for these labels"
+        advice = "list data.labels in the model's order, or name a model trained for these labels in this order"
         raise InputError(f"model: {learned}: {advice}")
 
 

@@ -63,7 +63,7 @@ def trimmed(folder: Path, texts: Sequence[str], target: Path) -> tuple[Any, dict
     return opened(target), new
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[*KINDS, "bpe-suffix"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer of each kind."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import transformers
 from torch import nn
 
+from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student, Training
 from bertline.artifacts.run import RunFolder, read_summary
@@ -183,6 +185,22 @@ def test_outputs_without_names_are_those_that_the_recipe_names(teacher: RunFolde
     assert read_summary(run.path).labels == ["negative", "positive"]
     with pytest.raises(InputError, match="the student is to learn"):  # though it is there by now
         train_here(recipe, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("labels", "fits"),
+    [("PER, LOC", True), ("O, B-PER, I-PER, B-LOC, I-LOC", True), ("O, B-PER, B-LOC, I-PER, I-LOC", False)],
+)
+def test_tags_without_names_are_in_the_order_that_is_learned(tmp_path: Path, labels: str, fits: bool) -> None:
+    """As the recipe lists them; else importance would be that of other outputs."""
+    folder = encoders.make("bert", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_labels": 5, "id2label": None}))
+    path = write(tmp_path, folder, "token-classification", student={"attention_heads": 2})
+    recipe = recipes.load(path, [f"data.labels=[{labels}]"])
+    task = catalog.make(recipe.settings(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]))
+    with nullcontext() if fits else pytest.raises(InputError, match=r"B-LOC', 'I-PER.*; the student is to learn"):
+        student._check_labels(recipe, folder, task)
 
 
 @pytest.mark.usefixtures("rank")
