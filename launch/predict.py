@@ -72,7 +72,7 @@ def predict(
         elif source is not None:
             model.prepare()
             for answer in _answers(model, source, columns):
-                click.echo(json.dumps(answer, ensure_ascii=False))
+                click.echo(json.dumps(answer, ensure_ascii=False, allow_nan=False))
         else:
             _show(model, texts, target, as_json)
 
@@ -130,7 +130,7 @@ def _show(model: Model, texts: Sequence[str], target: Path | None, as_json: bool
     """Answer one text at a time on all cores: for a few texts, loading the model for parallel use would take longer."""
     asked = _texts(texts, model.manifest.inputs)
     answers = [model.submit([text])[0].result().answer for text in asked]
-    lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
+    lines = [json.dumps(answer, ensure_ascii=False, allow_nan=False) for answer in answers]
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=files.temporary_prefix(target)) as folder:

@@ -24,6 +24,7 @@ def serve(
         DamagedError: a bundle is damaged.
     """
     _await_loading()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would compute beside those of --threads
     from bertline.serve.http import server, sites, tracing
     from bertline.serve.http.keys import Keys
     from bertline.serve.http.limits import Limits

@@ -18,7 +18,7 @@ from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.tables import Attempt
 from bertline.serve import formats
-from bertline.serve.lanes import Answered
+from bertline.serve.lanes import Answered, NoAnswerError
 from bertline.serve.unfinished import Unfinished
 from bertline.tasks.task import Answer, Columns, Task
 from bertline.tasks.tokens import Text
@@ -190,7 +190,10 @@ def _submit(model: Loaded, attempt: Attempt, columns: Columns) -> tuple[Attempt,
 
 
 def _outcome(attempt: Attempt, _: int, asked: Future[Answered] | InputError) -> Outcome:
-    answer = asked if isinstance(asked, InputError) else asked.result().answer
+    try:
+        answer = asked if isinstance(asked, InputError) else asked.result().answer
+    except NoAnswerError as error:
+        answer = InputError(f"{attempt.where}: {error}")
     return Outcome(attempt.number, attempt.line, answer)
 
 

@@ -32,7 +32,8 @@ class Engine:
         self.tokenizer = tokenizer
         self.runtime = runtime
         self.seconds = 0.0
-        """Seconds that a golden text took; 0 if none was answered."""
+        """Moving average of the seconds that a window takes, which starts at the time of a golden text; 0 if none was
+        answered."""
 
     @classmethod
     def load(cls, folder: Path, threads: int | None = None) -> "Engine":

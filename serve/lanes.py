@@ -7,6 +7,7 @@ only where export measured that it pays (`bundle.Packing`).
 There is one first-in, first-out queue, and one thread per core that takes from it.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from bertline.artifacts.bundle import Packing
+from bertline.artifacts.errors import BertlineError
 from bertline.tasks.task import Answer
 from bertline.tasks.tokens import Text
 
@@ -28,10 +30,14 @@ STAGES = ("queue", "tokenize", "run")
 """Stages of a text, in order: fields of `Answered`."""
 
 
+class NoAnswerError(BertlineError):
+    """The model gives no finite numbers for a text, so that there is no answer to it."""
+
+
 class Computed(NamedTuple):
     """Answers to texts that were computed side by side, and the seconds that each step took."""
 
-    answers: list[Answer]
+    answers: Sequence[Answer | NoAnswerError]
     tokenize: float
     run: float
 
@@ -80,10 +86,13 @@ class _Job:
     since: float = field(default_factory=perf_counter)
 
     @property
+    def characters(self) -> int:
+        return sum(len(part) for part in self.text if part is not None)
+
+    @property
     def is_short(self) -> bool:
         """Whether the text may be packed, judging by its characters."""
-        characters = sum(len(part) for part in self.text if part is not None)
-        return self.asked.packing is not None and characters <= CHARACTERS_A_TOKEN * self.asked.packing.tokens
+        return self.asked.packing is not None and self.characters <= CHARACTERS_A_TOKEN * self.asked.packing.tokens
 
     def end(self, outcome: Answered | Exception) -> None:
         """Set the outcome, unless the caller has cancelled the future, which is possible until now."""
@@ -105,7 +114,9 @@ class Lanes:
         self._changed = threading.Condition()
         self._running = 0
         self._backlog = 0.0
+        self._characters = 0
         self._closed = False
+        self._process = os.getpid()
         self._threads = [threading.Thread(target=self._work, name=f"lane-{n}", daemon=True) for n in range(count)]
         for thread in self._threads:
             thread.start()
@@ -124,8 +135,10 @@ class Lanes:
             seconds: estimated seconds of each text on one lane, for `backlog`; empty if nobody reads that.
 
         Raises:
-            RuntimeError: the lanes are closed.
+            RuntimeError: the lanes are closed, or belong to the process that this one was forked from.
         """
+        if os.getpid() != self._process:  # before the lock, which may be held for ever
+            raise RuntimeError("the bundle was loaded before the fork, which leaves its threads behind; load it after")
         expected = seconds or [0.0] * len(texts)
         jobs = [_Job(text, asked, deadline, each) for text, each in zip(texts, expected, strict=True)]
         with self._changed:
@@ -133,6 +146,7 @@ class Lanes:
                 raise RuntimeError("closed")
             self._jobs.update((job.future, job) for job in jobs)
             self._backlog += sum(expected)
+            self._characters += sum(job.characters for job in jobs)
             self._changed.notify(len(jobs))
         for job in jobs:
             job.future.add_done_callback(self._leave)
@@ -142,6 +156,11 @@ class Lanes:
     def waiting(self) -> int:
         """Texts in the queue."""
         return len(self._jobs)
+
+    @property
+    def characters(self) -> int:
+        """Characters of the texts in the queue."""
+        return self._characters
 
     @property
     def backlog(self) -> float:
@@ -168,6 +187,7 @@ class Lanes:
         with self._changed:
             job = self._jobs.pop(future, None)
             if job is not None:
+                self._characters -= job.characters
                 self._backlog = self._backlog - job.seconds if self._jobs else 0.0
 
     def _work(self) -> None:
@@ -191,7 +211,10 @@ class Lanes:
                 job.end(error if isinstance(error, Exception) else RuntimeError(str(error)))
         else:
             for job, answer in zip(jobs, computed.answers, strict=True):
-                job.end(Answered(answer, now - job.since, computed.tokenize, computed.run))
+                if isinstance(answer, NoAnswerError):
+                    job.end(answer)
+                else:
+                    job.end(Answered(answer, now - job.since, computed.tokenize, computed.run))
         with self._changed:
             self._running -= 1
         return True
@@ -205,10 +228,12 @@ class Lanes:
                     return []
                 found = self._next()
                 self._backlog = self._backlog - sum(job.seconds for job in found) if self._jobs else 0.0
+                self._characters -= sum(job.characters for job in found)
                 taken = [job for job in found if _is_wanted(job)]
                 if taken:
                     self._running += 1
                     return taken
+                del found, taken  # while this lane waits, they would keep a replaced model alive
 
     def _next(self) -> list[_Job]:
         """Pop the first text and, if it is short, the short ones behind it, up to this lane's share of the queue."""

@@ -9,11 +9,14 @@ from os import PathLike
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
+
 from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError
 from bertline.serve.answers import Typed, typed
 from bertline.serve.engine import Bundle, Engine
-from bertline.serve.lanes import CHARACTERS_A_TOKEN, Answered, Answerer, Computed, Lanes, LateError, Left
+from bertline.serve.lanes import CHARACTERS_A_TOKEN, Answered, Answerer, Computed, Lanes, LateError, Left, NoAnswerError
+from bertline.tasks.task import Answer, Output
 from bertline.tasks.tokens import Encoded, Text, by_length, refuse_lone_surrogates
 
 Question = str | tuple[str, str]
@@ -72,9 +75,6 @@ class Model:
         self._all_cores = bundle.engine(lanes.count)
         self._per_core: Engine | None = None
         self._loading = threading.Lock()
-        self.seconds = self._all_cores.seconds
-        """Moving average of the seconds that a window takes on one core. It starts at the time of a golden text, so
-        that even the first requests are limited. A time on all cores is a lower bound: under load a window has one."""
         if lanes.count == 1:
             self._keep_per_core(self._all_cores)
 
@@ -86,6 +86,8 @@ class Model:
 
         Raises:
             InputError: a text does not fit the bundle's inputs, or is not valid Unicode; names its position, from 1.
+            NoAnswerError: the model gives no finite numbers for a text.
+            RuntimeError: the model is closed, or was loaded before this process was forked.
         """
         if isinstance(asked, str):  # a string is a sequence of strings as well
             raise InputError("a list of texts is expected, but a string was given")
@@ -101,6 +103,15 @@ class Model:
         # made here: as an attribute it would refer back to the model, which would then not be freed once replaced
         asked = Answerer(self._compute, self.bundle.packing)
         return self.lanes.submit(texts, asked, deadline, self.expected(texts))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that a window is expected to take on one core: under load it has no more.
+
+        A time on all cores is a lower bound of it, so that the slower engine counts. Both begin at the time of a golden
+        text, so that even the first requests are limited.
+        """
+        return max(self._all_cores.seconds, (self._per_core or self._all_cores).seconds)
 
     def expected(self, texts: Sequence[Text]) -> list[float]:
         """Estimated seconds that each text takes on one core."""
@@ -156,7 +167,8 @@ class Model:
         batches = in_time(self._batches(windows), left, tokenized - begun, self.lanes.count)
         expected = sum(map(self._windows, texts))
         try:
-            answers = engine.decode(texts, windows, engine.outputs_of(windows, batches))
+            outputs = engine.outputs_of(windows, batches)
+            answers = self._finite(engine.decode(texts, windows, outputs), windows, outputs)
         except LateError as error:  # counted too: otherwise a queue of such texts would seem to take no time
             if error.done:
                 self._learn((perf_counter() - begun) / (error.done * expected), engine)
@@ -165,10 +177,19 @@ class Model:
         self._learn((ended - begun) / expected, engine)
         return Computed(answers, tokenized - begun, ended - tokenized)
 
+    def _finite(
+        self, answers: Sequence[Answer], windows: Sequence[Encoded], outputs: Sequence[Output]
+    ) -> list[Answer | NoAnswerError]:
+        """The answers, with an error in place of each that was decoded from NaN or infinite numbers."""
+        lost = {window.text for window, output in zip(windows, outputs, strict=True) if not np.isfinite(output).all()}
+        words = f"no answer: {self.manifest.name} computes NaN or infinite numbers for this text"
+        return [NoAnswerError(words) if place in lost else answer for place, answer in enumerate(answers)]
+
     def _learn(self, took: float, engine: Engine) -> None:
-        """Update `seconds` by a time per window, counted as `_windows` estimates them: it may guess too few."""
-        if engine is self._per_core or took > self.seconds:
-            self.seconds += RECENT * (took - self.seconds)
+        """Update an engine's `seconds` by a time per window, as `_windows` counts them: it may guess too few."""
+        engine.seconds += RECENT * (took - engine.seconds)
+        if engine is self._per_core:  # never faster: else a lone text's stall would count for as long as others wait
+            self._all_cores.seconds = min(self._all_cores.seconds, engine.seconds)
 
     def _per_core_engine(self) -> Engine:
         """The per-core engine; while the lane that first wants it loads it, other lanes use the all-core engine."""
@@ -185,7 +206,7 @@ class Model:
 
     def _keep_per_core(self, engine: Engine) -> None:
         """Keep the per-core engine, which is the last one made, and free the model's bytes."""
-        self._per_core, self.seconds = engine, engine.seconds
+        self._per_core = engine
         self.bundle.let_go()
 
     def _batches(self, windows: Sequence[Encoded]) -> list[list[int]]:

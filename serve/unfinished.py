@@ -287,7 +287,7 @@ def _open_after(path: Path, size: int) -> IO[bytes]:
 
 
 def _append(stream: IO[bytes], value: dict[str, Any]) -> int:
-    return stream.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+    return stream.write(json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
 def _difference(journal: Journal, identity: Identity) -> str:

@@ -5,7 +5,8 @@
 #         --volume "$PWD/bundles/demo:/bundles/demo:ro" bertline-serve /bundles/demo
 #
 # It contains no bundle: mount one, or copy one in an image built from this one. It writes nothing to disk. When
-# stopped, it gives requests 30 s to finish and traces 10 s to be sent; without --stop-timeout Docker kills it after 10.
+# stopped, it gives requests 30 s to finish (6 s more than --limit seconds, if that is longer) and traces 10 s to be sent;
+# without --stop-timeout Docker kills it after 10.
 FROM python:3.11-slim
 
 WORKDIR /opt/bertline

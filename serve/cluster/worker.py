@@ -1,12 +1,14 @@
 """The worker on each machine of a cluster: holds the bundle, and answers texts on all cores. Knows nothing of Ray."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from bertline import __version__
 from bertline.artifacts import bundle, files, machine
 from bertline.artifacts.errors import InputError
 from bertline.serve import load
+from bertline.serve.lanes import Answered, NoAnswerError
 from bertline.tasks.task import Answer
 from bertline.tasks.tokens import Text
 
@@ -36,6 +38,13 @@ class NodeWorker:
         self._model.prepare()
         return self._model.bundle.notice
 
-    def answer(self, texts: Sequence[Text]) -> list[Answer]:
-        """Answer texts, in order."""
-        return [asked.result().answer for asked in self._model.submit(texts)]
+    def answer(self, texts: Sequence[Text]) -> list[Answer | NoAnswerError]:
+        """Answer texts, in order, each by itself: one that has no answer takes none from the others."""
+        return [_outcome(asked) for asked in self._model.submit(texts)]
+
+
+def _outcome(asked: Future[Answered]) -> Answer | NoAnswerError:
+    try:
+        return asked.result().answer
+    except NoAnswerError as error:
+        return error.with_traceback(None)

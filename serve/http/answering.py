@@ -16,6 +16,9 @@ from bertline.tasks.tokens import Text
 
 MOST_WAITING = 4096
 """Most texts in the queue, however fast the model is: they take memory."""
+MOST_CHARACTERS = 1 << 25
+"""Characters in the queue from which on no text is admitted to it, likewise: as many texts, each as long as a request
+may have them, would take hundreds of megabytes."""
 SOON = 0.02
 """Seconds before the first check for a disconnected client: most answers are ready by then, and checking costs."""
 SHARE = 0.5
@@ -30,7 +33,7 @@ class Answering:
 
     def refuse_if_full(self) -> None:
         """Raise RefusedError 503 if not even one more text would be answered in time; costs next to nothing."""
-        if self.lanes.waiting >= MOST_WAITING or self.lanes.backlog > SHARE * self.limits.seconds:
+        if self.lanes.waiting >= MOST_WAITING or self._is_full(self.lanes.backlog):
             raise self.overloaded()
 
     async def answer(self, request: Request, entry: Entry, texts: Sequence[Text]) -> list[Answered]:
@@ -43,7 +46,7 @@ class Answering:
         """
         lanes, model = self.lanes, entry.model
         expected = lanes.backlog + sum(model.expected(texts[1:])) / lanes.count
-        if lanes.waiting and (lanes.waiting + len(texts) > MOST_WAITING or expected > SHARE * self.limits.seconds):
+        if lanes.waiting and (lanes.waiting + len(texts) > MOST_WAITING or self._is_full(expected)):
             raise self.overloaded()
         now = perf_counter()
         futures = [asyncio.wrap_future(one) for one in model.submit(texts, now + self.limits.seconds)]
@@ -62,6 +65,10 @@ class Answering:
         for one in answers.result():
             self.metrics.observe(entry.name, one)
         return answers.result()
+
+    def _is_full(self, expected: float) -> bool:
+        """Whether the queue holds too many characters, or a text that begins in so many seconds begins too late."""
+        return self.lanes.characters >= MOST_CHARACTERS or expected > SHARE * self.limits.seconds
 
     async def _wait(self, request: Request, answers: asyncio.Future[list[Answered]]) -> None:
         """Wait until all answers are ready, the client has gone, or the time is over.

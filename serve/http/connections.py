@@ -63,6 +63,8 @@ class Connection(HttpToolsProtocol):
         """Timer that checks how much the client has read."""
         self._unread, self._unread_since = 0, 0.0
         """Bytes that the client had yet to read, and when that was."""
+        self._is_over = False
+        """Whether what arrives is ignored, since it cannot be parsed: the connection ends after a last answer."""
         self._answered: RequestResponseCycle | None = None
         """The request being answered: of pipelined requests, uvicorn tells only the last that the client has gone."""
 
@@ -80,6 +82,8 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
         if self._arrival_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._expect()
         self._unset_keepalive_if_required()
@@ -90,7 +94,7 @@ class Connection(HttpToolsProtocol):
             self._parse(memoryview(data))
         except httptools.HttpParserError:
             self.logger.warning("a request is not HTTP/1.1")
-            self.send_400_response("")
+            self._refuse_invalid()
             return
         if self._head_bytes is not None and self._ended == ended:  # otherwise most of it may be the previous body
             self._head_bytes += len(data)
@@ -145,10 +149,6 @@ class Connection(HttpToolsProtocol):
         self._watch()
         super().pause_writing()
 
-    def send_400_response(self, msg: str) -> None:
-        self.transport.write(INVALID)
-        self._end()
-
     def timeout_keep_alive_handler(self) -> None:
         if _unread_bytes(self.transport):  # a long answer is still being read, which `_look` limits
             self._begin_idling()
@@ -195,7 +195,7 @@ class Connection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._arrival_timer = None
-        if self._is_another() and self._answered is not None and not self._answered.response_complete:
+        if self._due_first() is not None:
             self._expect()
         elif self._head_bytes is None:
             self._break_off(408, LATE)
@@ -205,6 +205,22 @@ class Connection(HttpToolsProtocol):
     def _is_another(self) -> bool:
         """Whether the request that is not whole is another than the one that is being, or was last, answered."""
         return self._head_bytes is not None or self.cycle is not self._answered
+
+    def _due_first(self) -> RequestResponseCycle | None:
+        """The request that is still being answered before the one that is not whole, if there is one."""
+        is_due = self._is_another() and self._answered is not None and not self._answered.response_complete
+        return self._answered if is_due else None
+
+    def _refuse_invalid(self) -> None:
+        """Close because of what cannot be parsed, with an answer or, if an earlier one is due first, after that."""
+        if (earlier := self._due_first()) is not None:
+            self._is_over, earlier.keep_alive = True, False
+            _cancel(self._arrival_timer)
+            self._arrival_timer = None
+        elif self._head_bytes is None:
+            self._break_off(400, INVALID)
+        else:
+            self._refuse(INVALID)
 
     def _break_off(self, status: int, answer: bytes) -> None:
         """Close in the middle of a request, with an answer unless one has begun or an earlier one is due first."""

@@ -1,6 +1,6 @@
 """Prometheus metrics: requests, seconds by stage, the queue, rejections, and the bundles that are served."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -15,6 +15,7 @@ class Metrics(Collector):
 
     def __init__(self, shelf: Shelf) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self.shelf = shelf
         self.requests = Counter(
             "bertline_requests", "Requests answered.", ["bundle", "route", "method", "status"], registry=self.registry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 from time import perf_counter
@@ -50,6 +51,11 @@ class Observing:
 
         try:
             await self.app(scope, receive, told)
+        except asyncio.CancelledError:  # the grace at shutdown is over
+            if not status:
+                ending = {"error": "the server is shutting down; retry later"}
+                await JSONResponse(ending, 503, {"retry-after": "1"})(scope, receive, told)
+            raise
         except Exception:
             LOGGER.exception("the server failed on a request", extra={"fields": {"request": identity}})
             if status:
@@ -63,6 +69,7 @@ class Observing:
             self._tell(scope, identity, status, ended - begun)
             if self.spans is not None:
                 self.spans.tell(scope, identity, status, begun, ended)
+            scope.get("state", {}).pop("answered", None)  # uvicorn keeps the scope until the connection's next request
 
     def _tell(self, scope: Scope, identity: str, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"

@@ -144,7 +144,8 @@ def write(name: str, version: str, answers: Sequence[Answer], manifest: Manifest
         tail.append(raw or b"")
         outputs.append(output)
     identity = {} if request.id is None else {"id": request.id}
-    head = json.dumps({"model_name": name, "model_version": version, **identity, "outputs": outputs}).encode()
+    told = {"model_name": name, "model_version": version, **identity, "outputs": outputs}
+    head = json.dumps(told, allow_nan=False).encode()
     return b"".join([head, *tail]), len(head) if any("parameters" in one for one in outputs) else None
 
 

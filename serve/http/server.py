@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import resource
 import signal
 import socket
@@ -19,6 +20,7 @@ from bertline.artifacts import machine
 from bertline.artifacts.errors import BertlineError, InputError
 from bertline.serve.http import app, logs
 from bertline.serve.http.connections import IDLE_SECONDS, Connection
+from bertline.serve.http.connections import SECONDS as ARRIVAL_SECONDS
 from bertline.serve.http.keys import Keys
 from bertline.serve.http.limits import Limits
 from bertline.serve.http.logs import LOGGER
@@ -34,7 +36,7 @@ UNREAD_BYTES = 1 << 16
 """Send buffer of a connection, in bytes (Linux doubles it): by default, the system would keep megabytes of answers that
 a client does not read."""
 GRACE_SECONDS = 30
-"""Seconds that accepted requests have to finish at shutdown."""
+"""Least seconds that accepted requests have to finish at shutdown."""
 
 
 class _Uvicorn(uvicorn.Server):
@@ -86,13 +88,18 @@ def run(
         config = uvicorn.Config(
             application, http=Connection, loop="uvloop", lifespan="off", log_config=None, access_log=False,
             server_header=False, ws="none", proxy_headers=False, timeout_keep_alive=IDLE_SECONDS, backlog=BACKLOG,
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_graceful_shutdown=_grace(limits),
         )  # fmt: skip
         uvloop.run(_serve(_Uvicorn(config), routes, listening))
     lanes.close()
     if spans is not None:
         spans.close()
     LOGGER.info("ended")
+
+
+def _grace(limits: Limits) -> int:
+    """Seconds that accepted requests have to finish at shutdown: as many as one may take to arrive and be answered."""
+    return max(GRACE_SECONDS, math.ceil(ARRIVAL_SECONDS + limits.seconds))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -127,26 +134,31 @@ def _url(address: str, port: int) -> str:
 
 async def _serve(server: _Uvicorn, routes: app.Routes, listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    one_at_a_time = threading.Lock()
+    asked = threading.Event()
 
     def end() -> None:
         routes.ready = False
         server.should_exit = True
 
-    def swap() -> None:  # not in the loop's executor, whose threads a shutdown would wait for
-        threading.Thread(target=_swap, args=(routes.shelf, one_at_a_time), daemon=True).start()
-
+    # not in the loop's executor, whose threads a shutdown would wait for
+    threading.Thread(target=_swap_when_asked, args=(routes.shelf, asked), daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    loop.add_signal_handler(signal.SIGHUP, swap)
+    loop.add_signal_handler(signal.SIGHUP, asked.set)
     LOGGER.info("listening", extra={"fields": {"url": _url(*listening.getsockname()[:2])}})
     await server.serve([listening])
 
 
-def _swap(shelf: Shelf, one_at_a_time: threading.Lock) -> None:
+def _swap_when_asked(shelf: Shelf, asked: threading.Event) -> None:
+    """Swap bundles whenever that is asked; however often it is asked meanwhile, once more is enough."""
+    while asked.wait():
+        asked.clear()
+        _swap(shelf)
+
+
+def _swap(shelf: Shelf) -> None:
     try:
-        with one_at_a_time:
-            shelf.reload()
+        shelf.reload()
     except BertlineError as error:
         LOGGER.error("reload failed: the loaded bundles stay in service", extra={"fields": {"why": str(error)}})
     except Exception:  # no failure of a reload may end the server

@@ -44,9 +44,10 @@ class Shelf:
         if twice := {one for one in names if names.count(one) > 1}:
             raise InputError(f"two bundles are named {min(twice)!r} after their folders; rename one")
         folders = [folder.resolve() for folder in self._folders]  # a symlink that changes from here on has no effect
-        bundles = [Bundle(folder, self._public_key) for folder in folders]
-        entries = [Entry(*each, self.lanes, self.limits) for each in zip(names, bundles, strict=True)]
-        self.entries = {entry.name: entry for entry in entries}
+        self.entries = {  # one after the other: until its engines are made, a bundle holds its model's bytes
+            name: Entry(name, Bundle(folder, self._public_key), self.lanes, self.limits)
+            for name, folder in zip(names, folders, strict=True)
+        }
 
     @property
     def first(self) -> Entry:

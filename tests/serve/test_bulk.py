@@ -14,17 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import ipc, parquet
 
 from bertline.artifacts import files, tables
-from bertline.artifacts.bundle import MANIFEST
+from bertline.artifacts.bundle import MANIFEST, Packing
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.tables import Attempt
 from bertline.serve import Model, bulk, formats, load, unfinished
 from bertline.serve.bulk import Seen
+from bertline.serve.runtimes import OnnxRuntime
 from bertline.serve.unfinished import Unfinished
+from bertline.tasks.task import Output
+from bertline.tasks.tokens import Batch
 from tests.conftest import make_texts
 
 PROCESS = """
@@ -367,6 +371,26 @@ def test_a_file_without_the_column_is_refused_before_any_row_is_answered(
 def test_a_json_line_without_the_key_is_a_bad_row(predict: Predict, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"id": 1}\n{"id": 2, "text": "a"}\n')
     assert len(predict(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "bad.jsonl")) == 1
+
+
+def test_a_row_for_which_the_model_computes_nan_is_bad_and_those_beside_it_are_not(
+    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxRuntime.run
+
+    def overflows(self: OnnxRuntime, batch: Batch) -> Output:
+        return run(self, batch) * np.where((batch["attention_mask"].sum(axis=1) > 20)[:, None], np.nan, 1)
+
+    monkeypatch.setattr(OnnxRuntime, "run", overflows)
+    monkeypatch.setattr(predict.model.bundle, "packing", Packing(tokens=64, texts=8, gains={}))
+    rows = ["a good film", "good " * 30, *["a bad film"] * 20]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    with pytest.raises(InputError, match=r"line 2: no answer: tiny computes NaN or infinite numbers .*; what was done"):
+        predict(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    answers = predict(tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "bad.jsonl")
+    assert [answer["row"] for answer in answers] == [1, *range(3, 23)]
+    (fault,) = lines(tmp_path / "bad.jsonl")
+    assert (fault["row"], "line 2: no answer: tiny computes NaN" in fault["reason"]) == (2, True)
 
 
 def test_plain_text_is_no_file_of_texts(predict: Predict, tmp_path: Path) -> None:

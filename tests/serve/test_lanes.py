@@ -1,5 +1,6 @@
 """Lanes: who computes what, on how many cores, and what becomes of texts that are late, unwanted or too many."""
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from time import perf_counter
@@ -114,11 +115,11 @@ def test_what_nobody_waits_for_is_not_counted_among_what_others_wait_for(recorde
     lanes.submit(asked("first"), Answerer(recorder), seconds=[1])
     recorder.busy.acquire(timeout=10)
     futures = lanes.submit(asked(*"abcd"), Answerer(recorder), seconds=[2] * 4)
-    assert (lanes.waiting, lanes.backlog) == (4, 8)
+    assert (lanes.waiting, lanes.backlog, lanes.characters) == (4, 8, 4)
     assert futures[1].cancel()
-    assert (lanes.waiting, lanes.backlog) == (3, 6)
+    assert (lanes.waiting, lanes.backlog, lanes.characters) == (3, 6, 3)
     assert [future.cancel() for future in futures] == [True] * 4  # one of them a second time
-    assert (lanes.waiting, lanes.backlog) == (0, 0)
+    assert (lanes.waiting, lanes.backlog, lanes.characters) == (0, 0, 0)
     recorder.go.set()
     lanes.close()
     assert [texts for texts, _ in recorder.calls] == [["first"]]
@@ -159,8 +160,23 @@ def test_closing_answers_what_was_taken(recorder: Recorder) -> None:
     threading.Timer(0.1, recorder.go.set).start()
     lanes.close()
     assert all(future.done() for future in futures)
+    assert lanes.characters == 0
     with pytest.raises(RuntimeError):
         lanes.submit(asked("too late"), Answerer(recorder))
+
+
+def test_a_fork_which_has_none_of_the_threads_is_told_so(recorder: Recorder) -> None:
+    lanes = Lanes(1)
+    child = os.fork()
+    if child == 0:
+        try:
+            lanes.submit(asked("never"), Answerer(recorder))
+        except RuntimeError as error:
+            os._exit(7 if "load it after" in str(error) else 1)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    lanes.close()
 
 
 def test_short_texts_are_packed_and_no_lane_takes_the_share_of_another(recorder: Recorder) -> None:

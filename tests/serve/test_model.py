@@ -140,7 +140,7 @@ def test_a_tokenizer_that_panics_is_a_fault_of_the_bundle(tiny_bundle: Path, mon
 def test_a_text_that_is_read_in_windows_takes_as_long_as_all_of_them(tiny_bundle: Path) -> None:
     long = [("a" * 960, None), ("good", None)]
     with serve.load(tiny_bundle, threads=1) as model:
-        model.seconds = 0.5
+        model._all_cores.seconds = 0.5  # which is the one engine of a model with one core
         assert model.expected(long) == [0.5, 0.5]
         tokens = Tokens(max_length=32, stride=8, long="windows")
         model.manifest = model.manifest.model_copy(update={"tokens": tokens})
@@ -162,7 +162,7 @@ def test_what_is_expected_makes_up_for_windows_that_characters_do_not_tell(
 
         monkeypatch.setattr(Engine, "decode", decode)
         monkeypatch.setattr(models, "perf_counter", lambda: clock[0])
-        model.seconds = 0.1
+        model._all_cores.seconds = 0.1
         monkeypatch.setattr(models, "RECENT", 1.0)
         model.predict(["a good film"])
         assert model.expected([("a good film", None)]) == [2.0]
@@ -228,7 +228,8 @@ def test_what_was_computed_of_a_text_that_is_late_tells_what_texts_take(
 def test_what_a_text_takes_with_all_cores_is_no_forecast_for_a_crowd(tiny_bundle: Path, threads: int) -> None:
     with serve.load(tiny_bundle, threads) as model:
         model.prepare()
-        model.seconds = forecast = 60.0
+        assert model._per_core is not None
+        model._per_core.seconds = forecast = 60.0
         model.predict(["a good film"])
         assert (model.seconds == forecast) == (threads > 1)
         model.predict(["a good film"] * 20)
@@ -237,11 +238,19 @@ def test_what_a_text_takes_with_all_cores_is_no_forecast_for_a_crowd(tiny_bundle
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_text_that_takes_long_even_with_all_cores_is_one(tiny_bundle: Path, threads: int) -> None:
+    """As long as such texts are: neither the next quick one nor a crowd's are expected to take as long."""
     with serve.load(tiny_bundle, threads) as model:
         model.prepare()
-        model.seconds = 0.0
+        assert model._per_core is not None
+        model._per_core.seconds = model._all_cores.seconds = 0.0
         model.predict(["a good film"])
         assert model.seconds > 0
+        model._all_cores.seconds = 60.0
+        model.predict(["a good film"])
+        assert model.seconds < 60
+        model._all_cores.seconds = 60.0
+        model._learn(0.0, model._per_core)
+        assert model.seconds == model._per_core.seconds
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -250,6 +259,8 @@ def test_a_model_that_nobody_holds_goes_at_once(tiny_bundle: Path, threads: int)
     lanes = Lanes(threads)
     model = Model(Bundle(tiny_bundle), lanes)
     model.predict(["a good film"] * 20)
+    (late,) = model.submit([("a good film", None)], deadline=0.0)
+    assert isinstance(late.exception(60), LateError)  # and its lane waits for another text
     gone = weakref.ref(model)
     gc.disable()
     try:

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 from ray.exceptions import RayError, RayTaskError
@@ -21,6 +22,8 @@ from bertline.artifacts.errors import BertlineError, InputError
 from bertline.serve.cluster import connection
 from bertline.serve.cluster.worker import NodeWorker
 from bertline.serve.cluster.workers import Workers, _Seat
+from bertline.serve.lanes import NoAnswerError
+from bertline.serve.runtimes import OnnxRuntime
 from tests.conftest import make_texts
 from tests.waiting import wait_for
 
@@ -40,7 +43,9 @@ workers.NodeWorker = Dying
 COMMAND = "from bertline.launch.command import main; main()\n"
 
 
-def test_a_worker_answers_only_from_the_bundle_and_by_the_version_of_the_command(sealed: Path, tmp_path: Path) -> None:
+def test_a_worker_answers_only_from_the_bundle_and_by_the_version_of_the_command(
+    sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker, sha256 = NodeWorker(), files.sha256(sealed / bundle.MANIFEST)
     with pytest.raises(InputError, match="here, but 0 where the command runs"):
         worker.load(sealed, sha256, "0", 1)
@@ -49,7 +54,12 @@ def test_a_worker_answers_only_from_the_bundle_and_by_the_version_of_the_command
     with pytest.raises(InputError, match="not a bundle"):
         worker.load(tmp_path, sha256, __version__, 1)
     assert worker.load(sealed, sha256, __version__, 1) is None
-    assert [answer["label"] in ("negative", "positive") for answer in worker.answer([("good", None)] * 3)] == [True] * 3
+    assert all(
+        isinstance(one, dict) and one["label"] in ("negative", "positive")
+        for one in worker.answer([("good", None)] * 3)
+    )
+    monkeypatch.setattr(OnnxRuntime, "run", lambda *_: np.array([[np.nan, 0]]))
+    assert [type(one) for one in worker.answer([("good", None)] * 3)] == [NoAnswerError] * 3
 
 
 def test_texts_of_a_worker_that_died_go_to_another(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:

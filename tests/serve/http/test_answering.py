@@ -82,7 +82,7 @@ def test_what_is_never_answered_in_time_is_not_to_be_sent_again(
 
 
 def test_however_quick_a_model_is_no_more_texts_wait_than_memory_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither those of a request nor, once they wait, a request more."""
+    """Neither those of a request nor, once they wait, a request more; nor texts of as many characters."""
     monkeypatch.setattr(answering, "MOST_WAITING", 3)
     begun, told = threading.Event(), threading.Event()
 
@@ -99,6 +99,10 @@ def test_however_quick_a_model_is_no_more_texts_wait_than_memory_is_meant_for(mo
         with pytest.raises(RefusedError, match="server overloaded; retry in"):
             asyncio.run(ask(lanes, compute, ["more"] * (4 - waiting)))
         way(lanes).refuse_if_full()
+    with monkeypatch.context() as patch:
+        patch.setattr(answering, "MOST_CHARACTERS", len("waits" * 2))
+        with pytest.raises(RefusedError, match="server overloaded; retry in"):
+            asyncio.run(ask(lanes, compute, ["more"]))
     lanes.submit([("waits", None)], Answerer(compute))
     with pytest.raises(RefusedError, match="server overloaded; retry in"):
         way(lanes).refuse_if_full()
@@ -113,7 +117,7 @@ def test_a_request_may_wait_for_half_of_its_time(backlog: float, expected: type[
     def admitted(*_: Any) -> None:
         raise KeyError
 
-    lanes: Any = SimpleNamespace(waiting=1, backlog=backlog, count=2)
+    lanes: Any = SimpleNamespace(waiting=1, characters=1, backlog=backlog, count=2)
     model = SimpleNamespace(expected=lambda texts: [100.0] * len(texts), submit=admitted)
     entry: Any = SimpleNamespace(name="model", model=model)
     with pytest.raises(expected):
@@ -121,7 +125,7 @@ def test_a_request_may_wait_for_half_of_its_time(backlog: float, expected: type[
 
 
 def test_a_queue_that_takes_more_than_half_of_the_time_is_full() -> None:
-    lanes: Any = SimpleNamespace(waiting=1, backlog=250, count=2)
+    lanes: Any = SimpleNamespace(waiting=1, characters=1, backlog=250, count=2)
     way(lanes).refuse_if_full()
     lanes.backlog = 251
     with pytest.raises(RefusedError):

@@ -188,6 +188,27 @@ def test_the_next_request_has_its_time_from_the_answer_to_the_one_before(missing
     asyncio.run(asyncio.wait_for(ask(), 60))
 
 
+@pytest.mark.parametrize(
+    "following", [b"no HTTP\r\n\r\n", b"POST / HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\nnone\r\n"]
+)
+def test_what_is_no_request_does_not_take_the_answer_of_the_one_before(following: bytes) -> None:
+    async def ask() -> None:
+        told = asyncio.Event()
+
+        async def answer() -> bytes:
+            await told.wait()
+            return b"answer"
+
+        async with talking(answer) as talk:
+            talk.connection.data_received(POST % 0 + following)
+            talk.connection.data_received(POST % 0)
+            told.set()
+            found = await talk.reader.read()
+            assert (found[:13], found.partition(b"\r\n\r\n")[2]) == (b"HTTP/1.1 200 ", b"answer")
+
+    asyncio.run(asyncio.wait_for(ask(), 60))
+
+
 def test_the_body_of_a_request_is_no_head_of_the_next() -> None:
     async def ask() -> None:
         async def answer() -> bytes:

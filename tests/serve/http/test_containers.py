@@ -78,6 +78,12 @@ def test_a_container_may_do_little_and_has_whole_cores(container: dict[str, Any]
     assert resources["limits"]["cpu"].isdigit()
 
 
+def test_the_autoscaler_counts_the_cores_that_the_server_computes_on() -> None:
+    """Its target is a share of the CPUs that a pod requests."""
+    given = main.commands["serve"].make_context("serve", [*POD["containers"][0]["args"]], resilient_parsing=True).params
+    assert given["threads"] == int(POD["containers"][0]["resources"]["requests"]["cpu"])
+
+
 def test_there_is_time_to_end() -> None:
     pause = int(POD["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     assert POD["terminationGracePeriodSeconds"] > pause + server.GRACE_SECONDS + TRACES_SECONDS

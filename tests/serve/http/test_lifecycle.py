@@ -7,11 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import sleep
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,6 +23,9 @@ from bertline.artifacts import bundle, files, signature
 from bertline.artifacts.errors import DamagedError
 from bertline.benchmarks.serve.clients import Clients, Outcome
 from bertline.benchmarks.serve.serving import Serving, serving
+from bertline.serve.engine import Bundle
+from bertline.serve.http import server as servers
+from bertline.serve.http import shelf as shelves
 from bertline.serve.http.limits import Limits
 from bertline.serve.http.shelf import Shelf
 from bertline.serve.lanes import Lanes
@@ -49,11 +55,12 @@ main()
 """A server that never ends loading its bundles."""
 
 COUNTING = """
+import os
 import sys
 from bertline.launch.command import main
 from bertline.serve.http import server
 
-server.Lanes = lambda count: sys.exit(f"{count} lanes")
+server.Lanes = lambda count: sys.exit(f"{count} lanes, tokenizers: {os.environ['TOKENIZERS_PARALLELISM']}")
 main()
 """
 
@@ -168,6 +175,52 @@ def test_a_folder_that_takes_the_place_of_a_verified_one_is_not_loaded(
         Shelf([tiny_bundle], Lanes(1), Limits(), public)
 
 
+def test_of_several_bundles_only_one_at_a_time_is_in_memory_twice(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other"))
+    made: list[Bundle] = []
+
+    class Watched(Bundle):
+        def __init__(self, *given: Any) -> None:
+            assert not [one for one in made if hasattr(one, "_content")]
+            super().__init__(*given)
+            made.append(self)
+
+    monkeypatch.setattr(shelves, "Bundle", Watched)
+    shelf = Shelf([tiny_bundle, other], Lanes(1), Limits())
+    before = shelf.entries
+    assert [*before] == ["bundle", "other"]
+    (other / bundle.MODEL).write_bytes(b"damaged")
+    with pytest.raises(DamagedError):
+        shelf.reload()
+    shelf.lanes.close()
+    assert (len(made), shelf.entries is before) == (3, True)
+
+
+def test_signals_that_come_while_bundles_are_loaded_load_them_once_more() -> None:
+    asked, begun, go = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+
+    def reload() -> None:
+        begun.release()
+        assert go.acquire(timeout=60)
+
+    shelf: Any = SimpleNamespace(reload=reload, entries={})
+    threading.Thread(target=servers._swap_when_asked, args=(shelf, asked), daemon=True).start()
+    asked.set()
+    assert begun.acquire(timeout=60)
+    for _ in range(3):
+        asked.set()
+    go.release()
+    assert begun.acquire(timeout=60)
+    assert not asked.is_set()
+
+
+@pytest.mark.parametrize(("seconds", "grace"), [(5.0, 30), (24.0, 30), (24.5, 31), (120.0, 126)])
+def test_an_end_waits_for_as_long_as_a_request_may_take(seconds: float, grace: int) -> None:
+    assert servers._grace(Limits(seconds=seconds)) == grace
+
+
 def test_an_end_under_load_loses_no_request_that_was_taken(slow_bundle: Path) -> None:
     with serving(slow_bundle, "--threads", "2", "--limit", "seconds=120") as server:
         place = urlsplit(server.url)
@@ -246,7 +299,8 @@ def test_wrong_input_is_one_line_and_code_2(tiny_bundle: Path, arguments: list[s
     assert (done.returncode, words in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
-def test_as_many_lanes_as_threads_were_asked_for(sealed: Path) -> None:
+def test_as_many_lanes_as_threads_were_asked_for(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     command = [sys.executable, "-c", COUNTING, "serve", str(sealed), "--port", "0", "--threads", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stderr == "3 lanes\n"
+    assert done.stderr == "3 lanes, tokenizers: false\n"

@@ -9,30 +9,44 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from email.message import Message
+from contextlib import suppress
+from email.message import Message as Headers
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bertline.artifacts.errors import InputError
 from bertline.benchmarks.serve.clients import Clients
 from bertline.benchmarks.serve.serving import Serving, serving
 from bertline.serve.http.keys import ENVIRONMENT, Keys
+from bertline.serve.http.metrics import Metrics
+from bertline.serve.http.observing import Observing
 from tests.serve.http.watching import metrics
 from tests.waiting import wait_for
 
 TEXT = "a good film that nobody else has seen"
 SITE = "https://example.org"
 FAILING = """
+import numpy as np
 from bertline.launch.command import main
-from bertline.serve.http import openapi
+from bertline.serve.http import openapi, shelf
 
 def document(*_, **__):
     raise RuntimeError("broken")
 
-openapi.document = document
+class Overflowing(shelf.Model):
+    def prepare(self):
+        super().prepare()
+        for engine in (self._all_cores, self._per_core):
+            run = engine.runtime.run
+            engine.runtime.run = lambda batch, run=run: run(batch) * np.where(batch["input_ids"].size > 30, np.nan, 1)
+
+openapi.document, shelf.Model = document, Overflowing
 main()
 """
 
@@ -51,7 +65,7 @@ def server(sealed: Path) -> Iterator[Serving]:
         yield running
 
 
-def ask(server: Serving, path: str = "/", body: object = None, **headers: str) -> tuple[int, Message, str]:
+def ask(server: Serving, path: str = "/", body: object = None, **headers: str) -> tuple[int, Headers, str]:
     data = None if body is None else json.dumps(body).encode()
     sent = {name.replace("_", "-"): value for name, value in headers.items()} | {"content-type": "application/json"}
     request = urllib.request.Request(server.url + path, data, sent)
@@ -92,6 +106,7 @@ def test_metrics_count(server: Serving) -> None:
     for stage in ("queue", "tokenize", "run"):
         assert gained[f"bertline_stage_seconds_count bundle {stage}"] == 3
     assert after["bertline_queue_texts"] == 0
+    assert after["process_resident_memory_bytes"] > 1 << 20
     assert any(name.startswith("bertline_bundle_info bundle") for name in after)
     assert not any("invented" in name for name in after)
 
@@ -128,6 +143,49 @@ def test_a_failure_is_answered_and_logged_with_its_id(sealed: Path, tmp_path: Pa
         assert "RuntimeError: broken" in told["traceback"]
         assert metrics(running)["bertline_requests_total  GET /openapi.json 500"] == 1
         assert ask(running, body={"inputs": TEXT})[0] == 200
+        tensor: object = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["good " * 99]}]}
+        for path, asked in (("/", {"inputs": "good " * 99}), ("/v2/models/bundle/infer", tensor)):
+            status, _, said = ask(running, path, asked)
+            assert (status, json.loads(said)["error"][:17]) == (500, "the server failed")
+            told = running.lines("the server failed on a request")[-1]
+            assert "NoAnswerError: no answer: tiny computes NaN" in told["traceback"]
+
+
+def observed(scope: dict[str, Any], application: ASGIApp) -> tuple[list[Message], Metrics]:
+    """What is sent of a request to an application, and what is counted of it."""
+    shelf: Any = SimpleNamespace(entries={}, lanes=SimpleNamespace(waiting=0))
+    counted, sent = Metrics(shelf), []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    with suppress(asyncio.CancelledError):
+        asyncio.run(Observing(application, counted, None)(scope, receive, send))
+    return sent, counted
+
+
+def test_answers_are_not_kept_until_their_connection_s_next_request() -> None:
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["answered"] = 0.0, [{"label": "positive"}]
+        await JSONResponse("answered")(scope, receive, send)
+
+    scope = {"type": "http", "method": "POST", "headers": [], "state": {}}
+    sent, _ = observed(scope, answers)
+    assert sent[0]["status"] == 200
+    assert scope["state"] == {}
+
+
+def test_what_is_cut_by_the_end_is_told_so() -> None:
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        raise asyncio.CancelledError
+
+    (start, body), counted = observed({"type": "http", "method": "POST", "headers": []}, waits)
+    assert start["status"] == 503
+    assert "shutting down" in json.loads(body["body"])["error"]
+    assert b'method="POST",route="none",status="503"} 1.0' in counted.exposition()
 
 
 def test_what_asyncio_says_is_a_line_of_json() -> None:
@@ -170,17 +228,24 @@ def test_keys_are_read_from_a_file_and_from_the_environment(tmp_path: Path, monk
     )
 
 
-def test_a_request_that_came_too_slowly_is_told_by_what_it_was_answered_with(sealed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("framing", "body", "status"), [("content-length: 9", "{", 408), ("transfer-encoding: chunked", "none\r\n", 400)]
+)
+def test_a_request_that_was_broken_off_is_told_by_what_it_was_answered_with(
+    sealed: Path, tmp_path: Path, framing: str, body: str, status: int
+) -> None:
     script = tmp_path / "hasty.py"
     script.write_text(HASTY)
     with serving(sealed, script=script) as running:
         place = urlsplit(running.url)
         with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
-            connection.sendall(b"POST / HTTP/1.1\r\nhost: here\r\nx-request-id: late\r\ncontent-length: 9\r\n\r\n{")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
-        wait_for(lambda: "late" in logged(running))
-        assert logged(running)["late"]["status"] == 408
-        assert metrics(running)["bertline_requests_total bundle POST / 408"] == 1
+            connection.sendall(
+                f"POST / HTTP/1.1\r\nhost: here\r\nx-request-id: mine-7\r\n{framing}\r\n\r\n{body}".encode()
+            )
+            assert connection.recv(65536).startswith(f"HTTP/1.1 {status} ".encode())
+        wait_for(lambda: "mine-7" in logged(running))
+        assert logged(running)["mine-7"]["status"] == status
+        assert metrics(running)[f"bertline_requests_total bundle POST / {status}"] == 1
 
 
 def test_a_client_that_has_gone_frees_its_place(slow_bundle: Path) -> None:
