@@ -9,7 +9,10 @@ import click
 from bertline.artifacts import machine
 from bertline.artifacts.errors import BertlineError
 
-PACKAGES = ("bertline", "torch", "deepspeed", "transformers", "accelerate", "tokenizers", "datasets")
+PACKAGES = (
+    "bertline", "torch", "deepspeed", "transformers", "accelerate", "tokenizers", "datasets", "optuna",
+    "optimum", "onnx", "onnxruntime", "openvino", "nncf", "numpy",
+)  # fmt: skip
 """Packages whose versions the figures depend on."""
 
 

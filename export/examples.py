@@ -121,7 +121,7 @@ def check_examples(origin: Origin, options: ExportOptions) -> None:
 
 
 def ask(
-    worker: Worker, texts: Sequence[Text], answers: dict[Path, list[Output]], say: Say
+    worker: Worker, texts: Sequence[Text], answers: dict[Path, list[Output]], say: Say = lambda line: None
 ) -> Callable[[], list[Output]]:
     """Start computing a worker's outputs for the texts, unless `answers` has them; calling the result waits for them.
 
@@ -142,9 +142,7 @@ def ask(
 def check_answers(origin: Origin, options: ExportOptions, answers: dict[Path, list[Output]]) -> None:
     """Let PyTorch answer the examples, store its outputs in `answers`, and raise GateError if there are too few."""
     with Worker(systems.pytorch(origin), machine.cores()) as worker:
-        model = worker.system.model
-        answers[model] = worker.outputs(origin.texts)
-    Judge.of(origin, options, worker.system, answers[model])
+        Judge.of(origin, options, worker.system, ask(worker, origin.texts, answers)())
 
 
 def refuse_too_few(same: Score, options: ExportOptions, how: str) -> None:

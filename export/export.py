@@ -131,7 +131,7 @@ def _convert_and_contend(
         if texts is not None:
             say(f"trimming the vocabulary to {texts}")
             served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
-        expected = fidelity.ask(origin, served, own)
+        expected = fidelity.expect(origin, served, own)
         answers = {} if teacher is None else teacher.answers
         answered = ask(reference, origin.texts, answers, say)
         graphs = exact.make(served, expected, folder, say)

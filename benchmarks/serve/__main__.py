@@ -19,9 +19,8 @@ from typing import Any
 import click
 
 from bertline.artifacts import bundle as bundles
-from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError
-from bertline.benchmarks.report import Command
+from bertline.benchmarks.report import Command, dated
 from bertline.benchmarks.serve.clients import Clients, goodput, percentile
 from bertline.benchmarks.serve.serving import Serving, serving
 from bertline.serve import Model, load
@@ -41,7 +40,7 @@ REST = 0.3
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def main(bundle: Path) -> None:
     """Print the measurements as JSON, and a line for each round on stderr."""
-    click.echo(json.dumps({"machine": machine.describe().model_dump(), **measure(bundle)}, indent=2))
+    click.echo(json.dumps(dated(measure(bundle)), indent=2))
 
 
 def measure(bundle: Path) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class Expected:
     """The same texts as the served tokenizer reads them."""
 
 
-def ask(origin: Origin, served: Origin, reference: Worker) -> Expected:
+def expect(origin: Origin, served: Origin, reference: Worker) -> Expected:
     """Ask PyTorch, in the background, for all that the gates compare with.
 
     Args:

@@ -74,12 +74,12 @@ def _settings(folder: Path, model: str | None) -> Path:
 
 def _build(folder: Path) -> Any:
     """The model that config.json describes, with random weights."""
-    architectures = encoder.check(folder, weights=False).get("architectures") or [None]
-    kind = getattr(transformers, str(architectures[0]), None)
+    architectures = encoder.architectures(encoder.check(folder, weights=False))
+    kind = getattr(transformers, architectures[0], None) if architectures else None
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise InputError(f"{folder / 'config.json'}: architectures is {architectures}, not a model of transformers")
     try:
-        return kind(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        return kind(transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except (ValueError, TypeError, AttributeError, OSError) as error:
         raise InputError(f"{folder / 'config.json'}: {architectures[0]} cannot be built from it ({error})") from error
 

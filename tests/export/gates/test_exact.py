@@ -33,7 +33,7 @@ def test_a_fused_graph_that_differs_is_left_out(
         monkeypatch.setattr(graphs, "fuse", fuse_wrongly)
     origin = sources.read(str(run), None)
     with Worker(systems.pytorch(origin), 1) as reference:
-        made = exact.make(origin, fidelity.ask(origin, origin, reference), tmp_path, lambda line: None)
+        made = exact.make(origin, fidelity.expect(origin, origin, reference), tmp_path, lambda line: None)
     assert made.fidelity.max_abs_logit_diff < 1e-4
     assert made.fp32.path.is_file()
     if right:
@@ -67,7 +67,7 @@ def test_a_fused_graph_that_fails_is_left_out(
     monkeypatch.setattr(graphs, "fuse", fuse)
     origin = sources.read(str(run), None)
     with Worker(systems.pytorch(origin), 1) as reference:
-        made = exact.make(origin, fidelity.ask(origin, origin, reference), tmp_path, lambda line: None)
+        made = exact.make(origin, fidelity.expect(origin, origin, reference), tmp_path, lambda line: None)
     assert made.fused is None
     assert str(made.why_not_fused).startswith(why)
 
@@ -79,4 +79,4 @@ def test_a_full_disk_is_no_fault_of_a_fusion(run: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(graphs, "fuse", full)
     origin = sources.read(str(run), None)
     with Worker(systems.pytorch(origin), 1) as reference, pytest.raises(OSError, match="full"):
-        exact.make(origin, fidelity.ask(origin, origin, reference), tmp_path, lambda line: None)
+        exact.make(origin, fidelity.expect(origin, origin, reference), tmp_path, lambda line: None)

@@ -315,6 +315,14 @@ def test_a_config_that_names_code_or_no_model_is_refused(
         gather(output, tmp_path / "made", str(tmp_path / "model"))
 
 
+def test_a_config_may_name_its_one_architecture_without_a_list(output: Path, model: str, tmp_path: Path) -> None:
+    config = json.loads(Path(model, "config.json").read_text())
+    (name,) = config["architectures"]
+    given = Path(shutil.copytree(model, tmp_path / "model"))
+    files.write_json(given / "config.json", {**config, "architectures": name})
+    assert gather(output, tmp_path / "made", str(given))["parameters"] > 0
+
+
 def test_pieces_of_another_kind_are_refused(output: Path, model: str, tmp_path: Path) -> None:
     step = output / "global_step6"
     shutil.copyfile(next(step.glob("*_0_*model_states.pt")), step / "zero_pp_rank_0_mp_rank_01_model_states.pt")
