@@ -131,10 +131,9 @@ def _convert_and_contend(
         if texts is not None:
             say(f"trimming the vocabulary to {texts}")
             served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
-        expected = fidelity.expect(origin, served, own)
-        answers = {} if teacher is None else teacher.answers
-        answered = ask(reference, origin.texts, answers, say)
-        graphs = exact.make(served, expected, folder, say)
+        graphs = exact.make(served, fidelity.expect(origin, served, own), folder, say)
+        # asked only now: beside the gates, which use all cores as well, nothing would be gained
+        answered = ask(reference, origin.texts, {} if teacher is None else teacher.answers, say)
         outcome = _hold_contest(served, graphs, reference, answered, teacher, options, say)
         return Findings(served, judge, kept, graphs.fidelity, outcome)
 
