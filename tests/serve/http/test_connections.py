@@ -161,15 +161,21 @@ def test_an_end_does_not_cut_an_answer_that_is_being_sent() -> None:
     uvloop.run(asyncio.wait_for(read(), 60))
 
 
+def held() -> tuple[asyncio.Event, Callable[[], Awaitable[bytes]]]:
+    """An application's answer that waits for the event."""
+    told = asyncio.Event()
+
+    async def answer() -> bytes:
+        await told.wait()
+        return b"answer"
+
+    return told, answer
+
+
 @pytest.mark.parametrize("missing", [5, 2], ids=["in its head", "in its body"])
 def test_the_next_request_has_its_time_from_the_answer_to_the_one_before(missing: int) -> None:
     async def ask() -> None:
-        told = asyncio.Event()
-
-        async def answer() -> bytes:
-            await told.wait()
-            return b"answer"
-
+        told, answer = held()
         async with talking(answer) as talk:
             following = POST % 4 + b"body"
             talk.writer.write(POST % 0 + following[:-missing])
@@ -193,12 +199,7 @@ def test_the_next_request_has_its_time_from_the_answer_to_the_one_before(missing
 )
 def test_what_is_no_request_does_not_take_the_answer_of_the_one_before(following: bytes) -> None:
     async def ask() -> None:
-        told = asyncio.Event()
-
-        async def answer() -> bytes:
-            await told.wait()
-            return b"answer"
-
+        told, answer = held()
         async with talking(answer) as talk:
             talk.connection.data_received(POST % 0 + following)
             talk.connection.data_received(POST % 0)
