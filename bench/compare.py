@@ -283,7 +283,7 @@ def _row(
     own: list[Answer],
     first: list[Answer],
 ) -> dict[str, Any]:
-    counts, main = task.counts(examples, own), metrics[0]
+    counts, main = bootstrap.count_units(task, examples, own), metrics[0]
     scores = task.values(counts.sum(axis=0))
     loss = bootstrap.worst_case_loss(task, main, examples, counts)
     return {

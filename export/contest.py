@@ -31,6 +31,7 @@ from bertline.export.options import ExportOptions
 from bertline.export.sources import Origin
 from bertline.export.systems import system
 from bertline.export.teacher import Teacher
+from bertline.tasks import bootstrap
 from bertline.tasks.task import Counts, Output
 from bertline.tasks.tokens import Encoded
 
@@ -245,7 +246,7 @@ class Contest:
             self.say(f"{name}: answering {len(self.origin.texts):,} texts")
             outputs = self._workers[name].outputs(self.origin.texts)
             answers = self.origin.task.decode(self.origin.texts, self._windows, outputs)
-            self._counts[name] = self.origin.task.counts(self.origin.examples, answers)
+            self._counts[name] = bootstrap.count_units(self.origin.task, self.origin.examples, answers)
             both = self._judge.answers, answers
             agreement, distortion = self.origin.task.agreement(*both), self.origin.task.distortion(*both)
             self._trials[name] = replace(self._trials[name], agreement=agreement, distortion=distortion)

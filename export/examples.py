@@ -45,7 +45,7 @@ class Judge:
             GateError: there are too few examples for any candidate to pass.
         """
         answers = compare.answers(pytorch, origin.examples, outputs)
-        before = origin.task.counts(origin.examples, answers)
+        before = bootstrap.count_units(origin.task, origin.examples, answers)
         judge = cls(
             origin,
             before,
@@ -169,7 +169,8 @@ def count_answers(origin: Origin, windows: Sequence[Encoded], outputs: Sequence[
         windows: the tokenized examples.
         outputs: one for each window.
     """
-    return origin.task.counts(origin.examples, origin.task.decode(origin.texts, windows, outputs))
+    answers = origin.task.decode(origin.texts, windows, outputs)
+    return bootstrap.count_units(origin.task, origin.examples, answers)
 
 
 def value(origin: Origin, counts: Counts) -> float:

@@ -3,13 +3,16 @@
 Scores are functions of summed counts (see `Task.counts`), unchanged if all counts are scaled. Each example gets a
 random weight, exponential with mean 1 (Rubin, 1981); examples with the same counts share one weight, which has a gamma
 distribution. Resampling whole examples would leave some out of each draw, and understate rare losses.
+
+What shares a weight is not an example but its `Task.unit`: a model that misreads a context may lose several questions
+at once, so that single questions would make an interval too narrow (Miller, 2024, arXiv 2411.00640).
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bertline.tasks.task import Counts, Example, Task
+from bertline.tasks.task import Answer, Counts, Example, Task
 
 ERROR = 0.05
 """Probability of passing a candidate that should fail, over all looks together."""
@@ -25,13 +28,22 @@ BLOCK = 250
 SEED = 0
 
 
+def count_units(task: Task, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
+    """(units, counts): the counts of the answers, summed over the examples of each unit (see `Task.unit`)."""
+    counts, units = task.counts(examples, answers), [tuple(task.unit(example)) for example in examples]
+    places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
+    summed = np.zeros((len(places), counts.shape[1]))
+    np.add.at(summed, [places[unit] for unit in units], counts)
+    return summed
+
+
 def interval(task: Task, metric: str, counts: Counts, loss: Counts) -> tuple[float, float]:
     """The interval of a score; its lower end includes one unseen loss, like the upper end of `drop_interval`.
 
     Args:
         task: the task, which computes scores from counts.
         metric: one of its scores.
-        counts: (examples, counts) of the answers.
+        counts: (units, counts) of the answers, from `count_units`.
         loss: one loss, from `worst_case_loss`.
     """
     drawn = [
@@ -57,7 +69,7 @@ def drop_interval(
     Args:
         task: the task, which computes scores from counts.
         metric: one of its scores.
-        before, after: (examples, counts) of the answers.
+        before, after: (units, counts) of the answers, from `count_units`.
         loss: one loss, from `worst_case_loss`.
         comparison: 1 plus the number of candidates that failed on the same examples before.
     """
@@ -117,7 +129,7 @@ def worst_case_loss(task: Task, metric: str, examples: Sequence[Example], before
         task: the task of the examples.
         metric: one of its scores.
         examples: labelled examples.
-        before: (examples, counts) of the reference answers.
+        before: (units, counts) of the reference answers.
     """
     wrong = [answer for example in examples if (answer := task.wrong_answer(example)) is not None]
     if len(wrong) < len(examples):
@@ -142,7 +154,7 @@ def _draw_loss() -> Counts:
 
 
 def _draw_sums(before: Counts, after: Counts) -> Iterator[tuple[Counts, Counts, Counts]]:
-    """Yield, by block, (draws, counts) for both, which are weighted sums over the examples, and weights of one loss."""
+    """Yield, by block, (draws, counts) for both, which are weighted sums over the units, and weights of one loss."""
     groups, sizes = np.unique(np.hstack([before, after]), axis=0, return_counts=True)
     chance = np.random.default_rng(SEED)
     for lost in np.split(_draw_loss(), DRAWS // BLOCK):

@@ -1,4 +1,4 @@
-"""Warnings about labelled examples."""
+"""What labelled examples can show, and warnings about them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bertline.export import sources
-from bertline.export.examples import Judge
+from bertline.export.examples import Judge, count_answers
 from bertline.export.options import ExportOptions
 from bertline.export.systems import pytorch
 from bertline.tasks.task import Output
@@ -43,3 +43,21 @@ def test_false_alarms_of_a_rare_label_are_no_suspicion(run: Path) -> None:
     judge = Judge.of(origin, ExportOptions(0.5), pytorch(origin), outputs)
     assert judge.baseline < 1 - 3 / len(examples)
     assert judge.suspicion is None
+
+
+def test_examples_of_one_unit_are_one_observation(run: Path) -> None:
+    """Each text twice, as questions about one context would be, shows no more than each text once."""
+    once = sources.read(str(run), None)
+    wrong: list[Output] = [
+        np.array([(label == example.gold) is (at > 9) for label in once.settings.labels], np.float32)
+        for at, example in enumerate(once.examples)
+    ]
+    right = [-output if at <= 9 else output for at, output in enumerate(wrong)]
+    ends = []
+    for times in (1, 2):
+        origin = replace(once, examples=once.examples * times)
+        judge = Judge.of(origin, ExportOptions(0.5), pytorch(origin), right * times)
+        windows = origin.task.tokenizer(origin.tokenizer).encode(origin.texts)
+        ends.append(judge.score(count_answers(origin, windows, wrong * times), comparison=1).interval[0])
+    assert ends[0] == pytest.approx(ends[1], abs=1e-9)
+    assert 0 < ends[0] < 10 / len(once.examples)

@@ -55,6 +55,22 @@ def drop_of(lost: int, count: int, look: int = 1) -> tuple[float, float]:
     return bootstrap.drop_interval(TASK, "accuracy", before, after, loss, look)
 
 
+def test_questions_about_one_context_are_one_observation() -> None:
+    """400 contexts with five questions each, of which eight are lost whole, tell as much as 400 texts, eight lost."""
+    inputs: list[Input] = ["question", "context"]
+    settings = TaskSettings(task="question-answering", inputs=inputs, labels=[], tokens=Tokens(max_length=128))
+    task = catalog.make(settings)
+    examples = [Example(f"{at}?", f"{at // 5}", [{"text": "Paris", "start": 0}]) for at in range(2000)]
+    before, after = (
+        bootstrap.count_units(task, examples, [{"answer": "" if at // 5 < lost else "Paris"} for at in range(2000)])
+        for lost in (0, 8)
+    )
+    found = bootstrap.drop_interval(task, "exact_match", before, after, np.zeros((2, before.shape[1])))
+    gold, other = np.zeros(400, np.int64), np.arange(400) < 8
+    alike = bootstrap.drop_interval(TASK, "accuracy", counts(gold, gold), counts(gold, other * 1), NO_LOSS)
+    assert found == pytest.approx(alike, rel=1e-9)
+
+
 LEVELS = [1 - 0.05 / (look * (look + 1)) for look in range(1, 21)]
 """1/2, 1/6, 1/12 … of 5 %: the more were looked at, the higher is the upper end."""
 
