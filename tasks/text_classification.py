@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision
+from bertline.tasks.correlations import correlations, matthews, moments
 from bertline.tasks.task import (
     IGNORED,
     NUMBER,
@@ -25,12 +26,9 @@ from bertline.tasks.task import (
     string,
     windows_by_text,
 )
-from bertline.tasks.tokens import Encoded, Ids, Text, refuse_lone_surrogates
+from bertline.tasks.thresholds import UNTUNED, best_threshold, best_together
+from bertline.tasks.tokens import Encoded, Text, refuse_lone_surrogates
 
-UNTUNED = 0.5
-"""Threshold of a label in multi-label classification if none was tuned."""
-SWEEPS = 3
-"""Maximum number of passes over all labels when their thresholds are tuned together."""
 ONE, ZERO = ("1", "1.0", "true"), ("0", "0.0", "false")
 """Spellings of whether a row has a label, where each label has a column."""
 
@@ -175,9 +173,9 @@ class TextClassification(Task):
         return self.settings.decision.model_copy(update={"thresholds": thresholds})
 
     def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
-        """Exact match, 1, then per label: true positives, gold, predicted; for regression, see `_moments`."""
+        """Exact match, 1, then per label: true positives, gold, predicted; for regression, see `moments`."""
         if self.regression:
-            return _moments([example.gold for example in examples], [answer["value"] for answer in answers])
+            return moments([example.gold for example in examples], [answer["value"] for answer in answers])
         true = self._gold(examples)
         found = self._hot([answer["labels"] if self.multi_label else [answer["label"]] for answer in answers])
         exact = (true == found).all(axis=1, keepdims=True)
@@ -189,7 +187,7 @@ class TextClassification(Task):
         0 items is 0.
         """
         if self.regression:
-            return _correlations(counts)
+            return correlations(counts)
         right, true, found = np.split(counts[..., 2:], 3, axis=-1)
         one = slice(1, 2) if len(self.labels) == 2 and not self.multi_label else slice(None)
         each = find_scores(right, true, found)
@@ -202,7 +200,7 @@ class TextClassification(Task):
         if self.multi_label:
             values["micro_f1"] = share(2 * right.sum(axis=-1), (true + found).sum(axis=-1))
         else:
-            values["matthews_correlation"] = _matthews(right, true, found)
+            values["matthews_correlation"] = matthews(right, true, found)
         return values
 
     def per_label(self, counts: Counts) -> dict[str, dict[str, float]]:
@@ -218,7 +216,7 @@ class TextClassification(Task):
         if not self.regression:
             return super().agreement(answers, others)
         one, other = ([answer["value"] for answer in each] for each in (answers, others))
-        return float(_correlations(_moments(one, other).sum(axis=0))["pearson"])
+        return float(correlations(moments(one, other).sum(axis=0))["pearson"])
 
     def distortion(self, answers: Sequence[Answer], others: Sequence[Answer]) -> float:
         """As `Task.distortion`: the squared differences of the means and of the standard deviations."""
@@ -295,87 +293,6 @@ class TextClassification(Task):
         return hot
 
 
-def best_threshold(probable: Output, true: npt.NDArray[np.bool_]) -> float:
-    """The threshold of a label with the best F1; UNTUNED if no text has the label.
-
-    Args:
-        probable: (texts,) probabilities of the label.
-        true: (texts,) whether the text has it.
-    """
-    if not true.any():
-        return UNTUNED
-    order = np.argsort(-probable, kind="stable")
-    given = np.arange(len(order) + 1)
-    _, threshold = _best_cut(probable[order], share(2 * _sum_first(true[order]), given + true.sum()))
-    return threshold
-
-
-def best_together(probable: Output, true: npt.NDArray[np.bool_], exactly: bool) -> list[float]:
-    """The thresholds of all labels that together give the best micro-F1 or share of exact matches.
-
-    Coordinate ascent from UNTUNED: each threshold in turn is set to the best one given the others, if that is better. A
-    label that the model cannot predict is then given to hardly any text, although its own F1 is best if nearly all
-    texts get it (arXiv 1402.1892).
-
-    Args:
-        probable: (texts, labels) probabilities.
-        true: (texts, labels) whether each text has each label.
-        exactly: whether to maximize exact matches, not micro-F1.
-    """
-    thresholds, given = [UNTUNED] * true.shape[1], probable >= UNTUNED
-    order = np.argsort(-probable, axis=0, kind="stable")
-    wrong, named = (given != true).sum(axis=1), int(given.sum() + true.sum())  # updated, since recounting takes minutes
-    for _ in range(SWEEPS):
-        before = list(thresholds)
-        for label, ranks in enumerate(order.T):
-            own, mine = given[:, label], true[:, label]
-            count, others = int(own.sum()), wrong - (own != mine)
-            worth = _worth(mine[ranks], others[ranks], named - count, exactly)
-            best, threshold = _best_cut(probable[ranks, label], worth)
-            if worth[best] > worth[count]:
-                thresholds[label] = threshold
-                own[ranks] = np.arange(len(ranks)) < best  # a view of `given`
-                wrong, named = others + (own != mine), named - count + best
-        if thresholds == before:
-            break
-    return thresholds
-
-
-def _worth(true: npt.NDArray[np.bool_], wrong: Ids, named: int, exactly: bool) -> Counts:
-    """(texts + 1,) scores of giving a label to the first 0, 1, … of its ranked texts, other labels unchanged.
-
-    Args:
-        true: (texts,) whether the text has the label.
-        wrong: (texts,) number of errors in other labels, false positives and false negatives.
-        named: number of gold labels, plus predictions of other labels, over all texts.
-        exactly: see `best_together`.
-    """
-    change = np.where(true, -1, 1)  # in the number of errors, where the label is given
-    if exactly:
-        alone = wrong == 0
-        return share((alone & ~true).sum() - _sum_first(change * alone), np.array(len(true)))
-    total = named + np.arange(len(true) + 1)
-    return share(total - (wrong.sum() + true.sum() + _sum_first(change)), total)
-
-
-def _sum_first(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """(n + 1,) sums of the first 0, 1, …, n values."""
-    return np.concatenate([[0], np.cumsum(values)])
-
-
-def _best_cut(ranked: Output, worth: Counts) -> tuple[int, float]:
-    """The best number of texts to give a label to, and the threshold that does so.
-
-    Args:
-        ranked: (texts,) probabilities, the largest first.
-        worth: (texts + 1,) scores of giving the label to the first 0, 1, … texts.
-    """
-    edges = np.concatenate([[1.0], ranked.astype(np.float64), [0.0]])
-    apart = np.append(edges[:-2] > edges[1:-1], True)  # equal probabilities cannot be told apart
-    best = int(np.argmax(np.where(apart, worth, -1)))
-    return best, float(edges[best] + edges[best + 1]) / 2
-
-
 def _name(gold: Any, where: str) -> str:
     if not isinstance(gold, (str, int)):
         meant = "for a measured number set problem_type: regression"
@@ -427,47 +344,3 @@ def _number(gold: Any, where: str) -> float:
 
 def _sigmoid(logits: Output) -> Output:
     return np.asarray(1 / (1 + np.exp(-logits.astype(np.float64))), np.float64)
-
-
-def _matthews(right: Counts, true: Counts, found: Counts) -> Counts:
-    """Matthews' correlation from summed counts (…, labels) of one label per text; 0 if one side does not vary.
-
-    For more than two labels it is R_K (Gorodkin, 2004).
-    """
-    count = true.sum(axis=-1)
-    product = right.sum(axis=-1) * count - (true * found).sum(axis=-1)
-    vary = (np.maximum(count**2 - (side**2).sum(axis=-1), 0) for side in (true, found))
-    spread = np.sqrt(np.prod(list(vary), axis=0))
-    least = 1e-9 * np.maximum(count, 1) ** 2  # rounding makes fractional weights seem to vary
-    return np.asarray(np.where(spread > least, product / np.maximum(spread, least), 0.0))
-
-
-def _moments(gold: Sequence[float], found: Sequence[float]) -> Counts:
-    """For each text: 1, x, y, xx, yy, xy of the values and of their ranks, and the squared error.
-
-    Values are relative to a common origin, so that sums keep their precision. Ranks are those in the whole split.
-    """
-    from scipy.stats import rankdata  # installed with scikit-learn for measuring, not for serving
-
-    x, y = np.asarray(gold, np.float64), np.asarray(found, np.float64)
-    columns = [*_powers(x - x.mean(), y - x.mean()), *_powers(*(rankdata(each) - (len(x) + 1) / 2 for each in (x, y)))]
-    return np.stack([*columns, (x - y) ** 2], axis=1)
-
-
-def _powers(x: Counts, y: Counts) -> list[Counts]:
-    return [np.ones_like(x), x, y, x * x, y * y, x * y]
-
-
-def _correlations(sums: Counts) -> dict[str, Counts]:
-    return {
-        "pearson": _correlation(sums[..., :6]),
-        "spearman": _correlation(sums[..., 6:12]),
-        "mse": sums[..., 12] / sums[..., 0],
-    }
-
-
-def _correlation(sums: Counts) -> Counts:
-    """Pearson's correlation from summed powers; 0 if one side does not vary."""
-    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
-    spread = np.sqrt(np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0))
-    return np.asarray(np.where(spread > 1e-12, (n * xy - x * y) / np.maximum(spread, 1e-12), 0.0))

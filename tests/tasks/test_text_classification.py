@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, classification_report, f1_score, matthews_corrcoef, mean_squared_error
+from sklearn.metrics import accuracy_score, classification_report, matthews_corrcoef, mean_squared_error
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision, ProblemType, TaskSettings, Tokens
 from bertline.tasks.task import Answer, Columns, Example, Output
-from bertline.tasks.text_classification import SWEEPS, TextClassification, best_threshold, best_together
+from bertline.tasks.text_classification import TextClassification
 from bertline.tasks.tokens import Encoded
 
 COLUMNS = Columns(text="review", label="stars")
@@ -282,16 +282,6 @@ def test_labels_over_their_thresholds_are_given() -> None:
     assert tuned["scores"] == pytest.approx({"a": 0.5, "b": 0.8808, "c": 0.2689}, abs=1e-4)
 
 
-def test_a_threshold_is_the_best_of_all() -> None:
-    chance = np.random.default_rng(0)
-    for _ in range(50):
-        true = chance.random(40) < 0.3
-        probable = np.round(0.3 * true + 0.7 * chance.random(40), 2).astype(np.float32)  # some are equal
-        every = {cut: f1_score(true, probable >= cut, zero_division=0) for cut in [*probable, 0.0, 1.1]}
-        found = f1_score(true, probable >= best_threshold(probable, true), zero_division=0)
-        assert found == pytest.approx(max(every.values()) if true.any() else 0)
-
-
 def test_tuning_sets_a_threshold_for_each_label() -> None:
     task = make("ab", "multi_label_classification")
     logits = np.array([[-3, 2], [-2, 1], [-1, 3], [0, 0]], np.float32)
@@ -301,45 +291,6 @@ def test_tuning_sets_a_threshold_for_each_label() -> None:
     assert isinstance(tuned, TextClassification)
     assert [one["labels"] for one in answer(tuned, logits)] == [["b"], ["b"], ["a", "b"], ["a"]]
     assert make().tune([], [], [], "accuracy") == Decision()
-
-
-def together(exactly: bool, true: np.ndarray, given: np.ndarray) -> float:
-    """What thresholds of all labels are set by."""
-    if exactly:
-        return float((true == given).all(axis=1).mean())
-    return float(2 * (true & given).sum() / max(true.sum() + given.sum(), 1))
-
-
-@pytest.mark.parametrize("exactly", [False, True])
-def test_thresholds_together_are_no_worse_than_untuned_ones(exactly: bool) -> None:
-    chance = np.random.default_rng(0)
-    for _ in range(50):
-        true = chance.random((40, 3)) < (0.1, 0.3, 0.6)
-        probable = np.round(0.2 * true + 0.8 * chance.random((40, 3)), 2).astype(np.float32)  # some are equal
-        found = together(exactly, true, probable >= best_together(probable, true, exactly))
-        assert found >= together(exactly, true, probable >= 0.5)
-        one, own = true[:, :1], probable[:, :1]
-        every = [together(exactly, one, own >= cut) for cut in [*own[:, 0], 0.0, 1.1]]
-        assert together(exactly, one, own >= best_together(own, one, exactly)) == pytest.approx(max(every))
-
-
-@pytest.mark.parametrize("exactly", [False, True])
-def test_each_threshold_in_its_turn_is_the_best_as_the_others_are(exactly: bool) -> None:
-    chance = np.random.default_rng(1)
-    for _ in range(20):
-        true = chance.random((20, 4)) < (0.1, 0.3, 0.5, 0.8)
-        probable = np.round(0.3 * true + 0.7 * chance.random((20, 4)), 2).astype(np.float32)  # some are equal
-        given = probable >= 0.5
-        for label in [*range(4)] * SWEEPS:
-            cuts = []
-            for cut in (1.1, *sorted({*probable[:, label]}, reverse=True)):
-                other = given.copy()
-                other[:, label] = probable[:, label] >= cut
-                cuts.append(other)
-            best = max(cuts, key=lambda each: together(exactly, true, each))
-            if together(exactly, true, best) > together(exactly, true, given):
-                given = best
-        assert ((probable >= best_together(probable, true, exactly)) == given).all()
 
 
 @pytest.mark.parametrize("metric", ["micro_f1", "loss", "accuracy"])

@@ -1,0 +1,56 @@
+"""Thresholds against all others there are."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from bertline.tasks.thresholds import SWEEPS, best_threshold, best_together
+
+
+def test_a_threshold_is_the_best_of_all() -> None:
+    chance = np.random.default_rng(0)
+    for _ in range(50):
+        true = chance.random(40) < 0.3
+        probable = np.round(0.3 * true + 0.7 * chance.random(40), 2).astype(np.float32)  # some are equal
+        every = {cut: f1_score(true, probable >= cut, zero_division=0) for cut in [*probable, 0.0, 1.1]}
+        found = f1_score(true, probable >= best_threshold(probable, true), zero_division=0)
+        assert found == pytest.approx(max(every.values()) if true.any() else 0)
+
+
+def together(exactly: bool, true: np.ndarray, given: np.ndarray) -> float:
+    """What thresholds of all labels are set by."""
+    if exactly:
+        return float((true == given).all(axis=1).mean())
+    return float(2 * (true & given).sum() / max(true.sum() + given.sum(), 1))
+
+
+@pytest.mark.parametrize("exactly", [False, True])
+def test_thresholds_together_are_no_worse_than_untuned_ones(exactly: bool) -> None:
+    chance = np.random.default_rng(0)
+    for _ in range(50):
+        true = chance.random((40, 3)) < (0.1, 0.3, 0.6)
+        probable = np.round(0.2 * true + 0.8 * chance.random((40, 3)), 2).astype(np.float32)  # some are equal
+        found = together(exactly, true, probable >= best_together(probable, true, exactly))
+        assert found >= together(exactly, true, probable >= 0.5)
+        one, own = true[:, :1], probable[:, :1]
+        every = [together(exactly, one, own >= cut) for cut in [*own[:, 0], 0.0, 1.1]]
+        assert together(exactly, one, own >= best_together(own, one, exactly)) == pytest.approx(max(every))
+
+
+@pytest.mark.parametrize("exactly", [False, True])
+def test_each_threshold_in_its_turn_is_the_best_as_the_others_are(exactly: bool) -> None:
+    chance = np.random.default_rng(1)
+    for _ in range(20):
+        true = chance.random((20, 4)) < (0.1, 0.3, 0.5, 0.8)
+        probable = np.round(0.3 * true + 0.7 * chance.random((20, 4)), 2).astype(np.float32)  # some are equal
+        given = probable >= 0.5
+        for label in [*range(4)] * SWEEPS:
+            cuts = []
+            for cut in (1.1, *sorted({*probable[:, label]}, reverse=True)):
+                other = given.copy()
+                other[:, label] = probable[:, label] >= cut
+                cuts.append(other)
+            best = max(cuts, key=lambda each: together(exactly, true, each))
+            if together(exactly, true, best) > together(exactly, true, given):
+                given = best
+        assert ((probable >= best_together(probable, true, exactly)) == given).all()
