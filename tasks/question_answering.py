@@ -29,6 +29,7 @@ from bertline.tasks.task import (
     string,
     windows_by_text,
 )
+from bertline.tasks.thresholds import best_no_answer_threshold
 from bertline.tasks.tokens import Encoded, Text, Tokenizer
 
 BEST = 20
@@ -151,7 +152,7 @@ class QuestionAnswering(Task):
         silent = np.array([float(not example.gold) for example in examples])  # the score of not answering
         found = [answer["no_answer_score"] for answer in answers]
         scores = np.array([np.inf if score is None else score for score in found])
-        return decision.model_copy(update={"no_answer_threshold": best_threshold(scores, given, silent)})
+        return decision.model_copy(update={"no_answer_threshold": best_no_answer_threshold(scores, given, silent)})
 
     def counts(self, examples: Sequence[Example], answers: Sequence[Answer]) -> Counts:
         """Per question: exact match, F1, 1; these again if it has an answer, else 0; exact match, 1 if not, else 0."""
@@ -232,27 +233,6 @@ class QuestionAnswering(Task):
         best = np.argsort(-logits, axis=None, kind="stable")[:BEST]
         pairs = [(*divmod(int(index), width), float(logits.flat[index])) for index in best]
         return [(int(places[s]), int(places[s + n]), logit) for s, n, logit in pairs if logit > -np.inf]
-
-
-def best_threshold(scores: Counts, given: Counts, silent: Counts) -> float:
-    """The "no answer" threshold with the highest total score; among equals, the one nearest to 0.
-
-    Args:
-        scores: (questions,) margin by which no answer scores better than the best span.
-        given: (questions,) score of answering with the span.
-        silent: (questions,) score of not answering.
-    """
-    order = np.argsort(scores, kind="stable")
-    ranked = scores[order]
-    # the total if only the first n questions are answered, for every n where neighboring scores differ
-    worth = (
-        np.concatenate([[0], np.cumsum(given[order])]) + silent.sum() - np.concatenate([[0], np.cumsum(silent[order])])
-    )
-    apart = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
-    finite = np.where(np.isfinite(ranked), ranked, ranked[np.isfinite(ranked)].max(initial=0.0) + 1)
-    cuts = np.concatenate([[finite[0] - 1], (finite[1:] + finite[:-1]) / 2, [finite[-1] + 1]])
-    best = np.flatnonzero(apart & (worth >= worth[apart].max() - 1e-9))
-    return float(cuts[min(best, key=lambda index: abs(cuts[index]))])
 
 
 def normalize(text: str) -> str:

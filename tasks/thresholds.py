@@ -1,4 +1,4 @@
-"""Tune the thresholds of labels in multi-label classification, on the probabilities of a validation split."""
+"""Tune thresholds on a validation split: of the labels in multi-label classification, and of "no answer"."""
 
 from typing import Any
 
@@ -60,6 +60,25 @@ def best_together(probable: Output, true: npt.NDArray[np.bool_], exactly: bool) 
     return thresholds
 
 
+def best_no_answer_threshold(scores: Counts, given: Counts, silent: Counts) -> float:
+    """The "no answer" threshold with the highest total score; among equals, the one nearest to 0.
+
+    Args:
+        scores: (questions,) margin by which no answer scores better than the best span.
+        given: (questions,) score of answering with the span.
+        silent: (questions,) score of not answering.
+    """
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    # the total if only the first n questions are answered, for every n where neighboring scores differ
+    worth = _sum_first(given[order]) + silent.sum() - _sum_first(silent[order])
+    apart = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
+    finite = np.where(np.isfinite(ranked), ranked, ranked[np.isfinite(ranked)].max(initial=0.0) + 1)
+    cuts = np.concatenate([[finite[0] - 1], (finite[1:] + finite[:-1]) / 2, [finite[-1] + 1]])
+    best = np.flatnonzero(apart & (worth >= worth[apart].max() - 1e-9))
+    return float(cuts[min(best, key=lambda index: abs(cuts[index]))])
+
+
 def _worth(true: npt.NDArray[np.bool_], wrong: Ids, named: int, exactly: bool) -> Counts:
     """(texts + 1,) scores of giving a label to the first 0, 1, … of its ranked texts, other labels unchanged.
 
@@ -77,7 +96,7 @@ def _worth(true: npt.NDArray[np.bool_], wrong: Ids, named: int, exactly: bool) -
     return share(total - (wrong.sum() + true.sum() + _sum_first(change)), total)
 
 
-def _sum_first(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _sum_first(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(n + 1,) sums of the first 0, 1, …, n values."""
     return np.concatenate([[0], np.cumsum(values)])
 

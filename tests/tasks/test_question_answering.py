@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision, TaskSettings, Tokens
-from bertline.tasks.question_answering import QuestionAnswering, best_threshold, exact, f1, normalize
+from bertline.tasks.question_answering import QuestionAnswering, exact, f1, normalize
 from bertline.tasks.task import Answer, Columns, Example, Output
 from bertline.tasks.tokens import Encoded, Text
 from tests import encoders
@@ -201,18 +201,6 @@ def test_no_answer_is_given_when_it_scores_enough_better() -> None:
 def test_an_empty_context_answers_nothing() -> None:
     (found,) = make().decode([("q", "")], [window(0)], [np.zeros((2, 2), np.float32)])
     assert (found["answer"], found["n_best"]) == ("", [])
-
-
-def test_the_threshold_is_the_best_of_all() -> None:
-    chance = np.random.default_rng(0)
-    for _ in range(50):
-        scores = np.round(chance.normal(size=30), 1)  # some are equal
-        given, silent = chance.random(30), (chance.random(30) < 0.4).astype(float)
-
-        def worth(threshold: float) -> float:
-            return float(np.where(scores > threshold, silent, given).sum())  # noqa: B023
-
-        assert worth(best_threshold(scores, given, silent)) == pytest.approx(max(map(worth, [-99, *scores, 99])))
 
 
 def test_answers_may_be_as_long_as_most_correct_ones() -> None:

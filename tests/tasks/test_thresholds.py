@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from bertline.tasks.thresholds import SWEEPS, best_threshold, best_together
+from bertline.tasks.thresholds import SWEEPS, best_no_answer_threshold, best_threshold, best_together
 
 
 def test_a_threshold_is_the_best_of_all() -> None:
@@ -15,6 +15,20 @@ def test_a_threshold_is_the_best_of_all() -> None:
         every = {cut: f1_score(true, probable >= cut, zero_division=0) for cut in [*probable, 0.0, 1.1]}
         found = f1_score(true, probable >= best_threshold(probable, true), zero_division=0)
         assert found == pytest.approx(max(every.values()) if true.any() else 0)
+
+
+def test_the_threshold_of_no_answer_is_the_best_of_all() -> None:
+    chance = np.random.default_rng(0)
+    for _ in range(50):
+        scores = np.round(chance.normal(size=30), 1)  # some are equal
+        given, silent = chance.random(30), (chance.random(30) < 0.4).astype(float)
+
+        def worth(threshold: float) -> float:
+            return float(np.where(scores > threshold, silent, given).sum())  # noqa: B023
+
+        assert worth(best_no_answer_threshold(scores, given, silent)) == pytest.approx(
+            max(map(worth, [-99, *scores, 99]))
+        )
 
 
 def together(exactly: bool, true: np.ndarray, given: np.ndarray) -> float:
