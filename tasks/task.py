@@ -5,7 +5,6 @@ windows of a text into one answer, and compares it with the gold answer in count
 counts, so that one definition serves a split, a benchmark and the bootstrap of a drop.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +27,6 @@ Answer = dict[str, Any]
 Counts = npt.NDArray[np.float64]
 IGNORED = -100
 """A target that PyTorch's loss ignores."""
-NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
-"""A label that is a number, so that 1 may be a name or an index."""
 
 
 class Example(NamedTuple):
@@ -99,7 +96,7 @@ class Task(ABC):
 
     @abstractmethod
     def find_labels(self, examples: Iterable[Example]) -> list[str]:
-        """The labels that occur in examples, ordered as by `sort_labels`, to name the model's outputs."""
+        """The labels that occur in examples, ordered as by `labels.sort_labels`, to name the model's outputs."""
 
     def name_labels(self, names: Sequence[str]) -> list[str]:
         """The output labels of a model for the `names` that a recipe lists."""
@@ -259,12 +256,6 @@ class Task(ABC):
         It is what this adds to their mean squared difference, relative to the variance of the first; 0 for other tasks.
         """
         return 0.0
-
-
-def sort_labels(names: Iterable[str]) -> list[str]:
-    """Labels in default order: by value if all are numbers, else as strings."""
-    names = sorted(names)
-    return sorted(names, key=float) if all(map(NUMBER.fullmatch, names)) else names
 
 
 def share(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> Counts:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import Decision
 from bertline.tasks.correlations import correlations, matthews, moments
+from bertline.tasks.labels import find_label, read_columns, read_label, read_labels, read_number, sort_labels
 from bertline.tasks.task import (
     IGNORED,
-    NUMBER,
     Answer,
     Columns,
     Counts,
@@ -22,15 +22,11 @@ from bertline.tasks.task import (
     find_scores,
     score_labels,
     share,
-    sort_labels,
     string,
     windows_by_text,
 )
 from bertline.tasks.thresholds import UNTUNED, best_threshold, best_together
-from bertline.tasks.tokens import Encoded, Text, refuse_lone_surrogates
-
-ONE, ZERO = ("1", "1.0", "true"), ("0", "0.0", "false")
-"""Spellings of whether a row has a label, where each label has a column."""
+from bertline.tasks.tokens import Encoded, Text
 
 
 class TextClassification(Task):
@@ -68,24 +64,8 @@ class TextClassification(Task):
         a string of names separated by commas, a 0 or 1 for each of `labels` (by itself if there is only one), or a 0 or
         1 in one column per label (used without being named if there is no label column). A number may be a string.
         """
-        if isinstance(columns.label, list):
-            return Example(*self.read_texts(row, columns, where), _given(columns.label, row, where))
-        if columns.label not in row and self._in_columns(row):
-            return Example(*self.read_texts(row, columns, where), _given(self.labels, row, where))
-        gold = row.get(columns.label)
-        if gold is None or (gold == "" and not self.multi_label):
-            advice = f"; a recipe keeps only rows that have one by data.where: {{{columns.label}: [NAME, ...]}}"
-            one = not (self.multi_label or self.regression)
-            raise InputError(f"{where}: no label in column {columns.label!r}{advice if one else ''}")
-        if self._is_yes_or_no(gold):
-            return Example(*self.read_texts(row, columns, where), self.labels * _is_one(gold, where))
-        if self.multi_label and self._is_vector(gold):
-            gold = [name for name, right in zip(self.labels, gold, strict=True) if right]
-        reader = _number if self.regression else _names if self.multi_label else _name
-        found: Any = reader(gold, where)
-        if self.multi_label and self.labels and isinstance(gold, str):
-            self._refuse_numbers(found, f"{where}: labels {gold!r:.60}")
-        return Example(*self.read_texts(row, columns, where), found)
+        gold = self._read_gold(row, columns, where)
+        return Example(*self.read_texts(row, columns, where), gold)
 
     def missing(self, names: Iterable[str], named: Mapping[str, str], labelled: bool = False) -> list[str]:
         """Like `Task.missing`, but a label column is not required where each label has its own."""
@@ -112,7 +92,7 @@ class TextClassification(Task):
         """
         if self.regression:
             return example
-        named = [self._known(name, where) for name in self._names(example)]
+        named = [find_label(name, self.labels, where) for name in self._names(example)]
         return example._replace(gold=sorted({*named}, key=self.labels.index) if self.multi_label else named[0])
 
     def named(self, example: Example) -> list[str]:
@@ -244,43 +224,26 @@ class TextClassification(Task):
         scores = dict(zip(self.labels, probable, strict=True))
         return {"label": self.labels[best], "score": probable[best], "scores": scores}
 
+    def _read_gold(self, row: Mapping[str, Any], columns: Columns, where: str) -> Any:
+        if isinstance(columns.label, list):
+            return read_columns(row, columns.label, where)
+        if columns.label not in row and self._in_columns(row):
+            return read_columns(row, self.labels, where)
+        gold = row.get(columns.label)
+        if gold is None or (gold == "" and not self.multi_label):
+            advice = f"; a recipe keeps only rows that have one by data.where: {{{columns.label}: [NAME, ...]}}"
+            one = not (self.multi_label or self.regression)
+            raise InputError(f"{where}: no label in column {columns.label!r}{advice if one else ''}")
+        if self.multi_label:
+            return read_labels(gold, self.labels, where)
+        return read_number(gold, where) if self.regression else read_label(gold, where)
+
     def _names(self, example: Example) -> list[str]:
         return example.gold if self.multi_label else [example.gold]
-
-    def _is_vector(self, gold: Any) -> bool:
-        """Whether it is a 0 or 1 for each of three or more labels, which no list of distinct indices can look like."""
-        return isinstance(gold, list) and len(gold) == len(self.labels) > 2 and all(one in (0, 1) for one in gold)
-
-    def _is_yes_or_no(self, gold: Any) -> bool:
-        """Whether it says if a text has the only label of a multi-label task: a 0 or 1, true or false."""
-        only = self.multi_label and len(self.labels) == 1 and self.labels[0].lower() not in (*ONE, *ZERO)
-        return only and str(gold).strip().lower() in (*ONE, *ZERO)
 
     def _in_columns(self, names: Container[str]) -> bool:
         """Whether the task is multi-label and each label is the name of a column."""
         return self.multi_label and bool(self.labels) and all(label in names for label in self.labels)
-
-    def _refuse_numbers(self, names: Sequence[str], where: str) -> None:
-        """Reject numbers in a string unless they are label names: they may be indices, or 0 and 1."""
-        if numbers := [name for name in names if name.isdecimal() and name not in self.labels]:
-            advice = "spell labels by their names, with commas between: a number may be an index, or a yes or no"
-            raise InputError(f"{where}: no label is called {numbers[0]}; {advice}")
-
-    def _known(self, name: str, where: str) -> str:
-        """The name of a label given by name, in any case if one alone fits, or by index if no label is a number."""
-        if name in self.labels:
-            return name
-        alike = [label for label in self.labels if label.casefold() == name.casefold()]
-        if len(alike) == 1:
-            return alike[0]
-        known = ", ".join(self.labels)
-        if any(NUMBER.fullmatch(label) for label in self.labels):
-            advice = "as labels are numbers, an index would be ambiguous: spell it as one, or name them by words"
-            raise InputError(f"{where}: unknown label {name!r}; known are {known}; {advice}")
-        index = {"False": "0", "True": "1"}.get(name, name) if len(self.labels) == 2 else name
-        if index.isdecimal() and int(index) < len(self.labels):
-            return self.labels[int(index)]
-        raise InputError(f"{where}: unknown label {name!r}; known are {known}, or 0 to {len(self.labels) - 1}")
 
     def _gold(self, examples: Sequence[Example]) -> npt.NDArray[np.bool_]:
         return self._hot([self._names(example) for example in examples])
@@ -291,55 +254,6 @@ class TextClassification(Task):
         for row, names in enumerate(named):
             hot[row, [self.labels.index(name) for name in names]] = True
         return hot
-
-
-def _name(gold: Any, where: str) -> str:
-    if not isinstance(gold, (str, int)):
-        meant = "for a measured number set problem_type: regression"
-        if isinstance(gold, list):
-            meant = "for several labels set problem_type: multi_label_classification (of a model, in its config.json)"
-        elif isinstance(gold, float) and gold.is_integer():  # as pandas writes integers if some are missing
-            meant = f"write {gold:.0f} if it names a label"
-        advice = f"a name or an integer is expected; {meant}"
-        raise InputError(f"{where}: label {gold!r:.60} is a {type(gold).__name__}; {advice}")
-    refuse_lone_surrogates(str(gold), f"{where}: the label")
-    return str(gold)
-
-
-def _names(gold: Any, where: str) -> list[str]:
-    if isinstance(gold, str):
-        if gold.strip().startswith("[") and gold.strip().endswith("]"):
-            advice = "separate the names by commas, or use JSON lines, which have lists"
-            raise InputError(f"{where}: labels {gold!r:.60}: a list, written as text; {advice}")
-        gold = [part.strip() for part in gold.split(",") if part.strip()]
-    if not isinstance(gold, list):
-        raise InputError(f"{where}: labels {gold!r:.60}: a list of names, or names separated by commas, is expected")
-    names = {_name(each, where) for each in gold}
-    if len(names) < len(gold) and names <= {"0", "1", "False", "True"}:  # as indices they would mean other labels
-        advice = "name its labels, three or more, in data.labels, or give a list of names or indices"
-        raise InputError(f"{where}: labels {gold!r:.60}: a vector of 0 and 1; {advice}")
-    return sorted(names)
-
-
-def _given(labels: Sequence[str], row: Mapping[str, Any], where: str) -> list[str]:
-    return [label for label in labels if _is_one(row.get(label), f"{where}: column {label!r}")]
-
-
-def _is_one(value: Any, where: str) -> bool:
-    spelled = str(value).strip().lower()
-    if spelled not in ONE and spelled not in ZERO:
-        raise InputError(f"{where}: found {value!r:.60}; the column of a label holds 1 or 0, true or false")
-    return spelled in ONE
-
-
-def _number(gold: Any, where: str) -> float:
-    try:
-        number = float("nan" if isinstance(gold, bool) or "_" in str(gold) else gold)  # Python reads 1_0 as 10
-    except (TypeError, ValueError, OverflowError):
-        number = float("nan")
-    if not np.isfinite(number):
-        raise InputError(f"{where}: label {gold!r:.60} is no number, which regression needs")
-    return number
 
 
 def _sigmoid(logits: Output) -> Output:

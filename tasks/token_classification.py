@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertline.artifacts.errors import InputError
+from bertline.tasks.labels import sort_labels
 from bertline.tasks.task import (
     IGNORED,
     Answer,
@@ -27,7 +28,6 @@ from bertline.tasks.task import (
     Task,
     find_scores,
     score_labels,
-    sort_labels,
     string,
     windows_by_text,
 )

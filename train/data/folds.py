@@ -28,7 +28,8 @@ import numpy.typing as npt
 from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Recipe, Search
-from bertline.tasks.task import Example, Task, sort_labels
+from bertline.tasks.labels import sort_labels
+from bertline.tasks.task import Example, Task
 from bertline.train.data import sources, splitting
 from bertline.train.data.mapped import Examples
 from bertline.train.data.sources import UNLABELLED

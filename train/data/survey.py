@@ -15,7 +15,8 @@ from bertline.artifacts.tables import batched, evenly_spaced
 from bertline.artifacts.task import Tokens
 from bertline.models import tokenizer_json
 from bertline.tasks import bootstrap
-from bertline.tasks.task import NUMBER, Example, Task
+from bertline.tasks.labels import NUMBER
+from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Tokenizer
 from bertline.tasks.words import words
 from bertline.train.data import splitting
