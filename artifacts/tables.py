@@ -15,9 +15,9 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from bertline.artifacts import conll, squad
 from bertline.artifacts.errors import InputError, install_advice
@@ -31,9 +31,6 @@ _BARE = re.compile(r'("?)[\w.-]*\1')
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 """Pairs (where, row); `where` names the file and the row or line, counted from 1."""
-
-
-T = TypeVar("T")
 
 
 class Attempt(NamedTuple):
@@ -71,19 +68,6 @@ def rows(path: Path, spell: Spell = lambda column, names: True) -> Rows:
             if isinstance(attempt.row, InputError):
                 raise attempt.row
             yield attempt.where, attempt.row
-
-
-def evenly_spaced(given: Sequence[T], count: int) -> list[T]:
-    """At most `count` items, evenly spaced: files may be sorted by label, so their first rows may have only one."""
-    count = min(count, len(given))
-    return [given[index * len(given) // count] for index in range(count)]
-
-
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` items; the last may be shorter."""
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
 
 
 def attempts(

@@ -11,6 +11,7 @@ from typing import Any
 
 from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError, install_advice
+from bertline.artifacts.sequences import batched
 
 ROWS = 8192
 """Answers per Parquet row group, converted to Arrow at once."""
@@ -80,12 +81,12 @@ def _parquet(answers: Path, path: Path) -> None:
     from pyarrow import parquet
 
     schema = pa.schema([])
-    for batch in tables.batched(_lines(answers), ROWS):
+    for batch in batched(_lines(answers), ROWS):
         keys = dict.fromkeys(key for row in batch for key in row)
         columns = {key: pa.array([row.get(key) for row in batch]) for key in keys}
         schema = pa.unify_schemas([schema, pa.table(columns).schema], promote_options="permissive")
     with parquet.ParquetWriter(path, schema) as writer:
-        for batch in tables.batched(_lines(answers), ROWS):
+        for batch in batched(_lines(answers), ROWS):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 

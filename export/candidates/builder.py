@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bertline.artifacts.bundle import Cascade
-from bertline.artifacts.tables import evenly_spaced
+from bertline.artifacts.sequences import evenly_spaced
 from bertline.artifacts.task import Tokens
 from bertline.export.candidates import cascade, sensitivity
 from bertline.export.candidates.plans import Plan

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bertline.artifacts.bundle import Fidelity
 from bertline.artifacts.errors import BertlineError, GateError
-from bertline.artifacts.tables import evenly_spaced
+from bertline.artifacts.sequences import evenly_spaced
 from bertline.artifacts.task import TaskSettings
 from bertline.bench.worker import Worker
 from bertline.export.gates import adversarial, tokenization

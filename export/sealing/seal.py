@@ -8,8 +8,8 @@ import numpy as np
 
 from bertline.artifacts import files
 from bertline.artifacts.bundle import MANIFEST, Golden, Manifest, RuntimeSpec
+from bertline.artifacts.sequences import evenly_spaced
 from bertline.artifacts.signature import Sign
-from bertline.artifacts.tables import evenly_spaced
 from bertline.bench.report import candidates
 from bertline.export.candidates import cascade
 from bertline.export.conversion import onnx_files

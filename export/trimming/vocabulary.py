@@ -19,6 +19,7 @@ import tokenizers
 from bertline.artifacts import encoder, files, places, tables
 from bertline.artifacts.bundle import Vocabulary
 from bertline.artifacts.errors import GateError, InputError
+from bertline.artifacts.sequences import batched
 from bertline.export.gates import fidelity
 from bertline.export.quiet import quiet
 from bertline.export.sources import Origin
@@ -116,7 +117,7 @@ def _read_tokens(folder: Path, place: str) -> tuple[int, set[int]]:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     count, seen = 0, set[int]()
-    for batch in tables.batched(_rows(place), BATCH):
+    for batch in batched(_rows(place), BATCH):
         count += len(batch)
         for encoding in tokenizer.encode_batch_fast([text for texts in batch for text in texts]):
             seen.update(encoding.ids)

@@ -392,9 +392,3 @@ def test_a_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.csv").mkdir()
     with pytest.raises(InputError, match="Is a directory"):
         read(tmp_path / "a.csv")
-
-
-def test_evenly_spaced() -> None:
-    assert tables.evenly_spaced(range(10), 4) == [0, 2, 5, 7]
-    assert tables.evenly_spaced(range(3), 4) == [0, 1, 2]
-    assert tables.evenly_spaced([], 4) == tables.evenly_spaced(range(3), 0) == []

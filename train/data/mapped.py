@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import ipc
 
-from bertline.artifacts.tables import batched
+from bertline.artifacts.sequences import batched
 from bertline.tasks.task import Example, Output, Target
 from bertline.tasks.tokens import Encoded
 

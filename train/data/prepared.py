@@ -14,7 +14,7 @@ from bertline.artifacts import files
 from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import DataFiles
-from bertline.artifacts.tables import batched
+from bertline.artifacts.sequences import batched
 from bertline.tasks.task import Example, Output, Target, Task
 from bertline.tasks.tokens import Encoded, Tokenizer
 from bertline.train import preemption

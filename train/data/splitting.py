@@ -22,7 +22,7 @@ from bertline.artifacts import files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Data, Recipe, Take
 from bertline.artifacts.run import RunFolder
-from bertline.artifacts.tables import evenly_spaced
+from bertline.artifacts.sequences import evenly_spaced
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.train.data import sources

@@ -11,7 +11,7 @@ import numpy as np
 
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.recipe_schema import Recipe
-from bertline.artifacts.tables import batched, evenly_spaced
+from bertline.artifacts.sequences import batched, evenly_spaced
 from bertline.artifacts.task import Tokens
 from bertline.models import tokenizer_json
 from bertline.tasks import bootstrap

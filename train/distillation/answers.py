@@ -11,7 +11,7 @@ import torch
 
 from bertline.artifacts import files
 from bertline.artifacts.errors import PreemptedError
-from bertline.artifacts.tables import batched
+from bertline.artifacts.sequences import batched
 from bertline.models import pytorch
 from bertline.serve.engine import Engine
 from bertline.tasks.task import Output

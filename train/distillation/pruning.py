@@ -14,7 +14,7 @@ from torch import nn
 
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Student
-from bertline.artifacts.tables import evenly_spaced
+from bertline.artifacts.sequences import evenly_spaced
 from bertline.models import pytorch
 from bertline.tasks.tokens import Tokenizer
 from bertline.train import model as models
