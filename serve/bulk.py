@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.tables import Attempt
+from bertline.artifacts.readers.attempt import Attempt
 from bertline.serve import formats
 from bertline.serve.lanes import Answered, NoAnswerError
 from bertline.serve.unfinished import Unfinished
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
     """The outcome of a row."""
 
     row: int
-    """Number of the row, counted as in `tables.Attempt`."""
+    """Number of the row, counted as in `Attempt`."""
     line: int | None
     """Line on which the row begins; None for a file without lines."""
     answer: Answer | InputError

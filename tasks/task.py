@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.readers.class_labels import Spell
 from bertline.artifacts.task import Decision, TaskSettings
 from bertline.tasks.tokens import Encoded, Text, Tokenizer, refuse_lone_surrogates
 
@@ -155,7 +156,7 @@ class Task(ABC):
         ours = {ours for ours, theirs in named.items() if theirs in names} | {*names} - named.keys()
         return [named.get(name, name) for name in self.lacks(ours, labelled)]
 
-    def spelling(self, columns: Columns) -> tables.Spell:
+    def spelling(self, columns: Columns) -> Spell:
         """The rule by which integers are read as the names that a file has for them.
 
         Only gold labels are, and only if `labels` contain at least one of the names, whatever its case, or are still to

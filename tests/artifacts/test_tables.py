@@ -114,26 +114,6 @@ def test_numbers_that_the_file_names_are_read_as_names(tmp_path: Path, name: str
         assert len(list(tables.attempts(tmp_path / name, raw, lambda names: ["tags"]))) == 3
 
 
-def test_names_are_found_in_lists_as_older_datasets_wrote_them() -> None:
-    told = {"info": {"features": {"tags": [{"names": ["O"], "_type": "ClassLabel"}], "text": {"_type": "Value"}}}}
-    schema = pa.schema([("tags", pa.list_(pa.int64()))], {"huggingface": json.dumps(told)})
-    assert tables.class_names(schema) == {"tags": ["O"]}
-    assert tables.class_names(pa.schema([], {"huggingface": '{"info": null}'})) == {}
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        "not json", "[]", "null", '{"info": []}', '{"info": {"features": null}}',
-        *(f'{{"info": {{"features": {{"label": {feature}}}}}}}' for feature in (
-            "[]", "null", "1", '{"feature": "x"}', '{"_type": "ClassLabel"}', '{"_type": "ClassLabel", "names": [1]}',
-        )),
-    ],
-)  # fmt: skip
-def test_class_names_that_datasets_would_not_write_are_ignored(told: str) -> None:
-    assert tables.class_names(pa.schema([("label", pa.int64())], {"huggingface": told})) == {}
-
-
 def test_rows_of_many_batches_are_counted_through(tmp_path: Path) -> None:
     rows = [{"text": str(i)} for i in range(3000)]
     write_arrow(tmp_path / "stream.arrow", rows, max_chunksize=700)

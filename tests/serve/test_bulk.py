@@ -22,7 +22,7 @@ from pyarrow import ipc, parquet
 from bertline.artifacts import files, tables
 from bertline.artifacts.bundle import MANIFEST, Packing
 from bertline.artifacts.errors import InputError
-from bertline.artifacts.tables import Attempt
+from bertline.artifacts.readers.attempt import Attempt
 from bertline.serve import Model, bulk, formats, load, unfinished
 from bertline.serve.bulk import Seen
 from bertline.serve.runtimes import OnnxRuntime

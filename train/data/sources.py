@@ -6,6 +6,7 @@ from typing import Any
 
 from bertline.artifacts import files, places, tables
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.readers.class_labels import class_names, spelled
 from bertline.artifacts.recipe_schema import Data, Places
 from bertline.artifacts.run import DataFiles
 from bertline.tasks.task import Columns, Example, Task
@@ -182,11 +183,10 @@ def hub_rows(place: str, split: str, data: Data, task: Task) -> Iterator[tuple[s
         data: names the columns.
         task: reads the rows, and knows the labels that the recipe names.
     """
-    dataset, spell = _hub(place, split), task.spelling(columns(data))
-    named = tables.class_names(dataset.features.arrow_schema).items()
-    classes = {column: names for column, names in named if spell(column, names)}
+    dataset = _hub(place, split)
+    classes = class_names(dataset.features.arrow_schema, task.spelling(columns(data)))
     for number, row in enumerate(dataset, 1):
-        yield f"{place} {split} row {number}", tables.spelled(row, classes)
+        yield f"{place} {split} row {number}", spelled(row, classes)
 
 
 def _hub(place: str, split: str) -> Any:

@@ -1,14 +1,13 @@
 """SQuAD's layout, lists of objects, and what is neither."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bertline.artifacts import squad
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.readers import squad
 
 V2 = """{"version": "v2.0", "data": [{"title": "Bonn", "paragraphs": [{"context": "Bonn is a city.", "qas": [
   {"id": "a1", "question": "What is Bonn?", "answers": [{"text": "a city", "answer_start": 8}], "is_impossible": false},
@@ -16,7 +15,7 @@ V2 = """{"version": "v2.0", "data": [{"title": "Bonn", "paragraphs": [{"context"
 
 
 def read(content: str) -> list[tuple[str, dict[str, Any]]]:
-    return list(squad.rows(io.StringIO(content), Path("a.json")))
+    return list(squad.rows([content], Path("a.json")))
 
 
 def test_every_question_is_a_row_with_its_context() -> None:

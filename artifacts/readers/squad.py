@@ -1,9 +1,9 @@
 """JSON files: a list of objects, also under `data`, or SQuAD's layout (https://rajpurkar.github.io/SQuAD-explorer)."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from bertline.artifacts.errors import InputError
 
@@ -12,14 +12,14 @@ EXPECTED = (
 )
 
 
-def rows(stream: TextIO, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(lines: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, row) for each question with its context, title and answers, or for each object of a list.
 
     Raises:
         InputError: the file is not JSON, or has neither layout.
     """
     try:
-        content = json.load(stream)
+        content = json.loads("".join(lines))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} line {error.lineno}: not JSON ({error.msg}); one object a line is .jsonl") from None
     except (ValueError, RecursionError) as error:  # numbers with thousands of digits, or deep nesting

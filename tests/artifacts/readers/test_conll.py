@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bertline.artifacts import conll
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.readers import conll
 
 PATH = Path("train.conll")
 
