@@ -24,7 +24,9 @@ def put(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def without(raw: dict[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
-    """A copy without some keys and everything below them."""
+    """A copy without some keys and everything below them; the key of an item removes the whole list."""
+    lists = [f"{prefix}{name}" for name, value in raw.items() if isinstance(value, list)]
+    keys = {*keys, *(name for name in lists if any(key.startswith(f"{name}.") for key in keys))}
     return {
         name: without(value, keys, f"{prefix}{name}.") if isinstance(value, dict) else value
         for name, value in raw.items()

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from bertline.artifacts import dotted, encoder, files, recipe_faults, run, search_faults
+from bertline.artifacts import dotted, encoder, files, run
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.faults import choices, data, fields, models, search
 from bertline.artifacts.recipe_schema import MONITORS, Recipe
 
 WATCHERS = ("mlflow", *(f"deepspeed.{name}" for name in MONITORS))
@@ -37,8 +38,10 @@ def load(path: Path, overrides: Sequence[str] = (), searches: bool = False) -> R
         _override(raw, override)
     if raw.get("teacher") is not None:
         raw.setdefault("model", raw["teacher"])
-    if faults := [*recipe_faults.of(raw), *search_faults.of(raw, searches)]:
-        raise InputError(*(f"{path}: {fault}" for fault in faults))
+    faults = fields.of(raw)
+    sound = dotted.without(raw, faults)  # so that the rest can be checked, also against the files it names
+    if told := [*faults.values(), *choices.of(sound), *data.of(sound), *search.of(sound, searches)]:
+        raise InputError(*(f"{path}: {fault}" for fault in told))
     return Recipe.model_validate(raw)
 
 
@@ -49,7 +52,7 @@ def read(path: Path) -> Recipe:
         InputError: it is not a recipe of this version.
     """
     raw = _read(path)
-    if faults := recipe_faults.of_schema(raw):
+    if faults := fields.of(raw):
         raise InputError(*(f"{path}: {fault}" for fault in faults.values()))
     return Recipe.model_validate(raw)
 
@@ -86,7 +89,7 @@ def check_model(recipe: Recipe, folder: Path, weights: bool = True) -> None:
     Raises:
         InputError: lists every fault found.
     """
-    if faults := list(recipe_faults.of_model(encoder.check(folder, weights), recipe.model_dump(mode="json"))):
+    if faults := list(models.of_model(encoder.check(folder, weights), recipe.model_dump(mode="json"))):
         raise InputError(*faults)
 
 
@@ -151,7 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
     except YAML_ERRORS as error:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise InputError(f"{path}: holds {recipe_faults.kind(raw)}, not a mapping of keys; see launch/recipes/")
+        raise InputError(f"{path}: holds {fields.kind(raw)}, not a mapping of keys; see launch/recipes/")
     return raw
 
 

@@ -12,8 +12,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
-from bertline.artifacts import recipe, recipe_faults
+from bertline.artifacts import recipe
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.faults import choices, fields
 from bertline.artifacts.recipe_schema import Recipe, Search, schema
 from bertline.artifacts.task import Tokens
 from tests import encoders
@@ -197,19 +198,19 @@ def test_an_unknown_key_is_told_with_the_one_meant(write: Callable[..., Path], k
 
 
 def test_what_stands_for_foreign_keys_is_there() -> None:
-    known = set(recipe_faults._keys(Recipe))
-    for foreign, words in recipe_faults.FOREIGN.items():
+    known = set(fields._keys(Recipe))
+    for foreign, words in fields.FOREIGN.items():
         assert re.split("[,:;]", words)[0] in known, foreign
-    assert not {*recipe_faults.FOREIGN, *recipe_faults.NEEDLESS} & {key.rpartition(".")[2] for key in known}
+    assert not {*fields.FOREIGN, *fields.NEEDLESS} & {key.rpartition(".")[2] for key in known}
 
 
 def test_every_key_that_the_docs_translate_is_known() -> None:
     trainer = (ROOT / "docs/migrating.md").read_text().split("\n## ")[1]
     rows = [line.split("|")[1] for line in trainer.splitlines() if line.startswith("| ")][1:]
     told = {key for row in rows for key in re.findall(r"`(\w+)[`:]", row)}
-    known = {key.rpartition(".")[2] for key in recipe_faults._keys(Recipe)}
+    known = {key.rpartition(".")[2] for key in fields._keys(Recipe)}
     assert len(told) > 40
-    assert told <= {*recipe_faults.FOREIGN, *recipe_faults.NEEDLESS, *known}
+    assert told <= {*fields.FOREIGN, *fields.NEEDLESS, *known}
 
 
 def recipes_in(page: str) -> list[dict[str, Any]]:
@@ -224,7 +225,7 @@ def test_recipes_in_the_docs_are_without_fault(page: str, count: int) -> None:
     found = recipes_in(page)
     assert len(found) == count
     for raw in found:
-        assert [*recipe_faults.of_schema(raw), *recipe_faults.of_choices(raw)] == []
+        assert [*fields.of(raw), *choices.of(raw)] == []
 
 
 def test_what_the_docs_show_as_defaults_is_so() -> None:
@@ -563,6 +564,8 @@ def test_a_key_that_yaml_reads_as_no_string_is_one_fault(write: Callable[..., Pa
     path.write_text(f"{path.read_text()}{key}: x\n")
     (fault,) = faults(path)
     assert fault.startswith(f"{path}: ")
+    (fault,) = faults(write(search={"grid": {yaml.safe_load(key): [1], "training.epochs": [1, 2]}}))
+    assert fault.startswith(f"{path}: search.grid: found")
 
 
 def test_a_recipe_of_another_version_is_told_where_a_run_is_gone_on_with(write: Callable[..., Path]) -> None:

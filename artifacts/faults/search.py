@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement, permutations, product
 from typing import Any
 
-from bertline.artifacts import dotted, recipe_faults
+from bertline.artifacts import dotted
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.faults import choices, fields
 from bertline.artifacts.recipe_schema import Search
 
 FIXED = ("name", "task", "problem_type", "data", "training.seed", "training.best", "search")
@@ -28,11 +29,10 @@ def of(raw: Raw, asked: bool) -> Iterator[str]:
     """Yield one sentence for each fault of a recipe's `search`.
 
     Args:
-        raw: the recipe as plain data.
+        raw: the recipe as plain data, without the keys that `fields.of` finds wrong.
         asked: whether the recipe must say what to search.
     """
-    raw = recipe_faults.without(raw, recipe_faults.of_schema(raw))
-    search = raw.get("search") or {}
+    search = raw.get("search", {})
     given = [kind for kind in ("grid", "space") if search.get(kind)]
     if len(given) == 2:
         yield "search: found grid and space; give one: all combinations, or a sample of them"
@@ -80,10 +80,10 @@ def _of_key(raw: Raw, place: str, key: str, value: Any, values: list[Any]) -> It
     if not values:
         ranged = ", or {low: 1e-5, high: 1e-4, log: true}, low under high" if place.endswith("space") else ""
         yield f"{place}.{key}: found {value!r:.60}; expected a list of values{ranged}"
-    before = recipe_faults.of_schema(raw)
+    before = fields.of(raw)
     for each in values:
         try:
-            told = recipe_faults.of_schema(_put(raw, {key: each}))
+            told = fields.of(_put(raw, {key: each}))
         except InputError as error:
             yield f"{place}.{key}: {error}"
             return
@@ -92,7 +92,7 @@ def _of_key(raw: Raw, place: str, key: str, value: Any, values: list[Any]) -> It
 
 def _same(raw: Raw, values: Mapping[str, list[Any]]) -> Sequence[str]:
     """The keys that must be the same in all trials of a recipe, given the values they try."""
-    if (raw.get("training") or {}).get("best") != "loss":
+    if raw.get("training", {}).get("best") != "loss":
         return FIXED
     return (*FIXED, *OF_LOSS, *(OF_WINDOWS if _has_windows(raw, values) else ()))
 
@@ -108,12 +108,12 @@ def _has_windows(raw: Raw, values: Mapping[str, list[Any]]) -> bool:
 
 def _of_pairs(raw: Raw, values: Mapping[str, list[Any]]) -> Iterator[str]:
     """Yield the combinations of two keys' values that are not allowed, all other keys having their first values."""
-    known = set(recipe_faults.of_choices(raw))
+    known = set(choices.of(raw))
     first = {key: some[0] for key, some in values.items()}
     for keys in combinations_with_replacement(values, 2):
         for pair in product(*(values[key] for key in keys)):
             settings = dict(zip(keys, pair, strict=True))
-            for fault in recipe_faults.of_choices(_put(raw, first | settings)):
+            for fault in choices.of(_put(raw, first | settings)):
                 if fault not in known:
                     known.add(fault)
                     yield f"search: {', '.join(f'{key}={value!r}' for key, value in settings.items())}: {fault}"
