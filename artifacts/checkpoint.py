@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from bertline.artifacts import files
-from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.errors import DamagedError, InputError, one_line
 from bertline.artifacts.files import FileEntry
 
 INDEX = "checkpoint.json"
@@ -92,7 +92,7 @@ def verify_files(checkpoint: Path) -> dict[str, Any]:
             raise DamagedError(f"{path}: not as it was written")
         listed = [FileEntry.model_validate(one) for one in raw["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{path}: not readable ({' '.join(str(error).split()):.200})") from None
+        raise DamagedError(f"{path}: not readable ({one_line(error):.200})") from None
     files.compare(checkpoint, listed, besides=[INDEX])
     return dict(raw)
 

@@ -24,6 +24,16 @@ def install_advice(*extras: str) -> str:
     return f"in bertline's folder: pip install -c constraints.txt '.[{','.join(extras)}]'"
 
 
+def one_line(error: object) -> str:
+    """A library's message without its line ends and repeated blanks."""
+    return " ".join(str(error).split())
+
+
+def first_line(error: object) -> str:
+    """The first line of a library's message, where the rest is detail or advice for programmers."""
+    return str(error).strip().partition("\n")[0]
+
+
 class BertlineError(Exception):
     """The command ran and the result is negative. The message is one line, or a few, for the user."""
 

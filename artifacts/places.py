@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bertline.artifacts import encoder, tables
-from bertline.artifacts.errors import InputError, install_advice
+from bertline.artifacts.errors import InputError, first_line, install_advice
 
 SETTINGS = ("*.json", "*.txt", "*.model")
 """Configuration and tokenizer files of a hub model."""
@@ -197,11 +197,7 @@ def _download(place: str, patterns: list[str]) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         meant_here = near(place) or ("/" in place and Path(place).parent.is_dir())
         absent = f"no such folder{near(place)}; and" if meant_here else "not a local folder, and"
-        raise InputError(f"{place}: {absent} it could not be downloaded from the hub ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+        raise InputError(f"{place}: {absent} it could not be downloaded from the hub ({first_line(error)})") from error
 
 
 def _without_safetensors(place: str, folder: Path) -> str:
@@ -212,7 +208,7 @@ def _without_safetensors(place: str, folder: Path) -> str:
     try:
         files = HfApi().list_repo_files(name, revision=revision)
     except OSError as error:  # the files in the folder come from the cache
-        failed = f"could not be downloaded from the hub ({_first_line(error)})"
+        failed = f"could not be downloaded from the hub ({first_line(error)})"
         return f"{place}: its weights are not on this machine, and {failed}"
     called = repr(name) if revision is None else f"{name!r}, revision={revision!r}"
     told = encoder.without_safetensors(files, encoder.check(folder, weights=False), called)

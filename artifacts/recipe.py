@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from bertline.artifacts import dotted, encoder, files, run
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, one_line
 from bertline.artifacts.faults import choices, data, fields, models, search
 from bertline.artifacts.recipe_schema import MONITORS, Recipe
 
@@ -152,7 +152,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; a recipe is a YAML file, see launch/recipes/") from None
     except YAML_ERRORS as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds {fields.kind(raw)}, not a mapping of keys; see launch/recipes/")
     return raw
@@ -167,4 +167,4 @@ def _override(raw: dict[str, Any], override: str) -> None:
     except InputError as error:
         raise InputError(f"--set {override}: {error}") from None
     except YAML_ERRORS as error:
-        raise InputError(f"--set {override}: {value!r} is not YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"--set {override}: {value!r} is not YAML: {one_line(error)}") from None

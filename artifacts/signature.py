@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bertline.artifacts import bundle
 from bertline.artifacts.bundle import MANIFEST, SIGNATURE
-from bertline.artifacts.errors import DamagedError, InputError, install_advice
+from bertline.artifacts.errors import DamagedError, InputError, first_line, install_advice, one_line
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config as Hashing
@@ -78,7 +78,7 @@ def verify(folder: Path, public_key: Path) -> str:
             raise ValueError("it changed while it was read")
         covered = _covered(content)
     except Exception as error:  # untrusted input makes the library raise all kinds of errors; each means invalid
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise DamagedError(f"{path}: no valid signature by {public_key}: {reason}") from None
     if MANIFEST not in covered:
         raise DamagedError(f"{path}: does not cover {MANIFEST}")
@@ -115,5 +115,5 @@ def _need() -> None:
 def _no_key(path: Path, meant: str, advice: str, error: Exception) -> InputError:
     if isinstance(error, FileNotFoundError):
         return InputError(f"{path}: no such file; name one with {meant}")
-    found = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+    found = error.strerror if isinstance(error, OSError) else first_line(error)
     return InputError(f"{path}: not {meant} ({found}); {advice}")

@@ -29,7 +29,7 @@ from time import perf_counter, process_time, sleep
 from typing import Any
 
 from bertline.artifacts import imports
-from bertline.artifacts.errors import BertlineError
+from bertline.artifacts.errors import BertlineError, one_line
 from bertline.bench.systems import System
 from bertline.models import transformers_tokens
 from bertline.serve.engine import Engine
@@ -321,7 +321,7 @@ def peak_rss_bytes() -> int:
 
 def _failure(error: Exception) -> _Failure:
     """An error as one line for the parent, with the class that decides the command's exit code."""
-    words = " ".join(str(error).split())
+    words = one_line(error)
     if isinstance(error, BertlineError):
         return _Failure(type(error), words)
     return _Failure(BertlineError, f"{type(error).__name__}: {words:.500}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from bertline.artifacts import machine
 from bertline.artifacts.bundle import Cascade, Packing
-from bertline.artifacts.errors import FULL, BertlineError, GateError
+from bertline.artifacts.errors import FULL, BertlineError, GateError, one_line
 from bertline.artifacts.say import Say
 from bertline.bench import compare
 from bertline.bench.compare import Point
@@ -176,7 +176,7 @@ class Contest:
             except Exception as error:  # third-party quantizers may raise anything
                 if plan.name == "fp32" or (isinstance(error, OSError) and error.errno in FULL):
                     raise
-                why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+                why = f"{type(error).__name__}: {one_line(error):.200}"
                 self._notices.append(f"not tried: {plan.name}: it cannot be made ({why})")
                 self.say(self._notices[-1])
             else:

@@ -12,7 +12,7 @@ from io import StringIO
 from typing import Any
 
 from bertline.artifacts import machine
-from bertline.artifacts.errors import install_advice
+from bertline.artifacts.errors import install_advice, one_line
 
 PACKAGES = (
     "bertline", "numpy", "tokenizers", "onnxruntime", "openvino", "torch", "deepspeed", "transformers", "datasets",
@@ -114,7 +114,7 @@ def _onnxruntime() -> dict[str, Any] | str:
 
 def _words(error: Exception) -> str:
     """An error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 def _security() -> dict[str, str]:

@@ -18,7 +18,7 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from bertline.artifacts import encoder
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, one_line
 from bertline.tasks.task import Output
 from bertline.tasks.tokens import Batch
 
@@ -67,7 +67,7 @@ def load(folder: Path, architecture: str, trained: bool = True, **settings: Any)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # of any kind: values in config.json are not validated
-        raise InputError(f"{folder}: not a model {architecture} ({' '.join(str(error).split()):.300})") from error
+        raise InputError(f"{folder}: not a model {architecture} ({one_line(error):.300})") from error
     finally:
         logging.set_verbosity(level)
     needed = "" if trained else f"{model.base_model_prefix}."

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from bertline.artifacts import tables
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.readers.attempt import Attempt
+from bertline.artifacts.say import Say
 from bertline.serve import formats
 from bertline.serve.lanes import Answered, NoAnswerError
 from bertline.serve.unfinished import Unfinished
@@ -135,7 +136,7 @@ def predict(
     source: Path,
     target: Path,
     errors: Path | None,
-    say: Callable[[str], None],
+    say: Say,
     watch: Callable[[Seen], None],
     columns: Mapping[str, str] = {},
 ) -> None:

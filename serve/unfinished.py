@@ -23,7 +23,7 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bertline.artifacts import files, tables
 from bertline.artifacts.errors import InputError
+from bertline.artifacts.say import Say
 from bertline.serve import formats
 
 SECONDS = 1.0
@@ -93,7 +94,7 @@ class Unfinished:
         errors: Path | None,
         source: Path,
         bundle_sha256: str,
-        say: Callable[[str], None],
+        say: Say,
         columns: Mapping[str, str] = {},
     ) -> None:
         """Open or create the folder; its journal then says what is done.
@@ -186,7 +187,7 @@ class Unfinished:
             with suppress(OSError):  # gone already, or another process is at work in it
                 self.folder.rmdir()
 
-    def _read(self, identity: Identity, say: Callable[[str], None]) -> Journal:
+    def _read(self, identity: Identity, say: Say) -> Journal:
         path = self.folder / "journal.json"
         files.remove_left(path)
         if not path.exists():

@@ -13,7 +13,7 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from pydantic import ValidationError
 
 from bertline.artifacts import imports
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, one_line
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.tasks.task import Task
 from bertline.train import checkpoints, deepspeed_config, elastic, model, ranks
@@ -37,7 +37,7 @@ def check(config: dict[str, Any]) -> None:
     except (ImportError, MemoryError, OSError):
         raise
     except Exception as error:  # of any type: DeepSpeed uses some values unchecked
-        raise InputError(f"deepspeed: {' '.join(str(error).split())}") from error
+        raise InputError(f"deepspeed: {one_line(error)}") from error
     alike = {key: difflib.get_close_matches(key, read.asked, n=1, cutoff=0.8) for key in sorted({*config} - read.asked)}
     told = [f"deepspeed: {key}: not a key; did you mean {known[0]}?" for key, known in alike.items() if known]
     if told:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from bertline.artifacts import encoder, files
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, one_line
 from bertline.artifacts.recipe_schema import Freeze, Training
 from bertline.models import pytorch, tokenizer_json
 from bertline.tasks.task import Task
@@ -136,7 +136,7 @@ def _dropout(folder: Path, probability: float | None) -> dict[str, Any]:
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # of any type, as in `pytorch.load`
-        raise InputError(f"{folder}: not a model ({' '.join(str(error).split()):.300})") from error
+        raise InputError(f"{folder}: not a model ({one_line(error):.300})") from error
     return {
         key: probability
         for key, value in config.to_dict().items()

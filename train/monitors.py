@@ -22,9 +22,10 @@ from pydantic import ValidationError
 
 from bertline.artifacts import dotted, files
 from bertline.artifacts import recipe as recipes
-from bertline.artifacts.errors import InputError, PreemptedError, install_advice
+from bertline.artifacts.errors import InputError, PreemptedError, install_advice, one_line
 from bertline.artifacts.recipe_schema import MONITORS, Recipe
 from bertline.artifacts.run import RunFolder
+from bertline.artifacts.say import Say
 from bertline.train import ranks
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
@@ -81,7 +82,7 @@ class Monitors:
 
 
 @contextmanager
-def opened(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> Iterator[Monitors]:
+def opened(recipe: Recipe, run: RunFolder, say: Say) -> Iterator[Monitors]:
     """Open the recipe's monitors while the block runs; only rank 0 has any.
 
     Args:
@@ -120,7 +121,7 @@ def start(recipe: Recipe, run: RunFolder) -> MonitorMaster:
             wandb.config.update(values, allow_val_change=True)
     except Exception as error:  # each package raises its own errors
         names = " and ".join(f"deepspeed.{name}" for name in MONITORS if getattr(config, name).enabled)
-        raise InputError(f"{names}: does not start: {' '.join(str(error).split())}") from error
+        raise InputError(f"{names}: does not start: {one_line(error)}") from error
     if master.csv_monitor is not None:  # a resumed run's files already have headers
         master.csv_monitor.filenames = [path.stem for path in Path(master.csv_monitor.log_dir).glob("*.csv")]
     return master
@@ -162,7 +163,7 @@ def fitting(name: str) -> str:
 class Mlflow:
     """An MLflow run, written to in a thread so that a slow or unreachable server delays no step."""
 
-    def __init__(self, recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> None:
+    def __init__(self, recipe: Recipe, run: RunFolder, say: Say) -> None:
         self._recipe = recipe
         self._file = run.path / "mlflow.json"
         self._say = say
@@ -190,7 +191,7 @@ class Mlflow:
                 act()
             except Exception as error:  # whatever goes wrong with the server or a proxy before it
                 self._lost = True
-                self._say(f"mlflow: {' '.join(str(error).split()):.300}; the run goes on without it")
+                self._say(f"mlflow: {one_line(error):.300}; the run goes on without it")
 
         self._thread.submit(guarded)
 
@@ -223,7 +224,7 @@ class Mlflow:
 
 
 @contextmanager
-def mlflow(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> Iterator[Mlflow]:
+def mlflow(recipe: Recipe, run: RunFolder, say: Say) -> Iterator[Mlflow]:
     """Track a run in MLflow while the block runs, and record how it ends."""
     for name, value in MLFLOW.items():
         os.environ.setdefault(name, value)

@@ -22,7 +22,7 @@ from deepspeed.utils import groups
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from bertline.artifacts import machine
-from bertline.artifacts.errors import BertlineError, InputError
+from bertline.artifacts.errors import BertlineError, InputError, one_line
 
 DEVICES = Path("/dev")
 Made = TypeVar("Made")
@@ -54,7 +54,7 @@ def check() -> None:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except Exception as error:  # its type depends on the cause: torch without CUDA, the driver
-        why = f"torch {torch.__version__} cannot use this machine's GPUs: {' '.join(str(error).split()):.300}"
+        why = f"torch {torch.__version__} cannot use this machine's GPUs: {one_line(error):.300}"
         raise InputError(f"{why}; `bertline doctor` shows what is here, --ranks N trains on the CPU") from error
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple, NoReturn
 import deepspeed.comm as dist
 import torch
 
-from bertline.artifacts.errors import FULL, WRONG, BertlineError, InputError
+from bertline.artifacts.errors import FULL, WRONG, BertlineError, InputError, one_line
 from bertline.train import ranks
 
 TICK = 1.0
@@ -295,7 +295,7 @@ def _fault_of(error: Exception, rank: int, where: str) -> Fault:
     if is_out_of_memory(error):
         help_ = "lower training.micro_batch_size or tokens.max_length, or set training.gradient_checkpointing"
         return Fault(rank, 1, f"{where}out of memory; {help_}. Checkpoints and best/ are kept")
-    return Fault(rank, 1, f"{where}{type(error).__name__}: {' '.join(str(error).split())}")
+    return Fault(rank, 1, f"{where}{type(error).__name__}: {one_line(error)}")
 
 
 def _is_echo(error: Exception) -> bool:

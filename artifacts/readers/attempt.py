@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, one_line
 
 
 class Attempt(NamedTuple):
@@ -22,7 +22,7 @@ class Attempt(NamedTuple):
 
 def damaged(path: Path, error: Exception) -> InputError:
     """The fault of a file that its library cannot read."""
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     return InputError(
         f"{path}: truncated, damaged or not a {path.suffix} file ({reason}); download or make the file again"
     )

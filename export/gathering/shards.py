@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from bertline.artifacts.errors import DamagedError, InputError
+from bertline.artifacts.errors import DamagedError, InputError, one_line
 from bertline.export.gathering import checkpoint
 
 Tensors = dict[str, torch.Tensor]
@@ -102,7 +102,7 @@ def load(path: Path, trust: bool) -> Any:
     except ImportError as error:
         raise InputError(f"{path}: {error}, which it was written with; install that") from error
     except Exception as error:  # a damaged pickle may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         if isinstance(error, pickle.UnpicklingError) and not trust:
             asked = re.search(r"GLOBAL (\S+)", reason)
             if asked or zipped:

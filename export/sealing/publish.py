@@ -11,7 +11,7 @@ from typing import Any
 from bertline import __version__
 from bertline.artifacts import bundle
 from bertline.artifacts.bundle import MANIFEST, SIGNATURE, Manifest
-from bertline.artifacts.errors import BertlineError, InputError
+from bertline.artifacts.errors import BertlineError, InputError, one_line
 from bertline.artifacts.say import Say
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
@@ -101,4 +101,4 @@ def _reason(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
     unreached = isinstance(cause, OSError) and getattr(cause, "response", None) is None
     words = getattr(cause, "server_message", None) or str(cause)
-    return f"{'was not reached' if unreached else 'refused it'}: {' '.join(words.split())}"
+    return f"{'was not reached' if unreached else 'refused it'}: {one_line(words)}"

@@ -18,10 +18,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from bertline.artifacts.errors import BertlineError, InputError, PreemptedError
+from bertline.artifacts.errors import BertlineError, InputError, PreemptedError, first_line
 from bertline.launch import deepspeed_launcher
 from bertline.launch.search.trials import Job, Runner, Steps, Train, Trials, advance, do
-from bertline.serve.cluster.connection import connect, first_line, machines
+from bertline.serve.cluster.connection import connect, machines
 
 SECONDS = 1.0
 """Interval at which the number of machines, and whether to stop, are checked."""

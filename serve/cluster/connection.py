@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, first_line
 
 ADDRESS = "RAY_ADDRESS"
 
@@ -39,11 +39,6 @@ def connect(**settings: Any) -> None:
 def machines() -> list[dict[str, Any]]:
     """Nodes that are alive and have a CPU, as `ray.nodes` describes them."""
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-
-
-def first_line(error: object) -> str:
-    """The first line of Ray's message about an error, which often fills a page."""
-    return str(error).strip().partition("\n")[0]
 
 
 def _demand_listener(address: str) -> None:

@@ -17,7 +17,7 @@ import contextlib
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bertline import __version__
 from bertline.artifacts import bundle
 from bertline.artifacts.bundle import Packing
-from bertline.artifacts.errors import BertlineError
-from bertline.serve.cluster.connection import connect, first_line, machines
+from bertline.artifacts.errors import BertlineError, first_line
+from bertline.artifacts.say import Say
+from bertline.serve.cluster.connection import connect, machines
 from bertline.serve.cluster.worker import NodeWorker
 from bertline.serve.lanes import Answered, Answerer, Computed, Lanes, Left
 from bertline.tasks import catalog
@@ -61,7 +62,7 @@ class _Seat(NamedTuple):
 class Workers:
     """A worker on each machine; a context manager, which leaves the cluster on exit."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, say: Say) -> None:
         """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine, and start loading the bundle.
 
         Args:

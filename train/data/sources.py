@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import files, places, tables
-from bertline.artifacts.errors import InputError
+from bertline.artifacts.errors import InputError, one_line
 from bertline.artifacts.readers.class_labels import class_names, spelled
 from bertline.artifacts.recipe_schema import Data, Places
 from bertline.artifacts.run import DataFiles
@@ -201,4 +201,4 @@ def _hub(place: str, split: str) -> Any:
     try:
         return datasets.load_dataset(name, config, split="train" if split == UNLABELLED else split, revision=revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:  # the last: it is a script
-        raise InputError(f"data.{split}: {place}: {' '.join(str(error).split())}") from error
+        raise InputError(f"data.{split}: {place}: {one_line(error)}") from error
