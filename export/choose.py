@@ -28,6 +28,16 @@ class Score:
     unseen: float
     """The upper end that the interval would have if every answer were the same as PyTorch's."""
 
+    @classmethod
+    def flawless(cls, examples: int, unseen: float) -> "Score":
+        """The score of answers that are all right, as PyTorch's are."""
+        return cls(1.0, 0.0, (0.0, unseen), examples, unseen)
+
+    @property
+    def provable_drop(self) -> float:
+        """The smallest drop that the examples can show, rounded up to four decimals."""
+        return ceil(1e4 * self.unseen) / 1e4
+
 
 @dataclass(frozen=True)
 class Trial:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 
 from bertline.artifacts import machine
@@ -117,7 +116,7 @@ def check_examples(origin: Origin, options: ExportOptions) -> None:
     if not bootstrap.has_constant_loss(origin.task, origin.metric, origin.examples):
         return
     unseen = bootstrap.unseen(origin.task, origin.metric, origin.examples)
-    refuse_too_few(Score(1.0, 0.0, (0.0, unseen), count, unseen), options, "is right and stays")
+    refuse_too_few(Score.flawless(count, unseen), options, "is right and stays")
 
 
 def ask(
@@ -157,7 +156,7 @@ def refuse_too_few(same: Score, options: ExportOptions, how: str) -> None:
         raise GateError(
             f"{same.examples:,} examples cannot show a drop of at most {options.max_drop:g}, even if every answer "
             f"{how} the same: {choose.enough(same, options.max_drop)}; with these examples, --max-drop "
-            f"{ceil(1e4 * same.unseen) / 1e4:g} can be shown"
+            f"{same.provable_drop:g} can be shown"
         )
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from bertline.artifacts.errors import InputError
 
+MAX_DROP = 0.01
+"""Default of `bertline export --max-drop`."""
 TARGETS = ("auto", "avx2", "avx512", "avx512_vnni", "arm64")
 PREFERENCES = ("latency", "size", "accuracy")
 LAYOUTS = ("huggingface", "triton")

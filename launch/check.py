@@ -1,6 +1,5 @@
 """`bertline check`: what a recipe's data contains, and what the model will see."""
 
-from math import ceil
 from typing import Any
 
 from rich.console import Console
@@ -8,9 +7,7 @@ from rich.table import Table
 
 from bertline.export import choose
 from bertline.export.choose import Score
-
-MAX_DROP = 0.01
-"""Default of `bertline export --max-drop`."""
+from bertline.export.options import MAX_DROP
 
 
 def show(found: dict[str, Any]) -> None:
@@ -35,9 +32,9 @@ def show(found: dict[str, Any]) -> None:
 
 def _provable(examples: int, drop: float) -> str:
     """One sentence on what the validation split can prove about an export."""
-    same = Score(1.0, 0.0, (0.0, drop), examples, drop)
+    same = Score.flawless(examples, drop)
     more = f"; {choose.enough(same, MAX_DROP)} for {MAX_DROP:g}" if choose.doubt(same, MAX_DROP) else ""
-    return f"validation: {examples:,} examples; export cannot show a drop below {ceil(1e4 * drop) / 1e4:g}{more}"
+    return f"validation: {examples:,} examples; export cannot show a drop below {same.provable_drop:g}{more}"
 
 
 def _words(gold: Any) -> str:

@@ -15,7 +15,7 @@ import click
 
 from bertline import __version__
 from bertline.artifacts.errors import FULL, WRONG, BertlineError, InputError, PreemptedError, install_advice
-from bertline.export.options import LAYOUTS, PREFERENCES, TARGETS, ExportOptions
+from bertline.export.options import LAYOUTS, MAX_DROP, PREFERENCES, TARGETS, ExportOptions
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 path_type = click.Path(path_type=Path)
@@ -35,7 +35,7 @@ hostfile_option = click.option(
 drop_option = click.option(
     "--max-drop",
     type=click.FloatRange(0, 1),
-    default=0.01,
+    default=MAX_DROP,
     show_default=True,
     help="Largest drop of the metric to accept.",
 )
