@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from bertline.bench.report import plots
+from bertline.bench.report import plots, templates
 from bertline.bench.report.plots import figure
 
 Result = Mapping[str, Any]
@@ -38,14 +36,7 @@ class Plot(NamedTuple):
 
 def render(**content: Any) -> str:
     """Render report.html.j2 with the values that it names."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(colors=plots.COLORS, **content)
+    return templates.render(Path(__file__).with_name("report.html.j2"), colors=plots.COLORS, **content)
 
 
 def facts(machine: Result, versions: Mapping[str, str], more: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -4,13 +4,14 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bertline.artifacts import places
 from bertline.artifacts.bundle import Candidate, Manifest
-from bertline.export.sealing.templates import render
+from bertline.bench.report.templates import render
 from bertline.tasks import catalog
 from bertline.tasks.text_classification import TextClassification
 from bertline.tasks.token_classification import TokenClassification
@@ -27,7 +28,7 @@ def card(manifest: Manifest, pytorch: Mapping[str, float], size_bytes: int) -> s
     golden = manifest.golden[0]
     texts = [text for text in (golden.text, golden.text_pair) if text is not None]
     return render(
-        "card.md.j2",
+        Path(__file__).with_name("card.md.j2"),
         manifest=manifest,
         metadata=yaml.safe_dump(_metadata(manifest), sort_keys=False, allow_unicode=True),
         purpose=_purpose(manifest),

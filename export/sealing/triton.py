@@ -11,7 +11,7 @@ import onnx
 
 from bertline.artifacts import files
 from bertline.artifacts.bundle import Manifest
-from bertline.export.sealing.templates import render
+from bertline.bench.report.templates import render
 from bertline.tasks import catalog
 from bertline.tasks.text_classification import TextClassification
 
@@ -38,7 +38,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     if labels:
         files.write_text(folder / LABELS, "".join(f"{label}\n" for label in labels))
     config = render(
-        "config.pbtxt.j2",
+        Path(__file__).with_name("config.pbtxt.j2"),
         max_batch_size=MAX_BATCH_SIZE,
         inputs=[_tensor(one) for one in graph.input],
         outputs=[_tensor(one) for one in graph.output],
@@ -57,7 +57,7 @@ def section(folder: Path, manifest: Manifest) -> str:
     names = {one.name for one in onnx.load(folder / MODEL, load_external_data=False).graph.input}
     tokens, decision = manifest.tokens, manifest.decision
     return render(
-        "triton.md.j2",
+        Path(__file__).with_name("triton.md.j2"),
         task=manifest.task,
         problem_type=manifest.problem_type,
         tokens=tokens,
