@@ -28,10 +28,9 @@ from pathlib import Path
 from time import perf_counter, process_time, sleep
 from typing import Any
 
-from bertline.artifacts import imports
 from bertline.artifacts.errors import BertlineError, one_line
 from bertline.bench.systems import System
-from bertline.models import transformers_tokens
+from bertline.models import imports, transformers_tokens
 from bertline.serve.engine import Engine
 from bertline.serve.runtimes import RUNTIMES, OnnxRuntime, Runtime, Tally
 from bertline.tasks import catalog

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from bertline.artifacts import encoder, files, imports, places, run, tables
+from bertline.artifacts import encoder, files, places, run, tables
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.bundle import Source
 from bertline.artifacts.errors import InputError
@@ -19,6 +19,7 @@ from bertline.artifacts.run import Provenance, RunFolder
 from bertline.artifacts.task import Decision, ProblemType, TaskName, TaskSettings, Tokens
 from bertline.export.gathering import checkpoint
 from bertline.export.quiet import quiet
+from bertline.models import imports
 from bertline.tasks import catalog
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Text

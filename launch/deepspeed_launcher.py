@@ -22,8 +22,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts import imports, machine
+from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError, PreemptedError
+from bertline.models import imports
 from bertline.train import preemption
 
 GRACE = 20.0

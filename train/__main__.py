@@ -20,11 +20,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-from bertline.artifacts import imports
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import BertlineError
 from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
+from bertline.models import imports
 from bertline.train import preemption
 
 PATIENCE = 10.0

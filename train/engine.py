@@ -12,9 +12,9 @@ import deepspeed.comm as dist
 from deepspeed.runtime.config import DeepSpeedConfig
 from pydantic import ValidationError
 
-from bertline.artifacts import imports
 from bertline.artifacts.errors import InputError, one_line
 from bertline.artifacts.recipe_schema import Recipe
+from bertline.models import imports
 from bertline.tasks.task import Task
 from bertline.train import checkpoints, deepspeed_config, elastic, model, ranks
 from bertline.train.checkpoints import Found

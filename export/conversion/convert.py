@@ -9,11 +9,12 @@ from pathlib import Path
 
 import onnx
 
-from bertline.artifacts import encoder, imports
+from bertline.artifacts import encoder
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.task import TaskSettings
 from bertline.export.conversion import onnx_files
 from bertline.export.quiet import quiet
+from bertline.models import imports
 from bertline.tasks import catalog
 
 

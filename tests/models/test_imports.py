@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from bertline.artifacts import imports
+from bertline.models import imports
 
 LEAN = """
 import gc, sys
-from bertline.artifacts import imports
+from bertline.models import imports
 
 with imports.lean():
     import bertline.models.pytorch, bertline.train.setup, optimum.exporters.onnx
@@ -26,7 +26,7 @@ import scipy, sklearn
 LATE = """
 import gc
 import transformers
-from bertline.artifacts import imports
+from bertline.models import imports
 
 gc.disable()
 with imports.lean():
