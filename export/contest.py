@@ -93,7 +93,7 @@ class Contest:
         self.origin, self.builder, self.options, self.say = origin, builder, options, say
         self._reference, self._answered = reference, answered
         self._teacher = teacher
-        self._answers: dict[Path, list[Output]] = {} if teacher is None else teacher.answers
+        self._outputs: dict[Path, list[Output]] = {} if teacher is None else teacher.outputs
         self._windows = origin.task.tokenizer(origin.tokenizer).encode(origin.texts)
         """The tokenized examples, the same for all candidates."""
         self._grid = grid(self._windows, options.batch)
@@ -315,7 +315,7 @@ class Contest:
                 f"{alone} {self._teacher.to_beat:.1f} times: a cascade cannot be faster; no bundle was made"
             )
         with Worker(system(self.origin, asked), machine.cores()) as larger:
-            answered = ask(larger, self.origin.texts, self._answers, self.say)()
+            answered = ask(larger, self.origin.texts, self._outputs, self.say)()
         student, name = self._workers[plan.name], f"{plan.name}-cascade"
         try:
             own = student.outputs(self.origin.texts)

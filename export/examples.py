@@ -120,28 +120,28 @@ def check_examples(origin: Origin, options: ExportOptions) -> None:
 
 
 def ask(
-    worker: Worker, texts: Sequence[Text], answers: dict[Path, list[Output]], say: Say = lambda line: None
+    worker: Worker, texts: Sequence[Text], outputs: dict[Path, list[Output]], say: Say = lambda line: None
 ) -> Callable[[], list[Output]]:
-    """Start computing a worker's outputs for the texts, unless `answers` has them; calling the result waits for them.
+    """Start computing a worker's outputs for the texts, unless `outputs` has them; calling the result waits for them.
 
     Args:
         worker: the model's process.
         texts: of the examples.
-        answers: outputs by model; those computed are added.
+        outputs: by model; those computed are added.
         say: receives progress messages.
     """
     model = worker.system.model
-    if model in answers:
-        return lambda: answers[model]
+    if model in outputs:
+        return lambda: outputs[model]
     say(f"{worker.system.name}: answering {len(texts):,} texts")
     later = worker.outputs_later(texts)
-    return lambda: answers.setdefault(model, later())
+    return lambda: outputs.setdefault(model, later())
 
 
-def check_answers(origin: Origin, options: ExportOptions, answers: dict[Path, list[Output]]) -> None:
-    """Let PyTorch answer the examples, store its outputs in `answers`, and raise GateError if there are too few."""
+def check_answers(origin: Origin, options: ExportOptions, outputs: dict[Path, list[Output]]) -> None:
+    """Let PyTorch answer the examples, store its `outputs`, and raise GateError if there are too few."""
     with Worker(systems.pytorch(origin), machine.cores()) as worker:
-        Judge.of(origin, options, worker.system, ask(worker, origin.texts, answers)())
+        Judge.of(origin, options, worker.system, ask(worker, origin.texts, outputs)())
 
 
 def refuse_too_few(same: Score, options: ExportOptions, how: str) -> None:

@@ -133,7 +133,7 @@ def _convert_and_contend(
             served, kept = vocabulary.trim(origin, texts, folder / "trimmed")
         graphs = exact.make(served, fidelity.expect(origin, served, own), folder, say)
         # asked only now: beside the gates, which use all cores as well, nothing would be gained
-        answered = ask(reference, origin.texts, {} if teacher is None else teacher.answers, say)
+        answered = ask(reference, origin.texts, {} if teacher is None else teacher.outputs, say)
         outcome = _hold_contest(served, graphs, reference, answered, teacher, options, say)
         return Findings(served, judge, kept, graphs.fidelity, outcome)
 

@@ -24,8 +24,8 @@ class Teacher:
     """How many times as fast as PyTorch a cascade must be at least to be of use."""
     comparisons: dict[str, dict[str, int]] = field(default_factory=dict)
     """By student: its candidates compared on the examples so far, numbered from 1 in that order."""
-    answers: dict[Path, list[Output]] = field(default_factory=dict)
-    """Outputs for the examples by model; students compared on the same examples share them."""
+    outputs: dict[Path, list[Output]] = field(default_factory=dict)
+    """Of the examples, by model; students compared on the same examples share them."""
 
     def origin(self, examples: list[Example]) -> Origin:
         """The run as an origin, measured on the student's examples."""

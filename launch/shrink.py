@@ -275,7 +275,7 @@ def shrink(
         largest_first = sizes(encoder.check(RunFolder(place).best))
         origin = sources.read(str(place), None)
         check_examples(origin, shrinking.options)
-        check_answers(origin, shrinking.options, shrinking.teacher.answers)  # otherwise no student could pass
+        check_answers(origin, shrinking.options, shrinking.teacher.outputs)  # otherwise no student could pass
         attempts = shrinking.students(largest_first)
         curve = [one.tried for one in attempts]
         passed = [(tried, made) for tried, made in attempts if made is not None]

@@ -25,7 +25,7 @@ from bertline.train.data import prepared
 from bertline.train.data.batches import Batches
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import Precision
-from bertline.train.distillation import answers, student, teacher
+from bertline.train.distillation import student, teacher, teacher_outputs
 from bertline.train.distillation.relations import Relations
 from bertline.train.distillation.teacher import Teacher
 from bertline.train.loop import Trainer
@@ -119,7 +119,7 @@ def load_material(
         progress: shows progress.
 
     Raises:
-        InputError: as `prepared.prepare`, `student.cut`, `student.prune`, `teacher.find` and `answers.outputs`.
+        InputError: as `prepared.prepare`, `student.cut`, `student.prune`, `teacher.find` and `teacher_outputs.compute`.
     """
     cut = model_folder  # may differ from node to node, as a hub's cache does
     if recipe.student.layers is not None:
@@ -135,7 +135,7 @@ def load_material(
         return Material(cut, ready, Objective(labels), None)
     named = teacher.find(recipe, task, cache)
     size = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
-    outputs = answers.outputs(named, ready, tokenizer_folder, precision, size, cache, progress)
+    outputs = teacher_outputs.compute(named, ready, tokenizer_folder, precision, size, cache, progress)
     objective = Objective(labels, TeacherLoss(task.settings, recipe.distillation), recipe.distillation.weight)
     return Material(cut, ready._replace(train=replace(ready.train, teacher=outputs)), objective, named)
 

@@ -110,7 +110,7 @@ def hold(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hold:
         reference, bench = worker(systems.pytorch(origin), 1), Bench(tmp_path, broken)
         if teacher is not None and teacher.asked is not None:
             bench.asked = Graph("larger", teacher.asked)
-        answered = ask(reference, origin.texts, {} if teacher is None else teacher.answers, said.append)
+        answered = ask(reference, origin.texts, {} if teacher is None else teacher.outputs, said.append)
         outcome = Contest(origin, reference, answered, bench, options, said.append, teacher).hold(CONTENDING)
         return outcome, [line.partition(":")[0] for line in said if line.endswith("answering 200 texts")]
 

@@ -234,7 +234,7 @@ def test_no_cascade_that_does_not_pass(
     said: list[str] = []
     with pytest.raises(GateError, match="no candidate is shown to lose at most"):
         export(str(beginner), tmp_path / "b", ExportOptions(0.05, quick=True), say=said.append, teacher=teacher)
-    assert set(teacher.answers) == {Path(teacher.run) / "best", teacher.graph().path}  # type: ignore[union-attr]
+    assert set(teacher.outputs) == {Path(teacher.run) / "best", teacher.graph().path}  # type: ignore[union-attr]
     assert any(line.startswith("pytorch: answering") for line in sealed[2])
     assert not any(line.startswith("pytorch: answering") for line in said), "it is known what the teacher answers"
 

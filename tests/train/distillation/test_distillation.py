@@ -30,7 +30,7 @@ from bertline.tasks import catalog
 from bertline.tasks.task import IGNORED, Output
 from bertline.tasks.tokens import Encoded
 from bertline.train import evaluation, preemption
-from bertline.train.distillation import answers, student
+from bertline.train.distillation import student, teacher_outputs
 from bertline.train.distillation.relations import Relations
 from bertline.train.distillation.teacher import find
 from bertline.train.loop import Trainer
@@ -280,7 +280,7 @@ class TestRuns:
         assert spied == ["validation", "test"]
         monkeypatch.setattr(machine, "versions", lambda *packages: dict.fromkeys(packages, "another"))
         train_here(recipe, tmp_path / "after an upgrade")
-        assert spied[2:] == [answers.ASKING, "validation", "test"]
+        assert spied[2:] == [teacher_outputs.ASKING, "validation", "test"]
 
     def test_who_computes_otherwise_with_the_same_weights_is_asked_anew(
         self, teacher: RunFolder, tmp_path: Path
@@ -300,23 +300,23 @@ class TestRuns:
     ) -> None:
         recipe = write(tmp_path, teacher.path, teacher=str(teacher.path))
         whole = losses(train_here(recipe, tmp_path / "elsewhere/whole", sets))
-        asked, answered = evaluation.outputs, []
+        asked, computed = evaluation.outputs, []
 
         def spy(*arguments: Any) -> Any:
-            answered.append(arguments[2])
+            computed.append(arguments[2])
             preemption.asked.set()
             return asked(*arguments)
 
-        monkeypatch.setattr(answers, "AT_ONCE", 25)
+        monkeypatch.setattr(teacher_outputs, "AT_ONCE", 25)
         monkeypatch.setattr(evaluation, "outputs", spy)
         monkeypatch.setattr(preemption, "asked", preemption.Flag())
         for _ in range(3):  # 60 texts
             with pytest.raises(PreemptedError, match="its outputs so far are kept"):
                 train_here(recipe, tmp_path / "run", sets)
             monkeypatch.setattr(preemption, "asked", preemption.Flag())
-        assert answered == [answers.ASKING] * 3
+        assert computed == [teacher_outputs.ASKING] * 3
         monkeypatch.setattr(evaluation, "outputs", asked)
-        monkeypatch.setattr(answers, "_model", lambda *_: None)
+        monkeypatch.setattr(teacher_outputs, "_model", lambda *_: None)
         assert losses(train_here(recipe, tmp_path / "run", sets)) == pytest.approx(whole, abs=1e-5)
         assert not list((tmp_path / ".bertline-cache").glob("*-part-*"))
 
@@ -326,17 +326,17 @@ class TestRuns:
         window = Encoded(ids, ids, ids, ids, 0, False)
         said: list[Output] = [np.array([1, 2], np.float32), np.array([3, 4], np.float32)]
 
-        def answer(*outputs: Output) -> list[list[float]]:
-            """The answer of a teacher that computes `outputs`, unless the part is cached."""
-            answering = answers._keeping(lambda _: [*outputs], tmp_path / "teacher-a")
-            return [output.tolist() for output in answering([window])]
+        def kept(*outputs: Output) -> list[list[float]]:
+            """The outputs of a teacher that computes `outputs`, unless the part is cached."""
+            forward = teacher_outputs._resumable(lambda _: [*outputs], tmp_path / "teacher-a")
+            return [output.tolist() for output in forward([window])]
 
         part.mkdir()
-        assert answer(said[0]) == [[1, 2]]
+        assert kept(said[0]) == [[1, 2]]
         files.remove_folder(part)
-        assert answer(said[0]) == answer(said[1]) == [[1, 2]]
+        assert kept(said[0]) == kept(said[1]) == [[1, 2]]
         files.remove_folder(part)
-        assert answer(said[1]) == [[3, 4]]
+        assert kept(said[1]) == [[3, 4]]
 
     def test_a_bundle_may_be_the_teacher(self, teacher: RunFolder, tmp_path: Path) -> None:
         """Its int8 model computes the outputs, text by text; the recipe's `model` is where the student starts."""

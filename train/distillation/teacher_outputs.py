@@ -31,11 +31,11 @@ ASKING = "asking the teacher"
 AT_ONCE = 512
 """Windows or texts per part, which is computed and saved as a whole; a request to stop is noticed between parts."""
 
-Answering = Callable[[Sequence[Encoded]], list[Output]]
-"""Computes a teacher's outputs for windows, and returns them all on every rank."""
+Forward = Callable[[Sequence[Encoded]], list[Output]]
+"""A teacher's forward pass: computes its outputs for windows, and returns them all on every rank."""
 
 
-def outputs(
+def compute(
     teacher: Teacher,
     ready: Prepared,
     tokenizer_folder: Path,
@@ -64,56 +64,54 @@ def outputs(
     if not ranks.from_first(folder.exists):
         progress.say(f"asking {teacher.place} for its outputs on {len(ready.train.windows):,} windows of text")
         tokenizer = teacher.task.tokenizer(teacher.tokenizer)
-        answering = (
-            _engine(teacher, progress)
-            if teacher.is_bundle
-            else _model(teacher, tokenizer, precision, batch_size, progress)
-        )
-        answering = _keeping(answering, folder)
-        _write(folder, _by_window(answering, ready) if alike else _by_text(answering, ready, teacher, tokenizer))
+        if teacher.is_bundle:
+            forward = _resumable(_engine(teacher, progress), folder)
+        else:
+            forward = _resumable(_model(teacher, tokenizer, precision, batch_size, progress), folder)
+        _write(folder, _by_window(forward, ready) if alike else _by_text(forward, ready, teacher, tokenizer))
         if ranks.is_first():
             for part in folder.parent.glob(f"{folder.name}-part-*"):
                 files.remove_folder(part)
     return Outputs(folder / FILE)
 
 
-def _by_window(answering: Answering, ready: Prepared) -> Iterator[Output]:
+def _by_window(forward: Forward, ready: Prepared) -> Iterator[Output]:
     """Yield the teacher's output for each of the student's windows, which both read alike."""
     windows = ready.train.windows
     for first in range(0, len(windows), AT_ONCE):
-        yield from answering(windows[first : first + AT_ONCE])
+        yield from forward(windows[first : first + AT_ONCE])
 
 
-def _by_text(answering: Answering, ready: Prepared, teacher: Teacher, tokenizer: Tokenizer) -> Iterator[Output]:
+def _by_text(forward: Forward, ready: Prepared, teacher: Teacher, tokenizer: Tokenizer) -> Iterator[Output]:
     """Yield, for each of the student's windows, the output for its text, pooled over all of the teacher's windows."""
     assert isinstance(teacher.task, TextClassification)
     of_text: list[Output] = []
     for some in batched(itertools.chain(ready.splits.train, ready.splits.unlabelled), AT_ONCE):
         windows = tokenizer.encode([example.texts for example in some])
-        of_text += teacher.task.pooled(len(some), windows, answering(windows))
+        of_text += teacher.task.pooled(len(some), windows, forward(windows))
     yield from (of_text[window.text] for window in ready.train.windows)
 
 
 def _model(
     teacher: Teacher, tokenizer: Tokenizer, precision: Precision, batch_size: int, progress: Progress
-) -> Answering:
-    """Answer with a PyTorch model on every rank's device; each rank computes its share."""
+) -> Forward:
+    """Computes with a PyTorch model on every rank's device; each rank computes its share."""
     loaded = pytorch.load(teacher.folder, teacher.task.architecture).to(ranks.device())
     autocast = torch.autocast(ranks.device().type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
-    def answer(windows: Sequence[Encoded]) -> list[Output]:
+    def forward(windows: Sequence[Encoded]) -> list[Output]:
         with autocast:
             return evaluation.outputs(loaded, windows, ASKING, tokenizer, batch_size, progress)
 
-    return answer
+    return forward
 
 
-def _engine(teacher: Teacher, progress: Progress) -> Answering:
-    """Answer with a bundle's model on every rank's CPU cores; each rank computes its share."""
+def _engine(teacher: Teacher, progress: Progress) -> Forward:
+    """Computes with a bundle's model on every rank's CPU cores; each rank computes its share."""
     engine = Engine.load(teacher.folder, torch.get_num_threads())
     rank, count = dist.get_rank(), dist.get_world_size()
 
-    def answer(windows: Sequence[Encoded]) -> list[Output]:
+    def forward(windows: Sequence[Encoded]) -> list[Output]:
         turns, found = range(0, len(windows), count), []
         for first in progress.track(turns, len(turns), ASKING):
             watchdog.beat(f"{ASKING}, window {first}")  # equally often on all ranks: the watchdog compares counts
@@ -122,11 +120,11 @@ def _engine(teacher: Teacher, progress: Progress) -> Answering:
         torch.distributed.all_gather_object(shares, found)
         return [shares[index % count][index // count] for index in range(len(windows))]
 
-    return answer
+    return forward
 
 
-def _keeping(answering: Answering, folder: Path) -> Answering:
-    """Wrap `answering` so that the outputs of each call are saved: a run that was stopped resumes after the last part.
+def _resumable(computing: Forward, folder: Path) -> Forward:
+    """Wrap `computing` so that the outputs of each call are saved: a run that was stopped resumes after the last part.
 
     The parts are next to the folder that they are for. Another run that computes the same may remove them at any time.
 
@@ -135,18 +133,18 @@ def _keeping(answering: Answering, folder: Path) -> Answering:
     """
     calls = itertools.count()
 
-    def answer(windows: Sequence[Encoded]) -> list[Output]:
+    def forward(windows: Sequence[Encoded]) -> list[Output]:
         part = folder.with_name(f"{folder.name}-part-{next(calls)}")
         if (kept := ranks.from_first(lambda: _kept(part))) is not None:
             return kept
-        computed = answering(windows)
+        computed = computing(windows)
         if ranks.is_first():
             make_once(part, partial(_fill, computed))
         if ranks.sum_over_ranks(torch.tensor(float(preemption.asked.is_set()), device=ranks.device())):
             raise PreemptedError(f"{ASKING}: stopped as asked; its outputs so far are kept in {folder.parent}")
         return computed
 
-    return answer
+    return forward
 
 
 def _kept(part: Path) -> list[Output] | None:
