@@ -20,7 +20,7 @@ from bertline.train.data.batches import Batches, MicroBatch
 from bertline.train.deepspeed_config import Precision, accumulation_steps, micro_batch_size
 from bertline.train.distillation.relations import Relations
 from bertline.train.losses import Normalizers, Objective
-from bertline.train.model import AUTOCAST
+from bertline.train.model import autocast
 from bertline.train.watchdog import is_out_of_memory
 
 OPTIMIZER_BYTES = 12
@@ -116,7 +116,7 @@ def fits(
     try:
         held = torch.empty(besides, dtype=torch.uint8, device=device)
         batch = micro_batch.to(device)
-        with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+        with autocast(precision):
             outputs = pytorch.outputs(model, batch.inputs)
         mask = batch.inputs["attention_mask"]
         loss = objective.share(outputs, batch.targets, batch.teacher, mask, Normalizers(1.0, 1.0))

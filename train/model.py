@@ -22,11 +22,10 @@ from bertline.artifacts.errors import InputError, one_line
 from bertline.artifacts.recipe_schema import Freeze, Training
 from bertline.models import pytorch, tokenizer_json
 from bertline.tasks.task import Task
+from bertline.train import ranks
 from bertline.train.cache import make_once, place
 from bertline.train.deepspeed_config import Precision
 
-AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""The dtype in which matrices are multiplied, where it is not fp32."""
 ABOVE = ("pooler.", "final_norm.", "LayerNorm.", "encoder.ln.", "encoder.emb_layer_norm_after.")
 """Prefixes of encoder parameters above the layers; all others outside the layers lie below or are shared by them."""
 
@@ -52,6 +51,12 @@ def load(folder: Path, task: Task, training: Training) -> nn.Module:
     if training.gradient_checkpointing:
         _checkpoint_gradients(model, folder)
     return model
+
+
+def autocast(precision: Precision) -> torch.autocast:
+    """A context in which a model outside of DeepSpeed's engine computes in the precision of a run."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(ranks.device().type, dtype, enabled=dtype is not None)
 
 
 def optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:

@@ -17,7 +17,6 @@ from bertline.models import pytorch
 from bertline.train import model as models
 from bertline.train.deepspeed_config import Precision
 from bertline.train.losses import NEVER, divergence
-from bertline.train.model import AUTOCAST
 
 PROJECTIONS = (
     ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -47,7 +46,7 @@ class Relations:
             InputError: a model's family is not supported, or its width is not divisible by the teacher's heads.
         """
         self.teacher, self.weight = teacher.eval().requires_grad_(False), weight
-        self._dtype = AUTOCAST.get(precision)
+        self._precision: Precision = precision
         self.heads = int(cast(Any, teacher.config).num_attention_heads)
         self._of_student, self._of_teacher = _Watched(student), _Watched(teacher)
         for watched in (self._of_student, self._of_teacher):
@@ -64,8 +63,7 @@ class Relations:
         Args:
             inputs: the model inputs of that batch.
         """
-        device = inputs["input_ids"].device.type
-        with torch.no_grad(), torch.autocast(device, self._dtype, enabled=self._dtype is not None):
+        with torch.no_grad(), models.autocast(self._precision):
             pytorch.outputs(self.teacher, inputs)
         mask = inputs["attention_mask"]
         costs = [

@@ -23,7 +23,7 @@ from bertline.train.data.mapped import Outputs
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import Precision
 from bertline.train.distillation.teacher import Teacher, reads_alike
-from bertline.train.model import AUTOCAST
+from bertline.train.model import autocast
 from bertline.train.progress import Progress
 
 FILE = "outputs.arrow"
@@ -97,10 +97,9 @@ def _model(
 ) -> Forward:
     """Computes with a PyTorch model on every rank's device; each rank computes its share."""
     loaded = pytorch.load(teacher.folder, teacher.task.architecture).to(ranks.device())
-    autocast = torch.autocast(ranks.device().type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
     def forward(windows: Sequence[Encoded]) -> list[Output]:
-        with autocast:
+        with autocast(precision):
             return evaluation.outputs(loaded, windows, ASKING, tokenizer, batch_size, progress)
 
     return forward
