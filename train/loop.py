@@ -28,9 +28,8 @@ from bertline.train import checkpoints, evaluation, metrics, model, preemption, 
 from bertline.train.data.batches import Batch, Batches
 from bertline.train.data.prepared import Tokenized
 from bertline.train.deepspeed_config import micro_batch_size
-from bertline.train.distillation.relations import Relations
-from bertline.train.losses import Objective
 from bertline.train.monitors import Monitors
+from bertline.train.objective import Objective
 from bertline.train.progress import Progress
 
 
@@ -55,8 +54,6 @@ class Trainer:
     """The best evaluation so far; best/ holds its model."""
     progress: Progress
     monitors: Monitors
-    relations: Relations | None = None
-    """Compares the model with a teacher that runs beside it, if the recipe asks for that."""
     preempted: bool = False
     """Whether any rank was asked to stop; all ranks agree on it."""
     pending: "PendingStep | None" = None
@@ -138,11 +135,7 @@ class Trainer:
             self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches))
             micro_batch = micro_batch.to(device)
             outputs = pytorch.outputs(self.engine, micro_batch.inputs)
-            mask = micro_batch.inputs["attention_mask"]
-            share = self.objective.share(outputs, micro_batch.targets, micro_batch.teacher, mask, batch.normalizers)
-            if self.relations is not None:
-                share = share + self.relations.sum(micro_batch.inputs) / batch.tokens
-            loss = share * micro_batch.weight
+            loss = self.objective.share(outputs, micro_batch, batch.normalizers)
             watchdog.beat(f"step {step}, backward of micro-batch {number}")
             self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)  # which averages over ranks
             total += loss.detach()

@@ -1,12 +1,11 @@
-"""Losses of a model's outputs against labels and against a teacher's outputs, and what a step divides their sums by.
+"""Losses of a model's outputs against labels and against a teacher's outputs.
 
 A step's loss is the sum over all its windows divided by the sum of their terms, which is how much each of them counts.
 So it is the same for any number of ranks and micro-batches.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -126,41 +125,6 @@ class TeacherLoss:
         else:
             costs = divergence(student, teacher, -1)
         return costs.sum() * self.temperature**2
-
-
-class Normalizers(NamedTuple):
-    """What the summed losses of a batch are divided by; infinity where nothing in the batch counts."""
-
-    labels: float
-    teacher: float
-
-
-class Objective:
-    """What a step minimizes: the loss against labels, mixed with the distillation loss if there is a teacher."""
-
-    def __init__(self, labels: Loss, teacher: TeacherLoss | None = None, weight: float = 0.0) -> None:
-        """`weight` is the teacher's share of the loss, 0 to 1."""
-        self.labels, self.teacher, self.weight = labels, teacher, weight
-
-    def normalizers(self, targets: Sequence[Target], lengths: Sequence[int]) -> Normalizers:
-        """The normalizers of a batch, from each window's target and its length in tokens."""
-        taught = sum(map(self.teacher.terms, lengths)) if self.teacher else 0.0
-        return Normalizers(sum(map(self.labels.terms, targets)) or math.inf, taught or math.inf)
-
-    def share(
-        self,
-        outputs: torch.Tensor,
-        targets: torch.Tensor,
-        teacher: torch.Tensor | None,
-        mask: torch.Tensor,
-        normalizers: Normalizers,
-    ) -> torch.Tensor:
-        """A micro-batch's share of the loss of the whole batch, whose normalizers are given."""
-        loss = self.labels.sum(outputs, targets, mask) / normalizers.labels
-        if self.teacher is None or teacher is None:
-            return loss
-        taught = self.teacher.sum(outputs, teacher, mask) / normalizers.teacher
-        return self.weight * taught + (1 - self.weight) * loss
 
 
 def divergence(student: torch.Tensor, teacher: torch.Tensor, dim: int) -> torch.Tensor:

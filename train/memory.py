@@ -16,11 +16,11 @@ from torch import nn
 from bertline.artifacts.recipe_schema import Training
 from bertline.models import pytorch
 from bertline.train import ranks
-from bertline.train.data.batches import Batches, MicroBatch
+from bertline.train.data.batches import Batches
+from bertline.train.data.micro_batch import MicroBatch
 from bertline.train.deepspeed_config import Precision, accumulation_steps, micro_batch_size
-from bertline.train.distillation.relations import Relations
-from bertline.train.losses import Normalizers, Objective
 from bertline.train.model import autocast
+from bertline.train.objective import Normalizers, Objective
 from bertline.train.watchdog import is_out_of_memory
 
 OPTIMIZER_BYTES = 12
@@ -38,9 +38,8 @@ def fit(
     zero: DeepSpeedZeroConfig,
     make_model: Callable[[], nn.Module],
     make_batches: Callable[[Training], Batches],
-    objective: Objective,
+    make_objective: Callable[[nn.Module], Objective],
     precision: Precision,
-    compare: Callable[[nn.Module], Relations] | None = None,
 ) -> Training:
     """`training` with the micro-batch size halved until it fits on the device of every rank.
 
@@ -52,12 +51,11 @@ def fit(
         zero: DeepSpeed's reading of its section `zero_optimization`.
         make_model: makes the model to train.
         make_batches: makes the batches for settings with the micro-batch size to try.
-        objective: the loss to compute.
+        make_objective: makes the loss to compute, for a model.
         precision: the precision of both passes.
-        compare: sets up the relations of the model to a teacher beside it; None without such a teacher.
     """
     model = make_model().to(ranks.device()).train()
-    relations = None if compare is None else compare(model)
+    objective = make_objective(model)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     spare = 0 if ranks.on_cpu() else int(SPARE * torch.cuda.get_device_properties(ranks.device()).total_memory)
     size = micro_batch_size(training, dist.get_world_size())
@@ -65,10 +63,10 @@ def fit(
         tried = training.model_copy(update={"micro_batch_size": size})
         accumulates = accumulation_steps(tried, dist.get_world_size()) > 1
         besides = spare + beside_passes(zero, trained, dist.get_world_size(), accumulates)
-        if fits(model, make_batches(tried).heaviest(), objective, precision, besides, relations):
+        if fits(model, make_batches(tried).heaviest(), objective, precision, besides):
             break
         size = -(-size // 2)
-    del model, relations
+    del model, objective
     _free()
     agreed = torch.tensor(size, device=ranks.device())
     dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
@@ -100,7 +98,6 @@ def fits(
     objective: Objective,
     precision: Precision,
     besides: int,
-    relations: Relations | None,
 ) -> bool:
     """Whether the device has enough memory for a forward and a backward pass.
 
@@ -110,7 +107,6 @@ def fits(
         objective: the loss to compute.
         precision: the precision of both passes.
         besides: bytes to hold meanwhile.
-        relations: compares the model with a teacher that runs beside it.
     """
     device = ranks.device()
     try:
@@ -118,10 +114,7 @@ def fits(
         batch = micro_batch.to(device)
         with autocast(precision):
             outputs = pytorch.outputs(model, batch.inputs)
-        mask = batch.inputs["attention_mask"]
-        loss = objective.share(outputs, batch.targets, batch.teacher, mask, Normalizers(1.0, 1.0))
-        if relations is not None:
-            loss = loss + relations.sum(batch.inputs)
+        loss = objective.share(outputs, batch, Normalizers(1.0, 1.0, 1.0))
         loss.backward()  # type: ignore[no-untyped-call]
         del held
     except (RuntimeError, MemoryError) as error:
@@ -130,8 +123,8 @@ def fits(
         return False
     finally:
         model.zero_grad(set_to_none=True)
-        if relations is not None:
-            relations.forget()
+        if objective.relations is not None:
+            objective.relations.forget()
         _free()
     return True
 

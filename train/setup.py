@@ -26,10 +26,10 @@ from bertline.train.data.batches import Batches
 from bertline.train.data.prepared import Prepared
 from bertline.train.deepspeed_config import Precision
 from bertline.train.distillation import student, teacher, teacher_outputs
-from bertline.train.distillation.relations import Relations
 from bertline.train.distillation.teacher import Teacher
 from bertline.train.loop import Trainer
-from bertline.train.losses import Loss, Objective, TeacherLoss
+from bertline.train.losses import Loss, TeacherLoss
+from bertline.train.objective import Objective
 from bertline.train.progress import Progress
 
 
@@ -62,14 +62,16 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     make_batches = partial(
         Batches, material.ready.train, material.objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
     )
-    make_relations = relations_factory(effective, material, tokenizer_folder, precision)
-    fitted_recipe = fitted(effective, material, make_batches, precision, make_relations, progress)
+    make_objective = partial(
+        objective_of, recipe=effective, material=material, tokenizer_folder=tokenizer_folder, precision=precision
+    )
+    fitted_recipe = fitted(effective, material, make_batches, precision, make_objective, progress)
     batches = make_batches(fitted_recipe.training)
     make_engine = partial(engine.make, fitted_recipe, material.folder, task, precision, batches.steps)
     model_engine = engine.started(make_engine, found, fitted_recipe.training.zero_stage)
     if found is not None:
         state = found.state.model_copy(update={"ranks": state.ranks})
-    relations = None if make_relations is None else make_relations(model_engine.module)
+    objective = make_objective(model_engine.module)
     run_folder.claim(recipe, run, splits, state, None if found is None else found.checkpoint)
     best = ranks.from_first(lambda: metrics.best(run.metrics, recipe.metric))
     progress.say(describe_engine(fitted_recipe, model_engine, state, batches))
@@ -82,14 +84,13 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
             tokenizer=tokenizer,
             tokenizer_folder=tokenizer_folder,
             engine=model_engine,
-            objective=material.objective,
+            objective=objective,
             batches=batches,
             validation=material.ready.validation,
             state=state,
             best=None if best is None else best[0],
             progress=progress,
             monitors=written,
-            relations=relations,
         )
         yield trainer, material.ready
 
@@ -102,6 +103,7 @@ class Material(NamedTuple):
     ready: Prepared
     """The data, with the teacher's outputs if there is a teacher."""
     objective: Objective
+    """The loss, except for that of relations, which `objective_of` adds."""
     teacher: Teacher | None
 
 
@@ -150,16 +152,15 @@ def provenance_of(model_folder: Path, material: Material) -> Provenance:
     )
 
 
-def relations_factory(
-    recipe: Recipe, material: Material, tokenizer_folder: Path, precision: Precision
-) -> Callable[[nn.Module], Relations] | None:
-    """A function that sets up a model's relations to a teacher beside it, or None if the recipe asks for none."""
-    if material.teacher is None or not recipe.distillation.relations:
-        return None
-    return partial(
-        teacher.beside, material.teacher, ready=material.ready, tokenizer_folder=tokenizer_folder,
-        weight=recipe.distillation.relations, precision=precision,
-    )  # fmt: skip
+def objective_of(
+    model: nn.Module, recipe: Recipe, material: Material, tokenizer_folder: Path, precision: Precision
+) -> Objective:
+    """What a step minimizes, with the relations of `model` to a teacher beside it, if the recipe asks for them."""
+    weight = recipe.distillation.relations
+    if material.teacher is None or not weight:
+        return material.objective
+    compared = teacher.beside(material.teacher, model, material.ready, tokenizer_folder, weight, precision)
+    return replace(material.objective, relations=compared)
 
 
 def resumed_from(run: RunFolder, now: State, progress: Progress) -> Found | None:
@@ -195,7 +196,7 @@ def fitted(
     material: Material,
     make_batches: Callable[[Training], Batches],
     precision: Precision,
-    make_relations: Callable[[nn.Module], Relations] | None,
+    make_objective: Callable[[nn.Module], Objective],
     progress: Progress,
 ) -> Recipe:
     """The recipe with micro-batches that fit into GPU memory; unchanged on CPUs, whose memory is overcommitted."""
@@ -204,9 +205,7 @@ def fitted(
     make_model = partial(model.load, material.folder, material.ready.splits.task, recipe.training)
     config = deepspeed_config.configure(recipe, dist.get_world_size(), precision)
     zero = DeepSpeedZeroConfig(**config["zero_optimization"])
-    training = memory.fit(
-        recipe.training, zero, make_model, make_batches, material.objective, precision, make_relations
-    )
+    training = memory.fit(recipe.training, zero, make_model, make_batches, make_objective, precision)
     asked = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
     if training.micro_batch_size != asked:
         progress.say(

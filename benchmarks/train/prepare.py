@@ -21,7 +21,8 @@ from bertline.train.cache import FOLDER
 from bertline.train.data import prepared
 from bertline.train.data.batches import Batches
 from bertline.train.data.prepared import Prepared
-from bertline.train.losses import Loss, Objective
+from bertline.train.losses import Loss
+from bertline.train.objective import Objective
 from bertline.train.progress import Progress
 
 RANKS = (1, 2)

@@ -11,7 +11,8 @@ from bertline.tasks import catalog
 from bertline.tasks.task import Task
 from bertline.train.data import sources
 from bertline.train.data.batches import Batches
-from bertline.train.losses import Loss, Objective
+from bertline.train.losses import Loss
+from bertline.train.objective import Objective
 from tests import encoders
 from tests.train.conftest import encode
 

@@ -20,7 +20,8 @@ from bertline.train import engine, memory
 from bertline.train import model as models
 from bertline.train.data.batches import Batches
 from bertline.train.loop import Trainer
-from bertline.train.losses import Loss, Objective
+from bertline.train.losses import Loss
+from bertline.train.objective import Objective
 from tests import encoders
 from tests.conftest import classifier, make_texts
 from tests.train import plain
@@ -151,15 +152,17 @@ def test_a_micro_batch_is_halved_until_it_fits(model: Path) -> None:
     tokenizer = task.tokenizer(model)
     split = encode([Example(row["text"], None, row["label"]) for row in make_texts(4096)], task, tokenizer)
     training = Training(batch_size=4096, zero_stage=0)
-    loss = Objective(Loss(task.settings, training, split.windows.targets))
-    make_batches = partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
+    objective = Objective(Loss(task.settings, training, split.windows.targets))
+    make_batches = partial(Batches, split, objective, tokenizer, rank=0, ranks=1)
     gc.collect()
     torch.cuda.empty_cache()
     room = (torch.cuda.memory_allocated() + 200e6) / torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(room + memory.SPARE)
     zero = DeepSpeedZeroConfig(stage=0)
     try:
-        fitted = memory.fit(training, zero, lambda: models.load(model, task, training), make_batches, loss, "bf16")
+        fitted = memory.fit(
+            training, zero, lambda: models.load(model, task, training), make_batches, lambda _: objective, "bf16"
+        )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert fitted.micro_batch_size in (64, 128, 256, 512, 1024, 2048)

@@ -12,7 +12,9 @@ from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.task import ProblemType, TaskName, TaskSettings, Tokens
 from bertline.tasks.task import IGNORED
-from bertline.train.losses import Loss, Objective
+from bertline.train.data.micro_batch import MicroBatch
+from bertline.train.losses import Loss
+from bertline.train.objective import Objective
 
 LABELS = ["a", "b", "c"]
 
@@ -66,8 +68,9 @@ def test_a_batch_in_which_nothing_counts_teaches_nothing() -> None:
     loss = make(targets, "text-classification", "single_label_classification", class_weights={"a": 0.0},
                 label_smoothing=0.1)  # fmt: skip
     objective, mask = Objective(loss), torch.ones(1, 4)
+    micro_batch = MicroBatch({"attention_mask": mask}, loss.stack(targets[:1], 4), None, 1.0)
     normalizers = objective.normalizers(targets[:1], [4])
-    assert objective.share(torch.randn(1, 3), loss.stack(targets[:1], 4), None, mask, normalizers) == 0
+    assert objective.share(torch.randn(1, 3), micro_batch, normalizers) == 0
 
 
 def test_several_labels_are_binary_cross_entropy() -> None:

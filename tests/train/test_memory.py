@@ -1,6 +1,7 @@
 """A micro-batch that does not fit into memory is halved until it does; the test on a real device is in test_gpu.py."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,8 @@ from bertline.train import model as models
 from bertline.train.data.batches import Batches
 from bertline.train.deepspeed_config import Precision, configure
 from bertline.train.distillation.relations import Relations
-from bertline.train.losses import Loss, Objective
+from bertline.train.losses import Loss
+from bertline.train.objective import Objective
 from tests.conftest import classifier, make_texts
 from tests.train.conftest import encode
 
@@ -54,13 +56,15 @@ def limited(model: nn.Module, seen: list[int]) -> nn.Module:
     return model
 
 
-def trial(model: Path, training: Training) -> tuple[Task, Objective, Callable[[Training], Batches]]:
+def trial(
+    model: Path, training: Training
+) -> tuple[Task, Callable[[nn.Module], Objective], Callable[[Training], Batches]]:
     """Arguments of `memory.fit` for 64 texts."""
     task = catalog.make(classifier())
     tokenizer = task.tokenizer(model)
     split = encode([Example(row["text"], None, row["label"]) for row in make_texts(64)], task, tokenizer)
-    loss = Objective(Loss(task.settings, training, split.windows.targets))
-    return task, loss, partial(Batches, split, loss, tokenizer, rank=0, ranks=1)
+    objective = Objective(Loss(task.settings, training, split.windows.targets))
+    return task, lambda _: objective, partial(Batches, split, objective, tokenizer, rank=0, ranks=1)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -69,10 +73,15 @@ def test_a_micro_batch_is_halved_until_it_fits(
     model: Path, precision: Precision, batch_size: int, sizes: list[int]
 ) -> None:
     training = Training(batch_size=batch_size)
-    task, loss, make_batches = trial(model, training)
+    task, make_objective, make_batches = trial(model, training)
     seen: list[int] = []
     fitted = memory.fit(
-        training, ZERO, lambda: limited(models.load(model, task, training), seen), make_batches, loss, precision
+        training,
+        ZERO,
+        lambda: limited(models.load(model, task, training), seen),
+        make_batches,
+        make_objective,
+        precision,
     )
     assert seen == sizes
     assert fitted.batch_size == batch_size
@@ -81,15 +90,15 @@ def test_a_micro_batch_is_halved_until_it_fits(
 
 def test_a_teacher_that_computes_beside_the_model_has_to_fit_too(model: Path) -> None:
     training = Training(batch_size=64)
-    task, loss, make_batches = trial(model, training)
+    task, make_objective, make_batches = trial(model, training)
     seen: list[int] = []
     made: list[Relations] = []
 
-    def compare(student: nn.Module) -> Relations:
+    def compared(student: nn.Module) -> Objective:
         made.append(Relations(student, limited_forward(models.load(model, task, training), seen), 1.0))
-        return made[0]
+        return replace(make_objective(student), relations=made[0])
 
-    fitted = memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, loss, "fp32", compare)
+    fitted = memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, compared, "fp32")
     assert seen == [64, 32, 16]
     assert fitted.micro_batch_size == 16
     assert [watched._seen for watched in (made[0]._of_student, made[0]._of_teacher)] == [{}, {}]
@@ -119,27 +128,29 @@ def test_room_is_kept_for_what_deepspeed_takes(section: dict[str, Any], besides:
 
 def test_room_that_is_kept_is_not_there_for_the_passes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(batch_size=8)
-    task, loss, make_batches = trial(model, training)
+    task, make_objective, make_batches = trial(model, training)
     monkeypatch.setattr(memory, "beside_passes", lambda *_: 1 << 60)
-    fitted = memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, loss, "fp32", None)
+    fitted = memory.fit(
+        training, ZERO, lambda: models.load(model, task, training), make_batches, make_objective, "fp32"
+    )
     assert fitted.micro_batch_size == 1
 
 
 def test_room_is_kept_for_gradients_that_wait_and_for_gaps(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(batch_size=8)
-    task, loss, make_batches = trial(model, training)
+    task, make_objective, make_batches = trial(model, training)
     trained = sum(parameter.numel() for parameter in models.load(model, task, training).parameters())
     kept: list[int] = []
     monkeypatch.setattr(memory, "fits", lambda *given: kept.append(given[4]))
     monkeypatch.setattr(ranks, "on_cpu", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=1000))
-    memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, loss, "fp32")
+    memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, make_objective, "fp32")
     assert kept == [12 * trained + 50, 16 * trained + 50, 16 * trained + 50]
 
 
 def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:
     training = Training(batch_size=8)
-    task, loss, make_batches = trial(model, training)
+    task, make_objective, make_batches = trial(model, training)
 
     def broken() -> nn.Module:
         made = models.load(model, task, training)
@@ -147,7 +158,7 @@ def test_what_is_no_lack_of_memory_is_raised(model: Path) -> None:
         return made
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        memory.fit(training, ZERO, broken, make_batches, loss, "fp32")
+        memory.fit(training, ZERO, broken, make_batches, make_objective, "fp32")
 
 
 def test_the_rest_of_a_batch_is_made_up_for(model: Path) -> None:
@@ -175,12 +186,14 @@ def test_the_heaviest_micro_batch_has_the_longest_texts(model: Path, different: 
 
 def test_all_ranks_take_what_fits_on_each(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(batch_size=8)
-    task, loss, make_batches = trial(model, training)
+    task, make_objective, make_batches = trial(model, training)
 
     def reduce(size: torch.Tensor, op: Any) -> None:
         assert op == ReduceOp.MIN
         size.fill_(3)
 
     monkeypatch.setattr("bertline.train.memory.dist.all_reduce", reduce)
-    fitted = memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, loss, "fp32")
+    fitted = memory.fit(
+        training, ZERO, lambda: models.load(model, task, training), make_batches, make_objective, "fp32"
+    )
     assert fitted.micro_batch_size == 3

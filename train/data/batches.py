@@ -4,7 +4,7 @@ The examples of a step depend on (seed, epoch, position) alone, not on the numbe
 batched together and each micro-batch is padded to its own longest text, so that little compute is spent on padding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,9 +14,10 @@ import torch
 
 from bertline.artifacts.recipe_schema import Training
 from bertline.tasks.tokens import Tokenizer
+from bertline.train.data.micro_batch import MicroBatch
 from bertline.train.data.prepared import Tokenized
 from bertline.train.deepspeed_config import accumulation_steps, micro_batch_size
-from bertline.train.losses import Normalizers, Objective
+from bertline.train.objective import Normalizers, Objective
 
 Indices = npt.NDArray[np.int64]
 BUCKET = 50
@@ -52,33 +53,6 @@ def deal(batch: Indices, ranks: int, accumulation: int) -> list[list[Indices]]:
     """
     micro_batches = np.array_split(batch, accumulation)
     return [[part[rank::ranks] for part in micro_batches] for rank in range(ranks)]
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """What a rank computes in one forward and backward pass."""
-
-    inputs: dict[str, torch.Tensor]
-    """input_ids, attention_mask, token_type_ids: (windows, longest)."""
-    targets: torch.Tensor
-    """(windows, …), as `Loss.stack` makes them."""
-    teacher: torch.Tensor | None
-    """The teacher's outputs, as `TeacherLoss.stack` makes them."""
-    weight: float
-    """1, or 0 for a window computed only because the other ranks wait for this one."""
-
-    def pinned(self) -> "MicroBatch":
-        """The same in pinned memory, from which a GPU copies while it computes."""
-        return self._with(lambda tensor: tensor.pin_memory())
-
-    def to(self, device: torch.device) -> "MicroBatch":
-        """The same on a device; from pinned memory, the copy is asynchronous."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _with(self, moved: Callable[[torch.Tensor], torch.Tensor]) -> "MicroBatch":
-        inputs = {name: moved(tensor) for name, tensor in self.inputs.items()}
-        teacher = None if self.teacher is None else moved(self.teacher)
-        return MicroBatch(inputs, moved(self.targets), teacher, self.weight)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from bertline.artifacts.task import TaskSettings, Tokens
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
 from bertline.train.data.batches import Batch, Batches, Indices, deal, global_batches
-from bertline.train.losses import Loss, Objective
+from bertline.train.losses import Loss
+from bertline.train.objective import Objective
 from tests.conftest import make_texts
 from tests.train.conftest import encode
 

@@ -30,11 +30,13 @@ from bertline.tasks import catalog
 from bertline.tasks.task import IGNORED, Output
 from bertline.tasks.tokens import Encoded
 from bertline.train import evaluation, preemption
+from bertline.train.data.micro_batch import MicroBatch
 from bertline.train.distillation import student, teacher_outputs
 from bertline.train.distillation.relations import Relations
 from bertline.train.distillation.teacher import find
 from bertline.train.loop import Trainer
-from bertline.train.losses import Loss, Normalizers, Objective, TeacherLoss
+from bertline.train.losses import Loss, TeacherLoss
+from bertline.train.objective import Normalizers, Objective
 from tests import encoders
 from tests.conftest import make_model, make_texts
 from tests.export.conftest import measure_briefly
@@ -121,9 +123,11 @@ def test_labels_and_teacher_share_the_loss() -> None:
     known = settings("text-classification", "single_label_classification")
     labels, taught = Loss(known, Training(), []), TeacherLoss(known, Distillation())
     outputs, teacher, targets = numbers(2, 3), numbers(3, 2).T, torch.tensor([1, 2])
-    mask, normalizers = torch.ones(2, 4), Normalizers(2.0, 2.0)
+    mask, normalizers = torch.ones(2, 4), Normalizers(2.0, 2.0, 8.0)
     parts = [labels.sum(outputs, targets, mask) / 2, taught.sum(outputs, teacher, mask) / 2]
-    share = Objective(labels, taught, 0.25).share(outputs, targets, teacher, mask, normalizers)
+    share = Objective(labels, taught, 0.25).share(
+        outputs, MicroBatch({"attention_mask": mask}, targets, teacher, 1.0), normalizers
+    )
     assert float(share) == pytest.approx(float(0.75 * parts[0] + 0.25 * parts[1]))
 
 
