@@ -87,7 +87,7 @@ def train(recipe: Recipe, run: RunFolder, resume: bool) -> int:
                 with setup.trainer(recipe, run, resume, Progress(ranks.is_first())) as (trainer, prepared):
                     trainer.train()
                     finish(trainer, prepared)
-                ranks.meet()  # rank 0 may have much to write, and is watched meanwhile
+                ranks.barrier()  # rank 0 may have much to write, and is watched meanwhile
             ranks.stop()
         except Exception as error:
             return watchdog.end(error)

@@ -51,7 +51,7 @@ def save(engine: CheckpointEngine, state: State, run: RunFolder, keep: int) -> N
     if ranks.is_first():
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-    ranks.meet()
+    ranks.barrier()
     try:
         engine.save_checkpoint(str(temporary), tag=TAG, client_state=UNIVERSAL, save_latest=False)
         if ranks.is_first() and run.best.exists():
@@ -65,14 +65,14 @@ def save(engine: CheckpointEngine, state: State, run: RunFolder, keep: int) -> N
             f"{temporary}: the checkpoint could not be written ({error}); {free / 1e6:,.0f} MB are free there; "
             "make room and continue with --resume"
         ) from error
-    ranks.meet()
+    ranks.barrier()
     if ranks.is_first():
         index = Index(state=state, files=files.listing(temporary))
         files.write_text(temporary / INDEX, index.dump())
         files.publish(temporary, folder / f"step-{state.step}")
         for old in found(folder)[:-keep]:
             _remove(old)
-    ranks.meet()
+    ranks.barrier()
 
 
 def found(folder: Path) -> list[Path]:

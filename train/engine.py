@@ -103,7 +103,7 @@ def resumed_elastically(make: Callable[..., Any], checkpoint: Path) -> Any:
     with elastic.padding_alone(engine.optimizer):
         checkpoints.load(engine, converted)
     elastic.repair(optimizer, groups, engine.lr_scheduler.get_last_lr())
-    ranks.meet()
+    ranks.barrier()
     if ranks.is_first():
         shutil.rmtree(converted)
     return engine

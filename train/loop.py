@@ -78,7 +78,7 @@ class Trainer:
                 self.evaluate()
                 self.stop_if_asked()
             self.waiting_since = perf_counter()
-            for batch in self.batches.ahead(state.step, pin=not ranks.on_cpu()):
+            for batch in self.batches.prefetch(state.step, pin=not ranks.on_cpu()):
                 if self.should_stop_early():
                     break
                 self.step(batch)
@@ -269,7 +269,7 @@ class Trainer:
                 tensors = self.engine.module.state_dict()
                 weights = {name: tensor.float().cpu() for name, tensor in tensors.items()}
                 model.save(self.engine.module, weights, self.tokenizer_folder, self.run.best)
-            ranks.meet()
+            ranks.barrier()
 
     def log(self, step: int, **values: Any) -> None:
         """Add a line to metrics.jsonl and send its values to the monitors."""

@@ -83,14 +83,14 @@ def start() -> None:
     torch.set_num_threads(max(1, machine.cores() // _sharing_cores()))
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait for all ranks."""
     dist.barrier()
 
 
 def stop() -> None:
     """Wait for all ranks to be done, and leave."""
-    meet()
+    barrier()
     dist.destroy_process_group()
 
 

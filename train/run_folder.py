@@ -70,7 +70,7 @@ def check_same(recipe: Recipe, before: Recipe, run: RunFolder) -> None:
 
 def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State, checkpoint: Path | None) -> None:
     """Write the files that a run starts with, or rewind the run to the checkpoint that it resumes from."""
-    ranks.meet()  # every rank has seen the folder as it was
+    ranks.barrier()  # every rank has seen the folder as it was
     if ranks.is_first():
         recipes.save(recipe, run.recipe)  # first: a folder with a recipe can be resumed
         if state.step == 0:
@@ -81,4 +81,4 @@ def claim(recipe: Recipe, run: RunFolder, splits: Splits, state: State, checkpoi
             checkpoints.restore_best(checkpoint, run.best)
         checkpoints.set_aside(run.checkpoints, state.step)
         metrics.truncate(run.metrics, state.step, state.evaluated)
-    ranks.meet()
+    ranks.barrier()

@@ -31,7 +31,7 @@ def bare(job: Job, clock: Clock) -> Counts:
     model = classifier(job, len(ready.splits.task.labels))
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.training.learning_rate, fused=True)
     counts, precision = [], autocast(job.device, recipe)
-    for batch in islice(batches.ahead(0, pin=job.device == "cuda"), job.steps):
+    for batch in islice(batches.prefetch(0, pin=job.device == "cuda"), job.steps):
         micro_batch = batch.micro_batches[0].to(torch.device(job.device))
         with precision:
             logits = model(**micro_batch.inputs).logits

@@ -265,7 +265,7 @@ def test_a_run_stopped_before_a_checkpoint_begins_again(recipe: Path, finished: 
 def test_speed_counts_the_wait_for_batches_and_no_evaluation(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, states, ahead = [0.0], [], Batches.ahead
+    now, states, prefetch = [0.0], [], Batches.prefetch
 
     def taking(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
         def slow(*arguments: Any) -> Any:
@@ -275,12 +275,12 @@ def test_speed_counts_the_wait_for_batches_and_no_evaluation(
         return slow
 
     def late(batches: Batches, step: int, pin: bool) -> Iterator[Batch]:
-        for batch in ahead(batches, step, pin):
+        for batch in prefetch(batches, step, pin):
             now[0] += 1
             yield batch
 
     monkeypatch.setattr(loop, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(Batches, "ahead", late)
+    monkeypatch.setattr(Batches, "prefetch", late)
     for name, seconds in {"forward_backward_step": 2, "evaluate": 100, "save": 100}.items():
         monkeypatch.setattr(Trainer, name, taking(seconds, getattr(Trainer, name)))
     train_here(recipe, tmp_path / "run", look=lambda trainer: states.append(trainer.state))

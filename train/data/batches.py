@@ -82,7 +82,7 @@ class Batches:
         self.steps_per_epoch = -(-len(split.windows) // training.batch_size)
         self.steps = self.steps_per_epoch * training.epochs
 
-    def ahead(self, step: int, pin: bool) -> Iterator[Batch]:
+    def prefetch(self, step: int, pin: bool) -> Iterator[Batch]:
         """Yield the batches from a step to the last, each built in a thread while the one before it is computed.
 
         Args:

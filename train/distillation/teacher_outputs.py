@@ -167,7 +167,7 @@ def _write(folder: Path, computed: Iterator[Output]) -> None:
         make_once(folder, partial(_fill, computed))
     for _ in computed:  # the other ranks must take part in the computation
         pass
-    ranks.meet()
+    ranks.barrier()
 
 
 def _folder(teacher: Teacher, ready: Prepared, tokenizer: Path, precision: Precision, cache: Path) -> Path:

@@ -86,7 +86,7 @@ def test_batches_ahead_are_those_of_their_steps(model: Path) -> None:
     """A resumed run starts in the middle of an epoch."""
     training = Training(batch_size=8, epochs=2)
     rows = make_texts(50)
-    coming = batches(model, rows, training, 0, 1).ahead(4, pin=False)
+    coming = batches(model, rows, training, 0, 1).prefetch(4, pin=False)
     wanted = [batches(model, rows, training, 0, 1).at(step) for step in range(4, 14)]
     assert [texts(batch) for batch in coming] == [texts(batch) for batch in wanted]
 
@@ -96,7 +96,7 @@ def test_nothing_is_built_after_the_last_step(model: Path, monkeypatch: pytest.M
     built: list[int] = []
     whole = batches(model, make_texts(50), Training(batch_size=8, epochs=2), 0, 1)
     monkeypatch.setattr(whole, "at", lambda step, pin: built.append(step))
-    assert not [*whole.ahead(14, pin=False), *built]
+    assert not [*whole.prefetch(14, pin=False), *built]
 
 
 def test_a_rank_without_examples_takes_part_with_no_weight(model: Path) -> None:
