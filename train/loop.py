@@ -83,7 +83,6 @@ class Trainer:
                     break
                 self.step(batch)
                 watchdog.allow(standstill)
-                state.seconds = perf_counter() - begun
                 if self.is_due(training.eval_steps) and not self.preempted:
                     self.evaluate()
                 if self.is_due(training.save_steps) or self.preempted or self.should_stop_early():

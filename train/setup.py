@@ -43,28 +43,20 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
     """
     run_folder.check(recipe, run, resume)  # again: another process may have trained it before the lock was taken
     ranks.from_first(lambda: monitors.check(recipe))
-    precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
-    effective = deepspeed_config.staged(recipe, precision)
-    if effective is not recipe:
-        progress.say("using ZeRO 1 instead of 0: with ZeRO 0, DeepSpeed does not scale losses in fp16")
-    engine.check(deepspeed_config.configure(effective, dist.get_world_size(), precision))
+    effective, precision = resolve_precision(recipe, progress)
     model_folder = recipes.model_folder(recipe)
     recipes.check_model(recipe, model_folder)
-    cache = run.path.parent / FOLDER
-    tokenizer_folder = ranks.from_first(lambda: model.keep_tokenizer(model_folder, cache))
-    material = load_material(effective, model_folder, tokenizer_folder, precision, cache, progress)
+    material = load_material(effective, model_folder, precision, run.path.parent / FOLDER, progress)
     provenance = ranks.from_first(lambda: provenance_of(model_folder, material))
     splits, task = material.ready.splits, material.ready.splits.task
-    tokenizer = task.tokenizer(tokenizer_folder)
+    tokenizer = task.tokenizer(material.tokenizer)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     state = State(ranks=dist.get_world_size(), precision=precision, data=splits.fingerprint, started=now)
     found = resumed_from(run, state, progress) if resume else None
     make_batches = partial(
         Batches, material.ready.train, material.objective, tokenizer, rank=dist.get_rank(), ranks=dist.get_world_size()
     )
-    make_objective = partial(
-        objective_of, recipe=effective, material=material, tokenizer_folder=tokenizer_folder, precision=precision
-    )
+    make_objective = partial(objective_of, recipe=effective, material=material, precision=precision)
     fitted_recipe = fitted(effective, material, make_batches, precision, make_objective, progress)
     batches = make_batches(fitted_recipe.training)
     make_engine = partial(engine.make, fitted_recipe, material.folder, task, precision, batches.steps)
@@ -82,7 +74,7 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
             run=run,
             task=task,
             tokenizer=tokenizer,
-            tokenizer_folder=tokenizer_folder,
+            tokenizer_folder=material.tokenizer,
             engine=model_engine,
             objective=objective,
             batches=batches,
@@ -95,11 +87,27 @@ def trainer(recipe: Recipe, run: RunFolder, resume: bool, progress: Progress) ->
         yield trainer, material.ready
 
 
+def resolve_precision(recipe: Recipe, progress: Progress) -> tuple[Recipe, Precision]:
+    """The recipe with a ZeRO stage that works in the precision of these ranks, and that precision.
+
+    Raises:
+        InputError: as `choose_precision`, `configure` and `engine.check`.
+    """
+    precision = deepspeed_config.choose_precision(recipe.training.precision, ranks.on_cpu(), ranks.computes_bf16())
+    effective = deepspeed_config.staged(recipe, precision)
+    if effective is not recipe:
+        progress.say("using ZeRO 1 instead of 0: with ZeRO 0, DeepSpeed does not scale losses in fp16")
+    engine.check(deepspeed_config.configure(effective, dist.get_world_size(), precision))
+    return effective, precision
+
+
 class Material(NamedTuple):
     """The model that a run starts from, and what it learns from."""
 
     folder: Path
     """The model folder: the recipe's, or that of a student made from it."""
+    tokenizer: Path
+    """The folder of its tokenizer."""
     ready: Prepared
     """The data, with the teacher's outputs if there is a teacher."""
     objective: Objective
@@ -108,38 +116,39 @@ class Material(NamedTuple):
 
 
 def load_material(
-    recipe: Recipe, model_folder: Path, tokenizer_folder: Path, precision: Precision, cache: Path, progress: Progress
+    recipe: Recipe, model_folder: Path, precision: Precision, cache: Path, progress: Progress
 ) -> Material:
     """Read the data, make the student and run the teacher, each only if the cache does not hold it yet.
 
     Args:
         recipe: the recipe of the run.
         model_folder: the model that the recipe names.
-        tokenizer_folder: the tokenizer of that model.
         precision: the precision in which the teacher computes.
         cache: keeps everything that is made.
         progress: shows progress.
 
     Raises:
-        InputError: as `prepared.prepare`, `student.cut`, `student.prune`, `teacher.find` and `teacher_outputs.compute`.
+        InputError: as `model.keep_tokenizer`, `prepared.prepare`, `student.cut`, `student.prune`, `teacher.find` and
+            `teacher_outputs.compute`.
     """
+    tokenizer = ranks.from_first(lambda: model.keep_tokenizer(model_folder, cache))
     cut = model_folder  # may differ from node to node, as a hub's cache does
     if recipe.student.layers is not None:
         cut = ranks.from_first(lambda: student.cut(model_folder, recipe.student, cache))
-    made = ranks.from_first(lambda: prepared.prepare(recipe, tokenizer_folder, cache, progress))
+    made = ranks.from_first(lambda: prepared.prepare(recipe, tokenizer, cache, progress))
     ready = prepared.load(recipe, made)
     task = ready.splits.task
     progress.say(describe(ready))
     if recipe.student.is_pruned:
-        cut = ranks.from_first(lambda: student.prune(cut, recipe, ready, tokenizer_folder, cache))
+        cut = ranks.from_first(lambda: student.prune(cut, recipe, ready, tokenizer, cache))
     labels = Loss(task.settings, recipe.training, ready.train.windows.targets)
     if recipe.teacher is None:
-        return Material(cut, ready, Objective(labels), None)
+        return Material(cut, tokenizer, ready, Objective(labels), None)
     named = teacher.find(recipe, task, cache)
     size = deepspeed_config.micro_batch_size(recipe.training, dist.get_world_size())
-    outputs = teacher_outputs.compute(named, ready, tokenizer_folder, precision, size, cache, progress)
+    outputs = teacher_outputs.compute(named, ready, tokenizer, precision, size, cache, progress)
     objective = Objective(labels, TeacherLoss(task.settings, recipe.distillation), recipe.distillation.weight)
-    return Material(cut, ready._replace(train=replace(ready.train, teacher=outputs)), objective, named)
+    return Material(cut, tokenizer, ready._replace(train=replace(ready.train, teacher=outputs)), objective, named)
 
 
 def provenance_of(model_folder: Path, material: Material) -> Provenance:
@@ -152,14 +161,12 @@ def provenance_of(model_folder: Path, material: Material) -> Provenance:
     )
 
 
-def objective_of(
-    model: nn.Module, recipe: Recipe, material: Material, tokenizer_folder: Path, precision: Precision
-) -> Objective:
+def objective_of(model: nn.Module, recipe: Recipe, material: Material, precision: Precision) -> Objective:
     """What a step minimizes, with the relations of `model` to a teacher beside it, if the recipe asks for them."""
     weight = recipe.distillation.relations
     if material.teacher is None or not weight:
         return material.objective
-    compared = teacher.beside(material.teacher, model, material.ready, tokenizer_folder, weight, precision)
+    compared = teacher.beside(material.teacher, model, material.ready, material.tokenizer, weight, precision)
     return replace(material.objective, relations=compared)
 
 
