@@ -44,10 +44,7 @@ class Loss:
         """The targets of a batch: (windows, …); token targets are padded to the longest window with IGNORED."""
         if self.settings.task != "token-classification":
             return torch.from_numpy(np.stack(targets))
-        padded = np.full((len(targets), longest), IGNORED, np.int64)
-        for row, target in enumerate(targets):
-            padded[row, : len(target)] = target
-        return torch.from_numpy(padded)
+        return padded(targets, longest, IGNORED)
 
     def sum(self, outputs: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The summed loss of a batch, which does not depend on its padding.
@@ -99,10 +96,7 @@ class TeacherLoss:
         """A teacher's outputs for a batch; those of tokens are padded with zeros to the longest window."""
         if outputs[0].ndim == 1:
             return torch.from_numpy(np.stack(outputs))
-        padded = np.zeros((len(outputs), longest, outputs[0].shape[-1]), np.float32)
-        for row, output in enumerate(outputs):
-            padded[row, : len(output)] = output
-        return torch.from_numpy(padded)
+        return padded(outputs, longest, 0.0)
 
     def sum(self, outputs: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The summed loss of a batch.
@@ -125,6 +119,14 @@ class TeacherLoss:
         else:
             costs = divergence(student, teacher, -1)
         return costs.sum() * self.temperature**2
+
+
+def padded(rows: Sequence[npt.NDArray[Any]], longest: int, fill: float) -> torch.Tensor:
+    """Values of tokens as (windows, longest, …), with `fill` for padding."""
+    whole = np.full((len(rows), longest, *rows[0].shape[1:]), fill, rows[0].dtype)
+    for number, row in enumerate(rows):
+        whole[number, : len(row)] = row
+    return torch.from_numpy(whole)
 
 
 def divergence(student: torch.Tensor, teacher: torch.Tensor, dim: int) -> torch.Tensor:

@@ -7,7 +7,6 @@ weights are read and written only as safetensors.
 import copy
 import math
 import shutil
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,8 @@ def load(folder: Path, task: Task, training: Training) -> nn.Module:
     labels = task.labels
     settings = _dropout(folder, training.dropout)
     if labels:
-        settings |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": _indices(labels)}
+        label2id = {label: index for index, label in enumerate(labels)}
+        settings |= {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": label2id}
     if task.settings.task == "question-answering":
         settings["num_labels"] = 2  # start and end, whatever classes the model was trained for before
     if task.settings.problem_type:
@@ -128,10 +128,6 @@ def save(model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Path, fo
     except (OSError, SafetensorError) as error:
         rule = "make room and continue with --resume"
         raise InputError(f"{folder}: the model could not be written ({error}); {rule}") from error
-
-
-def _indices(labels: Sequence[str]) -> dict[str, int]:
-    return {label: index for index, label in enumerate(labels)}
 
 
 def _dropout(folder: Path, probability: float | None) -> dict[str, Any]:
