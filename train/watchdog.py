@@ -30,7 +30,7 @@ TICK = 1.0
 """Seconds between two exchanges."""
 SILENCE = 8
 """Ticks of silence after which a rank counts as dead: its thread needs only a moment of each tick."""
-COMING_OUT = 5
+EXITING = 5
 """Ticks that rank 0 has to exit by itself after a fault, since it tells its monitors how the run ended."""
 FIRST = 600.0
 """Seconds without progress allowed in the first step, which compiles and allocates."""
@@ -48,7 +48,7 @@ class Fault(NamedTuple):
     words: str
 
 
-class Word(NamedTuple):
+class Status(NamedTuple):
     """What a rank publishes about itself in each tick."""
 
     tick: int
@@ -59,9 +59,9 @@ class Word(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """The last word of another rank, and this rank's ticks at which it arrived and at which its beats last changed."""
+    """The last status of another rank, and this rank's ticks when it arrived and when its beats last changed."""
 
-    word: Word
+    status: Status
     arrived: int
     progressed: int
 
@@ -138,8 +138,8 @@ class Watch:
         self._doing = "the start"
         self._heard: dict[int, Heard] = {}
         self._store = ranks.store(f"watchdog/{next(_watches)}", timedelta(seconds=SILENCE * TICK))
-        self._telling = threading.Lock()
-        self._left, self._out = threading.Event(), threading.Event()
+        self._posting = threading.Lock()
+        self._left, self._exiting = threading.Event(), threading.Event()
         self._ending: Fault | None = None
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -160,33 +160,33 @@ class Watch:
     def leave(self) -> None:
         """End the thread: this rank is done, so its silence is no fault."""
         self._left.set()
-        self._out.set()
+        self._exiting.set()
         self._thread.join()
         self._store.set(f"left/{self._rank}", "")
 
     def fail(self, error: Exception) -> int:
         """Like `end`; an error that only says that another rank is gone waits for that rank's fault to be found."""
-        self._out.set()
+        self._exiting.set()
         if _is_echo(error) and not is_out_of_memory(error):
             self._thread.join(2 * SILENCE * TICK)  # once it is found, the thread ends this process
         self._ending = self._post(_fault_of(error, self._rank, f"rank {self._rank}, {self._doing}: "), error)
-        self._bow_out()
+        self._prepare_exit()
         return self._ending.exit_code
 
     def _watch(self) -> None:
-        talk = ThreadPoolExecutor(1, "watchdog's talk")
+        exchanges = ThreadPoolExecutor(1, "watchdog's exchanges")
         while not self._left.wait(TICK):
             self._tick += 1
             try:
-                fault = talk.submit(self._exchange).result(SILENCE * TICK)
+                fault = exchanges.submit(self._exchange).result(SILENCE * TICK)
             except (RuntimeError, TimeoutError) as error:  # the store is rank 0's, and may be gone
                 if self._ending is not None:  # this rank is exiting as well, and rank 0 was quicker
                     os._exit(self._ending.exit_code)
                 self._end_without_store("died" if isinstance(error, RuntimeError) else "died or was stopped")
             if fault is not None:
                 if self._rank == 0:  # it may be telling its monitors, or do so once the other ranks have exited
-                    self._out.wait(COMING_OUT * TICK)
-                self._bow_out()
+                    self._exiting.wait(EXITING * TICK)
+                self._prepare_exit()
                 os._exit(fault.exit_code)
 
     def _exchange(self) -> Fault | None:
@@ -202,10 +202,10 @@ class Watch:
         if self._rank == 1:
             _tell(fault)
         if 0 in self._heard:
-            _kill(self._heard[0].word)
+            _kill(self._heard[0].status)
         os._exit(fault.exit_code)
 
-    def _bow_out(self) -> None:
+    def _prepare_exit(self) -> None:
         """Prepare to exit: rank 0, which hosts the store, waits until all others have read the fault."""
         with suppress(RuntimeError):
             if self._rank == 0:
@@ -215,7 +215,7 @@ class Watch:
 
     def _post(self, fault: Fault, error: Exception | None = None) -> Fault:
         """Post a fault and print it, unless another was posted before; returns the one by which all ranks end."""
-        with self._telling:
+        with self._posting:
             dump = "\t".join(map(str, fault))
             with suppress(RuntimeError):  # if the store is gone, so are the other ranks
                 if self._store.compare_set("fault", "", dump).decode() != dump:
@@ -224,7 +224,7 @@ class Watch:
             return fault
 
     def _posted(self) -> Fault | None:
-        with self._telling:  # else this process might exit before it has printed the fault that it posted
+        with self._posting:  # else this process might exit before it has printed the fault that it posted
             return self._posted_fault() if self._store.check(["fault"]) else None
 
     def _posted_fault(self) -> Fault:
@@ -232,28 +232,28 @@ class Watch:
         return Fault(int(rank), int(code), words)
 
     def _check_others(self) -> Fault | None:
-        """Publish this rank's word and read the others'; returns a fault if a rank is silent or stuck."""
-        word = Word(self._tick, self._beats, os.getpid(), socket.gethostname(), self._doing)
-        self._store.set(f"word/{self._rank}", "\t".join(map(str, word)))
+        """Publish this rank's status and read the others'; returns a fault if a rank is silent or stuck."""
+        status = Status(self._tick, self._beats, os.getpid(), socket.gethostname(), self._doing)
+        self._store.set(f"status/{self._rank}", "\t".join(map(str, status)))
         for other in self._others:
             if self._store.check([f"left/{other}"]):
                 self._heard.pop(other, None)
-            elif self._store.check([f"word/{other}"]):
-                tick, beats, process, host, doing = self._store.get(f"word/{other}").decode().split("\t", 4)
-                self._hear(other, Word(int(tick), int(beats), int(process), host, doing))
+            elif self._store.check([f"status/{other}"]):
+                tick, beats, process, host, doing = self._store.get(f"status/{other}").decode().split("\t", 4)
+                self._hear(other, Status(int(tick), int(beats), int(process), host, doing))
         return self._silent() or self._stalled()
 
-    def _hear(self, other: int, word: Word) -> None:
+    def _hear(self, other: int, status: Status) -> None:
         before = self._heard.get(other)
-        if before is None or before.word.beats != word.beats:
-            self._heard[other] = Heard(word, self._tick, self._tick)
-        elif before.word.tick != word.tick:
-            self._heard[other] = Heard(word, self._tick, before.progressed)
+        if before is None or before.status.beats != status.beats:
+            self._heard[other] = Heard(status, self._tick, self._tick)
+        elif before.status.tick != status.tick:
+            self._heard[other] = Heard(status, self._tick, before.progressed)
 
     def _silent(self) -> Fault | None:
-        for other, (word, arrived, _) in self._heard.items():
+        for other, (status, arrived, _) in self._heard.items():
             if self._tick - arrived > SILENCE:
-                _kill(word)
+                _kill(status)
                 silence = f"no sign of life for {SILENCE * TICK:.0f} seconds"
                 return self._gone(other, f"died or was stopped: {silence}; its machine may have run out of memory")
         return None
@@ -266,7 +266,7 @@ class Watch:
         """The fault of the ranks that are furthest behind, if they have made no progress for too long."""
         if self.limit is None or len(self._heard) < len(self._others):
             return None
-        places = {other: (word.beats, progressed, word.doing) for other, (word, _, progressed) in self._heard.items()}
+        places = {other: (one.status.beats, one.progressed, one.status.doing) for other, one in self._heard.items()}
         places[self._rank] = self._beats, self._since, self._doing
         beats, since, doing = min(places.values())
         still = self._tick - max(since, self._allowed)
@@ -277,11 +277,11 @@ class Watch:
         return Fault(self._rank, 1, f"{who}, {doing}: no progress for {still * TICK:.0f} seconds (training.timeout)")
 
 
-def _kill(word: Word) -> None:
+def _kill(status: Status) -> None:
     """Kill a silent rank if it is on this machine: one that was only stopped would outlive the run."""
-    if word.host == socket.gethostname():
+    if status.host == socket.gethostname():
         with suppress(ProcessLookupError):
-            os.kill(word.process, signal.SIGKILL)
+            os.kill(status.process, signal.SIGKILL)
 
 
 def _fault_of(error: Exception, rank: int, where: str) -> Fault:
@@ -304,11 +304,8 @@ def _is_echo(error: Exception) -> bool:
 
 
 def _tell(fault: Fault, error: Exception | None = None) -> None:
-    if (
-        error is not None
-        and fault.exit_code == 1
-        and not isinstance(error, BertlineError)
-        and not is_out_of_memory(error)
-    ):
+    """Print a fault, after the traceback of an error that is a defect of bertline."""
+    foreseen = fault.exit_code != 1 or isinstance(error, BertlineError)
+    if error is not None and not foreseen and not is_out_of_memory(error):
         traceback.print_exception(error)
     print(fault.words, file=sys.stderr, flush=True)

@@ -70,7 +70,7 @@ def start_below_mpirun() -> None:
 
 def close_late() -> int:
     """Both are asked to stop; rank 0 is still closing its monitors when the other has reported it."""
-    watchdog.TICK, watchdog.SILENCE, watchdog.COMING_OUT = 0.1, 1000, 10**6
+    watchdog.TICK, watchdog.SILENCE, watchdog.EXITING = 0.1, 1000, 10**6
     ranks.start()
     try:
         with watchdog.watching():

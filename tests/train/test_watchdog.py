@@ -96,7 +96,7 @@ class Ticks:
 
     def _tick(self) -> Fault | None:
         self.watch._tick += 1
-        self.store.set("word/1", f"{self.watch._tick}\t1000\t0\telsewhere\tstep 9")
+        self.store.set("status/1", f"{self.watch._tick}\t1000\t0\telsewhere\tstep 9")
         return self.watch._exchange()
 
 
