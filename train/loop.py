@@ -103,6 +103,7 @@ class Trainer:
         state = self.state
         learning_rate = self.engine.get_lr()[0]
         figures = self.forward_backward_step(batch)
+        self.update(figures)
         self.read_pending()
         state.step += 1
         state.tokens += batch.tokens
@@ -113,17 +114,13 @@ class Trainer:
             self.read_pending()
 
     def forward_backward_step(self, batch: Batch) -> ranks.Figures:
-        """Forward, backward and update for one global batch.
+        """Forward and backward for one global batch.
 
         The summed losses are divided by the normalizers of the global batch, so the step is the same for any number
         of ranks and micro-batches.
 
         Returns:
             The mean loss, and the number of ranks that were asked to stop.
-
-        Raises:
-            BertlineError: the loss or the gradients are not finite, so DeepSpeed skipped the step. In fp16 skipped
-                steps are normal: they are how DeepSpeed finds its loss scale.
         """
         step, device = self.state.step + 1, ranks.device()
         seed_dropout(self.recipe.training.seed, self.state.step)
@@ -140,25 +137,25 @@ class Trainer:
             total += loss.detach()
         watchdog.beat(f"step {step}, update")
         asked = total.new_full((), float(preemption.asked.is_set()))
-        figures = ranks.Figures(ranks.sum_over_ranks(torch.stack([total, asked])))
-        self._update(step)
-        if not self.engine.was_step_applied() and self.state.precision != "fp16":
-            mean = figures.read()[0]
-            raise self.diverged(step, "gradients are not finite" if math.isfinite(mean) else f"loss is {mean}")
-        return figures
+        return ranks.Figures(ranks.sum_over_ranks(torch.stack([total, asked])))
 
-    def _update(self, step: int) -> None:
-        """Let DeepSpeed update the weights.
+    def update(self, figures: ranks.Figures) -> None:
+        """Let DeepSpeed update the weights; it skips the update if the loss or the gradients are not finite.
 
         Raises:
-            BertlineError: in fp16, the gradients are not finite at any loss scale.
+            BertlineError: it was skipped. In fp16 that is normal, since it is how DeepSpeed finds its loss scale, until
+                the scale is at its minimum.
         """
+        step = self.state.step + 1
         try:
             self.engine.step()
         except Exception as error:  # DeepSpeed raises a bare Exception
             if "loss scale already at minimum" not in str(error):
                 raise
             raise self.diverged(step, "gradients are not finite") from error
+        if not self.engine.was_step_applied() and self.state.precision != "fp16":
+            mean = figures.read()[0]
+            raise self.diverged(step, "gradients are not finite" if math.isfinite(mean) else f"loss is {mean}")
 
     def read_pending(self) -> None:
         """Read the figures of the pending step, if there is one, and log them.
