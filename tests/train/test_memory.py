@@ -95,7 +95,7 @@ def test_a_teacher_that_computes_beside_the_model_has_to_fit_too(model: Path) ->
     made: list[Relations] = []
 
     def compared(student: nn.Module) -> Objective:
-        made.append(Relations(student, limited_forward(models.load(model, task, training), seen), 1.0))
+        made.append(Relations(student, limited_forward(models.load(model, task, training), seen), 1.0, "fp32"))
         return replace(make_objective(student), relations=made[0])
 
     fitted = memory.fit(training, ZERO, lambda: models.load(model, task, training), make_batches, compared, "fp32")

@@ -125,11 +125,10 @@ def make(recipe: Recipe, folder: Path) -> Splits:
         texts = sources.unlabelled(data.unlabelled, data, task)
         labelled = chain(*(Examples(folder / f"{name}.arrow") for name in SPLITS))
         Examples.write(folder / f"{UNLABELLED}.arrow", new(texts, labelled))
-    counts = {"duplicates": unique.duplicates, "leaked": unique.leaked, "contradicting": unique.contradicting}
-    facts = {"labels": task.labels, **counts}
     content = [files.sha256(path) for name in (*SPLITS, UNLABELLED) if (path := folder / f"{name}.arrow").exists()]
     fingerprint = hashlib.sha256(json.dumps([task.labels, content]).encode()).hexdigest()
-    files.write_json(folder / "splits.json", {**facts, "fingerprint": fingerprint})
+    counts = {"duplicates": unique.duplicates, "leaked": unique.leaked, "contradicting": unique.contradicting}
+    files.write_json(folder / "splits.json", {"labels": task.labels, **counts, "fingerprint": fingerprint})
     splits = load(recipe, folder)
     _check_labels(splits, data)
     return splits

@@ -33,7 +33,7 @@ class Relations:
     Its hooks stay in the student for the life of the run.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, weight: float, precision: Precision = "fp32") -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, weight: float, precision: Precision) -> None:
         """Register hooks in both models.
 
         Args:

@@ -485,7 +485,7 @@ class TestRelations:
                     parts = [each[window, :length].unflatten(1, (4, -1))[:, head] for each in (student_, teacher_)]
                     products = [part @ part.T / part.shape[1] ** 0.5 for part in parts]
                     expected += sum(divergence(products[1][t], products[0][t]) for t in range(length)) / 4 / 3
-        relations = Relations(models[0], models[1], 2.0)
+        relations = Relations(models[0], models[1], 2.0, "fp32")
         models[0](**inputs)
         found = relations.sum({**inputs})
         assert found.item() == pytest.approx(2 * expected, rel=1e-4)
@@ -499,7 +499,7 @@ class TestRelations:
             train_here(write(tmp_path, teacher.path, **asked), tmp_path / "run", ["tokens.max_length=16"])
         modern = pytorch.load(encoders.make("modernbert", tmp_path / "modern"), "")
         with pytest.raises(InputError, match="models of type modernbert are not supported"):
-            Relations(modern, modern, 1.0)
+            Relations(modern, modern, 1.0, "fp32")
 
 
 @pytest.mark.parametrize(
