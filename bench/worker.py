@@ -1,8 +1,8 @@
-"""Runs one system in a process of its own, which answers questions over a pipe, one after another.
+"""Runs one system in a process of its own, which takes requests over a pipe, one after another.
 
 Two runtimes in one process disturb each other (threads may spin after a run), and memory can only be measured per
-process. Between questions a worker is blocked on its pipe. After a run, PyTorch's threads spin for about 10 ms, longer
-on a busy machine, and then use no CPU; ONNX Runtime's are set not to spin. After timing, a worker answers only once its
+process. Between requests a worker is blocked on its pipe. After a run, PyTorch's threads spin for about 10 ms, longer
+on a busy machine, and then use no CPU; ONNX Runtime's are set not to spin. After timing, a worker replies only once its
 CPU time stands still, so that the next one has the machine to itself.
 
 A worker always ends with its parent: leaving the `with` block kills it, and if the parent dies the pipe closes and the
@@ -54,12 +54,12 @@ class Worker:
     def __init__(self, system: System, threads: int) -> None:
         self.system = system
         self.failed = False
-        """Whether a question failed: the process ended, or it reported an error."""
+        """Whether a request failed: the process ended, or it reported an error."""
         self._pipe, theirs = PROCESSES.Pipe()
-        self._process = PROCESSES.Process(target=_answer, args=(theirs, system, threads), daemon=True)
+        self._process = PROCESSES.Process(target=_serve, args=(theirs, system, threads), daemon=True)
         self._process.start()
         theirs.close()  # so that the pipe closes when the process ends
-        self._asking = ThreadPoolExecutor(1)  # a question may be asked before the one before it is answered
+        self._requests = ThreadPoolExecutor(1)  # one may be made before the reply to the one before it
 
     def __enter__(self) -> Worker:
         return self
@@ -71,16 +71,16 @@ class Worker:
         """Kill the process; may be called again."""
         self._process.kill()
         self._process.join()
-        self._asking.shutdown(cancel_futures=True)
+        self._requests.shutdown(cancel_futures=True)
         self._pipe.close()
 
     def prepare(self) -> None:
         """Wait until the libraries are imported."""
-        self._ask("prepare")
+        self._call("prepare")
 
     def load(self, batch: Batch) -> float:
         """Seconds from creating a new runtime to its first answer, libraries imported and the file cache as it is."""
-        return float(self._ask("load", batch))
+        return float(self._call("load", batch))
 
     @property
     def ways(self) -> int:
@@ -95,7 +95,7 @@ class Worker:
             between: a batch to compute, untimed, before every repetition. A server rarely gets two texts of the same
                 length in a row, and OpenVINO takes longer whenever the length changes.
         """
-        seconds: list[list[float]] = self._ask("time", batch, between, WARM_UP_SECONDS, TURN_SECONDS)
+        seconds: list[list[float]] = self._call("time", batch, between, WARM_UP_SECONDS, TURN_SECONDS)
         return seconds
 
     def outputs(self, texts: Sequence[Text]) -> list[Output]:
@@ -104,7 +104,7 @@ class Worker:
 
     def asked_share(self) -> float:
         """The share of the texts of the last `outputs` call that a cascade's larger model answered."""
-        return float(self._ask("asked_share"))
+        return float(self._call("asked_share"))
 
     def outputs_later(self, texts: Sequence[Text]) -> Callable[[], list[Output]]:
         """Start computing `outputs` in the background; call the result to wait for them."""
@@ -116,7 +116,7 @@ class Worker:
 
     def run(self, batch: Batch) -> Output:
         """Compute a batch as `Runtime.run` does, so that a worker can serve as a runtime."""
-        output: Output = self._ask("run", batch)
+        output: Output = self._call("run", batch)
         return output
 
     def read_later(self, texts: Sequence[Text]) -> Callable[[], transformers_tokens.Reading]:
@@ -127,25 +127,25 @@ class Worker:
 
     def peak_rss_bytes(self) -> int:
         """The process's peak memory so far, including the interpreter and all libraries."""
-        return int(self._ask("peak_rss_bytes"))
+        return int(self._call("peak_rss_bytes"))
 
-    def _ask(self, question: str, *arguments: object) -> Any:
-        return self._later(question, *arguments)()
+    def _call(self, name: str, *arguments: object) -> Any:
+        return self._later(name, *arguments)()
 
-    def _later(self, question: str, *arguments: object) -> Callable[[], Any]:
-        return self._asking.submit(self._exchange, question, arguments).result
+    def _later(self, name: str, *arguments: object) -> Callable[[], Any]:
+        return self._requests.submit(self._exchange, name, arguments).result
 
-    def _exchange(self, question: str, arguments: tuple[object, ...]) -> Any:
-        """Ask a question and wait for the answer."""
+    def _exchange(self, name: str, arguments: tuple[object, ...]) -> Any:
+        """Let the process call a method of `_Inside`, and wait for what it returns."""
         try:
-            self._pipe.send((question, arguments))
-            answer = self._pipe.recv()
+            self._pipe.send((name, arguments))
+            reply = self._pipe.recv()
         except (EOFError, OSError):
             raise self._ended() from None
-        if isinstance(answer, _Failure):
+        if isinstance(reply, _Failure):
             self.failed = True
-            raise answer.kind(f"{self.system.name}: {answer.line}")
-        return answer
+            raise reply.kind(f"{self.system.name}: {reply.line}")
+        return reply
 
     def _ended(self) -> BertlineError:
         """How the process ended, as an error."""
@@ -160,20 +160,20 @@ class _Failure:
     line: str
 
 
-def _answer(pipe: Connection, system: System, threads: int) -> None:
-    """The child's side: answer questions until the parent is gone."""
+def _serve(pipe: Connection, system: System, threads: int) -> None:
+    """The child's side: take requests until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     inside = _Inside(system, threads)
-    with suppress(Exception):  # the first question reports it
+    with suppress(Exception):  # the first request reports it
         inside.prepare()
     with suppress(EOFError, ConnectionError):
         while True:
-            question, arguments = pipe.recv()
+            name, arguments = pipe.recv()
             try:
-                answer = getattr(inside, question)(*arguments)
+                reply = getattr(inside, name)(*arguments)
             except Exception as error:
-                answer = _failure(error)
-            pipe.send(answer)
+                reply = _failure(error)
+            pipe.send(reply)
 
 
 class _Inside:

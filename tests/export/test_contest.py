@@ -82,15 +82,15 @@ class Fake(Worker):
     def close(self) -> None:
         pass
 
-    def _later(self, question: str, *arguments: Any) -> Callable[[], Any]:
-        if DYING.get(self.system.name) == question and arguments[0] != self.origin.texts[:1]:  # not as it is made
+    def _later(self, name: str, *arguments: Any) -> Callable[[], Any]:
+        if DYING.get(self.system.name) == name and arguments[0] != self.origin.texts[:1]:  # not as it is made
             raise self._ended()
         milliseconds, lost = FIGURES[self.system.name]
-        if question == "outputs":
+        if name == "outputs":
             right = [self.origin.settings.labels.index(example.gold) for example in self.origin.examples]
             given = [1 - label if place < lost else label for place, label in enumerate(right)]
             return lambda: list(np.eye(2, dtype=np.float32)[given[: len(arguments[0])]])
-        return lambda: {"prepare": None, "load": 0.0, "time": [[milliseconds / 1000]]}[question]
+        return lambda: {"prepare": None, "load": 0.0, "time": [[milliseconds / 1000]]}[name]
 
 
 @pytest.fixture
