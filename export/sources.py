@@ -20,7 +20,7 @@ from bertline.artifacts.task import Decision, ProblemType, TaskName, TaskSetting
 from bertline.export.gathering import checkpoint
 from bertline.export.quiet import quiet
 from bertline.models import imports
-from bertline.tasks import catalog
+from bertline.tasks import catalog, heads
 from bertline.tasks.task import Example, Task
 from bertline.tasks.tokens import Text
 
@@ -258,7 +258,7 @@ def held_to(origin: Origin, metric: str) -> Origin:
 
 def _settings(config: dict[str, Any], data: Path, columns: Mapping[str, str]) -> TaskSettings:
     """The task settings of a model's head, untuned; for pairs of texts if the data has them."""
-    task = _task(config)
+    task = heads.task(config)
     assert task is not None, "the head is known"
     classifies = task == "text-classification"
     problem = config.get("problem_type") or "single_label_classification"
@@ -271,16 +271,8 @@ def _settings(config: dict[str, Any], data: Path, columns: Mapping[str, str]) ->
         task=task,
         problem_type=problem if classifies else None,
         inputs=inputs,
-        labels=encoder.label_names(config) if task != "question-answering" else [],
+        labels=heads.labels(config, task),
         tokens=Tokens(max_length=length) if classifies else windows,
-    )
-
-
-def _task(config: dict[str, Any]) -> TaskName | None:
-    """The task of the architecture that config.json names; None if it is unknown."""
-    names = encoder.architectures(config)
-    return next(
-        (task for task, kind in catalog.TASKS.items() for name in names if name.endswith(kind.architecture)), None
     )
 
 
@@ -291,8 +283,7 @@ def _examples(
     try:
         return catalog.make(settings).read_file(data, columns)
     except InputError as error:
-        nameless = settings.labels == [f"LABEL_{index}" for index in range(len(settings.labels))]
-        if not (nameless and "unknown label" in str(error)):
+        if not (heads.nameless(settings.labels) and "unknown label" in str(error)):
             raise
         advice = f"name the outputs 0, 1, … in id2label as the data does{_in_a_copy(place, folder)}"
         raise InputError(*error.faults, f"{folder / 'config.json'}: {advice}") from None
@@ -310,19 +301,17 @@ def _in_a_copy(place: str, folder: Path) -> str:
 
 def _head_faults(place: str, folder: Path, config: dict[str, Any]) -> list[str]:
     """Why the model's head cannot be used; a head without trained weights is only found on loading."""
-    file, task = folder / "config.json", _task(config)
+    file, task = folder / "config.json", heads.task(config)
     if task is None:
-        heads = ", ".join(kind.architecture for kind in catalog.TASKS.values())
+        known = ", ".join(kind.architecture for kind in catalog.TASKS.values())
         found = ", ".join(encoder.architectures(config)) or "none"
-        return [f"{file}: architectures is {found}, none of {heads}; fine-tune the model first: bertline train RECIPE"]
-    if task == "question-answering":
-        return []
+        return [f"{file}: architectures is {found}, none of {known}; fine-tune the model first: bertline train RECIPE"]
     return [f"{file}: {fault}{_in_a_copy(place, folder)}" for fault in _answer_faults(task, config)]
 
 
 def _answer_faults(task: TaskName, config: dict[str, Any]) -> Iterator[str]:
     """What in config.json makes the head's answers ambiguous, or unsupported."""
-    names, problem = encoder.label_names(config), config.get("problem_type")
+    names, problem = heads.labels(config, task), config.get("problem_type")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         yield f"id2label: {twice[0]!r:.60} occurs twice; answers are told apart by the names of their labels"
     if task == "token-classification" and set(names) == {"O"}:

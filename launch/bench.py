@@ -21,7 +21,7 @@ from bertline.bench.systems import System
 from bertline.export import sources
 from bertline.export.conversion import convert
 from bertline.serve import engine
-from bertline.tasks import catalog
+from bertline.tasks import catalog, heads
 from bertline.tasks.task import Example
 
 ROUNDS = 3
@@ -146,10 +146,11 @@ def _beside(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
     if (other := places.expanded(place)).joinpath(bundle.MANIFEST).is_file():
         sealed = bundle.verify(other)
         engine.Bundle(other).engine()
-        _demand_comparable(place, sealed, folder, manifest)
-        return replace(systems.from_bundle(other, sealed), name=f"bundle {other}")
+        own = heads.named_as(manifest.alone, sealed.alone)
+        _demand_comparable(place, own, folder, manifest)
+        return replace(systems.from_bundle(other, sealed), name=f"bundle {other}", settings=own)
     model, trained = run.find(place)
-    own = _as_labelled(model, manifest) if trained is None else trained.alone
+    own = _as_labelled(model, manifest) if trained is None else heads.named_as(manifest.alone, trained.alone)
     _demand_comparable(place, own, folder, manifest)
     tokenizer = sources.make_tokenizer(model, made) if trained is None else model
     return System(f"pytorch {place}", "pytorch", model, tokenizer, own)
@@ -162,29 +163,18 @@ def _demand_comparable(place: str, own: TaskSettings, folder: Path, manifest: Ma
 
 
 def _as_labelled(model: Path, manifest: Manifest) -> TaskSettings:
-    """The bundle's settings, with labels in the order of the model's outputs if it names them.
-
-    The maximum length is limited to the positions that the model has.
-    """
-    config = encoder.check(model)
-    own, names = manifest.alone, encoder.label_names(config)
-    if (length := encoder.max_tokens(config)) < own.tokens.max_length:
-        tokens = own.tokens.model_copy(update={"max_length": length, "stride": min(own.tokens.stride, length // 4)})
-        own = own.model_copy(update={"tokens": tokens})
-    if not own.labels or names in (own.labels, [f"LABEL_{index}" for index in range(len(own.labels))]):
+    """The settings of a model that decides as the bundle does: its thresholds are those of the same labels."""
+    own, thresholds = heads.settings(encoder.check(model), manifest.alone), manifest.decision.thresholds
+    if thresholds is None or sorted(own.labels) != sorted(manifest.labels):
         return own
-    labelled = own.model_copy(update={"labels": names})
-    if own.decision.thresholds is None or sorted(names) != sorted(own.labels):
-        return labelled
-    tuned = dict(zip(own.labels, own.decision.thresholds, strict=True))
-    decision = own.decision.model_copy(update={"thresholds": [tuned[name] for name in names]})
-    return labelled.model_copy(update={"decision": decision})
+    tuned = dict(zip(manifest.labels, thresholds, strict=True))
+    decision = own.decision.model_copy(update={"thresholds": [tuned[name] for name in own.labels]})
+    return own.model_copy(update={"decision": decision})
 
 
 def _comparable(settings: TaskSettings) -> tuple[object, ...]:
     """What two models must have in common to be compared."""
-    labels = [] if settings.problem_type == "regression" else sorted(settings.labels)  # its single label is only a name
-    return settings.task, settings.problem_type, settings.inputs, labels
+    return settings.task, settings.problem_type, settings.inputs, sorted(settings.labels)
 
 
 def _describe(settings: TaskSettings) -> str:

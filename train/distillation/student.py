@@ -14,6 +14,7 @@ from bertline.artifacts import encoder, files
 from bertline.artifacts.errors import InputError
 from bertline.artifacts.recipe_schema import Recipe, Student
 from bertline.models import pytorch
+from bertline.tasks import heads
 from bertline.tasks.task import Task
 from bertline.train.cache import make_once, place
 from bertline.train.data.prepared import Prepared
@@ -96,15 +97,11 @@ def spread(count: int, config: dict[str, Any]) -> list[int]:
 def _check_labels(recipe: Recipe, folder: Path, task: Task) -> None:
     """Reject a head with other labels, or with the same in another order: importance is measured on its outputs.
 
-    Outputs without names of their own take the recipe's names, in its order.
+    Outputs without names of their own take the recipe's names, in its order; labels found in the data name none.
     """
-    theirs = encoder.label_names(encoder.check(folder))
-    if task.settings.problem_type == "regression" and len(theirs) == 1:  # whatever it is called
-        return
-    listed = task.indexed(recipe.data.label_names or [])
-    if theirs == [f"LABEL_{number}" for number in range(len(listed))]:
-        theirs = listed
-    if task.labels and theirs != task.labels:
+    known = task.indexed(recipe.data.label_names or task.find_labels([]))  # a regression has one without any data
+    theirs = heads.settings(encoder.check(folder), task.settings.model_copy(update={"labels": known})).labels
+    if theirs != task.labels:
         learned = f"{recipe.model} has labels {theirs!r}; the student is to learn {task.labels!r}"
         advice = "list data.labels in the model's order, or name a model trained for these labels in this order"
         raise InputError(f"model: {learned}: {advice}")

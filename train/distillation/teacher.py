@@ -17,7 +17,7 @@ from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder
 from bertline.artifacts.task import TaskSettings
 from bertline.models import pytorch
-from bertline.tasks import catalog
+from bertline.tasks import catalog, heads
 from bertline.tasks.task import Task
 from bertline.tasks.text_classification import TextClassification
 from bertline.train import model, ranks
@@ -49,6 +49,8 @@ class Teacher:
 def find(recipe: Recipe, student: Task, cache: Path) -> Teacher:
     """Find the teacher that a recipe names, on every rank.
 
+    Outputs without names of their own take the student's labels, in the recipe's order if it lists them.
+
     Args:
         recipe: the student's recipe.
         student: the student's task.
@@ -59,7 +61,8 @@ def find(recipe: Recipe, student: Task, cache: Path) -> Teacher:
         DamagedError: a bundle's files have changed.
     """
     assert recipe.teacher is not None
-    teacher = _found(recipe.teacher, student.settings, cache)
+    labels = student.indexed(recipe.data.label_names or student.labels)
+    teacher = _found(recipe.teacher, student.settings.model_copy(update={"labels": labels}), cache)
     faults = [
         f"teacher: {recipe.teacher} has {name} {theirs!r}; the student is to learn {own!r}"
         for name in ("task", "problem_type", "inputs", "labels")
@@ -127,28 +130,18 @@ def beside(
     return Relations(student, loaded, weight, precision)
 
 
-def _found(place: str, student: TaskSettings, cache: Path) -> Teacher:
+def _found(place: str, asked: TaskSettings, cache: Path) -> Teacher:
     """Describe the teacher at a place: runs and bundles record their task; other models show it by their head."""
     local = places.expanded(place)
     if (local / bundle.MANIFEST).is_file():
-        settings, sha256 = bundle.verify(local).alone, files.sha256(local / bundle.MANIFEST)
+        settings, sha256 = heads.named_as(asked, bundle.verify(local).alone), files.sha256(local / bundle.MANIFEST)
         return Teacher(place, local, catalog.make(settings), sha256, _tokenizer(local, cache))
     folder = runs.model(place)
     config, sha256 = encoder.check(folder), encoder.weights_sha256(folder)
     if RunFolder(local).summary.exists():
-        return Teacher(place, folder, catalog.make(runs.read_summary(local).alone), sha256, _tokenizer(folder, cache))
-    tokens, most = student.tokens, encoder.max_tokens(config)
-    if most < tokens.max_length:
-        tokens = tokens.model_copy(update={"max_length": most, "stride": min(tokens.stride, most // 4)})
-    labels = encoder.label_names(config) if student.labels else []
-    if student.problem_type == "regression" and len(labels) == 1:  # whatever it is called
-        labels = student.labels
-    settings = student.model_copy(
-        update={
-            "labels": labels,
-            "tokens": tokens,
-        }
-    )
+        settings = heads.named_as(asked, runs.read_summary(local).alone)
+    else:
+        settings = heads.settings(config, asked)
     return Teacher(place, folder, catalog.make(settings), sha256, _tokenizer(folder, cache))
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -439,6 +440,38 @@ class TestRuns:
             update={"tokens": Tokens(max_length=32, stride=16, long="windows")}
         )
         assert find(recipe, catalog.make(own), tmp_path).task.settings.tokens == own.tokens
+
+    def test_outputs_without_names_are_the_students_labels(self, tmp_path: Path) -> None:
+        place = make_model(tmp_path / "model", labels=("LABEL_0", "LABEL_1"))
+        recipe = recipes.load(write(tmp_path, place, teacher=str(place)))
+        own = catalog.make(recipe.settings(["negative", "positive"]))
+        assert find(recipe, own, tmp_path).task.settings.labels == ["negative", "positive"]
+        three = catalog.make(recipe.settings(["negative", "neutral", "positive"]))
+        with pytest.raises(
+            InputError, match=r"has labels \['LABEL_0', 'LABEL_1'\]; the student is to learn \['negative"
+        ):
+            find(recipe, three, tmp_path)
+
+    def test_tags_without_names_are_in_the_order_that_the_recipe_lists(self, tmp_path: Path) -> None:
+        """Their indices mean the same in the data."""
+        place = encoders.make("bert", tmp_path / "model")
+        config = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps({**config, "num_labels": 5, "id2label": None}))
+        path = write(tmp_path, place, "token-classification", teacher=str(place))
+        tags = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+        for listed, fits in (("PER, LOC", True), (", ".join(tags), True), ("O, B-PER, B-LOC, I-PER, I-LOC", False)):
+            recipe = recipes.load(path, [f"data.labels=[{listed}]"])
+            with nullcontext() if fits else pytest.raises(InputError, match=r"has labels .*'B-LOC', 'I-PER'"):
+                find(recipe, catalog.make(recipe.settings(tags)), tmp_path)
+
+    def test_a_run_of_a_regression_may_call_its_output_otherwise(self, teacher: RunFolder, tmp_path: Path) -> None:
+        shutil.copytree(teacher.path, tmp_path / "taught")
+        summary = RunFolder(tmp_path / "taught").summary
+        other = {"problem_type": "regression", "labels": ["stars"]}
+        summary.write_text(json.dumps(json.loads(summary.read_bytes()) | other))
+        path = write(tmp_path, teacher.path, teacher=str(tmp_path / "taught"), problem_type="regression")
+        recipe = recipes.load(path)
+        assert find(recipe, catalog.make(recipe.settings(["score"])), tmp_path).task.settings.labels == ["score"]
 
     def test_the_output_of_a_regression_may_have_any_name(self, tmp_path: Path) -> None:
         place = make_model(tmp_path / "model", labels=("LABEL_0",))
