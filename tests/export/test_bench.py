@@ -14,10 +14,8 @@ from bertline.artifacts import bundle as manifests
 from bertline.artifacts.errors import DamagedError, InputError
 from bertline.artifacts.files import sha256
 from bertline.artifacts.run import RunFolder
-from bertline.artifacts.task import Decision, Tokens
 from bertline.export import sources
 from bertline.launch import bench
-from tests.conftest import with_vocabulary_alone
 from tests.export.conftest import measure_briefly
 
 Exported = tuple[Path, dict[str, Any], list[str]]
@@ -106,15 +104,6 @@ def test_one_that_answers_something_else_is_refused(
         bench.bench(bundle[0], [str(tmp_path / "other")], RunFolder(run).split("validation"), None, print)
 
 
-def test_what_a_bundle_was_held_to_must_still_be_that_model(
-    run: Path, bundle: Exported, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    manifest = manifests.read(bundle[0])
-    other = manifest.model_copy(update={"source": manifest.source.model_copy(update={"weights_sha256": "0" * 64})})
-    with pytest.raises(InputError, match=r"its weights have changed since .* was made; name a model to compare with"):
-        bench._source(bundle[0], other)
-
-
 def test_without_a_test_split_examples_are_to_be_named(bundle: Exported) -> None:
     with pytest.raises(
         InputError, match=r"test\.jsonl: .* was made from something that has no test split; name labelled"
@@ -125,38 +114,6 @@ def test_without_a_test_split_examples_are_to_be_named(bundle: Exported) -> None
 def test_columns_are_named_for_a_file_alone(bundle: Exported) -> None:
     with pytest.raises(InputError, match="--column names columns of labelled examples: add --data FILE"):
         bench.bench(bundle[0], (), None, None, lambda line: None, {"text": "body"})
-
-
-def changed(run: Path, folder: Path, **keys: object) -> str:
-    """The run's model, of which config.json says something else."""
-    shutil.copytree(RunFolder(run).best, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | keys))
-    return str(folder)
-
-
-def test_one_with_fewer_positions_reads_as_much_as_it_can(run: Path, bundle: Exported, tmp_path: Path) -> None:
-    shorter = changed(run, tmp_path / "shorter", max_position_embeddings=16)
-    manifest = manifests.read(bundle[0])
-    windows = manifest.model_copy(update={"tokens": Tokens(max_length=48, stride=12, long="windows")})
-    settings = bench._beside(shorter, bundle[0], windows, tmp_path / "made").settings
-    assert settings.tokens == Tokens(max_length=16, stride=4, long="windows")
-    same = changed(run, tmp_path / "same")
-    assert bench._beside(same, bundle[0], windows, tmp_path / "read").settings.tokens == windows.tokens
-
-
-def test_one_without_a_tokenizer_json_gets_one(run: Path, bundle: Exported, tmp_path: Path) -> None:
-    older = with_vocabulary_alone(RunFolder(run).best, tmp_path / "older")
-    system = bench._beside(str(older), bundle[0], manifests.read(bundle[0]), tmp_path / "made")
-    assert (system.model, system.tokenizer) == (older, tmp_path / "made")
-    assert (system.tokenizer / "tokenizer.json").is_file()
-
-
-def test_what_a_number_is_called_tells_no_two_models_apart(run: Path, bundle: Exported, tmp_path: Path) -> None:
-    settings = {"problem_type": "regression", "labels": ["stars"], "decision": Decision()}
-    manifest = manifests.read(bundle[0]).model_copy(update=settings)
-    other = changed(run, tmp_path / "other", id2label={"0": "score"}, problem_type="regression")
-    assert bench._beside(other, bundle[0], manifest, tmp_path / "made").settings.problem_type == "regression"
 
 
 def test_one_with_other_labels_is_refused_before_anything_is_converted(
