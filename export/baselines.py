@@ -74,11 +74,10 @@ def system(place: str, folder: Path, manifest: Manifest, made: Path) -> System:
 
     Raises:
         InputError: its labels differ from the bundle's, or it has no tokenizer.
-        DamagedError: the other bundle is damaged.
+        DamagedError: the other bundle is damaged, or answers differently on this CPU.
     """
     if (other := places.expanded(place)).joinpath(bundle.MANIFEST).is_file():
-        sealed = bundle.verify(other)
-        engine.Bundle(other).engine()
+        sealed = engine.proven(other).manifest
         own = heads.named_as(manifest.alone, sealed.alone)
         _demand_comparable(place, own, folder, manifest)
         return replace(from_bundle(other, sealed), name=f"bundle {other}", settings=own)

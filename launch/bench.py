@@ -57,8 +57,7 @@ def bench(
         raise InputError("--column names columns of labelled examples: add --data FILE")
     if html is not None:
         files.check_new(html)
-    manifest = _manifest(folder, signed)
-    engine.Bundle(folder).engine()  # refuses a bundle that answers differently on this CPU
+    manifest = engine.proven(folder, signed).manifest
     held_to = against or [baselines.reference(folder, manifest)]
     examples = _examples(folder, manifest, data, columns)
     with tempfile.TemporaryDirectory(prefix="bertline-") as work:
@@ -68,7 +67,7 @@ def bench(
         ]
         grid = compare.default_grid(compared)
         result = compare.bench(compared, examples, grid, ROUNDS, machine.cores(), say, manifest.metric)
-    _manifest(folder, signed)  # again, because another process loaded what was measured
+    signature.demand_same(folder, signed, bundle.load(folder).sha256)  # what was measured was loaded since
     if html is not None:
         files.write_text(html, benchmark.html(result, shlex.join(["bertline", *sys.argv[1:]])))
     return result
@@ -77,13 +76,6 @@ def bench(
 def show(result: dict[str, Any]) -> None:
     """Print a result as tables."""
     Console().print(benchmark.terminal(result))
-
-
-def _manifest(folder: Path, signed: str | None) -> Manifest:
-    """The manifest of a bundle, once the bundle is verified."""
-    loaded = bundle.load(folder)
-    signature.demand_same(folder, signed, loaded.sha256)
-    return loaded.manifest
 
 
 def _examples(folder: Path, manifest: Manifest, data: Path | None, columns: Mapping[str, str]) -> list[Example]:

@@ -6,9 +6,9 @@ A bundle is also loaded, so that inspect refuses whatever a server would refuse.
 from pathlib import Path
 from typing import Any
 
-from bertline.artifacts import bundle, places, run, signature
+from bertline.artifacts import bundle, places, run
 from bertline.artifacts.errors import InputError
-from bertline.serve.engine import Bundle
+from bertline.serve import engine
 
 
 def facts(folder: Path, signed: str | None = None) -> dict[str, Any]:
@@ -24,9 +24,7 @@ def facts(folder: Path, signed: str | None = None) -> dict[str, Any]:
             the signed one.
     """
     if (folder / bundle.MANIFEST).exists():
-        opened = Bundle(folder)
-        signature.demand_same(folder, signed, opened.sha256)
-        opened.engine()
+        opened = engine.proven(folder, signed)
         return {
             "kind": "bundle",
             "version": opened.sha256[:12],

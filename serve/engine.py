@@ -173,6 +173,23 @@ class Bundle:
                 )
 
 
+def proven(folder: Path, signed: str | None = None) -> Bundle:
+    """A bundle that is read once and answers as recorded here; its model is not kept, so that it makes no more engines.
+
+    Args:
+        folder: the bundle.
+        signed: sha256 of the manifest that it must have; None accepts any.
+
+    Raises:
+        InputError, DamagedError: as `Bundle` and `Bundle.engine`; or it is not the signed one.
+    """
+    opened = Bundle(folder)
+    signature.demand_same(folder, signed, opened.sha256)
+    opened.engine()
+    opened.let_go()
+    return opened
+
+
 def tolerance(logits: npt.NDArray[np.floating]) -> float:
     """Largest accepted difference of a logit: TOLERANCE times the logits' standard deviation, or times 1 if less."""
     return TOLERANCE * max(1.0, float(np.std(logits)))

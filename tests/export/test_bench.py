@@ -78,6 +78,23 @@ def test_a_bundle_that_is_another_after_it_was_measured_is_refused(
         bench.bench(signed, [str(run)], RunFolder(run).split("validation"), None, print, signed=sha256(manifest))
 
 
+def test_a_bundle_is_read_and_hashed_once_and_the_measured_one_again_afterwards(
+    run: Path, bundle: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = shutil.copytree(bundle[0], tmp_path / "other")
+    read: list[Path] = []
+
+    def counted(folder: Path) -> manifests.Loaded:
+        read.append(folder)
+        return load(folder)
+
+    load = manifests.load
+    monkeypatch.setattr(manifests, "load", counted)
+    monkeypatch.setattr("bertline.bench.compare.bench", lambda *_: {})
+    bench.bench(bundle[0], [str(other)], RunFolder(run).split("validation"), None, print)
+    assert read == [bundle[0], other, bundle[0]]
+
+
 def test_what_a_bundle_was_made_from_is_found_from_a_link_to_it(run: Path, tmp_path: Path) -> None:
     (tmp_path / "bundles/tiny").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "bundles/tiny")
