@@ -131,6 +131,7 @@ def train(recipe: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Fine-tune a model as RECIPE says, with DeepSpeed."""
     from bertline.launch import train
 
+    options = _with_devices(**options)
     if dry_run:
         plan = train.plan(recipe, **options)
         _print(plan.as_json(), as_json) if as_json else click.echo(plan.words())
@@ -272,7 +273,7 @@ def shrink(place: Path, output: Path | None, as_json: bool, **options: Any) -> N
     from bertline.launch import shrink
 
     bundle = output or Path("bundles", f"{sources.called(str(place))}-small")
-    result = shrink.shrink(place, bundle, say=_say, **options)
+    result = shrink.shrink(place, bundle, say=_say, **_with_devices(**options))
     if as_json:
         _print(result, as_json)
 
@@ -425,6 +426,13 @@ def doctor(as_json: bool) -> None:
     from bertline.launch import doctor
 
     _print(doctor.facts(), as_json)
+
+
+def _with_devices(gpus: int | None, ranks: int | None, hostfile: Path | None, **others: Any) -> dict[str, Any]:
+    """The options of a command, with `devices` instead of --gpus, --ranks and --hostfile, which ask for them."""
+    from bertline.launch.devices import Devices
+
+    return {"devices": Devices.choose(gpus, ranks, hostfile), **others}
 
 
 def _hear_schedulers() -> None:

@@ -2,8 +2,7 @@
 
 For one machine, `command` builds the line that `deepspeed … --module bertline.train RECIPE …` would itself start there,
 with `python -m bertline.launch.deepspeed_launcher` as the launcher: DeepSpeed takes seconds to import, and this module
-imports only what it uses. For a hostfile, `command` builds the `deepspeed` line. GPUs are counted with `nvidia-smi`, to
-avoid loading torch.
+imports only what it uses. For a hostfile, `command` builds the `deepspeed` line.
 """
 
 import base64
@@ -18,12 +17,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bertline.artifacts import machine
 from bertline.artifacts.errors import InputError, PreemptedError
+from bertline.launch.devices import Devices
 from bertline.models import imports
 from bertline.train import preemption
 
@@ -33,40 +32,8 @@ STDERR = 2
 """The file descriptor that all output of the launcher and the ranks goes to."""
 
 
-def default_ranks() -> tuple[int, str]:
-    """The default number of ranks on this machine and their device: (3, "gpu") or (1, "cpu").
-
-    That is one rank per GPU that CUDA may use or, without a GPU, one per NUMA node of the CPU: on one node, a single
-    rank with all cores was measured to be at least as fast as several with one core each.
-    """
-    gpus = len(visible_gpus())
-    return (gpus, "gpu") if gpus else (machine.numa_nodes(), "cpu")
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that CUDA would use, by number or as CUDA_VISIBLE_DEVICES names them; none if torch has no CUDA."""
-    if _torch_version().endswith("+cpu"):
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
-    try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    lines = listed.stdout.splitlines()
-    gpus = sum(line.startswith("GPU ") for line in lines)  # MIG instances are listed below their GPU
-    return [str(number) for number in range(gpus)]
-
-
 def command(
-    recipe: Path,
-    sets: Sequence[str] = (),
-    run: Path | None = None,
-    resume: bool = False,
-    gpus: int | None = None,
-    ranks: int | None = None,
-    hostfile: Path | None = None,
+    recipe: Path, devices: Devices, sets: Sequence[str] = (), run: Path | None = None, resume: bool = False
 ) -> list[str]:
     """The command line: DeepSpeed's launcher, run by this same Python, and the command line of each rank.
 
@@ -75,28 +42,23 @@ def command(
 
     Args:
         recipe: YAML file.
+        devices: one for each rank.
         sets: KEY=VALUE overrides of the recipe.
         run: folder of the run.
         resume: continue the run in that folder.
-        gpus: number of ranks, each with a GPU; all GPUs if neither this nor `ranks` nor `hostfile` is given.
-        ranks: number of CPU ranks.
-        hostfile: DeepSpeed hostfile, with a line `HOST slots=N` for each machine.
-
-    Raises:
-        InputError: as `where`.
     """
-    kind, count = where(gpus, ranks, hostfile)
-    program, which = "bertline.launch.deepspeed_launcher", f"--world_info={_world(kind, count)}"
-    if hostfile is not None:
-        program, which = "deepspeed.launcher.runner", f"--hostfile={hostfile}"
+    far = devices.kind == "hosts"
+    world = base64.urlsafe_b64encode(json.dumps(devices.slots).encode()).decode()  # CUDA_VISIBLE_DEVICES is set from it
+    program, which = "bertline.launch.deepspeed_launcher", f"--world_info={world}"
+    if far:
+        program, which = "deepspeed.launcher.runner", f"--hostfile={devices.hostfile}"
     line = [sys.executable, "-m", program, "--log_level=critical"]
     line += [f"--master_port={machine.free_port()}", which]
-    if hostfile is not None:
+    if far:
         line.append("--force_multi")  # else the ranks of a hostfile with one machine would be started here
     rank = [str(recipe)]
     for override in sets:
         rank += ["--set", override]
-    far = hostfile is not None
     if run is not None:
         rank += ["--run", str(run.absolute() if far else run)]  # `stop_command` finds the ranks by it
     if resume:
@@ -106,43 +68,42 @@ def command(
     return [*line, "--module", "bertline.train", *rank]
 
 
-def environment(gpus: int | None = None, ranks: int | None = None, hostfile: Path | None = None) -> dict[str, str]:
-    """The environment for `command` with the same arguments.
+def environment(devices: Devices) -> dict[str, str]:
+    """The environment for `command` with the same devices.
 
     Each CPU rank gets its share of the cores. The folder of this Python's programs is on PATH, because DeepSpeed ops
     that a recipe's `deepspeed` section asks for are built with ninja.
 
     Raises:
-        InputError: as `where`; or pdsh or ssh is needed and not installed.
+        InputError: pdsh or ssh is needed and not installed.
     """
-    kind, count = where(gpus, ranks, hostfile)
     variables = dict(os.environ)
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
-    missing = [name for name in ("pdsh", "ssh") if kind == "hosts" and not shutil.which(name, path=variables["PATH"])]
-    if missing:
+    missing = [name for name in ("pdsh", "ssh") if not shutil.which(name, path=variables["PATH"])]
+    if missing and devices.kind == "hosts":
         raise InputError(
             f"--hostfile: {' and '.join(missing)} not found on PATH; DeepSpeed needs both to reach other machines. "
             "Slurm and Kubernetes need neither: docs/cluster.md"
         )
-    if kind == "gpu":
+    if devices.kind == "gpu":
         variables["DS_ACCELERATOR"] = "cuda"  # or DeepSpeed takes the CPU if torch cannot use them
-    if kind == "cpu":
+    if devices.kind == "cpu":
         variables.pop("CUDA_VISIBLE_DEVICES", None)
         variables["DS_ACCELERATOR"] = "cpu"
-        variables["OMP_NUM_THREADS"] = str(max(1, machine.cores() // count))
+        variables["OMP_NUM_THREADS"] = str(max(1, machine.cores() // devices.ranks))
     return variables
 
 
-def stop_command(hostfile: Path | None, run: Path) -> list[str]:
+def stop_command(devices: Devices, run: Path) -> list[str]:
     """The command that sends SIGUSR1 to a run's ranks on all machines; empty if they are on this machine.
 
     DeepSpeed's launcher cannot do that: it can only kill every run on those machines, without letting them save.
     """
-    if hostfile is None:
+    if devices.kind != "hosts":
         return []
-    hosts = _slots(hostfile)
     ranks = rf"bertline\.train --local_rank=.* --run {re.escape(str(run.absolute()))}( |$)"
-    return ["pdsh", "-R", "ssh", "-w", ",".join(hosts), f"pkill -USR1 -f {shlex.quote(ranks)}".replace("%", "%%")]
+    kill = f"pkill -USR1 -f {shlex.quote(ranks)}".replace("%", "%%")
+    return ["pdsh", "-R", "ssh", "-w", ",".join(devices.slots), kill]
 
 
 def run(line: Sequence[str], variables: dict[str, str], remotely: Sequence[str] = ()) -> int:
@@ -213,63 +174,6 @@ def _ending(launcher: "subprocess.Popen[Any]", ask: Callable[[], None]) -> Itera
             signal.signal(number, handler)
 
 
-def where(gpus: int | None, ranks: int | None, hostfile: Path | None) -> tuple[str, int]:
-    """Where to run, as ("gpu" | "cpu" | "hosts", number of ranks).
-
-    Raises:
-        InputError: more than one is given; more GPUs than there are; no such hostfile, or one without slots.
-    """
-    flags = {"--gpus": gpus, "--ranks": ranks, "--hostfile": hostfile}
-    given = [name for name, value in flags.items() if value is not None]
-    if len(given) > 1:
-        raise InputError(
-            f"{' and '.join(given)}: give one: GPUs of this machine, ranks on its CPU, or a list of machines"
-        )
-    if hostfile is not None:
-        if not hostfile.is_file():
-            raise InputError(f"{hostfile}: no such file; a hostfile has a line `HOST slots=N` for each machine")
-        slots = _slots(hostfile)
-        return "hosts", sum(slots.values())
-    if ranks is not None:
-        return "cpu", ranks
-    if gpus is None:
-        count, kind = default_ranks()
-        return kind, count
-    present = visible_gpus()
-    if gpus > len(present):
-        raise InputError(f"--gpus {gpus}: there are {len(present)} that CUDA can use; --ranks N trains on the CPU")
-    return "gpu", gpus
-
-
-def _world(kind: str, count: int) -> str:
-    """This machine's GPUs, or CPU ranks by number, in DeepSpeed's encoding; it sets CUDA_VISIBLE_DEVICES from them."""
-    names = visible_gpus()[:count] if kind == "gpu" else [str(number) for number in range(count)]
-    return base64.urlsafe_b64encode(json.dumps({"localhost": names}).encode()).decode()
-
-
-def _slots(hostfile: Path) -> dict[str, int]:
-    """The number of ranks on each machine.
-
-    Raises:
-        InputError: DeepSpeed would not read the file, or only in part.
-    """
-    slots: dict[str, int] = {}
-    for number, line in enumerate(hostfile.read_text().splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        found = re.match(r"(\S+)\s+slots=([1-9]\d*)", line.strip())
-        if found is None:
-            raise InputError(f"{hostfile}: line {number}: found {line.strip():.60}; expected `HOST slots=N`")
-        if found[1] in slots:
-            raise InputError(
-                f"{hostfile}: line {number}: {found[1]} is named before; give it all its slots in one line"
-            )
-        slots[found[1]] = int(found[2])
-    if not slots:
-        raise InputError(f"{hostfile}: names no machine; a hostfile has a line `HOST slots=N` for each")
-    return slots
-
-
 def _quoted(word: str) -> str:
     """A word quoted to pass unchanged through pdsh, which replaces %n, and through the remote shells.
 
@@ -277,13 +181,6 @@ def _quoted(word: str) -> str:
     """
     word = word.replace("%", "%%")
     return re.sub(r"([\\$`])", r"\\\1", word) if " " in word else shlex.quote(word)
-
-
-def _torch_version() -> str:
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _explain(code: int) -> str:

@@ -20,6 +20,7 @@ from bertline.artifacts.say import Say
 from bertline.export.export import export
 from bertline.export.options import ExportOptions
 from bertline.launch import bench, train
+from bertline.launch.devices import Devices
 from bertline.serve.engine import Engine
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
@@ -44,7 +45,7 @@ def demo(say: Say) -> dict[str, Any]:
     screen = Console(stderr=True, markup=False, emoji=False)  # paths must not be read as markup
     check_model()
     screen.print(Rule(f"1/4  train: {RECIPE.stem} -> {RUN}"))
-    train.finished(RECIPE, RUN, say)
+    train.finished(RECIPE, Devices.choose(), RUN, say)
     bundle = _free(BUNDLE)
     page = _page(bundle)
     screen.print(Rule(f"2/4  export: {RUN} -> {bundle}"))

@@ -64,15 +64,16 @@ def _gpus() -> list[str]:
 def _training() -> dict[str, Any]:
     if importlib.util.find_spec("deepspeed") is None:
         return {"ready": False, "why": f"deepspeed is not installed; {install_advice('train')}"}
-    from bertline.launch import deepspeed_launcher
+    from bertline.launch.devices import Devices
 
     try:
         ops = _ops()
     except Exception as error:  # of any kind, if torch or DeepSpeed does not fit this machine
         return {"ready": False, "why": f"deepspeed cannot be imported: {_words(error)}"}
+    default = Devices.choose()
     return {
         "ready": True,
-        "default_ranks": "{} on the {}".format(*deepspeed_launcher.default_ranks()),
+        "default_ranks": f"{default.ranks} on the {default.kind}",
         "gpus": _torch_on_gpus() if _gpus() else "none",
         "compiler": shutil.which("g++") or "none: needed only for DeepSpeed ops that a recipe's deepspeed section uses",
         "ops": ops,

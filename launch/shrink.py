@@ -36,6 +36,7 @@ from bertline.export.export import export
 from bertline.export.options import ExportOptions
 from bertline.export.teacher import Teacher
 from bertline.launch import train
+from bertline.launch.devices import Devices
 
 SIXTHS = (4, 3, 2, 1)
 """The sizes that are tried, in sixths of the model's layers."""
@@ -86,7 +87,7 @@ class Shrinking:
     options: ExportOptions
     unlabelled: str | None
     overrides: Sequence[str]
-    ranks: dict[str, Any]
+    devices: Devices
     say: Say
 
     def students(self, largest_first: Sequence[Student]) -> list[Attempt]:
@@ -126,7 +127,7 @@ class Shrinking:
             base: the student that it is cut or pruned from; None if that is the run itself.
         """
         self.say(f"{named(kept)}: distilling")
-        folder = distilled(self.student(kept, base), self.place, self.say, self.ranks)
+        folder = distilled(self.student(kept, base), self.place, self.say, self.devices)
         teacher, student = (runs.read_summary(one) for one in (self.place, folder))
         best, value = (float(one.validation[teacher.held_to]) for one in (teacher, student))
         drop = round(best - value, 6)
@@ -237,22 +238,22 @@ class Shrinking:
 def shrink(
     place: Path,
     bundle: Path,
+    devices: Devices,
     max_drop: float,
     unlabelled: str | None,
     overrides: Sequence[str],
     say: Say,
-    **ranks: Any,
 ) -> dict[str, Any]:
     """Make a bundle of the fastest student that is shown to lose at most `max_drop` of the run's metric.
 
     Args:
         place: the run, whose data must still be where its recipe says.
         bundle: folder to make.
+        devices: those that students are trained on.
         max_drop: largest drop of the teacher's metric on its validation split.
         unlabelled: more texts for the students, as in a recipe's `data.unlabelled`.
         overrides: KEY=VALUE overrides of the students' recipes.
         say: receives lines of progress.
-        ranks: gpus, ranks or hostfile, as for `train.start`.
 
     Returns:
         What `bertline export --json` prints for the bundle, with `student`, the one it was made of, and `curve`, all
@@ -271,7 +272,7 @@ def shrink(
         place = place.resolve()
     runs.verify(place)
     with _locked(place), _at_work(bundle):
-        shrinking = Shrinking(place, bundle, ExportOptions(max_drop), unlabelled, overrides, ranks, say)
+        shrinking = Shrinking(place, bundle, ExportOptions(max_drop), unlabelled, overrides, devices, say)
         largest_first = sizes(encoder.check(RunFolder(place).best))
         origin = sources.read(str(place), None)
         check_examples(origin, shrinking.options)
@@ -363,7 +364,7 @@ def named(kept: Student) -> str:
     return f"{count} layer{'s' if count > 1 else ''}{', halved' if kept.is_pruned else ''}"
 
 
-def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Path:
+def distilled(recipe: Path, place: Path, say: Say, devices: Devices) -> Path:
     """The finished run of a student, trained or resumed if need be.
 
     Raises:
@@ -373,7 +374,7 @@ def distilled(recipe: Path, place: Path, say: Say, ranks: dict[str, Any]) -> Pat
     folder = recipe.with_suffix("")
     _check_begun_after(recipes.read(recipe), RunFolder(folder))
     try:
-        train.finished(recipe, folder, say, **ranks)
+        train.finished(recipe, devices, folder, say)
     except PreemptedError:
         raise PreemptedError(f"{folder}: stopped as asked; the same command resumes it") from None
     for split in ("validation", "test"):

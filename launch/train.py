@@ -16,27 +16,19 @@ from bertline.artifacts.recipe_schema import Recipe
 from bertline.artifacts.run import RunFolder, Summary
 from bertline.artifacts.say import Say
 from bertline.launch import deepspeed_launcher
+from bertline.launch.devices import Devices
 from bertline.train import deepspeed_config
 
 
 def start(
-    path: Path,
-    overrides: Sequence[str] = (),
-    *,
-    gpus: int | None = None,
-    ranks: int | None = None,
-    hostfile: Path | None = None,
-    run: Path | None = None,
-    resume: bool = False,
+    path: Path, devices: Devices, overrides: Sequence[str] = (), *, run: Path | None = None, resume: bool = False
 ) -> Path:
     """Train a recipe in ranks started by DeepSpeed's launcher; returns the run's folder.
 
     Args:
         path: the recipe.
+        devices: one for each rank.
         overrides: KEY=VALUE overrides of the recipe.
-        gpus: number of GPUs of this machine; all by default.
-        ranks: number of CPU ranks, where there is no GPU.
-        hostfile: DeepSpeed hostfile, for several machines.
         run: folder of the run, runs/NAME by default.
         resume: continue from the newest checkpoint of the run.
 
@@ -47,11 +39,11 @@ def start(
     """
     recipe = recipes.load(path, overrides)
     folder = run or Path("runs", recipe.name)
-    line = deepspeed_launcher.command(path, overrides, folder, resume, gpus, ranks, hostfile)
+    line = deepspeed_launcher.command(path, devices, overrides, folder, resume)
     if find_spec("deepspeed") is None:  # it is started as a process, never imported here
         raise InputError(f"deepspeed is not installed; {install_advice('train')}")
-    variables = deepspeed_launcher.environment(gpus, ranks, hostfile)
-    code = deepspeed_launcher.run(line, variables, deepspeed_launcher.stop_command(hostfile, folder))
+    variables = deepspeed_launcher.environment(devices)
+    code = deepspeed_launcher.run(line, variables, deepspeed_launcher.stop_command(devices, folder))
     begun = ["--resume"] if RunFolder(folder).recipe.exists() else []
     if code == PreemptedError.exit_code:
         again = shlex.join(["bertline", "train", str(path), "--run", str(folder), *begun])
@@ -89,30 +81,23 @@ class Plan:
 
 
 def plan(
-    path: Path,
-    overrides: Sequence[str] = (),
-    *,
-    gpus: int | None = None,
-    ranks: int | None = None,
-    hostfile: Path | None = None,
-    run: Path | None = None,
-    resume: bool = False,
+    path: Path, devices: Devices, overrides: Sequence[str] = (), *, run: Path | None = None, resume: bool = False
 ) -> Plan:
     """What `start` would run with the same arguments; starts nothing, and raises what `start` raises before that."""
     recipe = recipes.load(path, overrides)
-    line = deepspeed_launcher.command(path, overrides, run or Path("runs", recipe.name), resume, gpus, ranks, hostfile)
-    return Plan(recipe, deepspeed_configuration(recipe, *deepspeed_launcher.where(gpus, ranks, hostfile)), line)
+    line = deepspeed_launcher.command(path, devices, overrides, run or Path("runs", recipe.name), resume)
+    return Plan(recipe, deepspeed_configuration(recipe, devices), line)
 
 
-def finished(path: Path, run: Path, say: Say, overrides: Sequence[str] = (), **ranks: Any) -> Summary:
+def finished(path: Path, devices: Devices, run: Path, say: Say, overrides: Sequence[str] = ()) -> Summary:
     """The summary of a recipe's run, which is started or resumed unless it is finished.
 
     Args:
         path: the recipe.
+        devices: one for each rank.
         run: folder of the run.
         say: receives lines of progress.
         overrides: KEY=VALUE overrides of the recipe.
-        ranks: gpus, ranks or hostfile, as for `start`.
 
     Raises:
         InputError: the run is finished, but with another recipe; or as `start`.
@@ -121,7 +106,7 @@ def finished(path: Path, run: Path, say: Say, overrides: Sequence[str] = (), **r
     """
     folder = RunFolder(run)
     if not folder.summary.exists():
-        start(path, overrides, run=run, resume=folder.recipe.exists(), **ranks)
+        start(path, devices, overrides, run=run, resume=folder.recipe.exists())
         return runs.read_summary(run)
     other = recipes.differences(recipes.load(path, overrides), recipes.read(folder.recipe), recipes.HARMLESS)
     if other:
@@ -131,23 +116,22 @@ def finished(path: Path, run: Path, say: Say, overrides: Sequence[str] = (), **r
     return runs.verify(run)
 
 
-def deepspeed_configuration(recipe: Recipe, kind: str, ranks: int) -> dict[str, Any]:
+def deepspeed_configuration(recipe: Recipe, devices: Devices) -> dict[str, Any]:
     """The configuration that a run's ranks give to DeepSpeed, if their devices are like this machine's.
 
     If this machine has no GPU, those of a hostfile are assumed to compute in bf16, as all since Ampere do.
 
     Args:
         recipe: recipe of the run.
-        kind: "cpu", "gpu" or "hosts".
-        ranks: number of ranks on all machines.
+        devices: one for each rank.
 
     Raises:
         InputError: as `deepspeed_config.configure` and `choose_precision`.
     """
-    on_cpu = kind == "cpu"
-    native = machine.computes_bf16() if on_cpu else _gpus_compute_bf16(elsewhere=kind == "hosts")
+    on_cpu = devices.kind == "cpu"
+    native = machine.computes_bf16() if on_cpu else _gpus_compute_bf16(elsewhere=devices.kind == "hosts")
     precision = deepspeed_config.choose_precision(recipe.training.precision, on_cpu, native)
-    return deepspeed_config.configure(deepspeed_config.staged(recipe, precision), ranks, precision)
+    return deepspeed_config.configure(deepspeed_config.staged(recipe, precision), devices.ranks, precision)
 
 
 def _gpus_compute_bf16(elsewhere: bool) -> bool:

@@ -25,6 +25,7 @@ from bertline.artifacts.run import RunFolder
 from bertline.artifacts.say import Say
 from bertline.benchmarks.report import Command, dated, say
 from bertline.launch import train
+from bertline.launch.devices import Devices
 from bertline.launch.shrink import shrink, sizes, speedup
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
@@ -58,12 +59,12 @@ def write_texts(path: Path) -> None:
 def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
     """Train, distill and shrink with one seed, in a folder."""
     teacher = folder / "teacher"
-    sets = [f"training.seed={seed}"]
-    train.finished(RECIPE, teacher, say, sets)
+    devices, sets = Devices.choose(), [f"training.seed={seed}"]
+    train.finished(RECIPE, devices, teacher, say, sets)
     kept = next(one for one in sizes(encoder.check(RunFolder(teacher).best)) if len(one.layers or []) == KEPT)
     alone = [*sets, f"student.layers={kept.layers}", *STUDENTS]
-    labels = train.finished(RECIPE, folder / "labels-alone", say, alone)
-    found = shrunk(teacher, folder / "bundle", texts, say)
+    labels = train.finished(RECIPE, devices, folder / "labels-alone", say, alone)
+    found = shrunk(teacher, folder / "bundle", devices, texts, say)
     taught = teacher.with_name(f"{teacher.name}-{KEPT}-layers")
     return {
         "seed": seed,
@@ -74,11 +75,11 @@ def one_seed(seed: int, folder: Path, texts: Path, say: Say) -> dict[str, Any]:
     }
 
 
-def shrunk(teacher: Path, bundle: Path, texts: Path, say: Say) -> dict[str, Any]:
+def shrunk(teacher: Path, bundle: Path, devices: Devices, texts: Path, say: Say) -> dict[str, Any]:
     """What shrink finds; read from the folder if it has finished before."""
     kept = bundle.with_suffix(".json")
     if not kept.exists():
-        files.write_json(kept, shrink(teacher, bundle, MAX_DROP, str(texts), STUDENTS, say))
+        files.write_json(kept, shrink(teacher, bundle, devices, MAX_DROP, str(texts), STUDENTS, say))
     made = json.loads(kept.read_bytes())
     chosen = next(one for one in made["candidates"] if one["chosen"])
     return {

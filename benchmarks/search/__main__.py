@@ -19,6 +19,7 @@ from rich.table import Table
 from bertline.artifacts import files
 from bertline.benchmarks.report import Command, dated, say
 from bertline.launch import train
+from bertline.launch.devices import Devices
 from bertline.launch.search import search
 from bertline.launch.search.results import words
 
@@ -32,13 +33,13 @@ def one_seed(seed: int, folder: Path) -> dict[str, Any]:
         The seed, the test accuracies with the default and with the found settings, the settings found, the accuracy
         that the search expected, and the seconds of training that it took.
     """
-    sets = [f"training.seed={seed}"]
+    devices, sets = Devices.choose(), [f"training.seed={seed}"]
     found = search(RECIPE, sets, folder / "search", say)
     best = Path(found["best"]["recipe"])
     return {
         "seed": seed,
-        "defaults": train.finished(RECIPE, folder / "defaults", say, sets).test["accuracy"],
-        "found": train.finished(best, folder / "found", say).test["accuracy"],
+        "defaults": train.finished(RECIPE, devices, folder / "defaults", say, sets).test["accuracy"],
+        "found": train.finished(best, devices, folder / "found", say).test["accuracy"],
         "set": found["best"]["set"],
         "expected": found["estimate"]["value"],
         "seconds": sum(trial["seconds"] for trial in found["trials"]),

@@ -23,6 +23,7 @@ from bertline.artifacts import run as runs
 from bertline.artifacts.errors import BertlineError
 from bertline.benchmarks.report import Command, dated
 from bertline.benchmarks.train import ranks
+from bertline.launch.devices import Devices
 
 RECIPE = Path(__file__).with_name("accuracy.yaml")
 
@@ -75,7 +76,7 @@ def measure(
         for name, way in compared.items():
             folder = work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
             sets = [f"training.seed={seed}", f"training.precision={way.precision}"]
-            if code := ranks.start(way.program, recipe, sets, folder, ranks=1):
+            if code := ranks.start(way.program, recipe, Devices.choose(ranks=1), sets, folder):
                 raise BertlineError(f"{name}, seed {seed}: training ended with exit code {code}; the reason is above")
             summary = runs.read_summary(folder)
             accuracy[name].append(summary.test["accuracy"])

@@ -16,7 +16,7 @@ from bertline.artifacts.say import Say
 from bertline.benchmarks.train import figures, flops, ranks
 from bertline.benchmarks.train.figures import Figures
 from bertline.benchmarks.train.job import STEPS, WARM_UP, Counts, Device, Job, Kind
-from bertline.launch import deepspeed_launcher
+from bertline.launch.devices import Devices, visible_gpus
 from bertline.train.__main__ import ENVIRONMENT
 
 PACKAGE = "bertline.benchmarks.train"
@@ -63,7 +63,7 @@ def measure(recipe: Path, work: Path, steps: int | None, rounds: int, say: Say) 
         InputError: too few steps.
         BertlineError: a system failed, or the data could not be prepared, for example because it has too few texts.
     """
-    device: Device = "cuda" if deepspeed_launcher.default_ranks()[1] == "gpu" else "cpu"
+    device: Device = "cuda" if Devices.choose().kind == "gpu" else "cpu"
     steps = STEPS[device] if steps is None else steps
     if steps <= WARM_UP[device]:
         raise InputError(f"--steps {steps}: the first {WARM_UP[device]} are not measured; give more")
@@ -97,8 +97,8 @@ def turn(system: System, work: Path, folder: Path, device: Device, steps: int, c
     path = job.save()
     if system.kind == "bertline":
         run = work / "runs" / folder.name
-        gpus, count = (1, None) if device == "cuda" else (None, system.ranks)
-        code = ranks.start(f"{PACKAGE}.timed", job.recipe, [], run, ranks=count, gpus=gpus, words=[str(path)])
+        devices = Devices.choose(gpus=1) if device == "cuda" else Devices.choose(ranks=system.ranks)
+        code = ranks.start(f"{PACKAGE}.timed", job.recipe, devices, [], run, [str(path)])
         if code != PreemptedError.exit_code:
             raise BertlineError(f"{system.name}: training ended with exit code {code}; the reason is above")
     else:
@@ -117,7 +117,7 @@ def _run(words: Sequence[str], device: Device) -> None:
     """
     variables = {**ENVIRONMENT, **os.environ}
     if device == "cuda":  # the Trainer would use all GPUs
-        variables["CUDA_VISIBLE_DEVICES"] = deepspeed_launcher.visible_gpus()[0]
+        variables["CUDA_VISIBLE_DEVICES"] = visible_gpus()[0]
     else:
         variables |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(machine.cores())}
     done = subprocess.run([sys.executable, "-m", *words], env=variables, capture_output=True, text=True)

@@ -45,16 +45,18 @@ def search(
         BertlineError: a run failed before any had succeeded, or every trial failed.
     """
     from bertline.artifacts import recipe as recipes
-    from bertline.launch import deepspeed_launcher, train
+    from bertline.launch import train
+    from bertline.launch.devices import Devices
 
     recipe = recipes.load(path, overrides, searches=True)
+    here = None  # each machine of a Ray cluster counts its own GPUs
     if engine == "local":
-        deepspeed_launcher.where(gpus, ranks, hostfile)
+        here = Devices.choose(gpus, ranks, hostfile)
     elif (gpus is None) == (ranks is None) or hostfile is not None:
         raise InputError("--engine ray: say what each run takes of a machine: --gpus N, or --ranks N for its CPU")
 
     def trained(path: Path, run: Path, resume: bool) -> None:
-        train.start(path, gpus=gpus, ranks=ranks, hostfile=hostfile, run=run, resume=resume)
+        train.start(path, here or Devices.choose(gpus, ranks), run=run, resume=resume)
 
     from bertline.launch.search import results, trials
 

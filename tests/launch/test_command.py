@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from bertline.launch import check, doctor, train
 from bertline.launch.command import main
+from bertline.launch.devices import Devices
 
 FLAGS = {
     "train": ["RECIPE", "--set", "--gpus", "--ranks", "--hostfile", "--run", "--resume", "--dry-run", "--json"],
@@ -348,6 +349,6 @@ def test_a_dry_run_takes_gpus_of_other_machines_to_compute_in_bf16(
     keys = ("name: dry", "task: text-classification", f"model: {tiny_model}", "data: {train: data.jsonl}")
     (tmp_path / "dry.yaml").write_text("\n".join([*keys, "tokens: {max_length: 32}"]))
     (tmp_path / "hosts").write_text("one slots=8\ntwo slots=8\n")
-    planned = train.plan(Path("dry.yaml"), hostfile=Path("hosts"))
+    planned = train.plan(Path("dry.yaml"), Devices.choose(hostfile=Path("hosts")))
     assert planned.deepspeed["torch_autocast"]["enabled"]
     assert "fp16" not in planned.deepspeed

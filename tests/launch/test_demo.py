@@ -11,6 +11,7 @@ from bertline.artifacts import encoder
 from bertline.artifacts.errors import DamagedError
 from bertline.export.options import ExportOptions
 from bertline.launch import bench, demo, train
+from bertline.launch.devices import Devices
 from tests.conftest import make_model
 from tests.export.conftest import measure_briefly
 from tests.train.conftest import train_here, write_recipe
@@ -21,7 +22,7 @@ def started(rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
     """Makes the demo one of a tiny model in this process; the runs that were begun."""
     runs: list[Path] = []
 
-    def start(recipe: Path, overrides: Sequence[str], run: Path, resume: bool) -> None:
+    def start(recipe: Path, devices: Devices, overrides: Sequence[str], run: Path, resume: bool) -> None:
         runs.append(run)
         train_here(recipe, run, overrides, resume)
 

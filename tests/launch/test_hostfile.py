@@ -13,6 +13,7 @@ import pytest
 from bertline.artifacts.errors import InputError, PreemptedError
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
+from bertline.launch.devices import Devices
 from tests.conftest import make_model
 from tests.train.conftest import losses, write_recipe
 from tests.waiting import wait_for
@@ -145,4 +146,4 @@ def test_a_preempted_run_saves_on_all_machines_and_goes_on(recipe: Path, machine
 def test_without_pdsh(machines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match="--hostfile: pdsh and ssh not found on PATH"):
-        deepspeed_launcher.environment(hostfile=machines)
+        deepspeed_launcher.environment(Devices.choose(hostfile=machines))

@@ -22,11 +22,13 @@ from bertline.artifacts.run import RunFolder
 from bertline.export.candidates import cascade
 from bertline.export.options import ExportOptions
 from bertline.launch import shrink, train
+from bertline.launch.devices import Devices
 from bertline.launch.shrink import Shrinking, Tried
 from tests.conftest import make_model, make_texts
 from tests.export.conftest import measure_briefly
 from tests.train.conftest import train_here
 
+HERE = Devices("cpu", {"localhost": ["0"]})
 DROP = 0.2
 """What 200 examples can tell of a student that learns in a second."""
 
@@ -35,7 +37,7 @@ DROP = 0.2
 def here(rank: None) -> Iterator[None]:
     """Students are trained in this process, which spares them the launcher's ten seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "start", lambda recipe, sets, run, resume: train_here(recipe, run, sets, resume))
+        patch.setattr(train, "start", lambda recipe, _, sets, run, resume: train_here(recipe, run, sets, resume))
         yield
 
 
@@ -65,7 +67,7 @@ def shrunken(
         measure_briefly(patch)
         patch.setattr(shrink, "ExportOptions", partial(ExportOptions, quick=True))
         patch.chdir(place.parents[1])
-        found = shrink.shrink(Path("runs/films"), Path("bundles", name), drop, "more.jsonl", sets, said.append)
+        found = shrink.shrink(Path("runs/films"), Path("bundles", name), HERE, drop, "more.jsonl", sets, said.append)
     return found, said
 
 
@@ -117,7 +119,7 @@ def test_a_finished_student_is_used_again_and_another_refused(
     asked = student.with_name(f"{student.name}.yaml")
     less = {"training.micro_batch_size": 4}  # as is advised where memory runs out
     recipes.save(recipes.with_settings(recipes.read(asked), less), asked)
-    assert shrink.distilled(asked, teacher.path, said.append, {}) == student
+    assert shrink.distilled(asked, teacher.path, said.append, HERE) == student
     assert said == [f"{student} is finished already and is used as it is; remove it to train again"]
     assert runs.read_summary(student).finished == before
     with pytest.raises(InputError, match=r"finished run of another recipe: training\.epochs was 3 and is 1; move"):
@@ -134,12 +136,12 @@ def test_a_student_of_what_a_run_was_before_is_refused(
     )
     raw = json.loads((place / "run.json").read_text())
     files.write_json(place / "run.json", raw | {"finished": raw["finished"].replace("20", "21", 1)})
-    recipe = Shrinking(place, tmp_path / "b", ExportOptions(DROP), None, (), {}, print).student(Student(layers=[0]))
+    recipe = Shrinking(place, tmp_path / "b", ExportOptions(DROP), None, (), HERE, print).student(Student(layers=[0]))
     with pytest.raises(InputError, match=r"films-1-layer: begun before \S+films was finished"):
-        shrink.distilled(recipe, place, print, {})
+        shrink.distilled(recipe, place, print, HERE)
     student.summary.unlink()
     with pytest.raises(InputError, match=r"films-1-layer: begun before \S+films was finished"):
-        shrink.distilled(recipe, place, print, {})
+        shrink.distilled(recipe, place, print, HERE)
 
 
 def test_a_run_is_shrunk_by_one_process_at_a_time(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
@@ -185,7 +187,7 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
     monkeypatch.setattr(cascade, "SHARES", (0.01,))
     lost = r"1 layer +value 0\.\d+  drop \+0\.\d+  loses 0\.\d+ in PyTorch already; with .*/films: no candidate .*\n"
     with pytest.raises(GateError, match=lost):
-        shrink.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
+        shrink.shrink(place, tmp_path / "bundle", HERE, DROP, None, sets, print)
     assert not (tmp_path / "bundle").exists()
     assert not list(tmp_path.glob(".bundle.*"))
     monkeypatch.setattr(cascade, "SHARES", (0.5, 0.95))
@@ -202,7 +204,7 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
         return student(self, kept, base if kept.is_pruned else None)
 
     monkeypatch.setattr(Shrinking, "student", as_before)
-    found = shrink.shrink(place, tmp_path / "bundle", DROP, None, sets, print)
+    found = shrink.shrink(place, tmp_path / "bundle", HERE, DROP, None, sets, print)
     assert 0.4 < found["cascade"]["share"] <= 0.95  # less than was asked for, where texts are alike
     asking, asked, half = found["curve"]
     assert asking["why"].startswith(f"passes: {found['chosen']}, which asks 2 layers about ")
@@ -227,10 +229,12 @@ def test_a_run_that_went_by_its_loss_is_held_to_its_score(teacher: RunFolder) ->
 def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_path: Path) -> None:
     place = shutil.copytree(teacher.path, tmp_path / "films")
     sets = ["training.seed=7", "training.epochs=1"]
-    student = Shrinking(place, tmp_path / "b", ExportOptions(DROP), None, sets, {}, print).student(Student(layers=[0]))
+    student = Shrinking(place, tmp_path / "b", ExportOptions(DROP), None, sets, HERE, print).student(
+        Student(layers=[0])
+    )
     assert student.name == "films-1-layer.yaml"
     with pytest.raises(InputError, match="its data has changed"):
-        shrink.distilled(student, place, print, {})
+        shrink.distilled(student, place, print, HERE)
 
 
 def test_too_few_examples_are_told_before_a_student_is_made(
@@ -243,7 +247,7 @@ def test_too_few_examples_are_told_before_a_student_is_made(
     with pytest.raises(
         GateError, match=r"^200 examples cannot show a drop of at most 0\.01, even if every answer stays"
     ):
-        shrink.shrink(run.path, tmp_path / "bundle", 0.01, None, (), print)
+        shrink.shrink(run.path, tmp_path / "bundle", HERE, 0.01, None, (), print)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".films.lock", "films"]
 
 
@@ -268,7 +272,7 @@ def test_a_model_whose_layers_share_their_weights_is_refused_before_it_answers(
     monkeypatch.setattr(encoder, "check", lambda folder: config)
     monkeypatch.setattr(shrink, "check_answers", None)
     with pytest.raises(InputError, match="albert: its layers share their weights"):
-        shrink.shrink(teacher.path, tmp_path / "bundle", DROP, None, (), print)
+        shrink.shrink(teacher.path, tmp_path / "bundle", HERE, DROP, None, (), print)
 
 
 def test_a_student_learns_from_the_teacher_and_not_by_what_weighs_labels(teacher: RunFolder, tmp_path: Path) -> None:
@@ -279,7 +283,7 @@ def test_a_student_learns_from_the_teacher_and_not_by_what_weighs_labels(teacher
     )
     shutil.copytree(teacher.path, tmp_path / "films")
     recipes.save(weighed, RunFolder(tmp_path / "films").recipe)
-    shrinking = Shrinking(tmp_path / "films", tmp_path / "bundle", ExportOptions(DROP), None, (), {}, print)
+    shrinking = Shrinking(tmp_path / "films", tmp_path / "bundle", ExportOptions(DROP), None, (), HERE, print)
     made = recipes.load(shrinking.student(Student(layers=[0])))
     assert made.training == recipe.training
 
@@ -292,13 +296,13 @@ def test_a_run_may_be_where_one_is(teacher: RunFolder, tmp_path: Path, monkeypat
     monkeypatch.chdir(teacher.path)
     monkeypatch.setattr(Shrinking, "students", students)
     with pytest.raises(GateError, match="films"):
-        shrink.shrink(Path(), tmp_path / "bundle", DROP, None, (), print)
+        shrink.shrink(Path(), tmp_path / "bundle", HERE, DROP, None, (), print)
     assert (teacher.path.parent / ".films.lock").exists()
 
 
 def test_what_students_keep_is_no_setting(teacher: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--set student\.attention_heads=2: what students keep is chosen here"):
-        shrink.shrink(teacher.path, tmp_path / "bundle", DROP, None, ["student.attention_heads=2"], print)
+        shrink.shrink(teacher.path, tmp_path / "bundle", HERE, DROP, None, ["student.attention_heads=2"], print)
 
 
 def test_names() -> None:

@@ -13,6 +13,7 @@ from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from bertline.artifacts.recipe_schema import Training
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
+from bertline.launch.devices import Devices
 from bertline.models import pytorch
 from bertline.tasks import catalog
 from bertline.tasks.task import Example
@@ -75,8 +76,9 @@ def test_the_launched_run_gives_the_same_curve(
     if torch.cuda.device_count() < gpus:
         pytest.skip(f"needs {gpus} GPUs")
     sets = ["training.precision=bf16", f"training.zero_stage={stage}"]
-    line = deepspeed_launcher.command(recipe, sets, tmp_path / "run", gpus=gpus)
-    assert deepspeed_launcher.run(line, deepspeed_launcher.environment(gpus=gpus)) == 0
+    devices = Devices.choose(gpus=gpus)
+    line = deepspeed_launcher.command(recipe, devices, sets, tmp_path / "run")
+    assert deepspeed_launcher.run(line, deepspeed_launcher.environment(devices)) == 0
     assert losses(RunFolder(tmp_path / "run")) == pytest.approx(in_fp32, abs=0.03)
     summary = read_summary(tmp_path / "run")
     assert (summary.ranks, summary.precision) == (gpus, "bf16")

@@ -15,6 +15,7 @@ from bertline.artifacts.errors import PreemptedError
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
 from bertline.launch import train as launched
+from bertline.launch.devices import Devices
 from bertline.train import preemption, watchdog
 from tests.train import plain
 from tests.train.conftest import logged, losses, train_here
@@ -158,8 +159,8 @@ def test_how_to_go_on_is_said_as_far_as_the_run_has_come(
     run = RunFolder(tmp_path / "run")
     monkeypatch.setattr(deepspeed_launcher, "run", lambda *_: PreemptedError.exit_code)
     with pytest.raises(PreemptedError, match=f"{run.path} and the same"):
-        launched.start(recipe, ranks=1, run=run.path)
+        launched.start(recipe, Devices.choose(ranks=1), run=run.path)
     run.path.mkdir()
     run.recipe.touch()
     with pytest.raises(PreemptedError, match=f"{run.path} --resume and the same"):
-        launched.start(recipe, ranks=1, run=run.path, resume=True)
+        launched.start(recipe, Devices.choose(ranks=1), run=run.path, resume=True)

@@ -11,6 +11,7 @@ from deepspeed.accelerator import cuda_accelerator
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.errors import InputError
 from bertline.launch import train
+from bertline.launch.devices import Devices
 from bertline.train import ranks
 from tests.train import forked, talking_ranks
 
@@ -30,7 +31,8 @@ def test_bf16_that_a_gpu_emulates_is_not_taken(
     monkeypatch.setattr(ranks, "device", lambda: torch.device("cpu"))
     assert torch.cuda.is_bf16_supported()
     assert ranks.computes_bf16() is native
-    config = train.deepspeed_configuration(recipes.load(recipe, ["training.precision=auto"]), "gpu", 1)
+    gpu = Devices("gpu", {"localhost": ["0"]})
+    config = train.deepspeed_configuration(recipes.load(recipe, ["training.precision=auto"]), gpu)
     assert ("torch_autocast" in config, "fp16" in config) == (native, not native)
 
 

@@ -10,6 +10,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from bertline.artifacts import recipe as recipes
 from bertline.artifacts.run import RunFolder, read_summary
 from bertline.launch import deepspeed_launcher
+from bertline.launch.devices import Devices
 from bertline.train import checkpoints
 from bertline.train.data import splitting
 from bertline.train.loop import Trainer
@@ -23,8 +24,9 @@ from tests.train.conftest import losses, train_here
 def launched(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run of the recipe by the same command that `bertline train` executes."""
     folder = tmp_path_factory.mktemp("launched") / "run"
-    line = deepspeed_launcher.command(recipe, ["training.best=loss"], folder, ranks=2)
-    assert deepspeed_launcher.run(line, deepspeed_launcher.environment(ranks=2)) == 0
+    devices = Devices.choose(ranks=2)
+    line = deepspeed_launcher.command(recipe, devices, ["training.best=loss"], folder)
+    assert deepspeed_launcher.run(line, deepspeed_launcher.environment(devices)) == 0
     return RunFolder(folder)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from bertline.artifacts.errors import PreemptedError
 from bertline.launch import deepspeed_launcher
+from bertline.launch.devices import Devices
 from bertline.train import ranks, watchdog
 from bertline.train.watchdog import Fault, Watch
 from tests.train.conftest import train_here
@@ -30,10 +31,11 @@ WAYS = {
 
 def launch(recipe: Path, folder: Path, way: str, victim: int, tick: float, *sets: str) -> tuple[int, float]:
     """The exit code of the launcher, and the seconds between the failure and its exit."""
-    line = deepspeed_launcher.command(recipe, [*sets, "training.eval_steps=100"], folder / "run", ranks=2)
+    devices = Devices.choose(ranks=2)
+    line = deepspeed_launcher.command(recipe, devices, [*sets, "training.eval_steps=100"], folder / "run")
     line[line.index("bertline.train")] = "tests.train.failing_ranks"
     line += [str(tick), str(victim), way]
-    variables = {**deepspeed_launcher.environment(ranks=2), "PYTHONPATH": str(ROOT)}
+    variables = {**deepspeed_launcher.environment(devices), "PYTHONPATH": str(ROOT)}
     code = deepspeed_launcher.run(line, variables)
     return code, time.time() - (folder / "run/metrics.jsonl").stat().st_mtime
 
