@@ -26,7 +26,9 @@ from bertline.artifacts.say import Say
 from bertline.benchmarks.report import Command, dated, say
 from bertline.launch import train
 from bertline.launch.devices import Devices
-from bertline.launch.shrink import shrink, sizes, speedup
+from bertline.launch.shrink import shrink
+from bertline.launch.shrink.results import speedup
+from bertline.launch.shrink.students import sizes
 
 RECIPE = Path(__file__).with_name("reviews.yaml")
 KEPT = 3

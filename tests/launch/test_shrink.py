@@ -23,7 +23,10 @@ from bertline.export.candidates import cascade
 from bertline.export.options import ExportOptions
 from bertline.launch import shrink, train
 from bertline.launch.devices import Devices
-from bertline.launch.shrink import Shrinking, Tried
+from bertline.launch.shrink import order, results, students
+from bertline.launch.shrink.distill import Distillation
+from bertline.launch.shrink.exports import Exports
+from bertline.launch.shrink.results import Attempt, Tried
 from tests.conftest import make_model, make_texts
 from tests.export.conftest import measure_briefly
 from tests.train.conftest import train_here
@@ -119,7 +122,7 @@ def test_a_finished_student_is_used_again_and_another_refused(
     asked = student.with_name(f"{student.name}.yaml")
     less = {"training.micro_batch_size": 4}  # as is advised where memory runs out
     recipes.save(recipes.with_settings(recipes.read(asked), less), asked)
-    assert shrink.distilled(asked, teacher.path, said.append, HERE) == student
+    assert Distillation(teacher.path, HERE, None, (), said.append).finished(asked) == student
     assert said == [f"{student} is finished already and is used as it is; remove it to train again"]
     assert runs.read_summary(student).finished == before
     with pytest.raises(InputError, match=r"finished run of another recipe: training\.epochs was 3 and is 1; move"):
@@ -136,12 +139,13 @@ def test_a_student_of_what_a_run_was_before_is_refused(
     )
     raw = json.loads((place / "run.json").read_text())
     files.write_json(place / "run.json", raw | {"finished": raw["finished"].replace("20", "21", 1)})
-    recipe = Shrinking(place, tmp_path / "b", ExportOptions(DROP), None, (), HERE, print).student(Student(layers=[0]))
+    distillation = Distillation(place, HERE, None, (), print)
+    recipe = distillation.recipe(Student(layers=[0]))
     with pytest.raises(InputError, match=r"films-1-layer: begun before \S+films was finished"):
-        shrink.distilled(recipe, place, print, HERE)
+        distillation.finished(recipe)
     student.summary.unlink()
     with pytest.raises(InputError, match=r"films-1-layer: begun before \S+films was finished"):
-        shrink.distilled(recipe, place, print, HERE)
+        distillation.finished(recipe)
 
 
 def test_a_run_is_shrunk_by_one_process_at_a_time(teacher: RunFolder, shrunk: dict[str, Any]) -> None:
@@ -181,7 +185,7 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
     """One that begins with nothing and learns nothing: it asks the run itself, or a student that is right alone."""
     measure_briefly(monkeypatch)
     monkeypatch.setattr(shrink, "ExportOptions", partial(ExportOptions, quick=True))
-    monkeypatch.setattr(shrink, "sizes", lambda config: [Student(layers=[0])])
+    monkeypatch.setattr(students, "sizes", lambda config: [Student(layers=[0])])
     place = shutil.copytree(teacher.path, tmp_path / "films")
     sets = [f"model={teacher.path.parents[1] / 'model'}", "training.learning_rate=1e-9"]
     monkeypatch.setattr(cascade, "SHARES", (0.01,))
@@ -191,19 +195,19 @@ def test_a_student_that_loses_too_much_is_sealed_with_a_larger_one_or_not_at_all
     assert not (tmp_path / "bundle").exists()
     assert not list(tmp_path.glob(".bundle.*"))
     monkeypatch.setattr(cascade, "SHARES", (0.5, 0.95))
-    monkeypatch.setattr(shrink, "sizes", lambda config: [Student(layers=[0, 2]), Student(layers=[0])])
-    halved = shrink.halved
-    monkeypatch.setattr(shrink, "halved", lambda tried: halved(tried) if tried.student == "1 layer" else None)
-    monkeypatch.setattr(shrink, "speedup", lambda made: float(made["cascade"] is not None))
-    student = Shrinking.student
+    monkeypatch.setattr(students, "sizes", lambda config: [Student(layers=[0, 2]), Student(layers=[0])])
+    halved = students.halved
+    monkeypatch.setattr(students, "halved", lambda tried: halved(tried) if tried.student == "1 layer" else None)
+    monkeypatch.setattr(results, "speedup", lambda made: float(made["cascade"] is not None))
+    recipe = Distillation.recipe
 
-    def as_before(self: Shrinking, kept: Student, base: Tried | None = None) -> Path:
+    def as_before(self: Distillation, kept: Student, base: Tried | None = None) -> Path:
         """The recipe of a student: the single layer's has not changed, and those of others let them learn."""
         if kept.layers != [0]:
-            return student(replace(self, overrides=()), kept, base)
-        return student(self, kept, base if kept.is_pruned else None)
+            return recipe(replace(self, overrides=()), kept, base)
+        return recipe(self, kept, base if kept.is_pruned else None)
 
-    monkeypatch.setattr(Shrinking, "student", as_before)
+    monkeypatch.setattr(Distillation, "recipe", as_before)
     found = shrink.shrink(place, tmp_path / "bundle", HERE, DROP, None, sets, print)
     assert 0.4 < found["cascade"]["share"] <= 0.95  # less than was asked for, where texts are alike
     asking, asked, half = found["curve"]
@@ -229,12 +233,11 @@ def test_a_run_that_went_by_its_loss_is_held_to_its_score(teacher: RunFolder) ->
 def test_other_examples_than_the_teachers_are_refused(teacher: RunFolder, tmp_path: Path) -> None:
     place = shutil.copytree(teacher.path, tmp_path / "films")
     sets = ["training.seed=7", "training.epochs=1"]
-    student = Shrinking(place, tmp_path / "b", ExportOptions(DROP), None, sets, HERE, print).student(
-        Student(layers=[0])
-    )
+    distillation = Distillation(place, HERE, None, sets, print)
+    student = distillation.recipe(Student(layers=[0]))
     assert student.name == "films-1-layer.yaml"
     with pytest.raises(InputError, match="its data has changed"):
-        shrink.distilled(student, place, print, HERE)
+        distillation.finished(student)
 
 
 def test_too_few_examples_are_told_before_a_student_is_made(
@@ -262,7 +265,7 @@ def test_too_few_examples_are_told_before_a_student_is_made(
 )
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_layers"])
 def test_sizes(key: str, layers: int, expected: list[list[int]]) -> None:
-    assert [kept.layers for kept in shrink.sizes({"model_type": "bert", key: layers})] == expected
+    assert [kept.layers for kept in students.sizes({"model_type": "bert", key: layers})] == expected
 
 
 def test_a_model_whose_layers_share_their_weights_is_refused_before_it_answers(
@@ -283,19 +286,19 @@ def test_a_student_learns_from_the_teacher_and_not_by_what_weighs_labels(teacher
     )
     shutil.copytree(teacher.path, tmp_path / "films")
     recipes.save(weighed, RunFolder(tmp_path / "films").recipe)
-    shrinking = Shrinking(tmp_path / "films", tmp_path / "bundle", ExportOptions(DROP), None, (), HERE, print)
-    made = recipes.load(shrinking.student(Student(layers=[0])))
+    distillation = Distillation(tmp_path / "films", HERE, None, (), print)
+    made = recipes.load(distillation.recipe(Student(layers=[0])))
     assert made.training == recipe.training
 
 
 def test_a_run_may_be_where_one_is(teacher: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def students(shrinking: Shrinking, _: list[Student]) -> None:
-        raise GateError(shrinking.place.name)
+    def attempts(_: list[Student], distillation: Distillation, exports: Exports) -> list[Attempt]:
+        raise GateError(f"{distillation.place.name}, {exports.place.name}")
 
     measure_briefly(monkeypatch)
     monkeypatch.chdir(teacher.path)
-    monkeypatch.setattr(Shrinking, "students", students)
-    with pytest.raises(GateError, match="films"):
+    monkeypatch.setattr(order, "attempts", attempts)
+    with pytest.raises(GateError, match="films, films"):
         shrink.shrink(Path(), tmp_path / "bundle", HERE, DROP, None, (), print)
     assert (teacher.path.parent / ".films.lock").exists()
 
@@ -306,5 +309,5 @@ def test_what_students_keep_is_no_setting(teacher: RunFolder, tmp_path: Path) ->
 
 
 def test_names() -> None:
-    assert shrink.named(Student(layers=[0])) == "1 layer"
-    assert shrink.named(Student(layers=[0, 3], attention_heads=6, intermediate_size=768)) == "2 layers, halved"
+    assert students.named(Student(layers=[0])) == "1 layer"
+    assert students.named(Student(layers=[0, 3], attention_heads=6, intermediate_size=768)) == "2 layers, halved"
