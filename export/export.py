@@ -71,24 +71,33 @@ def export(
         GateError: the ONNX model differs from the PyTorch model, no candidate passes, or there are too few examples.
         DamagedError: a run's best/, or a file of a checkpoint, differs from what was recorded.
     """
-    options.check()
-    check_only(Situation(options, machine.cpu_class(), None, _has_openvino()))
-    files.check_new(bundle)
-    files.remove_left(bundle)
+    _begin(bundle, options)
     signer = signature.signer(sign) if sign is not None else None
     with tempfile.TemporaryDirectory(prefix="bertline-export-") as work:
         gathered = _gather_checkpoint(source, data, Path(work, "gathered"), model, trust, say)
-        origin = sources.read(source, data, gathered, columns)
-        if options.metric is not None:
-            origin = sources.held_to(origin, options.metric)
-        check_examples(origin, options)
-        say(f"{source}: measuring {origin.metric} on {len(origin.examples):,} texts")
-        origin = sources.with_tokenizer(origin, Path(work, "tokenizer"))
+        origin = _prepare(sources.read(source, data, gathered, columns), options, Path(work, "tokenizer"), say)
         found = _convert_and_contend(origin, teacher, options, trim_vocabulary, Path(work), say)
         asked = None if teacher is None else teacher.source(bundle)
         others = _other_options(trim_vocabulary, columns, model)
         draft = manifest_draft.describe(origin, found, asked, bundle, options, others)
         return _seal(bundle, draft, found, signer, say)
+
+
+def _begin(bundle: Path, options: ExportOptions) -> None:
+    """Refuse what can be refused before the model is read, and remove what killed exports have left."""
+    options.check()
+    check_only(Situation(options, machine.cpu_class(), None, _has_openvino()))
+    files.check_new(bundle)
+    files.remove_left(bundle)
+
+
+def _prepare(origin: Origin, options: ExportOptions, tokenizer: Path, say: Say) -> Origin:
+    """The model, held to the metric asked for, with its tokenizer; first its examples are checked to be enough."""
+    if options.metric is not None:
+        origin = sources.held_to(origin, options.metric)
+    check_examples(origin, options)
+    say(f"{origin.place}: measuring {origin.metric} on {len(origin.examples):,} texts")
+    return sources.with_tokenizer(origin, tokenizer)
 
 
 def _other_options(trim_vocabulary: str | None, columns: Mapping[str, str], model: str | None) -> dict[str, Any]:
