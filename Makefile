@@ -65,8 +65,9 @@ schema: .venv/installed  ## docs/*.schema.json, of manifest and recipe as the co
 	$(BIN)/python -c "import json; from bertline.artifacts import bundle; print(json.dumps(bundle.schema(), indent=2))" > docs/bertline.schema.json
 	$(BIN)/python -c "import json; from bertline.artifacts import recipe_schema; print(json.dumps(recipe_schema.schema(), indent=2))" > docs/recipe.schema.json
 
-# The exact versions of constraints.txt; made again when those or the project's own list change.
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --use-pep517 --constraint constraints.txt --editable
+# The exact versions of constraints.txt; made again when those or the project's own list change. Python compiles what is
+# imported; pip would compile 25,000 files, most of which nothing imports, for a minute or two.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --use-pep517 --constraint constraints.txt --editable
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bertline needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12")'
