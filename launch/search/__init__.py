@@ -39,8 +39,7 @@ def search(
         The contents of search.json.
 
     Raises:
-        InputError: the recipe, its data, the folder or the machine is at fault, or the extra [ray] is needed and not
-            installed.
+        InputError: the recipe, its data, the folder or the machine is at fault, or the extra [ray] is not installed.
         PreemptedError: the search was asked to stop, and can be resumed.
         BertlineError: a run failed before any had succeeded, or every trial failed.
     """
