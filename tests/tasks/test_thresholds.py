@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
 
 from bertline.tasks.thresholds import SWEEPS, best_no_answer_threshold, best_threshold, best_together
+
+
+def f1(true: np.ndarray, given: np.ndarray) -> float:
+    """Over all labels together, 0 without any: as scikit-learn's with average="micro", which takes milliseconds."""
+    return float(2 * (true & given).sum() / max(true.sum() + given.sum(), 1))
 
 
 def test_a_threshold_is_the_best_of_all() -> None:
@@ -12,9 +16,8 @@ def test_a_threshold_is_the_best_of_all() -> None:
     for _ in range(50):
         true = chance.random(40) < 0.3
         probable = np.round(0.3 * true + 0.7 * chance.random(40), 2).astype(np.float32)  # some are equal
-        every = {cut: f1_score(true, probable >= cut, zero_division=0) for cut in [*probable, 0.0, 1.1]}
-        found = f1_score(true, probable >= best_threshold(probable, true), zero_division=0)
-        assert found == pytest.approx(max(every.values()) if true.any() else 0)
+        every = [f1(true, probable >= cut) for cut in [*probable, 0.0, 1.1]]
+        assert f1(true, probable >= best_threshold(probable, true)) == pytest.approx(max(every))
 
 
 def test_the_threshold_of_no_answer_is_the_best_of_all() -> None:
@@ -35,7 +38,7 @@ def together(exactly: bool, true: np.ndarray, given: np.ndarray) -> float:
     """What thresholds of all labels are set by."""
     if exactly:
         return float((true == given).all(axis=1).mean())
-    return float(2 * (true & given).sum() / max(true.sum() + given.sum(), 1))
+    return f1(true, given)
 
 
 @pytest.mark.parametrize("exactly", [False, True])

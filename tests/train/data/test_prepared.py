@@ -125,10 +125,10 @@ def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path, model: Path
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
-    """With 40 MB more data, preparing it and reading it back takes less than a third of that in memory."""
+    """With 20 MB more data, preparing it and reading it back takes less than a third of that in memory."""
     model = make_model(tmp_path / "model")
-    few, many = (growth(tmp_path / str(megabytes), model, megabytes) for megabytes in (4, 44))
-    assert many - few < 13
+    few, many = (growth(tmp_path / str(megabytes), model, megabytes) for megabytes in (4, 24))
+    assert many - few < 6.5
 
 
 def growth(folder: Path, model: Path, megabytes: int) -> float:
