@@ -11,7 +11,7 @@ demo: .venv/installed  ## train, export, measure and ask a real model on real re
 SHORT := not gpu and not faults and not matrix and not load
 
 test: .venv/dev  ## all tests but those that need a GPU or take long
-	$(BIN)/python -m pytest -m "$(SHORT) and not quiet" --numprocesses 4 --dist loadfile --max-worker-restart 0
+	$(BIN)/python -m pytest -m "$(SHORT) and not quiet" --numprocesses 3 --dist loadfile --max-worker-restart 0
 	$(BIN)/python -m pytest tests/serve -m "$(SHORT) and quiet"
 
 test-faults: .venv/dev  ## 200 kills of ranks, ranks that hang, runs that change their ranks, for minutes

@@ -75,11 +75,12 @@ def write_run(folder: Path) -> Path:
 
 
 def measure_briefly(patch: pytest.MonkeyPatch) -> None:
-    """One round of a few repetitions by forked workers, where what is measured is whether it can be."""
+    """One round of a few repetitions by forked workers of one thread, where what is measured is whether it can be."""
     patch.setattr("bertline.export.contest.ROUNDS", 1)
     patch.setattr("bertline.bench.worker.WARM_UP_SECONDS", 0.0)
     patch.setattr("bertline.bench.worker.TURN_SECONDS", 0.0)
     patch.setattr("bertline.bench.worker.PROCESSES", forks.context())
+    patch.setattr("bertline.artifacts.machine.cores", lambda: 1)
 
 
 @pytest.fixture(scope="session")
