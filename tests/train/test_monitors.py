@@ -125,7 +125,8 @@ def test_wandb_is_told_the_name_and_the_recipe(recipe: Path, tmp_path: Path, mon
     config = SimpleNamespace(update=lambda values, allow_val_change: told.update(config=values))
     fake.__dict__.update(init=begin, config=config)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr(os, "environ", {**os.environ})
+    # without the name that another run in this process may have set
+    monkeypatch.setattr(os, "environ", {key: value for key, value in os.environ.items() if key != "WANDB_NAME"})
     asked = ["deepspeed.wandb={enabled: true, project: reviews}", "mlflow.tracking_uri='http://me:secret@tracking'"]
     monitors.start(recipes.load(recipe, asked), RunFolder(tmp_path))
     assert (told["project"], told["name"]) == ("reviews", "tiny")
