@@ -111,7 +111,7 @@ def test_two_machines_train_one_run(recipe: Path, machines: Path, tmp_path: Path
     assert [len(host.read_text().split()) for host in sorted((tmp_path / "stand-ins").glob("127.*"))] == [1, 1]
 
 
-@pytest.mark.parametrize("hosts", [["127.0.0.2"], pytest.param(["127.0.0.1", "127.0.0.2"], marks=pytest.mark.faults)])
+@pytest.mark.parametrize("hosts", [["127.0.0.1", "127.0.0.2"], ["127.0.0.2"]])
 def test_what_the_ranks_say_and_their_exit_code_come_through(
     recipe: Path, machines: Path, tmp_path: Path, hosts: list[str]
 ) -> None:

@@ -36,11 +36,7 @@ def steps(run: RunFolder) -> int:
 
 @pytest.mark.parametrize(
     ("number", "everyone"),
-    [
-        (signal.SIGTERM, True),
-        pytest.param(signal.SIGTERM, False, marks=pytest.mark.faults),
-        pytest.param(signal.SIGUSR1, False, marks=pytest.mark.faults),
-    ],
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), pytest.param(signal.SIGUSR1, False, marks=pytest.mark.faults)],
 )
 def test_a_preempted_run_goes_on_where_it_was(
     recipe: Path, tmp_path: Path, number: signal.Signals, everyone: bool
